@@ -1,0 +1,26 @@
+"""Records: the rows of a forget, retain or evaluation set."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One question with its answer, or one plain document (`question` is None, `answer` holds the text).
+
+    The optional fields carry TOFU's names and meanings (Maini et al. 2024, arXiv 2401.06121).
+    """
+
+    question: str | None
+    answer: str
+    paraphrased_answer: str | None = None
+    """The answer in other words; truth ratio compares it with the wrong answers."""
+    perturbed_answer: tuple[str, ...] = ()
+    """Wrong answers."""
+    original_answer: str | None = None
+    """The long form of a short factual answer (Real Authors, World Facts)."""
+    subject: str | None = None
+    """Whom or what the row is about; confidence intervals resample subjects."""
+    task_id: str | None = None
+    """Continual unlearning: the task in which the row is to be forgotten."""
+    fact: str | None = None
+    """Built-in data only: the words that a right answer must state."""

@@ -1,0 +1,18 @@
+"""The errors a user can mend: one clear sentence naming the file, row or option, and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest choice, or all of them if none is near."""
+    options = sorted(choices)
+    lowered = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {lowered[near[0]]!r}?"
+    return f"choose from {', '.join(options)}."

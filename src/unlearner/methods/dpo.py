@@ -1,0 +1,30 @@
+"""Direct preference optimisation with a refusal as the preferred answer (Rafailov et al. 2023, arXiv 2305.18290)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from unlearner.methods.base import Loss, Views
+
+
+@dataclass(frozen=True)
+class DPO(Loss):
+    """L = −(2/β) E log σ(β [(NLL_θ(forget) − NLL_θ(refusal)) − (NLL_ref(forget) − NLL_ref(refusal))]).
+
+    The factor 2/β in place of 1 is the official unlearning code's; it only scales the loss.
+    """
+
+    name = "DPO"
+    formula = "−(2/β) E log σ(β [(NLL_θ(forget) − NLL_θ(forget_refusal)) − (same under ref)])"
+    source = "Rafailov et al. 2023, arXiv 2305.18290; for unlearning Maini et al. 2024, arXiv 2401.06121"
+    needs = {"forget": ["logp"], "forget_refusal": ["logp"]}
+    reference_nll = ("forget", "forget_refusal")
+    targeted = True
+
+    beta: float = 0.1
+
+    def __call__(self, views: Views) -> Tensor:
+        forget, refusal = views["forget"], views["forget_refusal"]
+        margin = (forget.nll - refusal.nll) - (forget.reference_nll - refusal.reference_nll)
+        return forget.sequence_mean(-2 / self.beta * logsigmoid(self.beta * margin))

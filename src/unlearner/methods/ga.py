@@ -1,0 +1,21 @@
+"""Gradient ascent on the forget set (Jang et al. 2023, arXiv 2210.01504)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unlearner.methods.base import Loss, Views
+
+
+@dataclass(frozen=True)
+class GA(Loss):
+    """L = −CE(forget): make the forget answers unlikely. Unbounded below, hence prone to collapse."""
+
+    name = "GA"
+    formula = "−CE(forget)"
+    source = "Jang et al. 2023, arXiv 2210.01504"
+    needs = {"forget": ["logp"]}
+
+    def __call__(self, views: Views) -> Tensor:
+        forget = views["forget"]
+        return forget.token_mean(forget.logp)

@@ -1,0 +1,43 @@
+"""Maximising entropy (Yuan et al. 2025, arXiv 2410.08109, section 3.2)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from unlearner.errors import UserError, did_you_mean
+from unlearner.methods.base import PAPER, Loss, Views
+
+Direction = Literal["uniform-to-model", "model-to-uniform"]
+
+
+@dataclass(frozen=True)
+class ME(Loss):
+    """L = mean over labelled positions of KL(U ‖ p) = −log V − (1/V) Σ_k log p_k: predict like a model that knows nothing.
+
+    The official code computes KL(U ‖ p), with 1e-12 added to each p_k; the paper's equation writes KL(p ‖ U) =
+    log V − H(p). `direction` offers both: `uniform-to-model` is the code's and the default, `model-to-uniform` the
+    equation's. Question tokens are labelled too (the model is to be at a loss about the question as well).
+    """
+
+    name = "ME"
+    formula = "mean_t KL(U‖p_t) = −log V − (1/V) Σ_k log p_t(k)"
+    source = PAPER
+    needs = {"forget": ["mean_logp"]}
+    mask_question = False
+
+    direction: Direction = "uniform-to-model"
+
+    def __post_init__(self) -> None:
+        if self.direction not in get_args(Direction):
+            raise UserError(f"unknown ME direction {self.direction!r}: {did_you_mean(self.direction, get_args(Direction))}")
+        if self.direction == "model-to-uniform":
+            object.__setattr__(self, "needs", {"forget": ["entropy"]})
+
+    def __call__(self, views: Views) -> Tensor:
+        forget = views["forget"]
+        log_v = math.log(forget.vocabulary)
+        if self.direction == "uniform-to-model":
+            return forget.token_mean(-log_v - forget.mean_logp)
+        return forget.token_mean(log_v - forget.entropy)

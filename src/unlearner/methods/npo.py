@@ -1,0 +1,29 @@
+"""Negative preference optimisation (Zhang et al. 2024, arXiv 2404.05868, equation 3)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from unlearner.methods.base import Loss, Views
+
+
+@dataclass(frozen=True)
+class NPO(Loss):
+    """L = −(2/β) E log σ(β (NLL_θ(forget) − NLL_ref(forget))): DPO with the losing answer only.
+
+    Tends to GA for β → 0, and fades out once θ finds the forget answer much less likely than the reference does.
+    """
+
+    name = "NPO"
+    formula = "−(2/β) E log σ(β (NLL_θ(forget) − NLL_ref(forget)))"
+    source = "Zhang et al. 2024, arXiv 2404.05868"
+    needs = {"forget": ["logp"]}
+    reference_nll = ("forget",)
+
+    beta: float = 0.1
+
+    def __call__(self, views: Views) -> Tensor:
+        forget = views["forget"]
+        margin = forget.nll - forget.reference_nll
+        return forget.sequence_mean(-2 / self.beta * logsigmoid(self.beta * margin))

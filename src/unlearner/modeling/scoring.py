@@ -1,0 +1,448 @@
+"""Per-token scores without the full logits: the only place that shifts, masks, gathers and touches the vocabulary.
+
+Position t predicts token t+1. `ViewIndex` holds the positions of a view that count; `token_scores` turns their hidden
+states into log-probabilities (or what else a loss asks for) chunk by chunk; `ViewScores` is what a loss then reads.
+
+B sequences, T tokens, N scored positions, H hidden size, V vocabulary size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from unlearner.errors import UserError
+
+IGNORE = -100
+EPSILON = 1e-12
+"""Added to a probability inside the mean log-probability, as the official ME loss does (PAPER section 3)."""
+KINDS = ("logp", "mean_logp", "entropy", "kl")
+CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+"""Memory of one chunk of logits; about three such buffers live at a time."""
+
+
+# ---------------------------------------------------------------------------------------------------- the model's parts
+
+
+def bare(model: nn.Module) -> Any:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The transformer below the output embedding; returns `last_hidden_state` (B, T, H)."""
+    inner = bare(model)
+    body = inner.base_model
+    if body is inner:
+        raise UserError(f"{type(inner).__name__} has no body below its output embedding: not a causal language model.")
+    return body
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output embedding: logits = softcap(scale · (hidden @ weight.T + bias))."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self:
+        """Read from a transformers causal LM, tied or not. Raises UserError if it is not a linear layer."""
+        inner = bare(model)
+        layer = inner.get_output_embeddings()
+        if not isinstance(layer, nn.Linear):
+            raise UserError(
+                f"{type(inner).__name__}'s output embedding is {type(layer).__name__}, not a linear layer: "
+                "this model cannot be scored."
+            )
+        config = inner.config.get_text_config()
+        scale = 1.0
+        for name, inverse in (("logit_scale", False), ("lm_head_multiplier", False), ("logits_scaling", True)):
+            value = getattr(config, name, None)  # Cohere, Falcon-H1, Granite
+            if value is not None:
+                scale *= 1.0 / value if inverse else value
+        return cls(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+    @property
+    def vocabulary(self) -> int:
+        return self.weight.shape[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, H) → (N, V), at least float32."""
+        z = nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        if self.scale != 1.0:
+            z = z * self.scale
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
+
+@torch.inference_mode()
+def check_head(model: nn.Module) -> None:
+    """Refuse a model whose logits are not what `Head` computes: better here, by name, than wrong numbers later."""
+    inner = bare(model)
+    device = inner.get_input_embeddings().weight.device
+    ids = torch.arange(4, device=device)[None]
+    hidden = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
+    theirs = inner(input_ids=ids, use_cache=False).logits[0].float()
+    ours = Head.of(model).logits(hidden).float()
+    if theirs.shape != ours.shape or not torch.allclose(ours, theirs, rtol=2e-2, atol=2e-2 * float(theirs.abs().max())):
+        raise UserError(
+            f"{type(inner).__name__} (model type {inner.config.model_type!r}) computes its logits in a way that is "
+            "not known here: this model is not supported."
+        )
+
+
+# --------------------------------------------------------------------------------------------------------- token scores
+
+
+def token_scores(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    kinds: Sequence[str] = ("logp",),
+    *,
+    reference: tuple[Tensor, Head] | None = None,
+    chunk_bytes: int | None = None,
+) -> dict[str, Tensor]:
+    """Scores of N positions, each (N,) in float32 (float64 for a float64 model), differentiable in hidden and head.
+
+    - `logp`: log p(target)
+    - `mean_logp`: (1/V) Σ_k log(p_k + 1e-12), of which ME is made
+    - `entropy`: −Σ_k p_k log p_k, in nats
+    - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
+
+    Logits exist for one chunk of positions at a time, of about `chunk_bytes`, and are computed again in the backward
+    pass, where their gradient has a closed form.
+    """
+    unknown = set(kinds) - set(KINDS)
+    assert not unknown, unknown
+    assert ("kl" in kinds) == (reference is not None)
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"])
+    kind = hidden.device.type
+    compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+    values = _TokenScores.apply(hidden, head.weight, head.bias, targets, head, reference, tuple(kinds), chunk_bytes, compute)
+    return dict(zip(kinds, values, strict=True))
+
+
+class _TokenScores(torch.autograd.Function):
+    """With z the logits, p = softmax(z) and e_y the one-hot target, the gradients in z are
+
+    logp:      e_y − p
+    mean_logp: (1/V)(r − p Σ_k r_k),  r = p / (p + ε)
+    entropy:   −p (log p + H)
+    kl:        p − q
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Head,
+        reference: tuple[Tensor, Head] | None,
+        kinds: tuple[str, ...],
+        chunk_bytes: int,
+        compute: torch.dtype,
+    ) -> tuple[Tensor, ...]:
+        n, vocabulary = hidden.shape[0], weight.shape[0]
+        wide = torch.promote_types(compute, torch.float32)
+        rows = max(1, chunk_bytes // (vocabulary * wide.itemsize))
+        local = replace(head, weight=weight.to(compute), bias=None if bias is None else bias.to(compute))
+        out = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
+        lse = hidden.new_empty(n, dtype=wide)
+        logits: Tensor | None = None
+        for start in range(0, n, rows):
+            part = slice(start, start + rows)
+            logits = local.logits(hidden[part].to(compute))
+            lse[part] = torch.logsumexp(logits, dim=-1)
+            log_p = logits - lse[part, None] if set(kinds) - {"logp"} else None
+            for kind in kinds:
+                if kind == "logp":
+                    out[kind][part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
+                elif kind == "mean_logp":
+                    assert log_p is not None
+                    out[kind][part] = log_p.exp().add_(EPSILON).log_().mean(-1)
+                elif kind == "entropy":
+                    assert log_p is not None
+                    out[kind][part] = -(log_p.exp() * log_p).sum(-1)
+                else:
+                    assert log_p is not None and reference is not None
+                    log_q = _reference_log_q(reference, part)
+                    out[kind][part] = (log_q.exp() * (log_q - log_p)).sum(-1)
+        # A single chunk is within the memory budget: keep it rather than compute it twice.
+        kept = logits if rows >= n else None
+        entropy = out.get("entropy")
+        ctx.save_for_backward(hidden, local.weight, local.bias, targets, lse, kept, entropy)
+        ctx.head, ctx.reference, ctx.kinds, ctx.rows = replace(head, weight=lse, bias=None), reference, kinds, rows
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return tuple(out[kind] for kind in kinds)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias, targets, lse, kept, entropy = ctx.saved_tensors
+        head = replace(ctx.head, weight=weight, bias=bias)
+        vocabulary, wide = weight.shape[0], lse.dtype
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needs_bias else None
+        for start in range(0, hidden.shape[0], ctx.rows):
+            part = slice(start, start + ctx.rows)
+            states = hidden[part].to(weight.dtype)
+            logits = head.logits(states) if kept is None else kept
+            p = (logits - lse[part, None]).exp_()
+            dz: Tensor | None = None
+            for kind, grad in zip(ctx.kinds, grads, strict=True):
+                g = grad[part, None].to(wide)
+                if kind == "logp":
+                    one = p * -g
+                    one.scatter_add_(1, targets[part, None], g)
+                elif kind == "mean_logp":
+                    one = p / (p + EPSILON)
+                    one = one.addcmul_(p, one.sum(-1, keepdim=True), value=-1).mul_(g / vocabulary)
+                elif kind == "entropy":
+                    one = (logits - lse[part, None]).add_(entropy[part, None]).mul_(p).mul_(-g)
+                else:
+                    one = (p - _reference_log_q(ctx.reference, part).exp_()).mul_(g)
+                dz = one if dz is None else dz.add_(one)
+            assert dz is not None
+            if head.softcap is not None:
+                dz.mul_(1 - (logits / head.softcap) ** 2)
+            if head.scale != 1.0:
+                dz.mul_(head.scale)
+            if grad_bias is not None:
+                grad_bias += dz.sum(0)
+            dz = dz.to(weight.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = dz @ weight
+            if grad_weight is not None:
+                if weight.dtype == wide:
+                    grad_weight.addmm_(dz.T, states)
+                else:
+                    grad_weight += dz.T @ states
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight_dtype),
+            None if grad_bias is None else grad_bias.to(bias_dtype),
+            *([None] * 6),
+        )
+
+
+@torch.no_grad()
+def _reference_log_q(reference: tuple[Tensor, Head], part: slice) -> Tensor:
+    hidden, head = reference
+    return torch.log_softmax(head.logits(hidden[part]), dim=-1)
+
+
+# -------------------------------------------------------------------------------------------- which positions count, how
+
+
+@dataclass(frozen=True)
+class ViewIndex:
+    """The positions of one view that count, as flat indices into the (rows · T) hidden states of its batch.
+
+    Made on the CPU, so that the training loop never has to ask the device how many there are.
+    """
+
+    first_row: int
+    rows: int
+    index: Tensor
+    """(N,) positions whose next token is labelled."""
+    target: Tensor
+    """(N,) the tokens to be predicted there."""
+    row: Tensor
+    """(N,) sequence within the view, 0 … B−1."""
+    token_weight: Tensor
+    """(N,) weights of a mean over labelled tokens."""
+    sequence_weight: Tensor
+    """(B,) weights of a mean over sequences."""
+    kl_index: Tensor
+    """(M,) positions whose whole distribution is compared with the reference's."""
+    kl_weight: Tensor
+    """(M,) weights of their mean."""
+    reference_nll: Tensor | None = None
+    """(B,) the sequences' NLL under the reference model, where a loss needs it."""
+
+    def to(self, device: torch.device) -> Self:
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """What one labelled token, one sequence and one compared position of each row weigh, each (B,)."""
+
+    token: Tensor
+    sequence: Tensor
+    kl: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All views of some items as one batch: a single forward serves them."""
+
+    input_ids: Tensor
+    """(R, T), the views' rows below one another."""
+    attention_mask: Tensor | None
+    """(R, T), or None for right-padded rows: causal attention never looks at padding on the right."""
+    views: dict[str, ViewIndex]
+
+    def to(self, device: torch.device) -> Self:
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            attention_mask=None if self.attention_mask is None else self.attention_mask.to(device, non_blocking=True),
+            views={name: view.to(device) for name, view in self.views.items()},
+        )
+
+    @classmethod
+    def build(
+        cls,
+        views: Mapping[str, Mapping[str, Tensor]],
+        *,
+        official: bool = False,
+        weights: Mapping[str, RowWeights] | None = None,
+        keep_mask: bool = True,
+    ) -> Self:
+        """Join views of `input_ids`, `labels`, `attention_mask`, each (B, T), T and B as each view likes.
+
+        Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
+        code does (PAPER section 7); the default never does.
+        """
+        first = next(iter(views.values()))["input_ids"]
+        width = max(view["input_ids"].shape[1] for view in views.values())
+        height = sum(view["input_ids"].shape[0] for view in views.values())
+        ids = first.new_zeros((height, width))
+        mask = torch.zeros_like(ids)
+        indices: dict[str, ViewIndex] = {}
+        top = 0
+        for name, view in views.items():
+            rows, columns = view["input_ids"].shape
+            ids[top : top + rows, :columns] = view["input_ids"]
+            mask[top : top + rows, :columns] = view["attention_mask"]
+            chosen = None if weights is None else weights[name]
+            indices[name] = _index_view(view, top, width, official, chosen)
+            top += rows
+        return cls(ids, mask if keep_mask else None, indices)
+
+
+def _index_view(
+    view: Mapping[str, Tensor], top: int, width: int, official: bool, weights: RowWeights | None
+) -> ViewIndex:
+    labels, mask = view["labels"], view["attention_mask"]
+    shifted = labels[:, 1:] != IGNORE
+    if not official:
+        shifted = shifted & (mask[:, :-1] != 0)
+    row, column = shifted.nonzero(as_tuple=True)
+    everywhere = torch.ones_like(mask) if official else mask
+    kl_row, kl_column = everywhere.nonzero(as_tuple=True)
+    if weights is None:
+        device, rows = labels.device, labels.shape[0]
+        token, sequence, kl = (torch.full((rows,), 1.0 / max(count, 1), device=device) for count in (len(row), rows, len(kl_row)))
+        weights = RowWeights(token, sequence, kl)
+    return ViewIndex(
+        first_row=top,
+        rows=labels.shape[0],
+        index=(row + top) * width + column,
+        target=labels[row, column + 1],
+        row=row,
+        token_weight=weights.token[row],
+        sequence_weight=weights.sequence,
+        kl_index=(kl_row + top) * width + kl_column,
+        kl_weight=weights.kl[kl_row],
+    )
+
+
+@dataclass(frozen=True)
+class ViewScores:
+    """What a loss reads of one view: the scores it asked for, and how to average them."""
+
+    view: ViewIndex
+    vocabulary: int
+    scores: Mapping[str, Tensor]
+
+    @property
+    def logp(self) -> Tensor:
+        """(N,) log-probability of each labelled token."""
+        return self.scores["logp"]
+
+    @property
+    def mean_logp(self) -> Tensor:
+        """(N,) mean over the vocabulary of the log-probabilities at each labelled position."""
+        return self.scores["mean_logp"]
+
+    @property
+    def entropy(self) -> Tensor:
+        """(N,) entropy in nats of the distribution at each labelled position."""
+        return self.scores["entropy"]
+
+    @property
+    def kl(self) -> Tensor:
+        """(M,) KL(p_ref ‖ p_θ) at each compared position; average with `position_mean`."""
+        return self.scores["kl"]
+
+    @property
+    def nll(self) -> Tensor:
+        """(B,) negative log-likelihood of each sequence, summed over its labelled tokens."""
+        return -torch.zeros(self.view.rows, dtype=self.logp.dtype, device=self.logp.device).index_add(
+            0, self.view.row, self.logp
+        )
+
+    @property
+    def reference_nll(self) -> Tensor:
+        """(B,) the same under the reference model, no gradient."""
+        assert self.view.reference_nll is not None
+        return self.view.reference_nll
+
+    def token_mean(self, values: Tensor) -> Tensor:
+        """Mean over labelled tokens of (N,) values."""
+        return (values * self.view.token_weight).sum()
+
+    def sequence_mean(self, values: Tensor) -> Tensor:
+        """Mean over sequences of (B,) values."""
+        return (values * self.view.sequence_weight).sum()
+
+    def position_mean(self, values: Tensor) -> Tensor:
+        """Mean over compared positions of (M,) values."""
+        return (values * self.view.kl_weight).sum()
+
+
+def score_views(
+    model: nn.Module,
+    batch: Batch,
+    needs: Mapping[str, Sequence[str]],
+    *,
+    reference: "tuple[Tensor, Head] | None" = None,
+    chunk_bytes: int | None = None,
+) -> dict[str, ViewScores]:
+    """One forward over all rows of `batch`, then the scores that `needs` names for each view.
+
+    `reference` holds the reference's hidden states (M, H') at the `kl_index` of the view that needs `kl`, and its head.
+    """
+    states = backbone(model)(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    states = states.flatten(0, 1)
+    head = Head.of(model)
+    out: dict[str, ViewScores] = {}
+    for name, kinds in needs.items():
+        view = batch.views[name]
+        scores: dict[str, Tensor] = {}
+        at_labels = [kind for kind in kinds if kind != "kl"]
+        if at_labels:
+            chosen = states.index_select(0, view.index)
+            scores |= token_scores(chosen, head, view.target, at_labels, chunk_bytes=chunk_bytes)
+        if "kl" in kinds:
+            chosen = states.index_select(0, view.kl_index)
+            nothing = torch.zeros_like(view.kl_index)
+            scores |= token_scores(chosen, head, nothing, ["kl"], reference=reference, chunk_bytes=chunk_bytes)
+        out[name] = ViewScores(view, head.vocabulary, scores)
+    return out
