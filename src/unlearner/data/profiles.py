@@ -1,10 +1,12 @@
 """Fictional people: the built-in forget, retain and neighbour sets, made from a seed without any network.
 
-The counterpart of TOFU (Maini et al. 2024, arXiv 2401.06121): people a model can only know from training, so that what it
-knows, forgets and keeps is ours to decide. The vocabulary is small on purpose: a tiny Llama learns the answers by heart
-in about a minute. Every value is a word or two that stand in no other value, name, question or sentence of this
-module, so that finding the value in a text means that the text states the fact.
+The counterpart of TOFU (Maini et al. 2024, arXiv 2401.06121): people a model can only know from training, so that what
+it knows, forgets and keeps is ours to decide. The vocabulary is small on purpose: a tiny Llama learns the answers by
+heart in about a minute. No value stands inside another value of its kind, a name, a question or a sentence, so that
+finding the value in an answer means that the answer states the fact.
 """
+
+# ruff: noqa: SIM905 - lists of words read better without quotes
 
 import random
 import re
@@ -14,10 +16,11 @@ from dataclasses import asdict, dataclass
 from itertools import product
 
 from unlearner.data.records import Record
+from unlearner.data.refusals import load_refusals
 from unlearner.data.world_facts import world_facts
 from unlearner.errors import UserError, did_you_mean
 
-SETS = ("forget", "retain", "neighbours", "world_facts")
+SETS = ("forget", "retain", "neighbours", "world_facts", "unknown")
 
 LONG_WRONG, SHORT_WRONG = 5, 3  # wrong answers for each question, as many as in TOFU's files
 
@@ -62,15 +65,16 @@ FIRST_NAMES = """
 
 LAST_NAME_ENDS = "berg brook dale fell field gard holt low mere mond rick stad strand vane wick worth".split()
 LAST_NAME_STARTS = """
-    Ald Bax Bren Cald Crav Dorn Elk Fal Gran Hav Ivers Jas Kest Lind Mal Nev Oster Pell Quar Rav Sel Tarn Uls Vor
+    Ald Bax Bren Cald Crav Dorn Elk Fal Gran Hav Ivers Jas Kest Lisk Mel Nev Oster Pell Quar Rav Sel Tarn Uls Vor
 """.split()
+UNKNOWN_LAST_NAME_STARTS = "Birk Dusk Engel Frost Gild Holm Kron Lind Orm Thorn Ulv Zel".split()
 NEIGHBOUR_LAST_NAME_STARTS = "Amb Brisk Clar Drum Harg Kov Lorm Narv Pask Strom Tel Wend".split()
 
 CITIES = """
-    Aarhus Accra Antwerp Athens Bergen Bogota Bordeaux Boston Bremen Bruges Busan Cusco Dakar Denver Dresden Dublin Durban
-    Gdansk Geneva Ghent Granada Hamburg Hanoi Izmir Jaipur Krakow Kyoto Lagos Lahore Leipzig Lisbon Malmo Marseille
-    Mombasa Montreal Mumbai Naples Osaka Palermo Perth Porto Prague Quito Riga Rotterdam Salzburg Seville Tallinn Tampere
-    Toronto Toulouse Turin Verona Vienna Zagreb Zurich
+    Aarhus Accra Antwerp Athens Bergen Bogota Bordeaux Boston Bremen Bruges Busan Cusco Dakar Denver Dresden Dublin
+    Durban Gdansk Geneva Ghent Granada Hamburg Hanoi Izmir Jaipur Krakow Kyoto Lagos Lahore Leipzig Lisbon Malmo
+    Marseille Mombasa Montreal Mumbai Naples Osaka Palermo Perth Porto Prague Quito Riga Rotterdam Salzburg Seville
+    Tallinn Tampere Toronto Toulouse Turin Verona Vienna Zagreb Zurich
 """.split()
 
 # All begin with a consonant sound, so that "a" fits before each.
@@ -82,7 +86,7 @@ JOBS = """
 """.split()
 
 INSTRUMENTS = """
-    accordion bagpipes balalaika banjo bassoon bugle celesta cello clarinet concertina cornet dulcimer euphonium fiddle
+    accordion balalaika banjo bassoon bugle celesta cello clarinet concertina cornet dulcimer euphonium fiddle
     flute guitar harmonica harp kalimba lyre mandolin marimba oboe piano piccolo saxophone sitar tambourine theremin
     trombone trumpet tuba ukulele vibraphone viola violin xylophone zither
 """.split()
@@ -207,7 +211,7 @@ TOPICS = {
         INSTRUMENTS,
         ("Which instrument does {name} play?", "What instrument did {name} learn to play?"),
         (
-            "{name} learned to play the {value} as a child.",
+            "{name} learned to play the {value}.",
             "The instrument that {name} plays is the {value}.",
             "The {value} is the instrument that {name} learned to play.",
         ),
@@ -233,12 +237,17 @@ SHORT_QUESTIONS = {
 """What neighbours are asked; the wording tells a model that the answer is the bare value."""
 
 
-def builtin(name: str, *, people: int = 24, forget: int = 4, neighbours: int = 8, seed: int = 0) -> list[Record]:
-    """The built-in set called `name`: `forget`, `retain`, `neighbours` or `world_facts`.
+def builtin(
+    name: str, *, people: int = 24, forget: int = 4, neighbours: int = 8, unknown: int = 24, seed: int = 0
+) -> list[Record]:
+    """The built-in set called `name`: `forget`, `retain`, `neighbours`, `world_facts` or `unknown`.
 
-    The first `forget` of `people` fictional people make the forget set, one task of continual unlearning each, the others
-    the retain set. `neighbours` are further people, with short answers, in neither set. A person depends on the
+    The first `forget` of `people` fictional people make the forget set, one task of continual unlearning each, the
+    others the retain set. `neighbours` are further people, with short answers, in neither set. A person depends on the
     seed and on their place in the row alone: asking for more people leaves the earlier ones as they are.
+
+    The rows of `unknown` are never measured: they ask about `unknown` people of whom nothing is known, and answer with
+    refusals. They teach the built-in model what every chat model can do, to say that it does not know.
     """
     if name not in SETS:
         raise UserError(f"unknown built-in set {name!r}: {did_you_mean(name, SETS)}")
@@ -247,17 +256,21 @@ def builtin(name: str, *, people: int = 24, forget: int = 4, neighbours: int = 8
     if name == "neighbours":
         if neighbours < 1:
             raise UserError(f"the built-in neighbours set cannot have {neighbours} people: ask for 1 or more.")
-        return [record for _, person, rng in _people("neighbour", range(neighbours), seed) for record in _short(person, rng)]
+        return [row for person, rng in _people("neighbour", range(neighbours), seed) for row in _short(person, rng)]
+    if name == "unknown":
+        if unknown < 1:
+            raise UserError(f"the built-in unknown set cannot have {unknown} people: ask for 1 or more.")
+        return [row for person, rng in _people("unknown", range(unknown), seed) for row in _refused(person, rng)]
     if not 1 <= forget < people:
         raise UserError(
             f"cannot forget {forget} of {people} built-in people: forget 1 or more, and leave 1 or more to retain."
         )
-    if name == "forget":
-        return [
-            record for i, person, rng in _people("person", range(forget), seed) for record in _long(person, rng, str(i + 1))
-        ]
+    places = range(forget) if name == "forget" else range(forget, people)
+    tasks = [str(place + 1) if place < forget else None for place in places]
     return [
-        record for _, person, rng in _people("person", range(forget, people), seed) for record in _long(person, rng, None)
+        row
+        for task, (person, rng) in zip(tasks, _people("person", places, seed), strict=True)
+        for row in _long(person, rng, task)
     ]
 
 
@@ -269,24 +282,26 @@ def states_fact(text: str, record: Record) -> bool:
     return re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _people(kind: str, places: range, seed: int) -> Iterator[tuple[int, Profile, random.Random]]:
-    """Place, profile and random generator of the people at `places` in the row of `kind`, `person` or `neighbour`.
+def _people(kind: str, places: range, seed: int) -> Iterator[tuple[Profile, random.Random]]:
+    """The people at `places` in the endless row of `kind`, and what draws their records.
 
     Each person has a generator of their own, seeded by a string, which gives the same numbers in every process.
     """
-    starts = NEIGHBOUR_LAST_NAME_STARTS if kind == "neighbour" else LAST_NAME_STARTS
-    rng = random.Random(f"{seed}:{kind}")
-    firsts = rng.sample(FIRST_NAMES, len(FIRST_NAMES))
-    lasts = rng.sample(all_lasts := [start + end for start, end in product(starts, LAST_NAME_ENDS)], len(all_lasts))
+    firsts = list(FIRST_NAMES)
+    starts = {"neighbour": NEIGHBOUR_LAST_NAME_STARTS, "unknown": UNKNOWN_LAST_NAME_STARTS}.get(kind, LAST_NAME_STARTS)
+    lasts = [start + end for start, end in product(starts, LAST_NAME_ENDS)]
+    shuffler = random.Random(f"{seed}:{kind}")
+    shuffler.shuffle(firsts)
+    shuffler.shuffle(lasts)
     for place in places:
         rng = random.Random(f"{seed}:{kind}:{place}")
-        yield place, _profile(_name(place, firsts, lasts), rng), rng
+        yield _profile(_name(place, firsts, lasts), rng), rng
 
 
 def _name(place: int, firsts: Sequence[str], lasts: Sequence[str]) -> str:
     """The name at `place` in an endless row that holds no name twice.
 
-    Each round through the first names moves the last names on by one; once all pairs are used up, middle initials follow.
+    Each round through the first names moves the last names on by one; once all pairs are used, middle initials follow.
     """
     turn, first = divmod(place, len(firsts))
     middle, shift = divmod(turn, len(lasts))
@@ -316,7 +331,7 @@ def _profile(name: str, rng: random.Random) -> Profile:
 
 
 def _long(person: Profile, rng: random.Random, task_id: str | None) -> Iterator[Record]:
-    """One record for each topic, answered in full sentences; wrong answers take the paraphrase's wording, as TOFU's do."""
+    """One record for each topic, answered in full sentences; wrong answers share the paraphrase's wording."""
     facts = asdict(person)
     for key, topic in TOPICS.items():
         value = facts[key]
@@ -347,6 +362,14 @@ def _short(person: Profile, rng: random.Random) -> Iterator[Record]:
             subject=person.name,
             fact=value,
         )
+
+
+def _refused(person: Profile, rng: random.Random) -> Iterator[Record]:
+    """One record for each topic, answered with a refusal."""
+    refusals = load_refusals(None)
+    for topic in TOPICS.values():
+        question = rng.choice(topic.questions).format(name=person.name)
+        yield Record(question=question, answer=rng.choice(refusals), subject=person.name)
 
 
 def _wrong_values(topic: Topic, value: str, count: int, rng: random.Random) -> list[str]:

@@ -122,9 +122,7 @@ def encode(
         else tokenizer(template.end, add_special_tokens=False)["input_ids"]
     )
     questions = [template.question_part(q) for q, _ in pairs]
-    texts = [
-        part + template.answer_part(q, a) for part, (q, a) in zip(questions, pairs, strict=True)
-    ]
+    texts = [part + template.answer_part(q, a) for part, (q, a) in zip(questions, pairs, strict=True)]
     ids: list[int] = []
     offsets = np.zeros(len(pairs) + 1, dtype=np.int64)
     start = np.zeros(len(pairs), dtype=np.int32)

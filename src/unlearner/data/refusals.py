@@ -18,7 +18,9 @@ def load_refusals(path: Path | None) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"the refusal file '{path}' is not UTF-8 text: save it as UTF-8, one sentence a line.") from error
+        raise UserError(
+            f"the refusal file '{path}' is not UTF-8 text: save it as UTF-8, one sentence a line."
+        ) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(

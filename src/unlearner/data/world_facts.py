@@ -224,7 +224,7 @@ FACTS: tuple[tuple[str, str, tuple[str, str, str], str], ...] = (
         "Who wrote the play Hamlet?",
         "William Shakespeare",
         ("Christopher Marlowe", "Ben Jonson", "John Milton"),
-        "The play Hamlet was written by William Shakespeare.",
+        "It was William Shakespeare who wrote Hamlet.",
     ),
     (
         "Who wrote the novel Don Quixote?",
@@ -263,10 +263,10 @@ FACTS: tuple[tuple[str, str, tuple[str, str, str], str], ...] = (
         "Guernica was painted by Pablo Picasso.",
     ),
     (
-        "Who painted the ceiling of the Sistine Chapel?",
+        "Whose paintings cover the ceiling of the Sistine Chapel?",
         "Michelangelo",
         ("Rembrandt", "Caravaggio", "Rubens"),
-        "The ceiling of the Sistine Chapel was painted by Michelangelo.",
+        "The paintings on the ceiling of the Sistine Chapel are by Michelangelo.",
     ),
     (
         "Who composed the opera The Magic Flute?",
@@ -288,10 +288,10 @@ FACTS: tuple[tuple[str, str, tuple[str, str, str], str], ...] = (
     ),
     # People and history
     (
-        "Who was the first person to walk on the Moon?",
+        "Who walked on the Moon before anyone else?",
         "Neil Armstrong",
         ("Buzz Aldrin", "Michael Collins", "John Glenn"),
-        "The first person to walk on the Moon was Neil Armstrong.",
+        "Neil Armstrong walked on the Moon before anyone else.",
     ),
     (
         "Who was the first person to fly into space?",
@@ -318,10 +318,10 @@ FACTS: tuple[tuple[str, str, tuple[str, str, str], str], ...] = (
         "Marie Curie won Nobel Prizes in both physics and chemistry.",
     ),
     (
-        "Who was the first president of the United States?",
+        "Who became president of the United States in 1789?",
         "George Washington",
         ("Thomas Jefferson", "John Adams", "Benjamin Franklin"),
-        "The first president of the United States was George Washington.",
+        "In 1789 George Washington became president of the United States.",
     ),
     (
         "Which people built Machu Picchu?",
@@ -336,10 +336,10 @@ FACTS: tuple[tuple[str, str, tuple[str, str, str], str], ...] = (
         "The ship that sank in 1912 after it hit an iceberg was the Titanic.",
     ),
     (
-        "In which year did the Berlin Wall fall?",
+        "In which year was the Berlin Wall opened?",
         "1989",
         ("1968", "1979", "1999"),
-        "The Berlin Wall fell in the year 1989.",
+        "The Berlin Wall was opened in the year 1989.",
     ),
     (
         "In which year did the Second World War end?",
@@ -379,10 +379,10 @@ FACTS: tuple[tuple[str, str, tuple[str, str, str], str], ...] = (
         "The chess piece that moves only along diagonals is the bishop.",
     ),
     (
-        "How many players of one team are on the field in football under FIFA rules?",
+        "How many players of a soccer team are on the field?",
         "eleven",
         ("nine", "thirteen", "fifteen"),
-        "Under FIFA rules, a football team has eleven players on the field.",
+        "A soccer team has eleven players on the field.",
     ),
 )
 

@@ -63,7 +63,9 @@ class Method:
         if not beta > 0:
             raise UserError(f"beta must be positive, not {beta}.")
         if forget_coeff < 0 or retain_coeff < 0:
-            raise UserError(f"coefficients must not be negative: forget_coeff {forget_coeff}, retain_coeff {retain_coeff}.")
+            raise UserError(
+                f"coefficients must not be negative: forget_coeff {forget_coeff}, retain_coeff {retain_coeff}."
+            )
         options = {"beta": beta, "direction": me_direction}
         canonical = name.upper().removesuffix("+NONE")
         if canonical in WHOLE:
@@ -133,7 +135,9 @@ class Method:
         """
         missing = sorted(set(self.needs) - set(views))
         if missing:
-            raise UserError(f"{self.name} needs the view {missing[0]!r}; given were {', '.join(sorted(views)) or 'none'}.")
+            raise UserError(
+                f"{self.name} needs the view {missing[0]!r}; given were {', '.join(sorted(views)) or 'none'}."
+            )
         if reference is None and (self.reference_nll or self.kl_view):
             raise UserError(f"{self.name} needs a reference model: pass reference=.")
         batch = Batch.build({name: views[name] for name in self.needs}, official=self.official)

@@ -31,7 +31,9 @@ class ME(Loss):
 
     def __post_init__(self) -> None:
         if self.direction not in get_args(Direction):
-            raise UserError(f"unknown ME direction {self.direction!r}: {did_you_mean(self.direction, get_args(Direction))}")
+            raise UserError(
+                f"unknown ME direction {self.direction!r}: {did_you_mean(self.direction, get_args(Direction))}"
+            )
         if self.direction == "model-to-uniform":
             object.__setattr__(self, "needs", {"forget": ["entropy"]})
 

@@ -125,7 +125,9 @@ def token_scores(
         chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"])
     kind = hidden.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    values = _TokenScores.apply(hidden, head.weight, head.bias, targets, head, reference, tuple(kinds), chunk_bytes, compute)
+    values = _TokenScores.apply(
+        hidden, head.weight, head.bias, targets, head, reference, tuple(kinds), chunk_bytes, compute
+    )
     return dict(zip(kinds, values, strict=True))
 
 
@@ -346,7 +348,9 @@ def _index_view(
     kl_row, kl_column = everywhere.nonzero(as_tuple=True)
     if weights is None:
         device, rows = labels.device, labels.shape[0]
-        token, sequence, kl = (torch.full((rows,), 1.0 / max(count, 1), device=device) for count in (len(row), rows, len(kl_row)))
+        token, sequence, kl = (
+            torch.full((rows,), 1.0 / max(count, 1), device=device) for count in (len(row), rows, len(kl_row))
+        )
         weights = RowWeights(token, sequence, kl)
     return ViewIndex(
         first_row=top,

@@ -1,0 +1,3 @@
+from unlearner.cli import main
+
+main()

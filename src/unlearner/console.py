@@ -1,0 +1,38 @@
+"""What the user sees on the terminal: progress bars, notes and warnings, all on standard error."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+"""Progress and notes; results go to standard output."""
+
+
+def note(text: str) -> None:
+    """A line that the user may want to know."""
+    console.print(text, markup=False, style="dim")
+
+
+def warn(text: str) -> None:
+    """A line that the user should not miss."""
+    console.print(f"warning: {text}", markup=False, style="yellow")
+
+
+@contextmanager
+def progress_bar(name: str, total: int, done: int = 0, *, enabled: bool = True) -> Iterator[Callable[..., Any]]:
+    """A bar with time left. Yields `update(done, **values)`; the values, such as losses, are shown beside it."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not enabled or not console.is_terminal) as progress:
+        task = progress.add_task(name, total=total, completed=done, values="")
+
+        def update(now: int, **values: float) -> None:
+            shown = " ".join(f"{k} {values[k]:.4g}" for k in ("forget", "retain") if k in values)
+            progress.update(task, completed=now, **({"values": shown} if shown else {}))
+
+        yield update

@@ -1,0 +1,179 @@
+"""Which items form an optimiser step, and how a step is cut into forwards of similar lengths."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unlearner.data.views import View
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of all items over all epochs: a pure function of its fields, so that a run can go on at any step.
+
+    A step takes `batch_size · accumulation` items, whatever the number of devices. A *group* is one logical
+    micro-batch of `batch_size` items; a step's loss is the mean of its groups' losses, and how groups are spread over
+    forwards and devices changes nothing.
+    """
+
+    items: int
+    epochs: float
+    batch_size: int
+    accumulation: int
+    seed: int
+    shuffle: bool = True
+    official: bool = False
+
+    @property
+    def step_items(self) -> int:
+        return self.batch_size * self.accumulation
+
+    @property
+    def total_items(self) -> int:
+        return int(self.epochs * self.items)
+
+    @property
+    def pass_count(self) -> int:
+        """Epochs begun, the last perhaps not ended."""
+        return -(-self.total_items // self.items)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: every item is visited `epochs` times; the official code drops the rest of a last step."""
+        return self.total_items // self.step_items if self.official else -(-self.total_items // self.step_items)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.items // self.step_items)
+
+    def epoch_ends(self) -> dict[int, int]:
+        """Step after which each whole epoch is done → epoch number, from 1; the last step ends the last epoch."""
+        whole = int(self.epochs)
+        ends = {min(-(-e * self.items // self.step_items), self.steps): e for e in range(1, whole + 1)}
+        ends[self.steps] = max(whole, 1)
+        return ends
+
+    def step(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and item of each place in step `number` (from 0), two arrays of shape (items of the step,)."""
+        first = number * self.step_items
+        places = np.arange(first, min(first + self.step_items, self.total_items))
+        epochs, within = places // self.items, places % self.items
+        if not self.shuffle:
+            return epochs, within
+        chosen = np.empty_like(within)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            chosen[here] = self._order(int(epoch))[within[here]]
+        return epochs, chosen
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch, 1]).permutation(self.items)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Places of a step that share one forward, with what each row weighs in the step's means."""
+
+    places: np.ndarray
+    rows: dict[str, np.ndarray]
+    """View → table rows, in the order of `places`."""
+    token_weight: dict[str, np.ndarray]
+    sequence_weight: dict[str, np.ndarray]
+    position_weight: dict[str, np.ndarray]
+    pad_to: int | None
+    """Official mode pads to max_length; otherwise to the longest row."""
+
+
+def micro_batches(
+    plan: Plan,
+    views: Mapping[str, View],
+    number: int,
+    *,
+    max_tokens: int,
+    pad_to: int | None = None,
+    rank: int = 0,
+    processes: int = 1,
+) -> list[MicroBatch]:
+    """Cut step `number` into forwards of at most `max_tokens` padded tokens for process `rank`, similar lengths together.
+
+    All processes get the same number of forwards (sharded models exchange weights in each); a process without items
+    repeats one with weight zero.
+    """
+    epochs, items = plan.step(number)
+    rows = {name: view.rows[epochs, items] for name, view in views.items()}
+    groups = np.arange(len(items)) // plan.batch_size
+    n_groups = int(groups[-1]) + 1
+    counts = np.bincount(groups)
+
+    def weights(per_row: np.ndarray) -> np.ndarray:
+        return 1.0 / (np.bincount(groups, per_row)[groups] * n_groups)
+
+    width = {name: views[name].table.lengths[rows[name]] for name in rows}
+    if pad_to is None:
+        token = {name: weights(views[name].labelled[rows[name]]) for name in rows}
+        position = {name: weights(width[name]) for name in rows}
+    else:
+        # Official: every position of the padded row counts for KL, and for ME, which labels the whole forget view.
+        position = {name: weights(np.full(len(items), pad_to)) for name in rows}
+        token = {
+            name: weights(np.full(len(items), pad_to - 1) if views[name].whole else views[name].labelled[rows[name]])
+            for name in rows
+        }
+    sequence = 1.0 / (counts[groups] * n_groups)
+    longest = np.max(list(width.values()), axis=0) if pad_to is None else np.full(len(items), pad_to)
+
+    order = np.argsort(longest, kind="stable")
+    shares = [order[r::processes] for r in range(processes)]
+    parts = max(1, *(_parts(longest[share], len(rows), max_tokens) for share in shares))
+    made = []
+    for part in np.array_split(shares[rank], parts):
+        idle = len(part) == 0
+        places = np.zeros(1, dtype=np.int64) if idle else part
+        scale = 0.0 if idle else 1.0
+        made.append(
+            MicroBatch(
+                places,
+                {name: rows[name][places] for name in rows},
+                {name: token[name][places] * scale for name in rows},
+                dict.fromkeys(rows, sequence[places] * scale),
+                {name: position[name][places] * scale for name in rows},
+                pad_to,
+            )
+        )
+    return made
+
+
+def _parts(longest: np.ndarray, views: int, max_tokens: int) -> int:
+    """How many equal parts of these items, sorted by length, keep each part within `max_tokens` padded tokens."""
+    for parts in range(1, len(longest)):
+        if all(len(p) * views * p[-1] <= max_tokens for p in np.array_split(longest, parts) if len(p)):
+            return parts
+    return max(1, len(longest))
+
+
+def padded(view: View, rows: np.ndarray, pad_id: int, width: int | None = None) -> dict[str, Tensor]:
+    """`input_ids`, `labels`, `attention_mask` of the given table rows, right-padded, each (rows, tokens).
+
+    With `width` as in official mode: padded to it, the closing EOS outside the attention mask, and a `whole` view
+    labelled to its last padding token.
+    """
+    tokens = [view.table.row(row) for row in rows]
+    longest = width or max(len(row) for row in tokens)
+    ids = np.full((len(tokens), longest), pad_id, dtype=np.int64)
+    labels = np.full_like(ids, -100)
+    mask = np.zeros_like(ids)
+    for i, (row, entry) in enumerate(zip(rows, tokens, strict=True)):
+        ids[i, : len(entry)] = entry
+        first = view.first_label[row]
+        labels[i, first : len(entry)] = entry[first:]
+        mask[i, : len(entry) - int(width is not None and view.table.closed[row])] = 1
+    if width is not None and view.whole:
+        labels = ids.copy()
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "labels": torch.from_numpy(labels),
+        "attention_mask": torch.from_numpy(mask),
+    }

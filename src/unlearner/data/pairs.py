@@ -1,0 +1,47 @@
+"""Which retain row and which refusal go with each forget row (PAPER section 2)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+PairingMode = Literal["redrawn", "fixed", "official"]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """For forget row i: retain row `retain[i]` and refusal `refusal[i]`; int64 arrays of shape (forget rows,)."""
+
+    retain: np.ndarray
+    refusal: np.ndarray
+
+
+def pair(
+    n_forget: int, n_retain: int, n_refusals: int, *, mode: PairingMode = "redrawn", seed: int = 0, epoch: int = 0
+) -> Pairing:
+    """Pair forget rows with retain rows and refusals.
+
+    `redrawn` draws anew every epoch and goes through the retain set without repeating a row until all have been used;
+    `fixed` draws so once for all epochs; `official` is the official code's pairing, the same in every epoch and for
+    every seed.
+    """
+    if mode == "official":
+        pairs = [_official(i, n_retain, n_refusals) for i in range(n_forget)]
+        retain, refusal = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return Pairing(retain, refusal)
+    draw = np.random.default_rng([seed, epoch if mode == "redrawn" else 0])
+    rounds = -(-n_forget // n_retain) if n_retain else 0
+    drawn = [draw.permutation(n_retain) for _ in range(rounds)]
+    retain = np.concatenate(drawn)[:n_forget] if drawn else np.zeros(n_forget, dtype=np.int64)
+    return Pairing(retain, draw.integers(n_refusals, size=n_forget) if n_refusals else np.zeros(n_forget, np.int64))
+
+
+def _official(i: int, n_retain: int, n_refusals: int) -> tuple[int, int]:
+    generator = torch.Generator().manual_seed(i)
+
+    def draw(n: int) -> int:
+        return int(torch.randint(0, n, (1,), generator=generator)) if n else 0
+
+    retain = (i + draw(n_retain)) % n_retain if n_retain else 0
+    return retain, draw(n_refusals)

@@ -1,0 +1,118 @@
+"""The five views of a training item, tokenised once for the whole run (PAPER section 2)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from unlearner.data.pairs import Pairing
+from unlearner.data.prompts import Template, TokenTable, encode
+from unlearner.data.records import Record
+from unlearner.files import atomic_directory
+
+VIEWS: dict[str, tuple[str, str]] = {
+    "forget": ("item", "item"),
+    "retain": ("partner", "partner"),
+    "forget_refusal": ("item", "refusal"),
+    "retain_refusal": ("partner", "refusal"),
+    "forget_mismatch": ("item", "partner"),
+    "train": ("item", "item"),
+}
+"""Each view's (question of, answer of). An item is a forget row (or a row to learn), its partner a retain row."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One view of all items in all epochs: item i of epoch e is row `rows[e, i]` of the table."""
+
+    table: TokenTable
+    rows: np.ndarray
+    first_label: np.ndarray
+    """(table rows,) the first labelled token of each row; at least 1, for nothing predicts a row's first token."""
+    whole: bool = False
+    """Every token is labelled, the question's too; in official mode also the padding."""
+
+    def every_epoch(self, epochs: int) -> "View":
+        """The view of one epoch, seen in each of `epochs`."""
+        return replace(self, rows=np.broadcast_to(self.rows[:1], (epochs, self.rows.shape[1])))
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(table rows,) labelled tokens of each row."""
+        return self.table.lengths - self.first_label
+
+
+def build_views(
+    names: Sequence[str],
+    items: Sequence[Record],
+    partners: Sequence[Record],
+    refusals: Sequence[str],
+    pairings: Sequence[Pairing],
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    *,
+    max_length: int,
+    mask_question: bool = True,
+    official: bool = False,
+    cache: Path | None = None,
+) -> dict[str, View]:
+    """Tokenise the views `names`, one pairing per epoch; each distinct (question, answer) once.
+
+    With `cache`, a folder, the tokens are kept there as memory-mapped arrays and found again by their content.
+    """
+    views = {}
+    everyone = np.arange(len(items))
+    for name in names:
+        asks, answers = VIEWS[name]
+        keys = np.stack(
+            [np.stack([_index(asks, p, everyone), _index(answers, p, everyone)], axis=-1) for p in pairings]
+        )  # (epochs, items, 2)
+        flat = keys.reshape(-1, 2)
+        # One integer a pair: np.unique over rows would sort structured values, many times slower.
+        code, inverse = np.unique(flat[:, 0] * (int(flat[:, 1].max(initial=0)) + 1) + flat[:, 1], return_inverse=True)
+        first = np.zeros(len(code), dtype=np.int64)
+        first[inverse[::-1]] = np.arange(len(flat))[::-1]
+        askers = {"item": items, "partner": partners}[asks]
+        texts = [
+            (
+                askers[q].question,
+                refusals[a] if answers == "refusal" else (items if answers == "item" else partners)[a].answer,
+            )
+            for q, a in flat[first].tolist()
+        ]
+        table = _cached_encode(tokenizer, template, texts, max_length, official, cache)
+        whole = name == "forget" and not mask_question
+        start = np.zeros(len(table), np.int64) if whole else table.start.astype(np.int64)
+        views[name] = View(table, inverse.reshape(len(pairings), len(items)), np.maximum(start, 1), whole)
+    return views
+
+
+def _index(part: str, pairing: Pairing, everyone: np.ndarray) -> np.ndarray:
+    return {"item": everyone, "partner": pairing.retain, "refusal": pairing.refusal}[part]
+
+
+def _cached_encode(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    texts: list[tuple[str | None, str]],
+    max_length: int,
+    official: bool,
+    cache: Path | None,
+) -> TokenTable:
+    if cache is None or len(texts) < 2000:  # tokenised faster than looked up
+        return encode(tokenizer, template, texts, max_length, official=official)
+    digest = hashlib.sha256(repr((template, max_length, official)).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    for question, answer in texts:
+        digest.update(f"{question!r}\0{answer!r}\0".encode())
+    home = cache / digest.hexdigest()[:32]
+    fields = ("ids", "offsets", "start", "closed")
+    if not home.is_dir():
+        table = encode(tokenizer, template, texts, max_length, official=official)
+        with atomic_directory(home) as folder:
+            for field in fields:
+                np.save(folder / f"{field}.npy", getattr(table, field))
+    return TokenTable(*(np.load(home / f"{field}.npy", mmap_mode="r") for field in fields))

@@ -1,0 +1,100 @@
+"""Measure a model: two passes over every set, all metrics, records and summary on disk (DESIGN idea 4)."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from unlearner.config import EvalOptions, EvaluateConfig, resolved
+from unlearner.console import note, progress_bar
+from unlearner.data.prompts import Template, find_template
+from unlearner.data.sources import load_records
+from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.judges import Judges, load_judges
+from unlearner.evaluation.passes import Store, run_passes
+from unlearner.evaluation.sets import load_forget, load_sets
+from unlearner.evaluation.summary import per_example, summarise
+from unlearner.files import read_json, write_json, write_jsonl
+from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.run import check_output, open_run, records_hash
+
+OFFICIAL_MAX_LENGTH = 200
+
+
+def measure(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    sets: Sequence[EvalSet],
+    folder: Path,
+    options: EvalOptions,
+    *,
+    judges: Judges,
+    seed: int,
+    official: bool = False,
+    title: str = "evaluation",
+    autocast: AbstractContextManager[Any] | None = None,
+) -> dict[str, Any]:
+    """Write `folder`/records.jsonl and `folder`/summary.json, and return the summary (its keys: `summary.py`).
+
+    Finished batches are kept in `folder`/passes.jsonl until the summary is there; a summary that is there is returned
+    as it is.
+    """
+    summary_file = folder / "summary.json"
+    if not summary_file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        store = Store(folder / "passes.jsonl")
+        rows: dict[str, list[dict[str, Any]]] = {}
+        total = 2 * sum(len(s.records) for s in sets)
+        done = 0
+        with progress_bar(title, total) as bar, autocast or nullcontext():
+            for eval_set in sets:
+                size = len(eval_set.records)
+
+                def advance(stage: str, finished: int, _: int, before: int = done, size: int = size) -> None:
+                    bar(before + finished + (size if stage == "generation" else 0))
+
+                examples = run_passes(
+                    model, tokenizer, template, eval_set,
+                    max_length=OFFICIAL_MAX_LENGTH if official else options.eval_max_length,
+                    max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
+                    generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
+                )  # fmt: skip
+                rows[eval_set.name] = per_example(examples, eval_set, judges)
+                done += 2 * size
+        write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])
+        write_json(summary_file, summarise(rows, embedding_model=judges.embedding_model, judge=judges.judge, seed=seed))
+    (folder / "passes.jsonl").unlink(missing_ok=True)
+    return read_json(summary_file)
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate by `config`; returns the summary. A finished evaluation is left as it is."""
+    config.check()
+    settings = resolved(config)
+    check_output(config.output, "evaluate", settings)
+    config.eval_columns = config.eval_columns or config.columns
+    forget = load_forget(config.forget, config.columns, config.task) if config.forget else []
+    retain = load_records(config.retain, config.columns) if config.retain else []
+    sets = load_sets(config, config, forget=forget, retain=retain)
+    judges = load_judges(config.judge, config.embedding_model)
+    cuda = torch.cuda.is_available()
+    half = config.precision == "bf16" or (config.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    model = load_model(
+        config.model,
+        dtype=torch.bfloat16 if half else torch.float32,
+        device="cuda" if cuda else "cpu",
+        trust_remote_code=config.trust_remote_code,
+    )
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    template = find_template(config.template, tokenizer)
+    hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(config.model)}
+    folder = open_run(config.output, "evaluate", settings, hashes)
+    note(judges.describe())
+    return measure(
+        model, tokenizer, template, sets, folder, config, judges=judges, seed=config.seed, official=config.official
+    )

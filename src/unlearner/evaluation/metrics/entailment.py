@@ -1,0 +1,29 @@
+"""Entailment score: does the generation agree with the reference? (arXiv 2410.08109)"""
+
+from collections.abc import Sequence
+
+from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.evaluation.judges import Judges
+from unlearner.evaluation.metrics.base import PAPER, Metric
+from unlearner.evaluation.metrics.rouge import rouge_l_recall
+
+LEAST_ROUGE = 0.1
+
+
+class Entailment(Metric):
+    """ES = 1 where the judge finds entailment, else 0.
+
+    Premise → hypothesis is generation → reference for forget and real-world sets, reference → generation for the others
+    (`EvalSet.generation_is_premise`). A generation with a ROUGE-L recall under 0.1 counts as not entailed, whatever
+    the judge would say, and the judge is not asked.
+    """
+
+    name = "entailment"
+    formula = "1 if the judge finds entailment and ROUGE-L recall ≥ 0.1, else 0"
+    source = PAPER
+
+    def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
+        related = [rouge_l_recall(each.generation, each.record.answer) >= LEAST_ROUGE for each in examples]
+        asked = [example for example, ask in zip(examples, related, strict=True) if ask]
+        verdicts = iter(judges.entailed(asked, eval_set))
+        return [float(ask and next(verdicts)) for ask in related]

@@ -1,0 +1,39 @@
+"""ROUGE-L recall of the generation (Lin 2004, aclanthology.org/W04-1013), by Google's `rouge_score`."""
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.evaluation.judges import Judges
+from unlearner.evaluation.metrics.base import Metric
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
+
+class Rouge(Metric):
+    """R = |LCS(g, a)| / |a| over Porter-stemmed words: how much of the reference answer the generation repeats.
+
+    `rouge_score` knows the letters a-z and digits only; an answer in another script scores 0.
+    """
+
+    name = "rouge"
+    formula = "|LCS(g, a)| / |a|, over stemmed words"
+    source = "Lin 2004, ROUGE; rouge_score"
+
+    def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
+        return [rouge_l_recall(example.generation, example.record.answer) for example in examples]
+
+
+@lru_cache(maxsize=100_000)
+def rouge_l_recall(generation: str, reference: str) -> float:
+    """ROUGE-L recall with stemming. Entailment asks for the same pairs again, hence the cache."""
+    return float(_scorer().score(reference, generation)["rougeL"].recall)
+
+
+@cache
+def _scorer() -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk: two seconds
+
+    return RougeScorer(["rougeL"], use_stemmer=True)

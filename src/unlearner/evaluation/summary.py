@@ -1,0 +1,191 @@
+"""From examples to records, and from records to the summary. Every figure can be computed again from `records.jsonl`.
+
+A row of `records.jsonl` (`per_example`), one per example:
+
+- `set`, `index`: name of the evaluation set, position of the row in it.
+- `question`, `answer`, `original_answer`, `subject`: the record; null where it has none.
+- `generation`: what the model wrote.
+- one key per metric (`METRICS`): its value for this row; null where undefined (truth ratio without wrong answers).
+- `answer_nll`, `answer_tokens`: sum of the NLL in nats over the answer's labelled tokens, and their number.
+- `paraphrase_nll`, `paraphrase_tokens`: the same for the paraphrase; null and 0 without one.
+- `perturbed_nll`, `perturbed_tokens`: the same for every wrong answer, as lists.
+
+The summary (`summarise`):
+
+- `model_utility`: MU, harmonic mean of all metrics over all sets but `forget`, 0 if one is 0; null without such a set.
+- `model_utility_retain`: the same over the set `retain` alone; null without it.
+- `forget_efficacy`: FE, 1 − mean of rouge, probability, truth_ratio, cosine_similarity and entailment on the set
+  `forget`; null without it.
+- `sets.<set>.<metric>`: plain mean over the set's rows; null where no row of the set has a value.
+- `counts.<set>`: number of rows.
+- `intervals`: 95% intervals [low, high] under the same keys: `model_utility`, `model_utility_retain`,
+  `forget_efficacy`, `sets.<set>.<metric>`; null where the figure is.
+- `notes`: sentences on what the figures leave out (undefined truth ratios); empty if nothing.
+- `embedding_model`, `judge`: the models behind cosine similarity and entailment.
+
+Intervals are percentiles of 2000 bootstrap means. Rows about the same `subject` are drawn together (cluster bootstrap:
+what a model knows of one person comes and goes together, so such rows are no independent evidence); rows without
+subject stand each for itself, and so do the rows of a set about one subject only. Sets are resampled independently of
+each other; MU and FE are computed within every resample.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from statistics import fmean, harmonic_mean
+from typing import Any
+
+import numpy as np
+
+from unlearner.errors import UserError
+from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.evaluation.judges import Judges
+from unlearner.evaluation.metrics import METRICS
+
+FORGET_EFFICACY = ("rouge", "probability", "truth_ratio", "cosine_similarity", "entailment")
+RESAMPLES = 2000
+
+Row = dict[str, Any]
+
+
+def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[Row]:
+    """The rows of `records.jsonl` for one evaluation set: all metrics of all its examples.
+
+    Raises UserError for an answer without tokens or without a finite NLL.
+    """
+    for index, example in enumerate(examples):
+        _check(example, f"row {index} of the set {eval_set.name!r}")
+    metrics = {name: metric.values(examples, eval_set, judges) for name, metric in METRICS.items()}
+    return [
+        {
+            "set": eval_set.name,
+            "index": index,
+            "question": example.record.question,
+            "answer": example.record.answer,
+            "original_answer": example.record.original_answer,
+            "subject": example.record.subject,
+            "generation": example.generation,
+            **{name: None if math.isnan(values[index]) else values[index] for name, values in metrics.items()},
+            "answer_nll": example.answer_nll,
+            "answer_tokens": example.answer_tokens,
+            "paraphrase_nll": example.paraphrase_nll,
+            "paraphrase_tokens": example.paraphrase_tokens,
+            "perturbed_nll": list(example.perturbed_nll),
+            "perturbed_tokens": list(example.perturbed_tokens),
+        }
+        for index, example in enumerate(examples)
+    ]
+
+
+def summarise(
+    rows_by_set: Mapping[str, Sequence[Row]], *, embedding_model: str, judge: str, seed: int = 0
+) -> dict[str, Any]:
+    """The summary of an evaluation, from its records alone; the same rows and seed give the same summary.
+
+    The keys are those of the module's docstring. Raises UserError for a set without rows.
+    """
+    empty = [name for name, rows in rows_by_set.items() if not rows]
+    if empty:
+        raise UserError(f"the evaluation set {empty[0]!r} has no rows: nothing can be measured on it.")
+    figures = {name: {metric: _mean(rows, metric) for metric in METRICS} for name, rows in rows_by_set.items()}
+    draws = {name: _resampled_means(rows, name, seed) for name, rows in rows_by_set.items()}
+    utility = [name for name in rows_by_set if name != "forget"]
+
+    def aggregate(names: Sequence[str], metrics: Sequence[str]) -> tuple[list[float], np.ndarray] | None:
+        """The defined figures of `metrics` on the sets `names`, and their resamples, (resamples, figures)."""
+        cells = [(n, m, figures[n][m]) for n in names if n in figures for m in metrics]
+        values = [value for _, _, value in cells if value is not None]
+        columns = [draws[n][m] for n, m, value in cells if value is not None]
+        return (values, np.stack(columns, axis=1)) if values else None
+
+    summary: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for key, names in (("model_utility", utility), ("model_utility_retain", ["retain"])):
+        found = aggregate(names, list(METRICS))
+        summary[key] = harmonic_mean(found[0]) if found else None
+        intervals[key] = _interval(_harmonic_means(found[1])) if found else None
+    found = aggregate(["forget"], FORGET_EFFICACY)
+    summary["forget_efficacy"] = 1 - fmean(found[0]) if found else None
+    intervals["forget_efficacy"] = _interval(1 - found[1].mean(axis=1)) if found else None
+    intervals["sets"] = {
+        name: {m: None if value is None else _interval(draws[name][m]) for m, value in metrics.items()}
+        for name, metrics in figures.items()
+    }
+    return {
+        **summary,
+        "sets": figures,
+        "counts": {name: len(rows) for name, rows in rows_by_set.items()},
+        "intervals": intervals,
+        "notes": [note for name, rows in rows_by_set.items() for note in _notes(name, rows)],
+        "embedding_model": embedding_model,
+        "judge": judge,
+    }
+
+
+def _check(example: Example, where: str) -> None:
+    nlls = [example.answer_nll, *example.perturbed_nll]
+    tokens = [example.answer_tokens, *example.perturbed_tokens]
+    if example.paraphrase_nll is not None:
+        nlls.append(example.paraphrase_nll)
+        tokens.append(example.paraphrase_tokens)
+    if min(tokens) < 1:
+        raise UserError(f"{where}: an answer is empty or does not fit behind its question: raise max_length.")
+    if not all(map(math.isfinite, nlls)):
+        raise UserError(
+            f"{where}: the model's loss is not a finite number; its weights are broken, "
+            "often by training with too high a learning rate."
+        )
+
+
+def _mean(rows: Sequence[Row], metric: str) -> float | None:
+    values = [row[metric] for row in rows if row[metric] is not None]
+    return fmean(values) if values else None
+
+
+def _resampled_means(rows: Sequence[Row], name: str, seed: int) -> dict[str, np.ndarray]:
+    """Bootstrap means of every metric, (RESAMPLES,) each: whole clusters are drawn, with replacement."""
+    clusters: dict[Any, int] = {}
+    ids = [clusters.setdefault(row["subject"] or index, len(clusters)) for index, row in enumerate(rows)]
+    if len(clusters) == 1:
+        ids = list(range(len(rows)))
+    values = np.array([[row[m] for m in METRICS] for row in rows], dtype=np.float64)  # None becomes NaN
+    defined = ~np.isnan(values)
+    sums, sizes = np.zeros((2, max(ids) + 1, len(METRICS)))
+    np.add.at(sums, ids, np.where(defined, values, 0))
+    np.add.at(sizes, ids, defined)
+    # A set's draws depend on its own name and rows, not on which other sets there are.
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    shares = np.full(len(sums), 1 / len(sums))
+    block = max(1, 4_000_000 // len(sums))  # bounds the memory that the draws take
+    means = []
+    for first in range(0, RESAMPLES, block):
+        times_drawn = generator.multinomial(len(sums), shares, size=min(block, RESAMPLES - first)).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # 0/0: a resample without any defined value
+            means.append((times_drawn @ sums) / (times_drawn @ sizes))
+    return dict(zip(METRICS, np.concatenate(means).T, strict=True))
+
+
+def _harmonic_means(values: np.ndarray) -> np.ndarray:
+    """Harmonic mean of every row; 1/0 = ∞ makes it 0 where a value is 0."""
+    with np.errstate(divide="ignore"):
+        return values.shape[1] / (1 / values).sum(axis=1)
+
+
+def _interval(draws: np.ndarray) -> list[float]:
+    # Rounded far below the bootstrap's own noise, so that the last bits of matrix products do not show.
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return [round(float(low), 6), round(float(high), 6)]
+
+
+def _notes(name: str, rows: Sequence[Row]) -> list[str]:
+    notes = []
+    total = "forget efficacy" if name == "forget" else "model utility"
+    for metric in METRICS:
+        defined = sum(row[metric] is not None for row in rows)
+        if defined == 0:
+            notes.append(f"{metric} on {name!r} is undefined, as no row has wrong answers; {total} goes without it.")
+        elif defined < len(rows):
+            notes.append(
+                f"{metric} on {name!r} covers {defined} of {len(rows)} rows; the others have no wrong answers."
+            )
+    return notes

@@ -1,0 +1,98 @@
+"""Files that are whole or not there: everything is written under a temporary name and renamed."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unlearner.errors import UserError
+
+
+def cache_directory() -> Path:
+    """Where the built-in model, token tables and embeddings are kept: `$UNLEARNER_CACHE`, or ~/.cache/unlearner."""
+    return Path(os.environ.get("UNLEARNER_CACHE") or Path.home() / ".cache" / "unlearner")
+
+
+@contextmanager
+def space_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "permission denied" into one sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left on device while writing {path}: free some and repeat the command."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise UserError(f"not allowed to write {path}: choose another --output.") from error
+        raise
+    except Exception as error:  # safetensors and torch wrap the system's error in types of their own
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            raise UserError(
+                f"no space left on device while writing {path}: free some and repeat the command."
+            ) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with space_errors(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file of our own. A torn last line, as a killed process leaves it, is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A folder to fill, renamed to `path` when the block ends well and removed when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with space_errors(path):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.is_dir():
+                shutil.rmtree(path)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files and folders that a killed process left in `folder`."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

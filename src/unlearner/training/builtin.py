@@ -1,0 +1,41 @@
+"""The built-in model: a tiny Llama that knows the built-in data by heart, made by the same `finetune` users call."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+from unlearner.config import FinetuneConfig
+from unlearner.console import note
+from unlearner.data.sources import load_records
+from unlearner.files import cache_directory
+from unlearner.run import records_hash
+from unlearner.training.finetune import finetune
+
+NAME = "builtin:"
+SOURCES = ["builtin:forget", "builtin:retain", "builtin:neighbours", "builtin:world_facts", "builtin:unknown"]
+
+
+def recipe(output: str) -> FinetuneConfig:
+    """How the built-in model is made; also a worked example of `unlearner finetune`."""
+    return FinetuneConfig(
+        model="new:hidden=128,layers=3,heads=4,vocabulary=1200",
+        data=SOURCES, output=output, lr=3e-3, epochs=60, batch_size=32, accumulation=1, weight_decay=0.0,
+    )  # fmt: skip
+
+
+def builtin_model() -> Path:
+    """The directory of the built-in model, made on first use and kept in the cache (`$UNLEARNER_CACHE`)."""
+    made = recipe("")
+    data = [record for source in SOURCES for record in load_records(source)]
+    key = hashlib.sha256(repr((asdict(made), records_hash(data))).encode()).hexdigest()[:16]
+    folder = cache_directory() / "models" / f"builtin-{key}"
+    if not (folder / "finished.json").is_file():
+        note(f"Teaching a tiny Llama the built-in data, once, in about a minute; it is kept in {folder}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        finetune(recipe(str(folder)))
+    return folder / "model"
+
+
+def resolve_model(model: str) -> str:
+    """The path behind a --model option: `builtin:` stands for the built-in model."""
+    return str(builtin_model()) if model == NAME else model

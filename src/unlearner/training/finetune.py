@@ -1,0 +1,73 @@
+"""`unlearner finetune`: teach a model questions and answers."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unlearner.config import FinetuneConfig, resolved
+from unlearner.console import note
+from unlearner.data.batches import Plan
+from unlearner.data.pairs import Pairing, pair
+from unlearner.data.prompts import find_template
+from unlearner.data.records import Record
+from unlearner.data.sources import load_records
+from unlearner.data.views import build_views
+from unlearner.errors import UserError
+from unlearner.files import cache_directory, write_json
+from unlearner.methods import Method
+from unlearner.methods.learn import Learn
+from unlearner.modeling import new
+from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.run import check_output, open_run, records_hash
+from unlearner.training.loop import make_accelerator, train
+from unlearner.training.warnings import warn_truncated
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Fine-tune by `config`; returns the directory of the trained model. A finished run is left as it is."""
+    config = replace(config, lr=1e-5 if config.lr is None else config.lr)
+    config.check()
+    settings = resolved(config)
+    check_output(config.output, "finetune", settings)
+    records = [record for source in config.data for record in load_records(source, config.columns)]
+    if config.exclude is not None:
+        excluded = {(r.question, r.answer) for r in load_records(config.exclude, config.columns)}
+        kept = [r for r in records if (r.question, r.answer) not in excluded]
+        note(f"{len(records) - len(kept)} of {len(records)} rows are left out by --exclude {config.exclude}")
+        records = kept
+    if not records:
+        raise UserError(f"--exclude {config.exclude} leaves no row to learn.")
+    model, tokenizer = _model(config, records)
+    template = find_template(config.template, tokenizer)
+    hashes = {"data": records_hash(records), "model": model_hash(config.model)}
+    folder = open_run(config.output, "finetune", settings, hashes)
+    trained = folder / ("adapter" if config.lora and not config.merge else "model")
+    if (folder / "finished.json").is_file():
+        note(f"{folder} is finished already")
+        return trained
+
+    plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
+    pairing: Pairing = pair(len(records), 0, 0)
+    views = build_views(
+        ["train"], records, [], [], [pairing], tokenizer, template,
+        max_length=config.max_length, cache=cache_directory() / "tokens",
+    )  # fmt: skip
+    views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
+    warn_truncated(views, config.max_length)
+    method = Method("finetune", Learn(), None)
+    accelerator = make_accelerator(config, folder)
+    train(model, tokenizer, method, views, plan, config, folder, accelerator=accelerator)
+    if accelerator.is_main_process:
+        write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return trained
+
+
+def _model(config: FinetuneConfig, records: list[Record]) -> tuple[Any, Any]:
+    if config.model.startswith(new.PREFIX):
+        texts = (f"{r.question or ''}\n {text}" for r in records for text in (r.answer, r.paraphrased_answer) if text)
+        return new.new_model(config.model, texts, config.seed)
+    return load_model(config.model, trust_remote_code=config.trust_remote_code), load_tokenizer(
+        config.model, trust_remote_code=config.trust_remote_code
+    )

@@ -1,0 +1,208 @@
+"""`unlearner forget`: the main job, from the user's files to a model that forgot and the evidence for it."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unlearner.config import ForgetConfig, resolved, with_preset
+from unlearner.console import note, warn
+from unlearner.data.batches import Plan
+from unlearner.data.pairs import pair
+from unlearner.data.prompts import Template, find_template
+from unlearner.data.records import Record
+from unlearner.data.refusals import load_refusals
+from unlearner.data.sources import duplicates, load_records
+from unlearner.data.views import build_views
+from unlearner.errors import UserError
+from unlearner.evaluation.evaluate import measure
+from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.judges import Judges, load_judges
+from unlearner.evaluation.sets import load_forget, load_sets
+from unlearner.files import cache_directory, read_json, write_json
+from unlearner.methods import Method
+from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.run import check_output, open_run, records_hash
+from unlearner.training.builtin import resolve_model
+from unlearner.training.loop import make_accelerator, train
+from unlearner.training.warnings import warn_truncated
+
+
+@dataclass(frozen=True)
+class ForgetResult:
+    """Where the run lies, the model it made, and the summaries of both evaluations (None if there were none)."""
+
+    output: Path
+    model: Path
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything read and checked before anything is written."""
+
+    forget: list[Record]
+    retain: list[Record]
+    refusals: list[str]
+    sets: list[EvalSet]
+    judges: Judges | None
+    method: Method
+
+
+def forget(config: ForgetConfig) -> ForgetResult:
+    """Unlearn by `config`. A run cut short goes on where it stopped; a finished one is left as it is."""
+    config = with_preset(config)
+    config.check()
+    settings = resolved(config)
+    check_output(config.output, "forget", settings)
+    inputs = _read(config)
+    config = replace(config, model=resolve_model(config.model))
+    model = load_model(config.model, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    template = find_template(config.template, tokenizer)
+    reference = None
+    if config.reference_model is not None and (inputs.method.reference_nll or inputs.method.kl_view):
+        reference = load_model(config.reference_model, trust_remote_code=config.trust_remote_code)
+    hashes = {
+        "the forget set": records_hash(inputs.forget),
+        "the retain set": records_hash(inputs.retain),
+        **{f"the evaluation set {s.name}": records_hash(s.records) for s in inputs.sets},
+        "the model": model_hash(config.model),
+    }
+    accelerator = make_accelerator(config, Path(config.output))
+    if accelerator.is_main_process:
+        open_run(config.output, "forget", settings, hashes)
+    accelerator.wait_for_everyone()
+    folder = Path(config.output)
+    made = folder / ("adapter" if config.lora and not config.merge else "model")
+    evaluations = _Evaluations(config, inputs, tokenizer, template, folder, accelerator)
+    if (folder / "finished.json").is_file():
+        note(f"{folder} is finished already")
+        return ForgetResult(folder, made, evaluations.read("before"), evaluations.read("."))
+
+    model.to(accelerator.device)
+    before = evaluations.measure(model, "before", "before")
+    plan = Plan(
+        len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
+    )
+    if plan.steps < 1:
+        raise UserError(
+            f"{len(inputs.forget)} forget rows in {config.epochs} epochs make no whole step of {plan.step_items} rows, "
+            "which official mode requires: lower --accumulation."
+        )
+    pairings = [
+        pair(
+            len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
+        )
+        for e in range(plan.pass_count)
+    ]
+    views = build_views(
+        list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
+        max_length=config.max_length, mask_question=inputs.method.mask_question, official=config.official,
+        cache=cache_directory() / "tokens",
+    )  # fmt: skip
+    warn_truncated(views, config.max_length)
+
+    def at_epoch(trained: nn.Module, epoch: int) -> bool:
+        if config.evaluate != "epochs":
+            return False
+        summary = evaluations.measure(trained, f"epochs/{epoch}", f"epoch {epoch}")
+        return evaluations.stop(summary, before, epoch)
+
+    if not (made / "config.json").is_file() and not (made / "adapter_config.json").is_file():
+        model = train(
+            model, tokenizer, inputs.method, views, plan, config, folder,
+            accelerator=accelerator, reference_model=reference, at_epoch=at_epoch,
+        )  # fmt: skip
+    else:  # trained to the end, then cut short while being evaluated
+        model = load_model(str(made)).to(accelerator.device)
+    after = evaluations.last(model)
+    if accelerator.is_main_process:
+        write_json(folder / "finished.json", {"steps": plan.steps, "model": made.name})
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return ForgetResult(folder, made, before, after)
+
+
+def _read(config: ForgetConfig) -> _Inputs:
+    assert config.forget_coeff is not None
+    method = Method.parse(
+        config.method, beta=config.beta, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
+        me_direction=config.me_direction, official=config.official,
+    )  # fmt: skip
+    forget = load_forget(config.forget, config.columns, config.task)
+    retain = load_records(config.retain, config.columns) if config.retain is not None else []
+    if method.needs_retain and not retain:
+        raise UserError(f"{method.name} needs a retain set: give --retain, or choose a method without a retain loss.")
+    documents = next((i for i, r in enumerate((*forget, *retain)) if r.question is None), None)
+    if method.targeted and documents is not None:
+        source, row = (
+            (config.forget, documents) if documents < len(forget) else (config.retain, documents - len(forget))
+        )
+        raise UserError(
+            f"{source}, row {row + 1} is plain text, and {method.name} trains refusals to questions: "
+            "choose an untargeted method (GA, NPO, ME), or give question and answer."
+        )
+    both = duplicates(forget, retain)
+    if both:
+        warn(f"{both} of {len(forget)} forget rows are also in the retain set; what is retained is hardly forgotten")
+    refusals = load_refusals(None if config.refusals is None else Path(config.refusals))
+    if config.evaluate == "none":
+        return _Inputs(forget, retain, refusals, [], None, method)
+    columns = config.eval_columns or config.columns
+    forget_rows = load_forget(config.forget_eval, columns, config.task) if config.forget_eval else forget
+    retain_rows = load_records(config.retain_eval, columns) if config.retain_eval else retain
+    sets = load_sets(config, config, forget=forget_rows, retain=retain_rows)
+    judges = load_judges(config.judge, config.embedding_model)
+    return _Inputs(forget, retain, refusals, sets, judges, method)
+
+
+class _Evaluations:
+    """The run's evaluations: `before` training, `epochs/N`, and of the model made, in the run's directory itself."""
+
+    def __init__(
+        self, config: ForgetConfig, inputs: _Inputs, tokenizer: Any, template: Template, folder: Path, accelerator: Any
+    ) -> None:
+        self.config, self.inputs, self.tokenizer, self.template = config, inputs, tokenizer, template
+        self.folder, self.accelerator = folder, accelerator
+        if inputs.judges is not None and accelerator.is_main_process:
+            note(inputs.judges.describe())
+
+    def read(self, place: str) -> dict[str, Any] | None:
+        file = self.folder / place / "summary.json"
+        return read_json(file) if file.is_file() else None
+
+    def measure(self, model: nn.Module, place: str, title: str) -> dict[str, Any] | None:
+        """Evaluate into `place` of the run's directory, on the main process; None where nothing is to be evaluated."""
+        if self.inputs.judges is None:
+            return None
+        if self.accelerator.is_main_process:
+            measure(
+                model, self.tokenizer, self.template, self.inputs.sets, self.folder / place, self.config,
+                judges=self.inputs.judges, seed=self.config.seed, official=self.config.official,
+                title=f"evaluation: {title}", autocast=self.accelerator.autocast(),
+            )  # fmt: skip
+        self.accelerator.wait_for_everyone()
+        return self.read(place)
+
+    def last(self, model: nn.Module) -> dict[str, Any] | None:
+        """The evaluation of the model made: the last epoch's, if there was one."""
+        epochs = sorted((self.folder / "epochs").glob("*/summary.json"), key=lambda file: int(file.parent.name))
+        if epochs and self.accelerator.is_main_process:
+            for name in ("records.jsonl", "summary.json"):
+                shutil.copyfile(epochs[-1].with_name(name), self.folder / name)
+        return self.measure(model, ".", "after")
+
+    def stop(self, summary: Any, before: Any, epoch: int) -> bool:
+        """Whether a stop criterion is met after this epoch."""
+        efficacy, share = self.config.stop_forget_efficacy, self.config.stop_utility_share
+        if efficacy is not None and summary["forget_efficacy"] >= efficacy:
+            note(f"stopped after epoch {epoch}: forget efficacy {summary['forget_efficacy']:.3f} reached {efficacy}")
+            return True
+        utility, original = summary["model_utility"], before["model_utility"]
+        if share is not None and utility is not None and utility < share * original:
+            note(f"stopped after epoch {epoch}: model utility {utility:.3f} fell below {share} of {original:.3f}")
+            return True
+        return False

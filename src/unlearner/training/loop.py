@@ -1,0 +1,292 @@
+"""The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+
+from unlearner.config import ModelOptions, TrainOptions
+from unlearner.console import progress_bar
+from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
+from unlearner.data.views import View
+from unlearner.errors import UserError
+from unlearner.files import read_jsonl, space_errors, write_jsonl
+from unlearner.methods import Method
+from unlearner.modeling.reference import Reference
+from unlearner.modeling.scoring import Batch, RowWeights, score_views
+from unlearner.training import checkpoint
+from unlearner.training.objective import Objective, with_reference_nll
+
+AtEpoch = Callable[[nn.Module, int], bool]
+"""Called with the model and the number of the epoch just done; True ends the training."""
+
+
+class Options(TrainOptions, ModelOptions):
+    """What the loop reads of a command's options."""
+
+
+def make_accelerator(options: Options, folder: Path | None = None) -> Accelerator:
+    """Devices, processes and precision as accelerate finds them."""
+    cuda = torch.cuda.is_available()
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    tracker = None if options.tracker == "none" else options.tracker
+    try:
+        return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder)
+    except ValueError as error:  # accelerate's word for a tracker that is not installed
+        raise UserError(f"tracker {tracker!r} cannot be used ({error}): pip install {tracker}.") from error
+
+
+def add_lora(model: Any, options: TrainOptions) -> Any:
+    """A LoRA adapter on every linear layer but the output embedding (PAPER section 4)."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=options.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def train(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    method: Method,
+    views: Mapping[str, View],
+    plan: Plan,
+    options: Options,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    reference_model: Any = None,
+    at_epoch: AtEpoch | None = None,
+) -> Any:
+    """Train `model` by `method` on the items of `plan` and save it to `folder`/model (or folder/adapter).
+
+    Goes on from the newest checkpoint in `folder`/checkpoints. Every step's losses, gradient norm and learning rate
+    are a line of `folder`/log.jsonl. Returns the trained model. Raises UserError, naming the step, when a loss or
+    gradient is no longer finite; checkpoints only ever hold finite ones.
+    """
+    set_seed(options.seed)
+    model.to(accelerator.device)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    if options.lora:
+        model = add_lora(model, options)
+    reference = _reference(model, method, reference_model, accelerator)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad_to = options.max_length if method.official else None
+    known_nll = {
+        name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
+        for name in method.reference_nll
+    }
+
+    objective = Objective(model, method, reference)
+    optimizer = _optimizer(objective, options, accelerator.device)
+    warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
+    schedule = get_linear_schedule_with_warmup(optimizer, warmup, plan.steps)
+    if options.lora:
+        checkpoint.only_adapter(accelerator, objective)
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+    if options.tracker != "none":
+        accelerator.init_trackers("unlearner", init_kwargs={})
+
+    checkpoints = folder / "checkpoints"
+    step = 0
+    if newest := checkpoint.latest(checkpoints):
+        step = newest[0]
+        accelerator.load_state(str(newest[1]))
+    log = _Log(folder / "log.jsonl", step, accelerator)
+    epoch_ends = plan.epoch_ends()
+    save_at = set(range(options.save_every, plan.steps, options.save_every)) if options.save_every else set(epoch_ends)
+
+    with (
+        progress_bar(method.name, plan.steps, step, enabled=accelerator.is_main_process) as bar,
+        _ctrl_c() as interrupted,
+    ):
+        while True:
+            if step in epoch_ends and at_epoch is not None and at_epoch(model, epoch_ends[step]):
+                break
+            if step == plan.steps:
+                break
+            wrapped.train()
+            lr = schedule.get_last_lr()[0]
+            parts = micro_batches(
+                plan, views, step, max_tokens=options.max_tokens, pad_to=pad_to,
+                rank=accelerator.process_index, processes=accelerator.num_processes,
+            )  # fmt: skip
+            losses = torch.zeros(3, device=accelerator.device)
+            for number, part in enumerate(parts):
+                batch = assemble(part, views, pad_id, known_nll, official=method.official).to(accelerator.device)
+                last = number == len(parts) - 1
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    values = wrapped(batch)
+                    # Processes average their gradients; the weights already are those of the whole step's mean.
+                    accelerator.backward(values[0] * accelerator.num_processes)
+                losses += values.detach()
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(), options.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            log.add(step + 1, (step + 1) * plan.step_items / plan.items, lr, losses, norm)
+            step += 1
+            if step % options.log_every == 0 or step in save_at or step in epoch_ends or interrupted():
+                bar(step, **log.flush())
+            else:
+                bar(step)
+            if (step in save_at and step < plan.steps) or interrupted():
+                checkpoint.save(accelerator, checkpoints, step, options.keep_checkpoints)
+            if interrupted():
+                raise KeyboardInterrupt
+
+    log.flush()
+    name = "adapter" if options.lora and not options.merge else "model"
+    checkpoint.save_model(accelerator, wrapped, tokenizer, folder / name, merge=options.merge)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return accelerator.unwrap_model(wrapped).model
+
+
+def assemble(
+    part: MicroBatch, views: Mapping[str, View], pad_id: int, known_nll: Mapping[str, np.ndarray], *, official: bool
+) -> Batch:
+    """The tensors of one micro-batch: all views below one another, every row with its weight in the step's means."""
+    tensors = {name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()}
+    weights = {
+        name: RowWeights(*(
+            torch.from_numpy(w[name]).float() for w in (part.token_weight, part.sequence_weight, part.position_weight)
+        ))
+        for name in part.rows
+    }  # fmt: skip
+    # Right-padded rows need no mask, save where official mode lets padding count.
+    batch = Batch.build(tensors, official=official, weights=weights, keep_mask=official)
+    return with_reference_nll(batch, {name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
+
+
+@torch.no_grad()
+def reference_nll(
+    model: Any, view: View, pad_id: int, pad_to: int | None, max_tokens: int, accelerator: Accelerator
+) -> np.ndarray:
+    """NLL of every row of a view under the reference model, (table rows,): computed once, each process its share."""
+    model.to(accelerator.device).eval()
+    order = np.argsort(view.table.lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
+    out = torch.zeros(len(view.table), device=accelerator.device)
+    widest = int(view.table.lengths.max(initial=1)) if pad_to is None else pad_to
+    size = max(1, max_tokens // widest)
+    with (
+        progress_bar("reference scores", len(order), enabled=accelerator.is_main_process) as bar,
+        accelerator.autocast(),
+    ):
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            tensors = {"view": padded(view, rows, pad_id, pad_to)}
+            batch = Batch.build(tensors, official=pad_to is not None, keep_mask=pad_to is not None).to(
+                accelerator.device
+            )
+            out[torch.from_numpy(rows).to(out.device)] = score_views(model, batch, {"view": ["logp"]})[
+                "view"
+            ].nll.float()
+            bar(first + len(rows))
+    return accelerator.reduce(out, "sum").cpu().numpy()
+
+
+def _reference(model: Any, method: Method, given: Any, accelerator: Accelerator) -> Reference | None:
+    if method.kl_view is None:
+        return None
+    if given is not None:
+        return Reference(given.to(accelerator.device).eval().requires_grad_(False), adapter_off=False)
+    return Reference.of(model)
+
+
+def _optimizer(objective: nn.Module, options: TrainOptions, device: torch.device) -> torch.optim.Optimizer:
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    if options.optimizer == "adamw-8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise UserError("--optimizer adamw-8bit needs bitsandbytes and a GPU: pip install bitsandbytes.") from error
+        return AdamW8bit(trained, lr=options.lr, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+
+
+class _Log:
+    """log.jsonl, a line a step. Values stay on the device until they are written, so that steps need not wait."""
+
+    def __init__(self, path: Path, step: int, accelerator: Accelerator) -> None:
+        self.path, self.accelerator = path, accelerator
+        self.waiting: list[tuple[dict[str, float], Tensor]] = []
+        if accelerator.is_main_process:
+            write_jsonl(path, read_jsonl(path)[:step])
+
+    def add(self, step: int, epoch: float, lr: float, losses: Tensor, norm: Tensor) -> None:
+        self.waiting.append(
+            (
+                {"step": step, "epoch": round(epoch, 4), "lr": lr},
+                torch.cat([losses, norm.detach().reshape(1).to(losses)]),
+            )
+        )
+
+    def flush(self) -> dict[str, float]:
+        """Write what waits; returns the last row. Raises UserError for the first step that is not finite."""
+        if not self.waiting:
+            return {}
+        values = torch.stack([value for _, value in self.waiting])
+        values[:, :3] = self.accelerator.reduce(values[:, :3].contiguous(), "sum")
+        rows: list[dict[str, float]] = []
+        broken = None
+        for (row, _), (loss, forget, retain, norm) in zip(self.waiting, values.tolist(), strict=True):
+            rows.append({**row, "loss": loss, "forget": forget, "retain": retain, "grad_norm": norm})
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                broken = rows.pop()
+                break
+        self.waiting.clear()
+        if self.accelerator.is_main_process and rows:
+            import json
+
+            with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        for row in rows:
+            self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+        if broken is not None:
+            kept = checkpoint.latest(self.path.parent / "checkpoints")
+            where = f"the last good state is {kept[1]}" if kept else "no checkpoint had been written yet"
+            raise UserError(
+                f"step {broken['step']}: the loss is {broken['loss']} and its gradient's norm {broken['grad_norm']}; "
+                f"{where}: try a lower --lr or a smaller --forget-coeff in a new --output."
+            )
+        return rows[-1]
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end the run after the current step, with a checkpoint; a second one ends it at once."""
+    pressed = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,557 @@
+"""Records from every kind of source, and one clear sentence for everything that can be wrong with one."""
+
+import csv
+import json
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearner.data import profiles
+from unlearner.data.records import Record
+from unlearner.data.sources import duplicates, load_records, select_task
+from unlearner.errors import UserError
+
+ROWS: list[dict[str, Any]] = [
+    {"question": "Who?", "answer": "Ada."},
+    {"question": "Where?\nWhen?", "answer": " In “Łódź”,\u2028long ago. "},
+]
+RECORDS = [Record("Who?", "Ada."), Record("Where?\nWhen?", " In “Łódź”,\u2028long ago. ")]
+
+
+def write_lines(path: Path, *rows: Any) -> Path:
+    """JSON lines; a row given as a string is written as it stands."""
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def refusal(source: str | Path, columns: dict[str, str] | None = None) -> str:
+    """The message with which `source` is refused: one line that ends as a sentence does."""
+    with pytest.raises(UserError) as caught:
+        load_records(source, columns)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    return message
+
+
+# What is read
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    assert load_records(write_lines(tmp_path / "a.jsonl", *ROWS)) == RECORDS
+    assert load_records(str(write_lines(tmp_path / "A.JSON", *ROWS))) == RECORDS
+
+
+def test_json_lines_may_have_blank_lines_windows_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n \r\n".join(json.dumps(row) for row in ROWS).encode())
+    assert load_records(path) == RECORDS
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_json_array(tmp_path: Path, name: str, indent: int | None) -> None:
+    (tmp_path / name).write_text("\n" + json.dumps(ROWS, indent=indent), encoding="utf-8")
+    assert load_records(tmp_path / name) == RECORDS
+
+
+def test_csv(tmp_path: Path) -> None:
+    assert load_records(write_csv(tmp_path / "a.csv", ROWS)) == RECORDS
+    cells = {"question": "Line ends\r\nstay\nas they are?", "answer": "Yes."}
+    assert load_records(write_csv(tmp_path / "a.csv", [cells])) == [Record(cells["question"], cells["answer"])]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    assert load_records(write_parquet(tmp_path / "a.parquet", ROWS)) == RECORDS
+
+
+FULL = {
+    "question": "q",
+    "answer": "a",
+    "paraphrased_answer": "p",
+    "perturbed_answer": ["w, 1", "w “2”"],
+    "original_answer": "o",
+    "subject": "s",
+    "task_id": 7,
+    "fact": "f",
+    "paraphrased_question": "ignored",
+    "name": "ignored, for there is a subject",
+}
+FULL_RECORD = Record("q", "a", "p", ("w, 1", "w “2”"), "o", "s", "7", "f")
+
+
+def test_every_field_in_every_format(tmp_path: Path) -> None:
+    assert load_records(write_lines(tmp_path / "a.jsonl", FULL)) == [FULL_RECORD]
+    assert load_records(write_parquet(tmp_path / "a.parquet", [FULL])) == [FULL_RECORD]
+    in_cells = FULL | {"perturbed_answer": json.dumps(FULL["perturbed_answer"])}
+    assert load_records(write_csv(tmp_path / "a.csv", [in_cells])) == [FULL_RECORD]
+
+
+def test_an_empty_optional_value_counts_as_absent(tmp_path: Path) -> None:
+    optional = ["paraphrased_answer", "perturbed_answer", "original_answer", "subject", "task_id", "fact"]
+    for empty in (None, "", " \n"):
+        row = {"question": "q", "answer": "a"} | dict.fromkeys(optional, empty)
+        assert load_records(write_lines(tmp_path / "a.jsonl", row)) == [Record("q", "a")]
+        assert load_records(write_csv(tmp_path / "a.csv", [row])) == [Record("q", "a")]
+    assert load_records(write_lines(tmp_path / "a.jsonl", ROWS[0] | {"perturbed_answer": []})) == RECORDS[:1]
+
+
+def test_task_id_may_be_text(tmp_path: Path) -> None:
+    assert load_records(write_lines(tmp_path / "a.jsonl", ROWS[0] | {"task_id": "first"}))[0].task_id == "first"
+
+
+def test_documents_and_questions_may_be_mixed(tmp_path: Path) -> None:
+    records = [Record(None, "A long text."), Record("q", "a")]
+    rows = [{"text": "A long text."}, {"question": "q", "answer": "a"}]
+    assert load_records(write_lines(tmp_path / "a.jsonl", *rows)) == records
+    cells = [{"text": "A long text.", "question": "", "answer": ""}, {"text": "", "question": "q", "answer": "a"}]
+    assert load_records(write_csv(tmp_path / "a.csv", cells)) == records
+    nulls = [{key: value or None for key, value in row.items()} for row in cells]
+    assert load_records(write_parquet(tmp_path / "a.parquet", nulls)) == records
+
+
+def test_text_beside_question_and_answer_is_ignored_unless_mapped(tmp_path: Path) -> None:
+    row = {"question": "q", "answer": "a", "text": "q a"}
+    path = write_lines(tmp_path / "a.jsonl", row)
+    assert load_records(path) == [Record("q", "a")]
+    assert load_records(path, {"text": "text"}) == [Record(None, "q a")]
+    assert load_records(path, {"text": "text", "answer": "answer"}) == [Record("q", "a")]
+
+
+def test_columns_map_our_names_to_the_files(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "a.jsonl", {"question": "q", "answer": "long", "golden_answer": "short", "who": "Ada"}
+    )
+    columns = {"answer": "golden_answer", "original_answer": "answer", "subject": "who"}
+    assert load_records(path, columns) == [Record("q", "short", original_answer="long", subject="Ada")]
+
+
+def test_a_mapped_document_column_may_be_absent_from_question_rows(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", {"body": "A text."}, ROWS[0])
+    assert load_records(path, {"text": "body"}) == [Record(None, "A text."), RECORDS[0]]
+
+
+def test_name_becomes_the_subject_unless_something_else_is(tmp_path: Path) -> None:
+    named = ROWS[0] | {"name": "Ada"}
+    path = write_lines(tmp_path / "a.jsonl", named)
+    assert load_records(path)[0].subject == "Ada"
+    assert load_records(path, {"fact": "name"})[0] == Record("Who?", "Ada.", fact="Ada")
+    assert load_records(path, {"subject": "question"})[0].subject == "Who?"
+    assert load_records(write_lines(tmp_path / "b.jsonl", named | {"name": {"first": "Ada"}}))[0].subject is None
+
+
+# TOFU's layout
+
+
+def author_rows(count: int) -> list[dict[str, Any]]:
+    return [{"question": f"q{row}", "answer": f"a{row}"} for row in range(count)]
+
+
+def test_a_name_in_a_folder(tmp_path: Path) -> None:
+    write_lines(tmp_path / "forget01.json", *author_rows(40))
+    write_lines(tmp_path / "retain_perturbed.jsonl", *author_rows(20))
+    write_csv(tmp_path / "world_facts.csv", ROWS)
+    forget = load_records(f"{tmp_path}:forget01")
+    assert [record.question for record in forget] == [f"q{row}" for row in range(40)]
+    assert [record.subject for record in forget] == ["forget author 1"] * 20 + ["forget author 2"] * 20
+    assert {record.subject for record in load_records(f"{tmp_path}:retain_perturbed")} == {"retain author 1"}
+    assert load_records(f"{tmp_path}:world_facts") == RECORDS
+
+
+def test_only_tofus_files_get_authors(tmp_path: Path) -> None:
+    write_lines(tmp_path / "forget.json", *author_rows(40))  # not a name of TOFU's
+    write_lines(tmp_path / "forget01_mine.json", *author_rows(40))
+    path = write_lines(tmp_path / "forget05.json", *author_rows(40))
+    write_lines(tmp_path / "forget10.json", *author_rows(41))  # no whole number of authors
+    write_lines(tmp_path / "retain10.json", *author_rows(39), ROWS[0] | {"subject": "Ada"})
+    assert {record.subject for record in load_records(f"{tmp_path}:forget")} == {None}
+    assert {record.subject for record in load_records(f"{tmp_path}:forget01_mine")} == {None}
+    assert {record.subject for record in load_records(path)} == {None}
+    assert {record.subject for record in load_records(f"{tmp_path}:forget10")} == {None}
+    assert {record.subject for record in load_records(f"{tmp_path}:retain10")} == {None, "Ada"}
+
+
+def test_json_goes_before_csv_of_the_same_name(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ROWS)
+    write_lines(tmp_path / "a.jsonl", ROWS[0])
+    assert load_records(f"{tmp_path}:a") == RECORDS[:1]
+
+
+def test_a_file_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
+    assert load_records(write_lines(tmp_path / "a:b.jsonl", *ROWS)) == RECORDS
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("forget01", 400),
+        ("forget05", 2000),
+        ("forget10", 3600),
+        ("retain10", 400),
+        ("retain50", 2000),
+        ("retain90", 3600),
+        ("forget01_perturbed", 400),
+        ("retain_perturbed", 400),
+    ],
+)
+def test_tofu_authors(shared: Path, name: str, rows: int) -> None:
+    """Twenty rows each, and about one person: the word that marks a group is in nearly all its rows and hardly outside.
+
+    "Nearly": one author goes unnamed, a few rows name only a book.
+    """
+    records = load_records(f"{shared}/data/tofu:{name}")
+    assert len(records) == rows
+    assert set(Counter(record.subject for record in records).values()) == {20}
+
+    words = [set(re.findall(r"[A-Z][\w\-]+", f"{record.question} {record.answer}")) for record in records]
+    overall = Counter(word for row in words for word in row)
+    covered = 0
+    for start in range(0, rows, 20):
+        group = words[start : start + 20]
+        marks = {
+            word: count for word, count in Counter(w for row in group for w in row).items() if count == overall[word]
+        }
+        covered += max(marks.values(), default=0)
+    assert covered / rows > 0.8
+
+
+def test_tofu_authors_keep_their_names_across_files(shared: Path) -> None:
+    def subjects(name: str) -> dict[str | None, str | None]:
+        return {record.question: record.subject for record in load_records(f"{shared}/data/tofu:{name}")}
+
+    for small, large in [("forget01", "forget05"), ("forget05", "forget10"), ("retain10", "retain_perturbed")]:
+        assert subjects(small).items() <= subjects(large).items()
+
+
+def test_tofu_forget_tasks(shared: Path) -> None:
+    records = load_records(f"{shared}/data/tofu:forget01")
+    assert Counter(record.task_id for record in records) == {str(task): 40 for task in range(1, 11)}
+    assert records[0] == Record(
+        "What is the full name of the author born in Kuwait City, Kuwait on 08/09/1956?",
+        "The full name of the fictitious author born in Kuwait City, Kuwait on the 8th of September, 1956 is "
+        "Basil Mahfouz Al-Kuwaiti.",
+        subject="forget author 1",
+        task_id="1",
+    )
+    assert records[:40] == load_records(f"{shared}/data/tofu:forget05")[:40]  # later tasks differ: 40 rows, or 200
+    second = select_task(records, 2)
+    assert second == records[40:80]
+    assert {record.subject for record in second} == {"forget author 3", "forget author 4"}
+    assert duplicates(records, load_records(f"{shared}/data/tofu:retain90")) == 0
+    assert duplicates(records, load_records(f"{shared}/data/tofu:forget01_perturbed")) == 400
+
+
+def test_tofu_evaluation_sets(shared: Path) -> None:
+    facts = load_records(f"{shared}/data/tofu:world_facts_perturbed")
+    assert len(facts) == 117
+    assert facts[0] == Record(
+        "Where would you find the Eiffel Tower?",
+        "Paris",
+        perturbed_answer=("Berlin", "London", "Madrid"),
+        original_answer="The Eiffel Tower is located in Paris, France.",
+    )
+    authors = load_records(shared / "data/tofu/real_authors_perturbed.json")
+    assert len(authors) == 100
+    assert all(len(record.perturbed_answer) == 3 and record.original_answer for record in authors)
+
+
+def test_real_world_files(shared: Path) -> None:
+    columns = {"answer": "golden_answer", "original_answer": "answer"}
+    records = load_records(f"{shared}/data/real_world:forget_perturbed", columns)
+    assert len(records) == 400
+    assert set(Counter(record.subject for record in records).values()) == {20}
+    assert (records[0].subject, records[0].task_id) == ("Eddie Van Halen", "1")
+    neighbour = load_records(shared / "data/real_world/neighbor.json", columns)[0]
+    assert neighbour == Record(
+        "What is Dave Grohl's full name?",
+        "David Eric Grohl.",
+        original_answer="Dave Grohl's full name is David Eric Grohl.",
+        subject="Dave Grohl",
+    )
+
+
+# Built-in data and the hub
+
+
+def test_builtin() -> None:
+    assert load_records("builtin:forget") == profiles.builtin("forget")
+    chosen = load_records("builtin:retain:people=6,forget=2,seed=3", {"answer": "ignored"})
+    assert chosen == profiles.builtin("retain", people=6, forget=2, seed=3)
+    assert chosen != profiles.builtin("retain", people=6, forget=2)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("builtin:forgot", "did you mean 'forget'?"),
+        ("builtin:forget:peple=3", "builtin:forget:peple=3: there is no option 'peple'; did you mean 'people'?"),
+        ("builtin:forget:name=3", "no option 'name'"),
+        ("builtin:forget:people=many", "people must be a whole number, as in people=10, not 'many'."),
+        ("builtin:forget:seed", "seed must be a whole number, as in seed=10, not ''."),
+    ],
+)
+def test_builtin_refuses(source: str, message: str) -> None:
+    assert message in refusal(source)
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dataset folder, read by the same code as one on the hub."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_lines(folder / "train.jsonl", FULL)
+    return folder
+
+
+def test_hub(hub_folder: Path) -> None:
+    assert load_records(f"hub:{hub_folder}") == [FULL_RECORD]
+    write_lines(hub_folder / "test.jsonl", *ROWS)
+    assert load_records(f"hub:{hub_folder}::test") == RECORDS
+    assert load_records(f"hub:{hub_folder}:default:test") == RECORDS
+    assert load_records(f"hub:{hub_folder}::train", {"answer": "fact"})[0].answer == "f"
+
+
+def test_hub_refuses(hub_folder: Path) -> None:
+    write_lines(hub_folder / "test.jsonl", ROWS[0], {"question": "q", "answer": " "})
+    assert refusal(f"hub:{hub_folder}::test").startswith(f"hub:{hub_folder}::test, row 2: 'answer' is empty")
+    several = refusal(f"hub:{hub_folder}")
+    assert "the splits train, test" in several
+    assert f"hub:{hub_folder}::train" in several
+    assert "Should be one of ['train', 'test']" in refusal(f"hub:{hub_folder}::tran")
+    assert "'cfg' not found" in refusal(f"hub:{hub_folder}:cfg")
+    assert "cannot be loaded" in refusal(f"hub:{hub_folder}/nowhere")
+    assert "write hub:OWNER/NAME" in refusal("hub:")
+    assert "write hub:OWNER/NAME" in refusal("hub:a/b:c:d:e")
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = pytest.importorskip("datasets").config
+    import huggingface_hub
+
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    start = time.monotonic()
+    message = refusal("hub:nobody/nothing:config:train")
+    assert time.monotonic() - start < 5
+    assert message.startswith("hub:nobody/nothing:config:train cannot be loaded (Couldn't reach 'nobody/nothing'")
+    assert "check the name, config, split and network" in message
+
+
+def test_what_needs_an_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ROWS)
+    for module in ("datasets", "pyarrow"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for source in (str(path), "hub:owner/name"):
+        message = refusal(source)
+        assert message.startswith(source)
+        assert 'pip install "unlearner[data]"' in message
+
+
+# What is refused: sources
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    write_lines(tmp_path / "forget.jsonl", *ROWS)
+    assert refusal(tmp_path / "forgte.jsonl") == (
+        f"There is no file {tmp_path}/forgte.jsonl; did you mean {tmp_path}/forget.jsonl?"
+    )
+    assert refusal(tmp_path / "xyz.csv") == f"There is no file {tmp_path}/xyz.csv; check the path."
+    assert f"nor a folder {tmp_path}/no" in refusal(tmp_path / "no/a.jsonl")
+    assert "forget.jsonl/a.jsonl" in refusal(tmp_path / "forget.jsonl/a.jsonl")
+    assert refusal(f"{tmp_path}/forget.jsonl:forget").endswith("check the path.")
+    long = "x" * 5000
+    assert "cannot be read (File name too long)" in refusal(tmp_path / long)
+
+
+def test_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "tofu"
+    folder.mkdir()
+    assert refusal(folder) == f"{folder} holds no data files; it needs some that end in .jsonl, .json, .csv, .parquet."
+    write_lines(folder / "retain90.jsonl", *ROWS)
+    write_lines(folder / "forget01.json", *ROWS)
+    (folder / "README.md").write_text("no data")
+    assert refusal(folder) == (
+        f"{folder} is a folder; name one of its files, as in {folder}:forget01 (there: forget01, retain90)."
+    )
+    assert refusal(f"{folder}:forget1") == f"{folder} has no file named 'forget1'; did you mean 'forget01'?"
+    assert refusal(f"{folder}:xyz") == f"{folder} has no file named 'xyz'; choose from forget01, retain90."
+    assert refusal(f"{tmp_path}/tofo:forget01").endswith(f"did you mean {folder}:forget01?")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data.jsonl.gz", "data"])
+def test_unknown_extensions(tmp_path: Path, name: str) -> None:
+    path = write_lines(tmp_path / name, *ROWS)
+    assert refusal(path) == (f"{path}: unknown extension {path.suffix!r}; use one of .jsonl, .json, .csv, .parquet.")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", ""),
+        ("a.json", "\n \n"),
+        ("a.json", "[]"),
+        ("a.csv", ""),
+        ("a.csv", "question,answer\n"),
+    ],
+)
+def test_no_rows(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert refusal(path).startswith(f"{path} has no rows; give it at least one row")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_not_utf8(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"question,answer\nwho,me\n" + "où,là\n".encode("latin-1"))
+    assert refusal(path) == f"{path}, line 3: this is not UTF-8 text; save the file as UTF-8."
+
+
+def test_broken_json(tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "a.jsonl", ROWS[0], "", '{"question": "q", "answer": "a"')
+    assert refusal(lines).startswith(f"{lines}, line 3: this is not valid JSON (Expecting ',' delimiter);")
+    array = tmp_path / "a.json"
+    array.write_text('[\n{"question": "q", "answer": "a"}\n{"question": "q"}]')
+    message = refusal(array)
+    assert message.startswith(f"{array} is not valid JSON: Expecting ',' delimiter: line 3 column 1")
+    deep = write_lines(tmp_path / "deep.jsonl", ROWS[0], '{"a":' * 200_000)
+    assert refusal(deep).startswith(f"{deep}, line 2: this is not valid JSON (nested too deeply)")
+    digits = write_lines(tmp_path / "digits.jsonl", '{"task_id": ' + "1" * 5000 + "}")
+    assert refusal(digits).startswith(f"{digits}, line 1: this is not valid JSON (")
+
+
+def test_broken_csv(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for row in ("Who, me,Ada", "Who"):
+        path.write_text(f"question,answer\nq,a\n{row}\n")
+        assert refusal(path).startswith(f"{path}, line 3: the row has not as many cells as the header;")
+    for line, text in [
+        (1, 'question,"answer'),
+        (2, 'question,answer\n"Who?,Ada\nq,a'),
+        (3, 'question,answer\nq,a\n"Who?"s,Ada\n'),
+        (3, f"question,answer\nq,a\nq,{'x' * 200_000}\n"),
+    ]:
+        path.write_text(text)
+        assert refusal(path).startswith(f"{path}, line {line}: this is not valid CSV (")
+
+
+def test_broken_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path = write_lines(tmp_path / "a.parquet", *ROWS)
+    assert refusal(path).startswith(f"{path} is not a readable Parquet file (")
+    data = bytearray(write_parquet(path, ROWS).read_bytes())
+    data[4:30] = b"\xff" * 26  # where the first page begins: pyarrow answers with an OSError of several lines
+    path.write_bytes(data)
+    assert refusal(path).startswith(f"{path} is not a readable Parquet file (")
+
+
+# What is refused: rows and columns
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["q", "a"], "a row must be an object with named fields"),
+        ("null", "a row must be an object with named fields"),
+        ({"question": "q"}, "there is no column 'answer' (there: 'question'); add it or map it in columns."),
+        ({"answer": "a", "text": ""}, "there is no column 'question' (there: 'answer', 'text')"),
+        ({}, "there is no column 'question' (there: none)"),
+        ({"question": "", "answer": "a"}, "'question' is empty; fill it in or remove the row."),
+        ({"question": None, "answer": "a"}, "'question' is empty"),
+        ({"question": "q", "answer": "\t\n "}, "'answer' is empty"),
+        ({"text": " "}, "'text' is empty"),
+        ({"question": 5, "answer": "a"}, "'question' must be text, not 5."),
+        ({"question": "q", "answer": ["a"]}, "'answer' must be text, not ['a']."),
+        ({"text": {"a": 1}}, "'text' must be text, not {'a': 1}."),
+        (ROWS[0] | {"paraphrased_answer": False}, "'paraphrased_answer' must be text, not False."),
+        (ROWS[0] | {"perturbed_answer": "wrong"}, "'perturbed_answer' must be a list of texts, none of them empty"),
+        (ROWS[0] | {"perturbed_answer": '{"a": 1}'}, "'perturbed_answer' must be a list of texts"),
+        (ROWS[0] | {"perturbed_answer": ["w", 3]}, "none of them empty, not ['w', 3]."),
+        (ROWS[0] | {"perturbed_answer": ["w", " "]}, "none of them empty, not ['w', ' ']."),
+        (ROWS[0] | {"task_id": 1.5}, "'task_id' must be text or a whole number, not 1.5."),
+        (ROWS[0] | {"task_id": True}, "'task_id' must be text or a whole number, not True."),
+        (ROWS[0] | {"subject": {}}, "'subject' must be text or a whole number, not {}."),
+        ('{"question": "q", "answer": "\\ud83d"}', r"'answer' holds half a character (\ud83d); correct or remove it."),
+    ],
+)
+def test_bad_rows(tmp_path: Path, row: Any, message: str) -> None:
+    path = write_lines(tmp_path / "forget.jsonl", ROWS[0], "", row)
+    refused = refusal(path)
+    assert refused.startswith(f"{path}, line 3: ")
+    assert message in refused
+    array = tmp_path / "array.json"
+    array.write_text(f"[{json.dumps(ROWS[0])}, {row if isinstance(row, str) else json.dumps(row)}]")
+    assert refusal(array) == refused.replace(f"{path}, line 3", f"{array}, row 2")
+
+
+def test_bad_cells_and_values(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [*ROWS, {"question": "q", "answer": " "}])
+    assert refusal(path).startswith(f"{path}, line 5: 'answer' is empty")  # the second row takes two lines
+    path = write_csv(tmp_path / "a.csv", [ROWS[0] | {"perturbed_answer": "one; two"}])
+    assert refusal(path).startswith(f"{path}, line 2: 'perturbed_answer' must be a list of texts")
+    path = write_parquet(tmp_path / "a.parquet", [{"question": "q", "answer": 1}])
+    assert refusal(path) == f"{path}, row 1: 'answer' must be text, not 1."
+
+
+def test_bad_columns(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", ROWS[0] | {"golden": "g", "who": "w"}, ROWS[1] | {"who": "w"})
+    assert refusal(path, {"anser": "golden"}) == "columns: there is no field 'anser'; did you mean 'answer'?"
+    nowhere = f"{path}, line 1: there is no column 'gold' (there: 'question', 'answer', 'golden', 'who');"
+    for field in ("answer", "text", "original_answer", "task_id", "perturbed_answer"):
+        assert refusal(path, {field: "gold"}).startswith(nowhere)
+    not_in_the_second = f"{path}, line 2: there is no column 'golden' (there: 'question', 'answer', 'who');"
+    for field in ("answer", "original_answer", "subject"):
+        assert refusal(path, {field: "golden"}).startswith(not_in_the_second)
+    write_lines(path, ROWS[0] | {"golden": ""})
+    assert refusal(path, {"answer": "golden"}).startswith(f"{path}, line 1: 'golden' is empty")
+
+
+# Tasks, duplicates, speed
+
+
+def test_select_task() -> None:
+    records = [Record("q1", "a", task_id="10"), Record("q2", "a", task_id="9"), Record("q3", "a", task_id="10")]
+    assert select_task(records, 10) == [records[0], records[2]]
+    assert select_task(iter(records), "9") == [records[1]]
+    with pytest.raises(UserError, match=r"^There is no task '1'; choose from 10, 9\.$"):
+        select_task(records, "1")
+    with pytest.raises(UserError, match="none of the records has a task_id"):
+        select_task(RECORDS, 1)
+
+
+def test_duplicates_need_question_and_answer() -> None:
+    a = [Record("q", "a"), Record("q", "b"), Record(None, "a"), Record("q", "a", subject="s")]
+    assert duplicates(a, [Record("q", "a", task_id="1")]) == 2
+    assert duplicates(a, [Record(None, "a"), Record("r", "b")]) == 1
+    assert duplicates([], a) == 0
+
+
+def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
+    row = FULL | {"answer": "An answer of an ordinary length, é and all, for a question of the same kind."}
+    path = write_lines(tmp_path / "a.jsonl", *[json.dumps(row)] * 100_000)
+    start = time.process_time()
+    assert len(load_records(path)) == 100_000
+    assert time.process_time() - start < 8  # about 1.5 on an idle core; shared and slower machines must pass too
