@@ -24,7 +24,7 @@ class ModelOptions:
 
 
 @dataclass(kw_only=True)
-class TrainOptions:
+class TrainOptions(ModelOptions):
     lr: float | None = None
     """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
     epochs: float = 5
@@ -88,14 +88,13 @@ class EvalOptions:
     eval_limit: int | None = 300
     """Rows taken of each set that is to be kept (the first ones, as in the paper)."""
     entailment: Literal["tofu", "real-world"] = "tofu"
-    """Direction of entailment on sets to be kept: tofu asks reference → generation, real-world generation → reference."""
-    eval_tokens: int = 16384
-    """Most padded tokens in one evaluation forward. Bounds memory; never changes the result."""
+    """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
+    eval_tokens: int | None = None
+    """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
 
     def check_evaluation(self) -> None:
-        _positive(self, "max_new_tokens", "eval_max_length", "eval_tokens")
-        if self.eval_limit is not None:
-            _positive(self, "eval_limit")
+        _positive(self, "max_new_tokens", "eval_max_length")
+        _positive(self, *(name for name in ("eval_limit", "eval_tokens") if getattr(self, name) is not None))
 
 
 @dataclass(kw_only=True)
@@ -109,9 +108,10 @@ class EvalSources:
 
 
 @dataclass(kw_only=True)
-class ForgetSources:
+class ForgetSources(ModelOptions):
     forget: str
-    """What to forget: a file (.jsonl .json .csv .parquet), DIRECTORY:NAME, hub:OWNER/NAME:CONFIG:SPLIT or builtin:NAME."""
+    """What to forget: FILE (.jsonl .json .csv .parquet), FOLDER:NAME, hub:OWNER/NAME:CONFIG:SPLIT, builtin:NAME; all
+    may end in a slice of rows, [0:40]."""
     retain: str | None = None
     """What to keep: a source like --forget. Needed by every method with a retain loss."""
     output: str
@@ -147,7 +147,7 @@ class MethodOptions:
 
 
 @dataclass(kw_only=True)
-class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources, ModelOptions):
+class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources):
     """Make a model forget the forget set and keep the retain set; measure both, before and after."""
 
     forget_eval: str | None = None
@@ -178,8 +178,8 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
 
 
 @dataclass(kw_only=True)
-class FinetuneConfig(TrainOptions, ModelOptions):
-    """Teach a model questions and answers (or plain text): the model that will later forget, or a retrained reference."""
+class FinetuneConfig(TrainOptions):
+    """Teach a model questions and answers (or plain text): the model that will forget, or a retrained reference."""
 
     data: list[str]
     """What to learn: one or more sources (files, DIRECTORY:NAME, hub:..., builtin:...)."""

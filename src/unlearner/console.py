@@ -33,6 +33,9 @@ def progress_bar(name: str, total: int, done: int = 0, *, enabled: bool = True) 
 
         def update(now: int, **values: float) -> None:
             shown = " ".join(f"{k} {values[k]:.4g}" for k in ("forget", "retain") if k in values)
-            progress.update(task, completed=now, **({"values": shown} if shown else {}))
+            if shown:
+                progress.update(task, completed=now, values=shown)
+            else:
+                progress.update(task, completed=now)
 
         yield update

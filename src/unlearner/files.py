@@ -65,7 +65,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file of our own. A torn last line, as a killed process leaves it, is left out."""
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:

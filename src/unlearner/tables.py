@@ -87,9 +87,9 @@ def print_methods() -> None:
         table.add_row(name, f"{forget.formula}  with  {retain.formula}", kind, _needs(method), retain.source)
     console.print(table)
     console.print(
-        "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: ME+GD, NPO+KL, GA.\n"
+        "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
         "The paper's: ME+GD (untargeted), IDK+AP (targeted). Untargeted methods also forget plain text.\n"
-        "CE: mean negative log-likelihood of the labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
+        "CE: mean negative log-likelihood of labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
         "U: uniform distribution over the vocabulary V; ref: the model before unlearning.",
         markup=False,
     )

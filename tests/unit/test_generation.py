@@ -103,7 +103,7 @@ def test_without_standard_cache(prompts: list[list[int]]) -> None:
     torch.manual_seed(5)
     model = mamba().double().eval()
     assert generation.row_cache(model) is None
-    assert ours(model, prompts, batch_tokens=1) == expected(model, prompts)
+    assert ours(model, prompts[:6]) == expected(model, prompts[:6])
 
 
 def test_finished_rows_leave(prompts: list[list[int]]) -> None:

@@ -97,7 +97,7 @@ def micro_batches(
     rank: int = 0,
     processes: int = 1,
 ) -> list[MicroBatch]:
-    """Cut step `number` into forwards of at most `max_tokens` padded tokens for process `rank`, similar lengths together.
+    """Cut step `number` into forwards of at most `max_tokens` padded tokens for process `rank`, like lengths together.
 
     All processes get the same number of forwards (sharded models exchange weights in each); a process without items
     repeats one with weight zero.

@@ -22,19 +22,20 @@ def pair(
 ) -> Pairing:
     """Pair forget rows with retain rows and refusals.
 
-    `redrawn` draws anew every epoch and goes through the retain set without repeating a row until all have been used;
-    `fixed` draws so once for all epochs; `official` is the official code's pairing, the same in every epoch and for
-    every seed.
+    `redrawn` draws retain rows anew every epoch, none twice until all have been used; `fixed` draws them once for all
+    epochs. In both a question keeps its refusal, or the model would learn a mixture of sentences. `official` is the
+    official code's pairing, the same in every epoch and for every seed.
     """
     if mode == "official":
         pairs = [_official(i, n_retain, n_refusals) for i in range(n_forget)]
         retain, refusal = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return Pairing(retain, refusal)
     draw = np.random.default_rng([seed, epoch if mode == "redrawn" else 0])
+    refusals = np.random.default_rng([seed, 0, 1])
     rounds = -(-n_forget // n_retain) if n_retain else 0
     drawn = [draw.permutation(n_retain) for _ in range(rounds)]
     retain = np.concatenate(drawn)[:n_forget] if drawn else np.zeros(n_forget, dtype=np.int64)
-    return Pairing(retain, draw.integers(n_refusals, size=n_forget) if n_refusals else np.zeros(n_forget, np.int64))
+    return Pairing(retain, refusals.integers(n_refusals, size=n_forget) if n_refusals else np.zeros(n_forget, np.int64))
 
 
 def _official(i: int, n_retain: int, n_refusals: int) -> tuple[int, int]:

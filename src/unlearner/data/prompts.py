@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,7 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     # template prints today's date (Llama 3.1 takes `date_string`).
     user = {"role": "user", "content": SENTINEL}
     answer = SENTINEL.upper()
-    options = {"tokenize": False, "date_string": "26 Jul 2024"}
+    options: dict[str, Any] = {"tokenize": False, "date_string": "26 Jul 2024"}
     prompt = str(tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
     whole = str(tokenizer.apply_chat_template([user, {"role": "assistant", "content": answer}], **options))
     if SENTINEL not in prompt or answer not in whole:

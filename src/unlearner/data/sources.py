@@ -25,6 +25,8 @@ FIELDS = frozenset(field.name for field in fields(Record)) | {"text"}
 TOFU_FILE = re.compile(r"(forget|retain)(\d+(_perturbed)?|_perturbed)")
 TOFU_ROWS_PER_AUTHOR = 20
 
+SLICE = re.compile(r"(?P<source>.+)\[(?P<first>\d*):(?P<last>\d*)\]")
+
 _INSTALL = 'install it with: pip install "unlearner[data]"'
 
 
@@ -39,6 +41,8 @@ def load_records(source: str | Path, columns: Mapping[str, str] | None = None) -
     - `hub:OWNER/NAME:CONFIG:SPLIT`, config and split optional (`hub:OWNER/NAME::SPLIT` gives the split alone);
       a local dataset folder may stand in the place of OWNER/NAME;
     - `builtin:NAME` or `builtin:NAME:people=100,seed=3`, options as in `unlearner.data.profiles.builtin`.
+
+    Any of them may end in a slice of rows: `path/to/tofu:retain90[:360]`.
 
     `columns` maps our field names to the source's column names, `{"answer": "golden_answer"}`; a field that is not in
     it is read from the column of its own name. Built-in data have no columns and ignore it.
@@ -55,6 +59,12 @@ def load_records(source: str | Path, columns: Mapping[str, str] | None = None) -
     for field in columns:
         if field not in FIELDS:
             raise UserError(f"columns: there is no field {field!r}; {did_you_mean(field, FIELDS)}")
+    if cut := SLICE.fullmatch(str(source)):
+        whole = load_records(cut["source"], columns)
+        chosen = whole[slice(*(int(end) if end else None for end in cut.group("first", "last")))]
+        if not chosen:
+            raise UserError(f"{source} takes none of the {len(whole)} rows; choose other ends.")
+        return chosen
     name = str(source)
     if name.startswith("builtin:"):
         return _builtin(name.removeprefix("builtin:"))
@@ -333,7 +343,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise UserError(f"{path}: a .parquet file needs pyarrow; {_INSTALL}.") from None

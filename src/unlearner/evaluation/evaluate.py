@@ -1,6 +1,6 @@
 """Measure a model: two passes over every set, all metrics, records and summary on disk (DESIGN idea 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def measure(
     seed: int,
     official: bool = False,
     title: str = "evaluation",
-    autocast: AbstractContextManager[Any] | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> dict[str, Any]:
     """Write `folder`/records.jsonl and `folder`/summary.json, and return the summary (its keys: `summary.py`).
 
@@ -51,19 +51,20 @@ def measure(
         rows: dict[str, list[dict[str, Any]]] = {}
         total = 2 * sum(len(s.records) for s in sets)
         done = 0
-        with progress_bar(title, total) as bar, autocast or nullcontext():
+        with progress_bar(title, total) as bar:
             for eval_set in sets:
                 size = len(eval_set.records)
 
                 def advance(stage: str, finished: int, _: int, before: int = done, size: int = size) -> None:
                     bar(before + finished + (size if stage == "generation" else 0))
 
-                examples = run_passes(
-                    model, tokenizer, template, eval_set,
-                    max_length=OFFICIAL_MAX_LENGTH if official else options.eval_max_length,
-                    max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
-                    generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
-                )  # fmt: skip
+                with autocast() if autocast else nullcontext():
+                    examples = run_passes(
+                        model, tokenizer, template, eval_set,
+                        max_length=OFFICIAL_MAX_LENGTH if official else options.eval_max_length,
+                        max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
+                        generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
+                    )  # fmt: skip
                 rows[eval_set.name] = per_example(examples, eval_set, judges)
                 done += 2 * size
         write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])

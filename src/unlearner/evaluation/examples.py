@@ -37,3 +37,9 @@ class Example:
     paraphrase_tokens: int = 0
     perturbed_nll: tuple[float, ...] = field(default=())
     perturbed_tokens: tuple[int, ...] = field(default=())
+    labelled_answer: str | None = None
+    """Official mode: the answer as far as max_length left it, which the official ROUGE compares with."""
+
+    @property
+    def rouge_reference(self) -> str:
+        return self.record.answer if self.labelled_answer is None else self.labelled_answer

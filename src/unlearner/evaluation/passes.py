@@ -89,7 +89,7 @@ def run_passes(
             remember=remember,
             progress=None if progress is None else functools.partial(progress, "generation"),
         )
-    texts = [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+    texts = [_decode(tokenizer, answer) for answer in answers]
     # As in the official token entropy: the text alone, no special tokens around it.
     text_ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     examples = []
@@ -107,9 +107,14 @@ def run_passes(
                 paraphrase_tokens=int(counts[first + 1]) if paraphrased else 0,
                 perturbed_nll=tuple(nll[wrong].tolist()),
                 perturbed_tokens=tuple(counts[wrong].tolist()),
+                labelled_answer=_decode(tokenizer, table.row(first)[table.start[first] :]) if official else None,
             )
         )
     return examples
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int] | np.ndarray) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def variants(record: Record) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from unlearner.methods.base import PAPER, Loss, Views
 
 @dataclass(frozen=True)
 class AP(Loss):
-    """L = −(1/β) E log σ(β (NLL_θ(retain_refusal) − NLL_θ(retain))): on retain questions prefer the answer to the refusal.
+    """L = −(1/β) E log σ(β (NLL_θ(retain_refusal) − NLL_θ(retain))): prefer the answer to the refusal.
 
     Unlike DPO it needs no reference model; unlike GD it leaves the answer's probability free once it is preferred.
     """

@@ -1,4 +1,4 @@
-"""What every loss shares. A loss never sees logits: it maps per-token scores to a number (see `modeling/scoring.py`)."""
+"""What every loss shares. A loss never sees logits: it maps per-token scores to a number (`modeling/scoring.py`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

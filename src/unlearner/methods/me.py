@@ -14,7 +14,7 @@ Direction = Literal["uniform-to-model", "model-to-uniform"]
 
 @dataclass(frozen=True)
 class ME(Loss):
-    """L = mean over labelled positions of KL(U ‖ p) = −log V − (1/V) Σ_k log p_k: predict like a model that knows nothing.
+    """L = mean over labelled positions of KL(U ‖ p) = −log V − (1/V) Σ_k log p_k: know nothing.
 
     The official code computes KL(U ‖ p), with 1e-12 added to each p_k; the paper's equation writes KL(p ‖ U) =
     log V − H(p). `direction` offers both: `uniform-to-model` is the code's and the default, `model-to-uniform` the

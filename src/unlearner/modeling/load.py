@@ -11,6 +11,8 @@ from transformers.utils import logging as transformers_logging
 from unlearner.errors import UserError, did_you_mean
 from unlearner.modeling.scoring import check_head
 
+transformers_logging.disable_progress_bar()  # its bars for loading and saving are over before they can be read
+
 BUILTIN = "builtin:"
 
 
@@ -20,7 +22,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
     if folder is not None and not any(folder.glob("tokenizer*")):
         raise UserError(f"{model} has no tokenizer: copy the original model's tokenizer.json there.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_base_of(folder) or model, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
@@ -57,16 +59,15 @@ def load_model(
         return PeftModel.from_pretrained(loaded, model).eval()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        made: Any = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:
         raise UserError(f"cannot load a causal language model from {model}: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
+    loaded, report = made
     if report.get("missing_keys"):
         raise UserError(
             f"{model} lacks the weight {min(report['missing_keys'])!r}: its safetensors files are not whole."
@@ -90,10 +91,6 @@ def _checked(model: str) -> Path | None:
         hint = did_you_mean(folder.name, siblings) if siblings else "check the path."
         raise UserError(f"there is no model directory {model}: {hint}")
     return None
-
-
-def _base_of(folder: Path | None) -> str | None:
-    return None if folder is None else str(folder)
 
 
 def _first_line(error: Exception) -> str:

@@ -28,7 +28,8 @@ CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 
 def bare(model: nn.Module) -> Any:
     """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapped: Any = model
+    return wrapped.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def backbone(model: nn.Module) -> nn.Module:
@@ -141,7 +142,7 @@ class _TokenScores(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -187,7 +188,7 @@ class _TokenScores(torch.autograd.Function):
         return tuple(out[kind] for kind in kinds)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, lse, kept, entropy = ctx.saved_tensors
         head = replace(ctx.head, weight=weight, bias=bias)
         vocabulary, wide = weight.shape[0], lse.dtype
@@ -244,7 +245,7 @@ def _reference_log_q(reference: tuple[Tensor, Head], part: slice) -> Tensor:
     return torch.log_softmax(head.logits(hidden[part]), dim=-1)
 
 
-# -------------------------------------------------------------------------------------------- which positions count, how
+# ------------------------------------------------------------------------------------------- which positions count, how
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,9 @@ class ViewIndex:
     """(B,) the sequences' NLL under the reference model, where a loss needs it."""
 
     def to(self, device: torch.device) -> Self:
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
         return replace(self, **moved)
 
 

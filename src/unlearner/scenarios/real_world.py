@@ -1,4 +1,4 @@
-"""Twenty people whom the model knows by heart (arXiv 2410.08109, section 5); the paper's model is Llama-3-8B-Instruct."""
+"""Twenty people whom the model knows by heart (arXiv 2410.08109, section 5); its model: Llama-3-8B-Instruct."""
 
 from unlearner.scenarios.preset import Preset
 

@@ -182,7 +182,7 @@ class _Evaluations:
             measure(
                 model, self.tokenizer, self.template, self.inputs.sets, self.folder / place, self.config,
                 judges=self.inputs.judges, seed=self.config.seed, official=self.config.official,
-                title=f"evaluation: {title}", autocast=self.accelerator.autocast(),
+                title=f"evaluation: {title}", autocast=self.accelerator.autocast,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()
         return self.read(place)

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
-from unlearner.config import ModelOptions, TrainOptions
+from unlearner.config import TrainOptions
 from unlearner.console import progress_bar
 from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
@@ -31,11 +31,7 @@ AtEpoch = Callable[[nn.Module, int], bool]
 """Called with the model and the number of the epoch just done; True ends the training."""
 
 
-class Options(TrainOptions, ModelOptions):
-    """What the loop reads of a command's options."""
-
-
-def make_accelerator(options: Options, folder: Path | None = None) -> Accelerator:
+def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
     """Devices, processes and precision as accelerate finds them."""
     cuda = torch.cuda.is_available()
     bf16 = options.precision == "bf16" or (options.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
@@ -66,7 +62,7 @@ def train(
     method: Method,
     views: Mapping[str, View],
     plan: Plan,
-    options: Options,
+    options: TrainOptions,
     folder: Path,
     *,
     accelerator: Accelerator,
@@ -95,7 +91,7 @@ def train(
     }
 
     objective = Objective(model, method, reference)
-    optimizer = _optimizer(objective, options, accelerator.device)
+    optimizer = _optimizer(objective, options)
     warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
     schedule = get_linear_schedule_with_warmup(optimizer, warmup, plan.steps)
     if options.lora:
@@ -212,7 +208,8 @@ def _reference(model: Any, method: Method, given: Any, accelerator: Accelerator)
     return Reference.of(model)
 
 
-def _optimizer(objective: nn.Module, options: TrainOptions, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(objective: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    assert options.lr is not None  # commands fill it in before they come here
     trained = [p for p in objective.parameters() if p.requires_grad]
     if options.optimizer == "adamw-8bit":
         try:

@@ -23,7 +23,7 @@ class Entailment(Metric):
     source = PAPER
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
-        related = [rouge_l_recall(each.generation, each.record.answer) >= LEAST_ROUGE for each in examples]
+        related = [rouge_l_recall(each.generation, each.rouge_reference) >= LEAST_ROUGE for each in examples]
         asked = [example for example, ask in zip(examples, related, strict=True) if ask]
         verdicts = iter(judges.entailed(asked, eval_set))
         return [float(ask and next(verdicts)) for ask in related]

@@ -23,7 +23,7 @@ class Rouge(Metric):
     source = "Lin 2004, ROUGE; rouge_score"
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
-        return [rouge_l_recall(example.generation, example.record.answer) for example in examples]
+        return [rouge_l_recall(example.generation, example.rouge_reference) for example in examples]
 
 
 @lru_cache(maxsize=100_000)
