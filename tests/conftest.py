@@ -1,10 +1,19 @@
 """Shared by all tests: where the shared data lies, and tiny models that tests make themselves."""
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
+
+from unlearner.data.profiles import builtin
+from unlearner.data.records import Record
+from unlearner.modeling.new import new_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+TINY = "new:hidden=32,layers=2,heads=2,vocabulary=400"
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +22,32 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no {SHARED.name}/ folder beside the project: official numbers and TOFU data are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def forget_records() -> list[Record]:
+    """Twenty questions and answers about two invented people."""
+    return builtin("forget", people=5, forget=2)
+
+
+@pytest.fixture(scope="session")
+def retain_records() -> list[Record]:
+    """Thirty questions and answers about three others."""
+    return builtin("retain", people=5, forget=2)
+
+
+@pytest.fixture(scope="session")
+def _tiny(forget_records: list[Record], retain_records: list[Record]) -> tuple[Any, PreTrainedTokenizerBase]:
+    return new_model(TINY, [f"{r.question}\n {r.answer}" for r in (*forget_records, *retain_records)], seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(_tiny: tuple[Any, PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
+    """400 byte-pair tokens learned from the records, with `<s>`, `</s>` and `<pad>`."""
+    return _tiny[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(_tiny: tuple[Any, PreTrainedTokenizerBase]) -> Callable[[], Any]:
+    """Makes a fresh untrained Llama of two layers; every one has the same weights."""
+    return lambda: copy.deepcopy(_tiny[0])

@@ -197,9 +197,11 @@ def _forget(config: ForgetConfig) -> None:
 
 def _evaluate(config: EvaluateConfig) -> None:
     from unlearner.evaluation.evaluate import evaluate
-    from unlearner.tables import print_summary
+    from unlearner.tables import print_records, print_summary
+    from unlearner.training.builtin import resolve_model
 
-    print_summary({config.model: evaluate(config)}, Path(config.output))
+    print_summary({Path(config.model).name: evaluate(config, path=resolve_model(config.model))})
+    print_records(Path(config.output))
 
 
 def _methods() -> None:

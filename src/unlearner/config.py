@@ -15,8 +15,9 @@ class ModelOptions:
     """Prompt template: auto (the model's chat template if it has one, else plain), chat, plain, llama2, llama3."""
     max_length: int = 512
     """Longest training text in tokens; longer ones are cut, and counted in a warning."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic: auto takes bf16 where a GPU has it, fp32 elsewhere."""
+    precision: Literal["auto", "fp32", "bf16", "pure-bf16"] = "auto"
+    """Arithmetic: auto takes bf16 where a GPU has it, fp32 elsewhere. pure-bf16 also keeps weights, gradients and
+    optimiser states in bf16: half the memory of bf16, coarser steps."""
     seed: int = 1001
     """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
     trust_remote_code: bool = False

@@ -13,12 +13,12 @@ console = Console(stderr=True, highlight=False)
 
 def note(text: str) -> None:
     """A line that the user may want to know."""
-    console.print(text, markup=False, style="dim")
+    console.print(text, markup=False, style="dim", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """A line that the user should not miss."""
-    console.print(f"warning: {text}", markup=False, style="yellow")
+    console.print(f"warning: {text}", markup=False, style="yellow", soft_wrap=True)
 
 
 @contextmanager

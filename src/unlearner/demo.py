@@ -40,7 +40,7 @@ def demo(options: DemoConfig) -> dict[str, ForgetResult]:
     summaries = {"before": before} | {f"after {method}": result.after for method, result in results.items()}
     console = out()
     console.print()
-    print_summary({label: summary for label, summary in summaries.items() if summary}, Path(options.output))
+    print_summary({label: summary for label, summary in summaries.items() if summary})
     for name, title in (("forget", "Three questions to be forgotten"), ("retain", "One to be kept")):
         console.print(_answers(results, name, title, [0, 11, 22] if name == "forget" else [5]))
     refusals = load_refusals(None)
@@ -48,7 +48,9 @@ def demo(options: DemoConfig) -> dict[str, ForgetResult]:
         rows = _rows(results["IDK+AP"].output, name)
         refused = sum(is_refusal(row["generation"], refusals) for row in rows)
         console.print(f"IDK+AP refuses {refused} of {len(rows)} {name} questions.", markup=False)
-    console.print(f"\nFiles: {Path(options.output).resolve()}", style="green", markup=False, soft_wrap=True)
+    console.print("\nModels, summaries and every question with its answers:", markup=False)
+    for result in results.values():
+        console.print(f"  {result.output.resolve()}", style="green", markup=False, soft_wrap=True)
     console.print(
         "Next: unlearner forget --model YOUR_MODEL --forget forget.jsonl --retain retain.jsonl --output runs/mine",
         markup=False, soft_wrap=True,

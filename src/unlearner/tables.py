@@ -42,23 +42,26 @@ def summary_table(summaries: Mapping[str, dict[str, Any]]) -> Table:
     return table
 
 
-def print_summary(summaries: Mapping[str, dict[str, Any]], folder: Path) -> None:
-    """The table of evaluations, who judged them, and where they lie."""
+def print_summary(summaries: Mapping[str, dict[str, Any]]) -> None:
+    """The table of evaluations, and who judged them."""
     console = out()
     console.print(summary_table(summaries))
     last = list(summaries.values())[-1]
     console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
     for note in last["notes"]:
         console.print(note, style="dim", markup=False)
-    console.print(
-        f"Every question with its answers and values: {folder / 'records.jsonl'}", markup=False, soft_wrap=True
-    )
+
+
+def print_records(folder: Path) -> None:
+    """Where the records lie that all figures come from."""
+    out().print(f"Every question with its answers and values: {folder / 'records.jsonl'}", markup=False, soft_wrap=True)
 
 
 def print_forget(result: ForgetResult, method: str) -> None:
     """The end of a forget run: before and after, where the model is, what to do next."""
     if result.before is not None and result.after is not None:
-        print_summary({"before": result.before, f"after {method}": result.after}, result.output)
+        print_summary({"before": result.before, f"after {method}": result.after})
+        print_records(result.output)
     console = out()
     console.print(f"The model is in {result.model}", style="green", markup=False, soft_wrap=True)
 

@@ -19,7 +19,7 @@ from unlearner.evaluation.passes import Store, run_passes
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.evaluation.summary import per_example, summarise
 from unlearner.files import read_json, write_json, write_jsonl
-from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.modeling.load import load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.run import check_output, open_run, records_hash
 
 OFFICIAL_MAX_LENGTH = 200
@@ -73,8 +73,11 @@ def measure(
     return read_json(summary_file)
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate by `config`; returns the summary. A finished evaluation is left as it is."""
+def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, Any]:
+    """Evaluate by `config`; returns the summary. A finished evaluation is left as it is.
+
+    `path` is where the model lies, if `config.model` only names it (`builtin:`).
+    """
     config.check()
     settings = resolved(config)
     check_output(config.output, "evaluate", settings)
@@ -83,17 +86,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     retain = load_records(config.retain, config.columns) if config.retain else []
     sets = load_sets(config, config, forget=forget, retain=retain)
     judges = load_judges(config.judge, config.embedding_model)
-    cuda = torch.cuda.is_available()
-    half = config.precision == "bf16" or (config.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    path = path or config.model
     model = load_model(
-        config.model,
-        dtype=torch.bfloat16 if half else torch.float32,
-        device="cuda" if cuda else "cpu",
+        path,
+        dtype=torch.bfloat16 if uses_bf16(config.precision) else torch.float32,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         trust_remote_code=config.trust_remote_code,
     )
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
-    hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(config.model)}
+    hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
     folder = open_run(config.output, "evaluate", settings, hashes)
     note(judges.describe())
     return measure(

@@ -16,6 +16,12 @@ transformers_logging.disable_progress_bar()  # its bars for loading and saving a
 BUILTIN = "builtin:"
 
 
+def uses_bf16(precision: str) -> bool:
+    """Whether a --precision option means bf16 arithmetic on this machine."""
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision in ("bf16", "pure-bf16") or (precision == "auto" and gpu)
+
+
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model. Raises UserError where there is none."""
     folder = _checked(model)

@@ -72,6 +72,9 @@ class Head:
     def vocabulary(self) -> int:
         return self.weight.shape[0]
 
+    def to(self, dtype: torch.dtype) -> Self:
+        return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, H) → (N, V), at least float32."""
         z = nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
@@ -157,7 +160,10 @@ class _TokenScores(torch.autograd.Function):
         n, vocabulary = hidden.shape[0], weight.shape[0]
         wide = torch.promote_types(compute, torch.float32)
         rows = max(1, chunk_bytes // (vocabulary * wide.itemsize))
-        local = replace(head, weight=weight.to(compute), bias=None if bias is None else bias.to(compute))
+        local = head.to(compute)
+        if reference is not None and compute != weight.dtype:  # under autocast, which is off in the backward pass
+            states, theirs = reference
+            reference = states, local if theirs.weight is head.weight else theirs.to(compute)
         out = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         lse = hidden.new_empty(n, dtype=wide)
         logits: Tensor | None = None

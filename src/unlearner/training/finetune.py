@@ -20,7 +20,7 @@ from unlearner.methods.learn import Learn
 from unlearner.modeling import new
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash
 from unlearner.run import check_output, open_run, records_hash
-from unlearner.training.loop import make_accelerator, train
+from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
 from unlearner.training.warnings import warn_truncated
 
 
@@ -28,6 +28,7 @@ def finetune(config: FinetuneConfig) -> Path:
     """Fine-tune by `config`; returns the directory of the trained model. A finished run is left as it is."""
     config = replace(config, lr=1e-5 if config.lr is None else config.lr)
     config.check()
+    check_tracker(config)
     settings = resolved(config)
     check_output(config.output, "finetune", settings)
     records = [record for source in config.data for record in load_records(source, config.columns)]
@@ -68,6 +69,6 @@ def _model(config: FinetuneConfig, records: list[Record]) -> tuple[Any, Any]:
     if config.model.startswith(new.PREFIX):
         texts = (f"{r.question or ''}\n {text}" for r in records for text in (r.answer, r.paraphrased_answer) if text)
         return new.new_model(config.model, texts, config.seed)
-    return load_model(config.model, trust_remote_code=config.trust_remote_code), load_tokenizer(
-        config.model, trust_remote_code=config.trust_remote_code
-    )
+    trust = config.trust_remote_code
+    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=trust)
+    return model, load_tokenizer(config.model, trust_remote_code=trust)

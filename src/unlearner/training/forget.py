@@ -26,7 +26,7 @@ from unlearner.methods import Method
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
-from unlearner.training.loop import make_accelerator, train
+from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
 from unlearner.training.warnings import warn_truncated
 
 
@@ -56,16 +56,18 @@ def forget(config: ForgetConfig) -> ForgetResult:
     """Unlearn by `config`. A run cut short goes on where it stopped; a finished one is left as it is."""
     config = with_preset(config)
     config.check()
+    check_tracker(config)
     settings = resolved(config)
     check_output(config.output, "forget", settings)
     inputs = _read(config)
     config = replace(config, model=resolve_model(config.model))
-    model = load_model(config.model, trust_remote_code=config.trust_remote_code)
+    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
     reference = None
     if config.reference_model is not None and (inputs.method.reference_nll or inputs.method.kl_view):
-        reference = load_model(config.reference_model, trust_remote_code=config.trust_remote_code)
+        path = resolve_model(config.reference_model)
+        reference = load_model(path, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
     hashes = {
         "the forget set": records_hash(inputs.forget),
         "the retain set": records_hash(inputs.retain),

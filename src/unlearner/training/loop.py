@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.methods import Method
+from unlearner.modeling.load import uses_bf16
 from unlearner.modeling.reference import Reference
 from unlearner.modeling.scoring import Batch, RowWeights, score_views
 from unlearner.training import checkpoint
@@ -33,13 +35,21 @@ AtEpoch = Callable[[nn.Module, int], bool]
 
 def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
     """Devices, processes and precision as accelerate finds them."""
-    cuda = torch.cuda.is_available()
-    bf16 = options.precision == "bf16" or (options.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    bf16 = uses_bf16(options.precision)
     tracker = None if options.tracker == "none" else options.tracker
-    try:
-        return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder)
-    except ValueError as error:  # accelerate's word for a tracker that is not installed
-        raise UserError(f"tracker {tracker!r} cannot be used ({error}): pip install {tracker}.") from error
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder)
+
+
+def check_tracker(options: TrainOptions) -> None:
+    """Raises UserError for a tracker that is not installed; accelerate would only leave it out."""
+    if options.tracker != "none" and find_spec(options.tracker) is None:
+        raise UserError(f"--tracker {options.tracker} is not installed: pip install {options.tracker}.")
+
+
+def weights_dtype(options: TrainOptions) -> torch.dtype:
+    """In what the weights are kept: bf16 where asked for, and under a LoRA adapter, which itself stays in fp32."""
+    half = options.precision == "pure-bf16" or (options.lora and uses_bf16(options.precision))
+    return torch.bfloat16 if half else torch.float32
 
 
 def add_lora(model: Any, options: TrainOptions) -> Any:
