@@ -45,6 +45,10 @@ TEMPLATES = {
 }
 
 
+DOCUMENT = Template("document", "{question}")
+"""For plain text: what is given, and its continuation right behind it."""
+
+
 def find_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
     """The template called `name`: `auto` (the model's chat template if it has one, else plain), `chat`, or one of
     `TEMPLATES`. Raises UserError for any other name, or for `chat` where the tokenizer has no chat template."""

@@ -18,6 +18,9 @@ class EvalSet:
     generation_is_premise: bool = False
     """Entailment asks generation → reference (forget sets, real-world sets); otherwise reference → generation."""
 
+    documents: bool = False
+    """Plain documents cut in two: the first half stands as `question` and goes to the model as it is."""
+
     @property
     def is_forget(self) -> bool:
         return self.name == "forget"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from unlearner.data.prompts import Template, TokenTable, encode, encode_prompts, end_token_id
+from unlearner.data.prompts import DOCUMENT, Template, TokenTable, encode, encode_prompts, end_token_id
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation.examples import EvalSet, Example
@@ -58,6 +58,8 @@ def run_passes(
     found there are not computed again.
     """
     records = eval_set.records
+    if eval_set.documents:
+        template = DOCUMENT
     pairs = [(record.question, answer) for record in records for answer in variants(record)]
     sizes = [len(variants(record)) for record in records]
     table = encode(tokenizer, template, pairs, max_length, official=official)

@@ -1,8 +1,10 @@
 """From the evaluation sources of a command to evaluation sets (PAPER section 5)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from unlearner.config import EvalOptions, EvalSources
+from unlearner.console import warn
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records, select_task
 from unlearner.evaluation.examples import EvalSet
@@ -15,16 +17,38 @@ def load_sets(
     kept = slice(options.eval_limit)
     sets = []
     if forget:
-        sets.append(EvalSet("forget", tuple(forget), generation_is_premise=True))
+        sets.append(_made("forget", forget, generation_is_premise=True))
     if retain:
-        premise = options.entailment == "real-world"
-        sets.append(EvalSet("retain", tuple(retain)[kept], generation_is_premise=premise))
+        sets.append(_made("retain", retain[kept], generation_is_premise=options.entailment == "real-world"))
     for name in ("real_authors", "world_facts"):
         source = getattr(sources, name)
         if source is not None:
             records = load_records(source, sources.eval_columns)
             sets.append(EvalSet(name, tuple(records)[kept], short_answers=True))
     return sets
+
+
+def _made(name: str, records: Sequence[Record], *, generation_is_premise: bool) -> EvalSet:
+    questions = [record for record in records if record.question is not None]
+    if questions:
+        if len(questions) < len(records):
+            warn(
+                f"{len(records) - len(questions)} plain texts of the set {name} are not evaluated beside its questions"
+            )
+        return EvalSet(name, tuple(questions), generation_is_premise=generation_is_premise)
+    halves = tuple(_cut_in_two(record) for record in records)
+    return EvalSet(name, halves, generation_is_premise=generation_is_premise, documents=True)
+
+
+def _cut_in_two(document: Record) -> Record:
+    """A document as its first half, to be given, and its second, to be continued with: does the model know it by heart?
+
+    The measure of verbatim memory in MUSE (Shi et al. 2024, arXiv 2407.06460). The cut falls before a word.
+    """
+    text = document.answer
+    middle = text.find(" ", len(text) // 2)
+    cut = middle if 0 < middle < len(text.rstrip()) else len(text) // 2
+    return replace(document, question=text[:cut], answer=text[cut:])
 
 
 def load_forget(source: str, columns: Mapping[str, str], task: str | None) -> list[Record]:

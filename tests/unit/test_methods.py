@@ -1,0 +1,512 @@
+"""Every loss against a plain implementation on full logits and against numbers worked by hand; names, errors."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from unlearner import Method
+from unlearner.errors import UserError
+from unlearner.methods import FORGET, RETAIN, WHOLE, Losses, method_names
+from unlearner.methods.learn import Learn
+from unlearner.methods.me import ME
+from unlearner.modeling.scoring import Batch, RowWeights, ViewIndex, ViewScores, score_views
+
+Views = dict[str, dict[str, Tensor]]
+VIEWS = ("forget", "retain", "forget_refusal", "retain_refusal", "forget_mismatch")
+QUESTION = 4
+EOS = 1
+
+
+def make_view(
+    seed: int, lengths: tuple[int, ...], *, width: int | None = None, whole: bool = False
+) -> dict[str, Tensor]:
+    """Random rows of the given lengths as the official code makes them: right-padded with EOS, whose first copy is
+    labelled and lies outside the mask; `whole` labels every position, padding included."""
+    width = width or max(lengths) + 3
+    ids = torch.randint(3, 400, (len(lengths), width), generator=torch.Generator().manual_seed(seed))
+    labels, mask = ids.clone(), torch.ones_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, length:], mask[row, length:] = EOS, 0
+        labels[row] = ids[row]
+        labels[row, length + 1 :] = -100
+        labels[row, :QUESTION] = -100
+    return {"input_ids": ids, "labels": ids.clone() if whole else labels, "attention_mask": mask}
+
+
+def make_views(*, whole: bool = False) -> Views:
+    lengths = {
+        "forget": (9, 12, 7), "retain": (14, 8, 10), "forget_refusal": (6, 8, 8), "retain_refusal": (7, 9, 7),
+        "forget_mismatch": (11, 9, 13), "train": (9, 12, 7),
+    }  # fmt: skip
+    return {
+        name: make_view(seed, size, whole=whole and name == "forget")
+        for seed, (name, size) in enumerate(lengths.items())
+    }
+
+
+@pytest.fixture(scope="module")
+def models(tiny_llama: Callable[[], Any]) -> tuple[Any, Any]:
+    """A model and a reference some way from it, neither of them near uniform."""
+    made = []
+    for seed in (1, 2):
+        model = tiny_llama().eval()
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=0.25)
+        made.append(model)
+    return made[0], made[1]
+
+
+# ------------------------------------------------------------------------------------------------- plain implementation
+
+
+class Plain:
+    """The formulas of PAPER section 3 as they stand there, on the full logits of one view after another."""
+
+    def __init__(self, model: Any, reference: Any, views: Views, *, beta: float, official: bool = False) -> None:
+        self.model, self.reference, self.views, self.beta, self.official = model, reference, views, beta, official
+
+    def logits(self, name: str, model: Any = None) -> Tensor:
+        view = self.views[name]
+        return (model or self.model)(input_ids=view["input_ids"], attention_mask=view["attention_mask"]).logits
+
+    def labels(self, name: str) -> Tensor:
+        """(B, T−1) what position t predicts; by default nothing is asked of a padded position."""
+        view = self.views[name]
+        labels = view["labels"][:, 1:].clone()
+        if not self.official:
+            labels[view["attention_mask"][:, :-1] == 0] = -100
+        return labels
+
+    def ce(self, name: str) -> Tensor:
+        return cross_entropy(self.logits(name)[:, :-1].flatten(0, 1), self.labels(name).flatten(), ignore_index=-100)
+
+    def nll(self, name: str, model: Any = None) -> Tensor:
+        logits = self.logits(name, model)[:, :-1].transpose(1, 2)
+        return cross_entropy(logits, self.labels(name), ignore_index=-100, reduction="none").sum(-1)
+
+    def reference_nll(self, name: str) -> Tensor:
+        return self.nll(name, self.reference).detach()
+
+    def log_sigmoid(self, margin: Tensor) -> Tensor:
+        return torch.log(1 / (1 + torch.exp(-self.beta * margin)))
+
+    def ga(self) -> Tensor:
+        return -self.ce("forget")
+
+    def npo(self) -> Tensor:
+        return -2 / self.beta * self.log_sigmoid(self.nll("forget") - self.reference_nll("forget")).mean()
+
+    def me(self) -> Tensor:
+        p = torch.softmax(self.logits("forget")[:, :-1], dim=-1)[self.labels("forget") != -100]
+        uniform = 1 / p.shape[-1]
+        return (uniform * (math.log(uniform) - torch.log(p + 1e-12))).sum(-1).mean()
+
+    def me_paper(self) -> Tensor:
+        p = torch.softmax(self.logits("forget")[:, :-1], dim=-1)[self.labels("forget") != -100]
+        return (p * (torch.log(p) - math.log(1 / p.shape[-1]))).sum(-1).mean()
+
+    def dpo(self) -> Tensor:
+        ours = self.nll("forget") - self.nll("forget_refusal")
+        theirs = self.reference_nll("forget") - self.reference_nll("forget_refusal")
+        return -2 / self.beta * self.log_sigmoid(ours - theirs).mean()
+
+    def idk(self) -> Tensor:
+        return self.ce("forget_refusal")
+
+    def gd(self) -> Tensor:
+        return self.ce("retain")
+
+    def kl(self) -> Tensor:
+        q = torch.softmax(self.logits("retain", self.reference), dim=-1).detach()
+        p = torch.softmax(self.logits("retain"), dim=-1)
+        each = (q * (torch.log(q) - torch.log(p))).sum(-1)
+        return each.mean() if self.official else each[self.views["retain"]["attention_mask"] == 1].mean()
+
+    def ap(self) -> Tensor:
+        return -1 / self.beta * self.log_sigmoid(self.nll("retain_refusal") - self.nll("retain")).mean()
+
+    def llmu(self) -> Tensor:
+        return self.ce("forget_mismatch") + self.kl()
+
+
+def weighted(losses: Losses | tuple[Tensor, Tensor]) -> Tensor:
+    return 0.7 * losses[0] + 1.3 * losses[1]
+
+
+def gradient(model: Any, loss: Tensor) -> Tensor:
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+CASES: dict[str, tuple[Callable[[Plain], Tensor], Callable[[Plain], Tensor]]] = {
+    "GA+GD": (Plain.ga, Plain.gd),
+    "NPO+KL": (Plain.npo, Plain.kl),
+    "ME+KL": (Plain.me, Plain.kl),
+    "DPO+GD": (Plain.dpo, Plain.gd),
+    "IDK+AP": (Plain.idk, Plain.ap),
+    "LLMU": (Plain.ga, Plain.llmu),
+}
+
+
+@pytest.mark.parametrize("official", [False, True], ids=["default", "official"])
+@pytest.mark.parametrize("whole", [False, True], ids=["answers", "whole"])
+@pytest.mark.parametrize("beta", [0.1, 0.6])
+@pytest.mark.parametrize("name", CASES)
+def test_losses_and_gradients_are_those_of_the_plain_formulas(
+    name: str, beta: float, whole: bool, official: bool, models: tuple[Any, Any]
+) -> None:
+    model, reference = models
+    views = make_views(whole=whole)
+    method = Method.parse(name, beta=beta, official=official)
+    losses = method.losses(model, views, reference=reference)
+    ours = gradient(model, weighted(losses))
+    plain = Plain(model, reference, views, beta=beta, official=official)
+    expected = tuple(formula(plain) for formula in CASES[name])
+    assert losses.forget.item() == pytest.approx(expected[0].item(), rel=1e-5)
+    assert losses.retain.item() == pytest.approx(expected[1].item(), rel=1e-5)
+    theirs = gradient(model, weighted(expected))
+    assert torch.norm(ours - theirs) < 1e-4 * torch.norm(theirs)
+
+
+def test_me_in_the_papers_direction(models: tuple[Any, Any]) -> None:
+    model, reference = models
+    views = make_views(whole=True)
+    loss = Method.parse("ME", me_direction="model-to-uniform").losses(model, views).forget
+    ours = gradient(model, loss)
+    expected = Plain(model, reference, views, beta=1.0).me_paper()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    theirs = gradient(model, expected)
+    assert torch.norm(ours - theirs) < 1e-4 * torch.norm(theirs)
+
+
+def test_learn_is_cross_entropy(models: tuple[Any, Any]) -> None:
+    views = make_views()
+    loss = Method("finetune", Learn(), None).losses(models[0], views).forget
+    assert loss.item() == pytest.approx(Plain(models[0], None, views, beta=1.0).ce("train").item(), rel=1e-6)
+
+
+def test_the_reference_gets_no_gradient(models: tuple[Any, Any]) -> None:
+    model, reference = models
+    reference.zero_grad()
+    sum(Method.parse("DPO+KL").losses(model, make_views(), reference=reference)).backward()
+    assert all(p.grad is None for p in reference.parameters())
+
+
+# ----------------------------------------------------------------------------------------------- numbers worked by hand
+
+
+def scored(
+    logp: list[list[float]], reference_nll: list[float] | None = None, *, kind: str = "logp", vocabulary: int = 4
+) -> ViewScores:
+    """A view whose sequences have these scores, with the weights of plain means over tokens and over sequences."""
+    flat = [value for sequence in logp for value in sequence]
+    row = torch.tensor([i for i, sequence in enumerate(logp) for _ in sequence])
+    n, b = len(flat), len(logp)
+    nothing = torch.zeros(n, dtype=torch.int64)
+    index = ViewIndex(
+        first_row=0, rows=b, index=nothing, target=nothing, row=row, token_weight=torch.full((n,), 1 / n),
+        sequence_weight=torch.full((b,), 1 / b), kl_index=nothing, kl_weight=torch.full((n,), 1 / n),
+        reference_nll=None if reference_nll is None else torch.tensor(reference_nll),
+    )  # fmt: skip
+    return ViewScores(index, vocabulary, {kind: torch.tensor(flat)})
+
+
+# Two sequences with NLL 3 (two tokens) and 1 (one token); under the reference 1 and 2.
+FORGET_VIEW = scored([[-1.0, -2.0], [-1.0]], [1.0, 2.0])
+# NLL 1 and 4, under the reference 2 and 2.
+REFUSAL_VIEW = scored([[-0.5, -0.5], [-4.0]], [2.0, 2.0])
+UNIFORM = math.log(4)
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "by_hand"),
+    [
+        # −CE = −(1 + 2 + 1)/3
+        ("GA", {"forget": FORGET_VIEW}, -1.333333),
+        # margins 3 − 1 = 2, 1 − 2 = −1; log σ(0.2) = −0.598139, log σ(−0.1) = −0.744397; −20 · their mean
+        ("NPO", {"forget": FORGET_VIEW}, 13.425357),
+        # margins (3 − 1) − (1 − 2) = 3, (1 − 4) − (2 − 2) = −3; log σ(0.3) = −0.554355, log σ(−0.3) = −0.854355
+        ("DPO", {"forget": FORGET_VIEW, "forget_refusal": REFUSAL_VIEW}, 14.087104),
+        # (0.5 + 0.5 + 4)/3
+        ("IDK", {"forget_refusal": REFUSAL_VIEW}, 1.666667),
+        # (1/4) Σ log p of (1/2, 1/4, 1/8, 1/8) is −9/4 log 2, of the uniform −2 log 2; less log 4: log 2 · (1/4 + 0)/2
+        ("ME", {"forget": scored([[-2.25 * math.log(2), -UNIFORM]], kind="mean_logp")}, 0.0866434),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_forget_losses_by_hand(name: str, views: Mapping[str, ViewScores], by_hand: float) -> None:
+    losses = Method.parse(name, beta=0.1).combine(views)
+    assert losses.forget.item() == pytest.approx(by_hand, rel=1e-5)
+    assert losses.retain.item() == 0
+
+
+def test_me_in_the_papers_direction_by_hand() -> None:
+    """H(1/2, 1/4, 1/8, 1/8) = 1.75 bits, H(U) = 2 bits: KL(p‖U) is 0.25 and 0 bits."""
+    views = {"forget": scored([[1.75 * math.log(2), UNIFORM]], kind="entropy")}
+    assert ME("model-to-uniform")(views).item() == pytest.approx(0.0866434, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "by_hand"),
+    [
+        # (1 + 2 + 1)/3
+        ("GD", {"retain": FORGET_VIEW}, 1.333333),
+        # KL of (1/2, 1/4) at the one position and of nothing at the other
+        ("KL", {"retain": scored([[0.3, 0.0]], kind="kl")}, 0.15),
+        # margins 1 − 3 = −2, 4 − 1 = 3; log σ(−0.2) = −0.798139, log σ(0.3) = −0.554355; −10 · their mean
+        ("AP", {"retain": FORGET_VIEW, "retain_refusal": REFUSAL_VIEW}, 6.762471),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_retain_losses_by_hand(name: str, views: Mapping[str, ViewScores], by_hand: float) -> None:
+    losses = Method.parse(f"IDK+{name}", beta=0.1).combine({**views, "forget_refusal": REFUSAL_VIEW})
+    assert losses.forget.item() == pytest.approx(1.666667, rel=1e-5)
+    assert losses.retain.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_llmu_and_learn_by_hand() -> None:
+    """CE of the mismatch 5/3 plus KL 0.15; the forget side −4/3. Learning: CE 4/3."""
+    views = {"forget": FORGET_VIEW, "forget_mismatch": REFUSAL_VIEW, "retain": scored([[0.3, 0.0]], kind="kl")}
+    losses = Method.parse("LLMU").combine(views)
+    assert losses.forget.item() == pytest.approx(-1.333333, rel=1e-5)
+    assert losses.retain.item() == pytest.approx(1.816667, rel=1e-5)
+    assert Learn()({"train": FORGET_VIEW}).item() == pytest.approx(1.333333, rel=1e-5)
+
+
+def test_the_total_weighs_both_losses() -> None:
+    method = Method.parse("GA+GD", forget_coeff=0.5, retain_coeff=3.0)
+    assert method.total(method.combine({"forget": FORGET_VIEW, "retain": REFUSAL_VIEW})).item() == pytest.approx(
+        0.5 * -1.333333 + 3 * 1.666667, rel=1e-5
+    )
+
+
+def test_a_model_that_is_uniform_has_nothing_left_to_forget(tiny_llama: Callable[[], Any]) -> None:
+    """With zero output weights p = 1/400 everywhere: ME is 0, CE is log 400, DPO's and NPO's margin is 0."""
+    model = tiny_llama()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    views = make_views(whole=True)
+    for direction in ("uniform-to-model", "model-to-uniform"):
+        loss = Method.parse("ME", me_direction=direction).losses(model, views).forget
+        assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert Method.parse("GA").losses(model, views).forget.item() == pytest.approx(-5.991465, rel=1e-5)
+    for name in ("NPO", "DPO"):
+        loss = Method.parse(name, beta=0.1).losses(model, views, reference=model).forget
+        assert loss.item() == pytest.approx(13.862944, rel=1e-5)  # (2/0.1) log 2
+
+
+# -------------------------------------------------------------------------------------------- padding, order, splitting
+
+EVERY = [name for name in method_names() if "+" in name or name == "LLMU"]
+
+
+def more_padding(view: dict[str, Tensor], extra: int, *, label: int) -> dict[str, Tensor]:
+    fill = {"input_ids": EOS, "labels": label, "attention_mask": 0}
+    return {key: torch.nn.functional.pad(value, (0, extra), value=fill[key]) for key, value in view.items()}
+
+
+def same_losses(a: Losses, b: Losses) -> None:
+    assert a.forget.item() == pytest.approx(b.forget.item(), rel=1e-5)
+    assert a.retain.item() == pytest.approx(b.retain.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["answers", "whole"])
+@pytest.mark.parametrize("name", EVERY)
+def test_by_default_padding_never_counts(name: str, whole: bool, models: tuple[Any, Any]) -> None:
+    """Labels on padding, as ME's official batches have them, are no reason either."""
+    model, reference = models
+    method = Method.parse(name)
+    views = make_views(whole=whole)
+    wider = {
+        view: more_padding(value, 3 + 2 * i, label=EOS if whole and view == "forget" else -100)
+        for i, (view, value) in enumerate(views.items())
+    }
+    with torch.no_grad():
+        same_losses(method.losses(model, views, reference=reference), method.losses(model, wider, reference=reference))
+
+
+@pytest.mark.parametrize(("name", "moves"), [("ME+KL", (True, True)), ("NPO+GD", (False, False))])
+def test_officially_padding_counts_for_me_and_kl(name: str, moves: tuple[bool, bool], models: tuple[Any, Any]) -> None:
+    model, reference = models
+    method = Method.parse(name, official=True)
+    views = make_views(whole=method.forget.name == "ME")
+    wider = {
+        view: more_padding(value, 6, label=EOS if method.forget.name == "ME" and view == "forget" else -100)
+        for view, value in views.items()
+    }
+    with torch.no_grad():
+        before = method.losses(model, views, reference=reference)
+        after = method.losses(model, wider, reference=reference)
+    for a, b, moved in zip(before, after, moves, strict=True):
+        assert (a.item() != pytest.approx(b.item(), rel=1e-4)) == moved
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_default_is_official_where_nothing_is_padded(name: str, models: tuple[Any, Any]) -> None:
+    model, reference = models
+    views = {view: make_view(seed, (10, 10, 10), width=10, whole=view == "forget") for seed, view in enumerate(VIEWS)}
+    with torch.no_grad():
+        default = Method.parse(name).losses(model, views, reference=reference)
+        official = Method.parse(name, official=True).losses(model, views, reference=reference)
+    assert default.forget.item() == pytest.approx(official.forget.item(), rel=1e-6)
+    assert default.retain.item() == pytest.approx(official.retain.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_order_of_views_changes_nothing(name: str, models: tuple[Any, Any]) -> None:
+    model, reference = models
+    method = Method.parse(name)
+    views = make_views()
+    turned = dict(reversed(views.items()))
+    with torch.no_grad():
+        same_losses(method.losses(model, views, reference=reference), method.losses(model, turned, reference=reference))
+
+
+@pytest.mark.parametrize("name", ["GA+GD", "ME+GD", "IDK+AP"])
+def test_the_order_of_views_in_the_joined_batch_changes_nothing(name: str, models: tuple[Any, Any]) -> None:
+    method, views = Method.parse(name), make_views()
+    orders = list(method.needs), list(reversed(method.needs))
+    with torch.no_grad():
+        batches = [Batch.build({view: views[view] for view in order}) for order in orders]
+        a, b = (method.combine(score_views(models[0], batch, method.needs)) for batch in batches)
+    assert batches[0].views[orders[0][0]].first_row != batches[1].views[orders[0][0]].first_row
+    same_losses(a, b)
+
+
+@pytest.mark.parametrize("name", ["GA+GD", "ME+GD", "IDK+AP"])
+def test_splitting_a_batch_changes_nothing(name: str, models: tuple[Any, Any]) -> None:
+    """Rows carry their weights in the whole batch's means: the sum over any parts is the whole, gradient included."""
+    model, _ = models
+    method = Method.parse(name)
+    views = {view: make_views(whole=method.forget.name == "ME")[view] for view in method.needs}
+    whole = method.losses(model, views)
+    expected = gradient(model, weighted(whole))
+    tokens = {view: int(Plain(model, None, views, beta=1.0).labels(view).ne(-100).sum()) for view in views}
+    total = [0.0, 0.0]
+    model.zero_grad()
+    for rows in (slice(0, 1), slice(1, 3)):
+        part = {view: {key: value[rows] for key, value in tensors.items()} for view, tensors in views.items()}
+        count = len(part[next(iter(part))]["labels"])
+        weights = {
+            view: RowWeights(torch.full((count,), 1 / tokens[view]), torch.full((count,), 1 / 3), torch.zeros(count))
+            for view in views
+        }
+        losses = method.combine(score_views(model, Batch.build(part, weights=weights), method.needs))
+        weighted(losses).backward()
+        total = [a + b.item() for a, b in zip(total, losses, strict=True)]
+    assert total == pytest.approx([whole.forget.item(), whole.retain.item()], rel=1e-5)
+    got = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert torch.norm(got - expected) < 1e-5 * torch.norm(expected)
+
+
+# ----------------------------------------------------------------------------------------------------- names and errors
+
+
+def test_every_listed_name_parses_to_itself() -> None:
+    names = method_names()
+    assert len(names) == len(set(names)) == len(FORGET) * (1 + len(RETAIN)) + len(WHOLE) == 21
+    for name in names:
+        method = Method.parse(name)
+        assert method.name == name
+        assert Method.parse(name.lower()) == method
+        first, plus, second = name.partition("+")
+        if name not in WHOLE:
+            assert method.forget.name == first
+            assert (method.retain.name if plus else method.retain) == (second or None)
+
+
+def test_none_is_no_retain_loss() -> None:
+    assert Method.parse("ME+none") == Method.parse("ME")
+
+
+@pytest.mark.parametrize(
+    ("typo", "nearest"),
+    [("NPO+GDD", "NPO+GD"), ("ME+KK", "ME+KL"), ("IKD+AP", "IDK+AP"), ("ME + GD", "ME+GD"), ("LLM", "LLMU"),
+     ("GA+", "GA"), ("npo+lk", "NPO+KL")],
+)  # fmt: skip
+def test_a_typo_is_answered_with_the_nearest_name(typo: str, nearest: str) -> None:
+    with pytest.raises(UserError) as error:
+        Method.parse(typo)
+    assert str(error.value) == f"unknown method {typo!r}: did you mean {nearest!r}?"
+
+
+def test_a_name_like_no_other_is_answered_with_all() -> None:
+    with pytest.raises(UserError, match=r"unknown method 'forgetting': choose from .*ME\+GD.*NPO\+KL"):
+        Method.parse("forgetting")
+
+
+@pytest.mark.parametrize("name", ["LLMU+GD", "GD", "GD+ME", ""])
+def test_parts_in_the_wrong_place_are_unknown(name: str) -> None:
+    with pytest.raises(UserError, match="unknown method"):
+        Method.parse(name)
+
+
+@pytest.mark.parametrize("beta", [0, -0.1, math.nan])
+def test_beta_must_be_positive(beta: float) -> None:
+    with pytest.raises(UserError, match="beta must be positive"):
+        Method.parse("NPO", beta=beta)
+
+
+@pytest.mark.parametrize("coefficient", ["forget_coeff", "retain_coeff"])
+def test_coefficients_must_not_be_negative(coefficient: str) -> None:
+    with pytest.raises(UserError, match=f"must not be negative.*{coefficient} -1"):
+        Method.parse("ME+GD", **{coefficient: -1})
+    assert getattr(Method.parse("ME+GD", **{coefficient: 0}), coefficient) == 0
+
+
+def test_an_unknown_direction_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown ME direction 'uniform': did you mean 'uniform-to-model'"):
+        Method.parse("ME", me_direction="uniform")
+
+
+AP_NEEDS = {"retain": ("logp",), "retain_refusal": ("logp",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "reference", "targeted", "needs_retain", "mask_question"),
+    [
+        ("GA", {"forget": ("logp",)}, (), False, False, True),
+        ("ME+GD", {"forget": ("mean_logp",), "retain": ("logp",)}, (), False, True, False),
+        ("NPO+KL", {"forget": ("logp",), "retain": ("kl",)}, ("forget",), False, True, True),
+        ("DPO", {"forget": ("logp",), "forget_refusal": ("logp",)}, ("forget", "forget_refusal"), True, False, True),
+        ("IDK+AP", {"forget_refusal": ("logp",), **AP_NEEDS}, (), True, True, True),
+        ("GA+AP", {"forget": ("logp",), **AP_NEEDS}, (), True, True, True),
+        ("LLMU", {"forget": ("logp",), "forget_mismatch": ("logp",), "retain": ("kl",)}, (), False, True, True),
+    ],
+)  # fmt: skip
+def test_what_a_method_says_of_itself(
+    name: str, needs: dict[str, tuple[str, ...]], reference: tuple[str, ...], targeted: bool, needs_retain: bool,
+    mask_question: bool,
+) -> None:  # fmt: skip
+    method = Method.parse(name)
+    assert method.needs == needs
+    assert method.reference_nll == reference
+    assert method.kl_view == next((view for view, kinds in needs.items() if "kl" in kinds), None)
+    assert (method.targeted, method.needs_retain, method.mask_question) == (targeted, needs_retain, mask_question)
+
+
+def test_options_reach_their_losses() -> None:
+    method = Method.parse("NPO+AP", beta=0.7, forget_coeff=0.2, retain_coeff=3, official=True)
+    assert (method.forget.beta, method.retain.beta) == (0.7, 0.7)
+    assert (method.forget_coeff, method.retain_coeff, method.official) == (0.2, 3, True)
+    assert Method.parse("ME", me_direction="model-to-uniform").needs == {"forget": ("entropy",)}
+
+
+def test_a_missing_view_is_named(models: tuple[Any, Any]) -> None:
+    views = make_views()
+    del views["retain_refusal"]
+    with pytest.raises(UserError, match="IDK\\+AP needs the view 'retain_refusal'; given were forget, forget_mismatch"):
+        Method.parse("IDK+AP").losses(models[0], views)
+
+
+@pytest.mark.parametrize("name", ["NPO", "DPO", "GA+KL", "LLMU"])
+def test_a_missing_reference_is_asked_for(name: str, models: tuple[Any, Any]) -> None:
+    with pytest.raises(UserError, match=f"{name}.* needs a reference model".replace("+", r"\+")):
+        Method.parse(name).losses(models[0], make_views())
