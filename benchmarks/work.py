@@ -20,7 +20,7 @@ from unlearner.methods.learn import Learn
 from unlearner.modeling.new import new_model
 from unlearner.training.loop import make_accelerator, train
 
-MODEL = "new:hidden=256,layers=4,heads=4,vocabulary=2048"
+MODEL = "new:hidden=256,layers=4,heads=4,vocabulary=1600"
 TEMPLATE = TEMPLATES["llama2"]
 SHARED_TOFU = Path(__file__).resolve().parents[2] / "shared" / "data" / "tofu"
 BUILTIN_PEOPLE = "people=80,forget=4"

@@ -4,10 +4,10 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import tyro
 import yaml
@@ -47,9 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
         config_type, command = COMMANDS[name]
-        command() if config_type is None else command(parse(config_type, rest, f"unlearner {name}"))
+        if config_type is not None:
+            command(parse(config_type, rest, f"unlearner {name}"))
+        elif rest and rest[0] not in ("-h", "--help"):
+            raise UserError(f"unlearner {name} takes no options, so nothing is to follow it: leave out {rest[0]!r}.")
+        else:
+            command()
     except UserError as error:
-        console.print(f"error: {error}", markup=False, style="bold red", soft_wrap=True)
+        sentence = str(error).replace("\n", " ")  # what a library said may have come along
+        console.print(f"error: {sentence}", markup=False, style="bold red", soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         console.print(
@@ -61,12 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:
     """A config from command-line arguments, those of a `--config` YAML file first. Raises UserError."""
-    known = {_flag(f.name): f.name for f in fields(config_type)}
+    known = {_flag(f.name): f for f in fields(config_type)}
+    switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
     arguments = _with_file(known, list(arguments))
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in known and f"--{option[5:]}" not in known and option != "--help":
-            raise UserError(f"unknown option {option}: {did_you_mean(option, known)}")
+        if option.startswith("--") and option not in {*known, *switches, "--help"}:
+            raise UserError(f"unknown option {option}: {did_you_mean(option, [*known, '--config'])}")
     _check_required(config_type, arguments)
     heard = io.StringIO()
     try:
@@ -102,7 +109,7 @@ EXAMPLES = {
 }
 
 
-def _with_file(known: dict[str, str], arguments: list[str]) -> list[str]:
+def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[str]:
     """Arguments with those of the `--config` file put before them, so that the command line wins."""
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
@@ -116,7 +123,7 @@ def _with_file(known: dict[str, str], arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _file_arguments(file: Path, known: dict[str, str]) -> list[str]:
+def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -131,15 +138,21 @@ def _file_arguments(file: Path, known: dict[str, str]) -> list[str]:
     for key, value in values.items():
         flag = _flag(str(key))
         if flag not in known:
-            raise UserError(f"--config {file}: unknown option {key!r}, {did_you_mean(str(key), known.values())}")
-        if value is None or value == [] or value == {}:
+            names = [f.name for f in known.values()]
+            raise UserError(f"--config {file}: unknown option {key!r}, {did_you_mean(str(key), names)}")
+        option = known[flag]
+        if isinstance(value, dict | list) and get_origin(option.type) is not type(value):
+            raise UserError(f"--config {file}: {key} takes one value, not {value!r}.")
+        if (value is None and option.default in (None, MISSING)) or value in ([], {}):
             continue
-        if isinstance(value, bool):
+        if isinstance(value, bool) and option.type is bool:
             arguments.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, dict):
             arguments += [flag, *(str(part) for pair in value.items() for part in pair)]
+        elif isinstance(value, list):
+            arguments += [flag, *map(str, value)]
         else:
-            arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
+            arguments.append(f"{flag}={value}")  # so joined, a value may begin with a dash
     return arguments
 
 
@@ -156,19 +169,38 @@ def _check_required(config_type: type, arguments: Sequence[str]) -> None:
 
 
 def _sentence(box: str) -> str:
-    """The message inside one of tyro's boxes, on one line."""
-    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
-    message: list[str] = []
-    for line in lines[1:]:
-        if line.startswith("───"):
-            break
-        message.append(line)
-    text = re.sub(r"\s+", " ", " ".join(message)).strip() or box.strip()
+    """The message inside one of tyro's boxes, in one sentence."""
+    # Where the terminal knows no box characters, rules are dashes and the first line, the title, is underlined.
+    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()][1:]
+    rules = [not line.strip("─-") and "---" in line.replace("─", "-") for line in lines]
+    body = [line for i, line in enumerate(lines) if not any(rules[1 : i + 1]) and not rules[i]]
+    text = " ".join(" ".join(body).split()) or box.strip()
+    if choice := re.match(r"invalid choice '(.*?)' for argument '(--\S+)'\. Expected one of \((.*?),?\)", text):
+        options = [option.strip("' ") for option in choice[3].split(",")]
+        return f"{choice[2]} cannot be {choice[1]!r}: {did_you_mean(choice[1], options)}"
+    for pattern, sentence in SENTENCES.items():
+        if found := re.match(pattern, text):
+            return found.expand(sentence)
+    return text
+
+
+SENTENCES = {
     # An optional number is a union to tyro, which tells of every branch.
-    optional = re.match(
-        r"Error parsing (--\S+): no type matching \{None\}\|(\w+) could be instantiated from \['(.*?)'\]", text
-    )
-    return f"{optional[1]} must be of type {optional[2].lower()}, not {optional[3]!r}." if optional else text
+    r"Error parsing (--\S+): no type matching \{None\}\|INT could be instantiated from \[(.*?)\]": (
+        r"\1 must be a whole number, not \2."
+    ),
+    r"Error parsing (--\S+): no type matching \{None\}\|FLOAT could be instantiated from \[(.*?)\]": (
+        r"\1 must be a number, not \2."
+    ),
+    r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 must be a whole number, not \2.",
+    r"Error parsing (--\S+): could not convert string to float: (.*)": r"\1 must be a number, not \2.",
+    r"Error parsing (--\S+): Failed to parse key-value pairs": (
+        r"\1 takes pairs, our field and your column: \1 question prompt answer reply."
+    ),
+    r"Missing value for argument '(--\S+)'": r"\1 needs a value: see --help.",
+    r"Unrecognized options: (.*)": r"'\1' belongs to no option: every value follows the option it is for, see --help.",
+}
+"""What tyro says and how we say it."""
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -185,7 +217,7 @@ def _finetune(config: FinetuneConfig) -> None:
 
     model = finetune(config)
     console.print(f"The model is in {model}", markup=False, style="green", soft_wrap=True)
-    console.print(f"Next: unlearner forget --model {model} --forget ... --retain ... --output ...", markup=False)
+    console.print(f"Next: unlearner forget --model {model} --forget ... --retain ... --output ...", markup=False, soft_wrap=True)
 
 
 def _forget(config: ForgetConfig) -> None:

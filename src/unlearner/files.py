@@ -17,6 +17,10 @@ def cache_directory() -> Path:
     return Path(os.environ.get("UNLEARNER_CACHE") or Path.home() / ".cache" / "unlearner")
 
 
+NO_SPACE = ("No space left on device", "os error 28", "PytorchStreamWriter", "inline_container.cc")
+"""How the libraries' words for a full disk are known; torch says only which of its lines could not write."""
+
+
 @contextmanager
 def space_errors(path: Path) -> Iterator[None]:
     """Turn "no space left" and "permission denied" into one sentence that names the file."""
@@ -31,7 +35,7 @@ def space_errors(path: Path) -> Iterator[None]:
             raise UserError(f"not allowed to write {path}: choose another --output.") from error
         raise
     except Exception as error:  # safetensors and torch wrap the system's error in types of their own
-        if "No space left on device" in str(error) or "os error 28" in str(error):
+        if any(sign in str(error) for sign in NO_SPACE):
             raise UserError(
                 f"no space left on device while writing {path}: free some and repeat the command."
             ) from error
@@ -89,9 +93,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file or folder has one of the temporary names used here."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files and folders that a killed process left in `folder`."""
-    for leftover in folder.glob(".*.tmp"):
+    """Delete temporary files and folders that a killed process left in `folder`, however deep."""
+    for leftover in filter(is_leftover, list(folder.rglob(".*"))):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

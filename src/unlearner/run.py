@@ -7,6 +7,7 @@ of an uninterrupted one.
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 
 from unlearner.data.records import Record
 from unlearner.errors import UserError
-from unlearner.files import atomic_directory, remove_leftovers, write_json, write_text
+from unlearner.files import is_leftover, remove_leftovers, space_errors, write_json, write_text
 
 PACKAGES = ("unlearner", "torch", "transformers", "accelerate", "peft", "tokenizers", "sentence-transformers", "numpy")
 
@@ -28,12 +29,11 @@ def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bo
     Raises UserError where the directory holds another run, or files of any other kind. Writes nothing.
     """
     folder = Path(output)
-    if folder.is_file():
-        raise UserError(f"--output {folder} is a file: choose a directory.")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return False
+    _check_place(folder)
     about = folder / "run.json"
     if not about.is_file():
+        if not folder.is_dir() or all(is_leftover(path) for path in folder.iterdir()):
+            return False
         raise UserError(f"--output {folder} is not empty and holds no run of unlearner: choose another directory.")
     try:
         held = json.loads(about.read_text(encoding="utf-8"))
@@ -53,23 +53,39 @@ def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bo
 def open_run(output: str | Path, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> Path:
     """The run's directory, made if it is new. Raises UserError where it was begun with other data or another model."""
     folder = Path(output)
-    if not check_output(folder, command, config):
-        with atomic_directory(folder) as fresh:
-            write_text(fresh / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-            about = {
-                "command": command,
-                "config": config,
-                "hashes": hashes,
-                "versions": versions(),
-                "hardware": hardware(),
-            }
-            write_json(fresh / "run.json", about)
+    begun = check_output(folder, command, config)
+    with space_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
+    if not begun:
+        # First of all: from now on the directory is known as this run's.
+        about = {
+            "command": command,
+            "config": config,
+            "hashes": hashes,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        write_json(folder / "run.json", about)
+    if not (folder / "config.yaml").is_file():
+        write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     held = json.loads((folder / "run.json").read_text(encoding="utf-8"))["hashes"]
     changed = sorted(key for key in hashes if held.get(key) != hashes[key])
     if changed:
         raise UserError(f"--output {folder} was begun with other contents of {changed[0]}: choose another directory.")
     return folder
+
+
+def _check_place(folder: Path) -> None:
+    """Raises UserError where there cannot be such a directory: a file is in the way, or nobody may write there."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UserError(f"--output {folder} cannot be made, for {there} is a file: choose another directory.")
+        if there != folder and not os.access(there, os.W_OK):
+            raise UserError(f"--output {folder} cannot be made: {there} may not be written to; choose another directory.")
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise UserError(f"--output {folder} cannot be used ({error.strerror}): choose another directory.") from error
 
 
 def versions() -> dict[str, str]:

@@ -50,10 +50,9 @@ class Plan:
         return max(1, self.items // self.step_items)
 
     def epoch_ends(self) -> dict[int, int]:
-        """Step after which each whole epoch is done → epoch number, from 1; the last step ends the last epoch."""
-        whole = int(self.epochs)
-        ends = {min(-(-e * self.items // self.step_items), self.steps): e for e in range(1, whole + 1)}
-        ends[self.steps] = max(whole, 1)
+        """Step after which each epoch is done → epoch number, from 1; the last step ends the last, whole or not."""
+        ends = {min(-(-e * self.items // self.step_items), self.steps): e for e in range(1, int(self.epochs) + 1)}
+        ends[self.steps] = self.pass_count
         return ends
 
     def step(self, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -104,7 +104,7 @@ def _cached_encode(
 ) -> TokenTable:
     if cache is None or len(texts) < 2000:  # tokenised faster than looked up
         return encode(tokenizer, template, texts, max_length, official=official)
-    digest = hashlib.sha256(repr((template, max_length, official)).encode())
+    digest = hashlib.sha256(repr((template, max_length, official, tokenizer.eos_token_id)).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for question, answer in texts:
         digest.update(f"{question!r}\0{answer!r}\0".encode())

@@ -1,14 +1,18 @@
 """Load a causal language model and its tokenizer, from a directory or the Hugging Face hub; safetensors only."""
 
+import difflib
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from unlearner.errors import UserError, did_you_mean
+from unlearner.errors import UserError
 from unlearner.modeling.scoring import check_head
 
 transformers_logging.disable_progress_bar()  # its bars for loading and saving are over before they can be read
@@ -25,10 +29,13 @@ def uses_bf16(precision: str) -> bool:
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model. Raises UserError where there is none."""
     folder = _checked(model)
+    offline = folder is not None or _cache_only(model)
     if folder is not None and not any(folder.glob("tokenizer*")):
         raise UserError(f"{model} has no tokenizer: copy the original model's tokenizer.json there.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, trust_remote_code=trust_remote_code, local_files_only=offline
+        )
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
@@ -48,6 +55,7 @@ def load_model(
     Raises UserError where weights are missing or not safetensors, and for a model whose logits cannot be scored.
     """
     folder = _checked(model)
+    offline = folder is not None or _cache_only(model)
     adapter = folder is not None and (folder / "adapter_config.json").is_file()
     if folder is not None and not any(folder.glob("*.safetensors")):
         others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
@@ -58,22 +66,24 @@ def load_model(
             )
         raise UserError(f"{model} has no weights (*.safetensors): is it the right directory?")
     if adapter:
-        from peft import PeftConfig, PeftModel
-
-        base = PeftConfig.from_pretrained(model).base_model_name_or_path
-        loaded = load_model(base, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        return PeftModel.from_pretrained(loaded, model).eval()
+        return _load_adapter(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         made: Any = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
-        )
+            model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, local_files_only=offline,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
     except Exception as error:
         raise UserError(f"cannot load a causal language model from {model}: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     loaded, report = made
+    if report.get("mismatched_keys"):
+        raise UserError(
+            f"the weight {min(report['mismatched_keys'])[0]!r} of {model} has not the shape that its config.json says: "
+            "the two do not belong together."
+        )
     if report.get("missing_keys"):
         raise UserError(
             f"{model} lacks the weight {min(report['missing_keys'])!r}: its safetensors files are not whole."
@@ -83,8 +93,30 @@ def load_model(
     return loaded
 
 
+def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool) -> Any:
+    """The LoRA adapter in a directory, on its base model."""
+    from peft import PeftConfig, PeftModel
+
+    try:
+        base = PeftConfig.from_pretrained(model).base_model_name_or_path
+    except Exception as error:
+        raise UserError(f"{model}/adapter_config.json cannot be read: {_first_line(error)}") from error
+    if not base:
+        raise UserError(f"{model}/adapter_config.json names no base model: set base_model_name_or_path in it.")
+    try:
+        loaded = load_model(base, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    except UserError as error:
+        raise UserError(f"{model} is an adapter and its base model does not load: {error}") from error
+    try:
+        return PeftModel.from_pretrained(loaded, model).eval()
+    except Exception as error:
+        raise UserError(f"cannot load the adapter {model}: {_first_line(error)}") from error
+
+
 def _checked(model: str) -> Path | None:
     """The model's directory, None for a hub id."""
+    if not model:
+        raise UserError("--model is empty: give a directory or a hub id.")
     folder = Path(model)
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -92,11 +124,36 @@ def _checked(model: str) -> Path | None:
             hint = f": did you mean {folder / near[0]}?" if near else ": is it the right directory?"
             raise UserError(f"{model} has no config.json{hint}")
         return folder
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or folder.is_file():
-        siblings = [p.name for p in folder.parent.glob("*") if p.is_dir()] if folder.parent.is_dir() else []
-        hint = did_you_mean(folder.name, siblings) if siblings else "check the path."
-        raise UserError(f"there is no model directory {model}: {hint}")
+    if folder.is_file():
+        raise UserError(f"the model {model} is a file: give the directory that holds config.json and the weights.")
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise UserError(f"there is no model directory {model}: {_nearest(folder)}")
     return None
+
+
+@cache
+def _cache_only(model: str) -> bool:
+    """Whether a hub model must come from the cache alone. Raises UserError where it is not there either.
+
+    Asked once and briefly: without a network transformers would try again and again for most of a minute.
+    """
+    nowhere = f"there is no model directory {model}"
+    try:
+        HfApi().model_info(model, timeout=5)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(f"{nowhere}, nor such a model on the hub: {_nearest(Path(model))}") from error
+    except Exception as error:  # the hub's HTTP library has many words for having no network
+        if not isinstance(try_to_load_from_cache(model, "config.json"), str):
+            raise UserError(f"{nowhere}, and the hub cannot be reached: {_nearest(Path(model))}") from error
+        return True
+    return False
+
+
+def _nearest(folder: Path) -> str:
+    """The end of a sentence about a directory that is not there."""
+    siblings = [path.name for path in folder.parent.glob("*") if path.is_dir()]
+    near = difflib.get_close_matches(folder.name, siblings, n=1)
+    return f"did you mean {folder.with_name(near[0])}?" if near else "check the path."
 
 
 def _first_line(error: Exception) -> str:
@@ -105,12 +162,12 @@ def _first_line(error: Exception) -> str:
 
 
 def model_hash(model: str) -> str | None:
-    """sha256 over a model directory's weights and config, None for a hub id (whose revision tells as much)."""
+    """sha256 over a model directory's weights, config and tokenizer, None for a hub id (whose revision tells as much)."""
     folder = Path(model)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]):
+    for path in sorted({*folder.glob("*.safetensors"), *folder.glob("*config.json"), *folder.glob("tokenizer*")}):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):
