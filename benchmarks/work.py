@@ -20,7 +20,8 @@ from unlearner.methods.learn import Learn
 from unlearner.modeling.new import new_model
 from unlearner.training.loop import make_accelerator, train
 
-MODEL = "new:hidden=256,layers=4,heads=4,vocabulary=1600"
+import os
+MODEL = "new:"+os.environ.get("SPEC","hidden=192,layers=5,heads=4,vocabulary=4096")
 TEMPLATE = TEMPLATES["llama2"]
 SHARED_TOFU = Path(__file__).resolve().parents[2] / "shared" / "data" / "tofu"
 BUILTIN_PEOPLE = "people=80,forget=4"
@@ -70,5 +71,5 @@ def load_texts(tofu: Path | None) -> Texts:
 
 def tiny_model(texts: Texts) -> tuple[Any, Any]:
     """An untrained Llama of 3 to 4 million parameters and its tokenizer, learned from the texts."""
-    rows = (*texts.forget, *texts.retain[:1000])
+    rows = (*texts.forget, *texts.retain)
     return new_model(MODEL, [f"{r.question}\n {r.answer}" for r in rows], seed=0)

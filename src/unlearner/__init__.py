@@ -5,10 +5,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from unlearner.api import evaluate, finetune, forget
     from unlearner.methods import Method
 
-_HOME = {"Method": "unlearner.methods"}
-__all__ = ["Method", "__version__"]
+_HOME = {
+    "Method": "unlearner.methods",
+    "evaluate": "unlearner.api",
+    "finetune": "unlearner.api",
+    "forget": "unlearner.api",
+}
+__all__ = ["Method", "__version__", "evaluate", "finetune", "forget"]
 
 
 def __getattr__(name: str) -> Any:

@@ -217,7 +217,9 @@ def _finetune(config: FinetuneConfig) -> None:
 
     model = finetune(config)
     console.print(f"The model is in {model}", markup=False, style="green", soft_wrap=True)
-    console.print(f"Next: unlearner forget --model {model} --forget ... --retain ... --output ...", markup=False, soft_wrap=True)
+    console.print(
+        f"Next: unlearner forget --model {model} --forget ... --retain ... --output ...", markup=False, soft_wrap=True
+    )
 
 
 def _forget(config: ForgetConfig) -> None:

@@ -83,7 +83,7 @@ def _check_place(folder: Path) -> None:
         if not there.is_dir():
             raise UserError(f"--output {folder} cannot be made, for {there} is a file: choose another directory.")
         if there != folder and not os.access(there, os.W_OK):
-            raise UserError(f"--output {folder} cannot be made: {there} may not be written to; choose another directory.")
+            raise UserError(f"--output {folder} cannot be made, for nothing may be written in {there}: choose another.")
     except OSError as error:  # a name that is too long, or a folder that may not be looked into
         raise UserError(f"--output {folder} cannot be used ({error.strerror}): choose another directory.") from error
 
@@ -108,7 +108,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def records_hash(records: Iterable[Record]) -> str:
+def records_hash(records: Iterable[Record | str]) -> str:
     """sha256 over the rows' contents, wherever they came from."""
     digest = hashlib.sha256()
     for record in records:

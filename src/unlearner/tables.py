@@ -119,7 +119,7 @@ def print_metrics() -> None:
     for name, metric in METRICS.items():
         table.add_row(name, metric.formula, metric.source)
     table.add_row(
-        "model_utility", "harmonic mean of all metrics over all sets but forget; 0 if any is 0", "arXiv 2410.08109"
+        "model_utility", "harmonic mean of the six above over all sets but forget; 0 if any is 0", "arXiv 2410.08109"
     )
     table.add_row(
         "forget_efficacy", "1 − mean(rouge, probability, truth_ratio, cosine_similarity, entailment) on forget",

@@ -88,6 +88,13 @@ def test_generations(measured: tuple[list[Example], dict[str, list[Any]]]) -> No
     assert [entropy(e.generation_ids) for e in examples] == close(log["token_entropy"])
 
 
+def test_rouge_compares_with_the_answer_as_far_as_it_was_read(
+    measured: tuple[list[Example], dict[str, list[Any]]],
+) -> None:
+    examples, log = measured
+    assert [e.rouge_reference for e in examples] == [logged[2].strip() for logged in log["generated_text"]]
+
+
 def entropy(ids: tuple[int, ...]) -> float:
     counts = Counter(ids).values()
     return -sum(n / len(ids) * math.log2(n / len(ids)) for n in counts) / math.log2(len(ids)) if len(ids) > 1 else 0.0

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -482,9 +483,9 @@ def test_a_row_weighs_as_in_the_mean_of_micro_batch_means(official: bool) -> Non
     assert part.pad_to == pad_to
     for name, view in views.items():
         rows = view.rows[epochs, items]
-        for place, group in zip(part.places.tolist(), [range(p // 4 * 4, min(p // 4 * 4 + 4, 10)) for p in part.places],
-                                strict=True):  # fmt: skip
-            at = part.places.tolist().index(place)
+        for at, place in enumerate(part.places.tolist()):
+            first = place // 4 * 4
+            group = range(first, min(first + 4, 10))
             assert part.rows[name][at] == rows[place]
             labelled = sum(width - 1 if official and view.whole else view.labelled[rows[g]] for g in group)
             positions = sum(width if official else view.table.lengths[rows[g]] for g in group)
@@ -506,7 +507,7 @@ def test_every_place_is_in_one_forward_and_every_process_has_as_many(max_tokens:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("max_tokens", [90, 150, 400, 1000])
+@pytest.mark.parametrize("max_tokens", [60, 150, 400])
 def test_no_forward_exceeds_its_tokens(max_tokens: int, processes: int) -> None:
     """Rows · longest, both views together, unless a single item is that long."""
     plan = Plan(60, 1, 6, 5, 0)
@@ -518,8 +519,7 @@ def test_no_forward_exceeds_its_tokens(max_tokens: int, processes: int) -> None:
                 longest = max(view.table.lengths[part.rows[name]].max() for name, view in views.items())
                 assert len(part.places) * 2 * longest <= max_tokens or len(part.places) == 1
                 forwards += 1
-    whole = sum(len(share) for step in range(plan.steps) for share in spread(plan, views, step, 10**9, processes))
-    assert whole == plan.steps * processes < forwards
+    assert forwards > plan.steps * processes
 
 
 def test_rows_of_similar_length_share_a_forward() -> None:
@@ -530,7 +530,7 @@ def test_rows_of_similar_length_share_a_forward() -> None:
         longest = np.maximum(*(view.table.lengths[part.rows[name]] for name, view in views.items()))
         spans.append((longest.min(), longest.max()))
     assert len(spans) > 3
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 # -------------------------------------------------------------------------------------------------------------- padding
@@ -540,7 +540,10 @@ def three_rows(whole: bool = False) -> View:
     """`<s> q a EOS`, `<s> q q a a EOS`, and one that was cut: `<s> q a a a a`; EOS is 1, answers start at 2, 3, 2."""
     rows = [[0, 11, 21, 1], [0, 12, 13, 22, 23, 1], [0, 14, 24, 25, 26, 27]]
     table = TokenTable(
-        np.array(sum(rows, []), np.int32), np.array([0, 4, 10, 16]), np.array([2, 3, 2]), np.array([True, True, False])
+        np.array(list(chain(*rows)), np.int32),
+        np.array([0, 4, 10, 16]),
+        np.array([2, 3, 2]),
+        np.array([True, True, False]),
     )
     first = np.ones(3, np.int64) if whole else table.start.astype(np.int64)
     return View(table, np.arange(3)[None], first, whole)

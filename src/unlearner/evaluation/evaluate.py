@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,40 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearner.config import EvalOptions, EvaluateConfig, resolved
 from unlearner.console import note, progress_bar
-from unlearner.data.prompts import Template, find_template
+from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
 from unlearner.data.sources import load_records
+from unlearner.errors import UserError
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges, load_judges
-from unlearner.evaluation.passes import Store, run_passes
+from unlearner.evaluation.passes import Store, labelled_tokens, run_passes
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.evaluation.summary import per_example, summarise
-from unlearner.files import read_json, write_json, write_jsonl
+from unlearner.files import read_json, space_errors, write_json, write_jsonl
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.run import check_output, open_run, records_hash
 
 OFFICIAL_MAX_LENGTH = 200
+
+
+def max_length(options: EvalOptions, official: bool) -> int:
+    """Longest text that is scored, in tokens."""
+    return OFFICIAL_MAX_LENGTH if official else options.eval_max_length
+
+
+def check_answers(
+    tokenizer: PreTrainedTokenizerBase, template: Template, sets: Sequence[EvalSet], length: int, official: bool
+) -> None:
+    """Raises UserError for a question so long that nothing of its answer would be scored: before a run begins."""
+    for eval_set in sets:
+        pairs = [(record.question, record.answer) for record in eval_set.records]
+        prompt = DOCUMENT if eval_set.documents else template
+        labelled = labelled_tokens(encode(tokenizer, prompt, pairs, length, official=official))
+        if labelled.min() < 1:
+            row = int(labelled.argmin())
+            raise UserError(
+                f"--eval-max-length {length} leaves no token of the answer in row {row + 1} of the evaluation set "
+                f"{eval_set.name}: raise it, or leave out the row."
+            )
 
 
 def measure(
@@ -46,7 +69,8 @@ def measure(
     """
     summary_file = folder / "summary.json"
     if not summary_file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        with space_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         store = Store(folder / "passes.jsonl")
         rows: dict[str, list[dict[str, Any]]] = {}
         total = 2 * sum(len(s.records) for s in sets)
@@ -61,7 +85,7 @@ def measure(
                 with autocast() if autocast else nullcontext():
                     examples = run_passes(
                         model, tokenizer, template, eval_set,
-                        max_length=OFFICIAL_MAX_LENGTH if official else options.eval_max_length,
+                        max_length=max_length(options, official),
                         max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
                         generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
                     )  # fmt: skip
@@ -81,20 +105,21 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     config.check()
     settings = resolved(config)
     check_output(config.output, "evaluate", settings)
-    config.eval_columns = config.eval_columns or config.columns
+    config = replace(config, eval_columns=config.eval_columns or config.columns)
     forget = load_forget(config.forget, config.columns, config.task) if config.forget else []
     retain = load_records(config.retain, config.columns) if config.retain else []
     sets = load_sets(config, config, forget=forget, retain=retain)
     judges = load_judges(config.judge, config.embedding_model)
     path = path or config.model
+    tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
+    template = find_template(config.template, tokenizer)
+    check_answers(tokenizer, template, sets, max_length(config, config.official), config.official)
     model = load_model(
         path,
         dtype=torch.bfloat16 if uses_bf16(config.precision) else torch.float32,
         device="cuda" if torch.cuda.is_available() else "cpu",
         trust_remote_code=config.trust_remote_code,
     )
-    tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
-    template = find_template(config.template, tokenizer)
     hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
     folder = open_run(config.output, "evaluate", settings, hashes)
     note(judges.describe())

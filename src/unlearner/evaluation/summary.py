@@ -12,7 +12,8 @@ A row of `records.jsonl` (`per_example`), one per example:
 
 The summary (`summarise`):
 
-- `model_utility`: MU, harmonic mean of all metrics over all sets but `forget`, 0 if one is 0; null without such a set.
+- `model_utility`: MU, harmonic mean of the paper's six metrics over all sets but `forget`, 0 if one is 0; null without
+  such a set.
 - `model_utility_retain`: the same over the set `retain` alone; null without it.
 - `forget_efficacy`: FE, 1 − mean of rouge, probability, truth_ratio, cosine_similarity and entailment on the set
   `forget`; null without it.
@@ -42,6 +43,8 @@ from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics import METRICS
 
+MODEL_UTILITY = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
+"""The metrics of which MU is made; a metric added later is reported beside them and leaves MU as it is."""
 FORGET_EFFICACY = ("rouge", "probability", "truth_ratio", "cosine_similarity", "entailment")
 RESAMPLES = 2000
 
@@ -101,7 +104,7 @@ def summarise(
     summary: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
     for key, names in (("model_utility", utility), ("model_utility_retain", ["retain"])):
-        found = aggregate(names, list(METRICS))
+        found = aggregate(names, MODEL_UTILITY)
         summary[key] = harmonic_mean(found[0]) if found else None
         intervals[key] = _interval(_harmonic_means(found[1])) if found else None
     found = aggregate(["forget"], FORGET_EFFICACY)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -33,9 +34,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
     if folder is not None and not any(folder.glob("tokenizer*")):
         raise UserError(f"{model} has no tokenizer: copy the original model's tokenizer.json there.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model, trust_remote_code=trust_remote_code, local_files_only=offline
-        )
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code, local_files_only=offline)
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
@@ -65,6 +64,8 @@ def load_model(
                 "convert it with transformers' save_pretrained."
             )
         raise UserError(f"{model} has no weights (*.safetensors): is it the right directory?")
+    if folder is not None:
+        _check_whole(folder)
     if adapter:
         return _load_adapter(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     verbosity = transformers_logging.get_verbosity()
@@ -131,6 +132,16 @@ def _checked(model: str) -> Path | None:
     return None
 
 
+def _check_whole(folder: Path) -> None:
+    """Raises UserError for a weights file that was cut short; the libraries' messages do not name it."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except Exception as error:
+            raise UserError(f"{path} is broken or cut short ({_first_line(error)}): copy it again.") from error
+
+
 @cache
 def _cache_only(model: str) -> bool:
     """Whether a hub model must come from the cache alone. Raises UserError where it is not there either.
@@ -162,7 +173,7 @@ def _first_line(error: Exception) -> str:
 
 
 def model_hash(model: str) -> str | None:
-    """sha256 over a model directory's weights, config and tokenizer, None for a hub id (whose revision tells as much)."""
+    """sha256 over a model directory's weights, configs and tokenizer, None for a hub id (its revision tells it)."""
     folder = Path(model)
     if not folder.is_dir():
         return None

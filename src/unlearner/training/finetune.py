@@ -1,6 +1,7 @@
 """`unlearner finetune`: teach a model questions and answers."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from unlearner.data.pairs import Pairing, pair
 from unlearner.data.prompts import find_template
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
-from unlearner.data.views import build_views
+from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.files import cache_directory, write_json
 from unlearner.methods import Method
@@ -35,34 +36,62 @@ def finetune(config: FinetuneConfig) -> Path:
     if config.exclude is not None:
         excluded = {(r.question, r.answer) for r in load_records(config.exclude, config.columns)}
         kept = [r for r in records if (r.question, r.answer) not in excluded]
+        if not kept:
+            raise UserError(f"--exclude {config.exclude} leaves no row to learn: choose other --data.")
         note(f"{len(records) - len(kept)} of {len(records)} rows are left out by --exclude {config.exclude}")
         records = kept
-    if not records:
-        raise UserError(f"--exclude {config.exclude} leaves no row to learn.")
     model, tokenizer = _model(config, records)
     template = find_template(config.template, tokenizer)
-    hashes = {"data": records_hash(records), "model": model_hash(config.model)}
-    folder = open_run(config.output, "finetune", settings, hashes)
-    trained = folder / ("adapter" if config.lora and not config.merge else "model")
-    if (folder / "finished.json").is_file():
-        note(f"{folder} is finished already")
-        return trained
-
     plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
+    check_steps(plan)
     pairing: Pairing = pair(len(records), 0, 0)
     views = build_views(
         ["train"], records, [], [], [pairing], tokenizer, template,
         max_length=config.max_length, cache=cache_directory() / "tokens",
     )  # fmt: skip
+    check_room(views, config.max_length)
+    hashes = {"data": records_hash(records), "model": model_hash(config.model)}
+    accelerator = make_accelerator(config, Path(config.output))
+    if accelerator.is_main_process:
+        open_run(config.output, "finetune", settings, hashes)
+    accelerator.wait_for_everyone()
+    folder = Path(config.output)
+    trained = folder / ("adapter" if config.lora and not config.merge else "model")
+    if (folder / "finished.json").is_file():
+        note(f"{folder} is finished already")
+        return trained
+
     views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
     warn_truncated(views, config.max_length)
     method = Method("finetune", Learn(), None)
     accelerator = make_accelerator(config, folder)
-    train(model, tokenizer, method, views, plan, config, folder, accelerator=accelerator)
+    if not trained.is_dir():
+        train(model, tokenizer, method, views, plan, config, folder, accelerator=accelerator)
     if accelerator.is_main_process:
-        write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
     return trained
+
+
+def check_steps(plan: Plan) -> None:
+    """Raises UserError for a plan without a single step."""
+    if plan.steps < 1:
+        official = "; official mode leaves out what fills no whole step: lower --accumulation" if plan.official else ""
+        raise UserError(
+            f"{plan.items} rows in {plan.epochs:g} epochs make no step of {plan.step_items} rows: "
+            f"raise --epochs{official}."
+        )
+
+
+def check_room(views: Mapping[str, View], max_length: int) -> None:
+    """Raises UserError for rows so long that nothing of their answers would be trained."""
+    for name, view in views.items():
+        without = int((view.labelled < 1).sum())
+        if without:
+            raise UserError(
+                f"--max-length {max_length} leaves no token of the answer in {without} of {len(view.table)} {name} "
+                "rows: raise it, or leave out such rows."
+            )
 
 
 def _model(config: FinetuneConfig, records: list[Record]) -> tuple[Any, Any]:

@@ -15,17 +15,18 @@ from unlearner.data.prompts import Template, find_template
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import duplicates, load_records
-from unlearner.data.views import build_views
+from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
-from unlearner.evaluation.evaluate import measure
+from unlearner.evaluation.evaluate import check_answers, max_length, measure
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.sets import load_forget, load_sets
-from unlearner.files import cache_directory, read_json, write_json
+from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
+from unlearner.training.finetune import check_room, check_steps
 from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
 from unlearner.training.warnings import warn_truncated
 
@@ -61,9 +62,11 @@ def forget(config: ForgetConfig) -> ForgetResult:
     check_output(config.output, "forget", settings)
     inputs = _read(config)
     config = replace(config, model=resolve_model(config.model))
-    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
+    check_answers(tokenizer, template, inputs.sets, max_length(config, config.official), config.official)
+    plan, views = _plan(config, inputs, tokenizer, template)
+    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
     reference = None
     if config.reference_model is not None and (inputs.method.reference_nll or inputs.method.kl_view):
         path = resolve_model(config.reference_model)
@@ -74,6 +77,10 @@ def forget(config: ForgetConfig) -> ForgetResult:
         **{f"the evaluation set {s.name}": records_hash(s.records) for s in inputs.sets},
         "the model": model_hash(config.model),
     }
+    if config.refusals is not None:
+        hashes["the refusals"] = records_hash(inputs.refusals)
+    if config.reference_model is not None:
+        hashes["the reference model"] = model_hash(resolve_model(config.reference_model))
     accelerator = make_accelerator(config, Path(config.output))
     if accelerator.is_main_process:
         open_run(config.output, "forget", settings, hashes)
@@ -87,25 +94,6 @@ def forget(config: ForgetConfig) -> ForgetResult:
 
     model.to(accelerator.device)
     before = evaluations.measure(model, "before", "before")
-    plan = Plan(
-        len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
-    )
-    if plan.steps < 1:
-        raise UserError(
-            f"{len(inputs.forget)} forget rows in {config.epochs} epochs make no whole step of {plan.step_items} rows, "
-            "which official mode requires: lower --accumulation."
-        )
-    pairings = [
-        pair(
-            len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
-        )
-        for e in range(plan.pass_count)
-    ]
-    views = build_views(
-        list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
-        max_length=config.max_length, mask_question=inputs.method.mask_question, official=config.official,
-        cache=cache_directory() / "tokens",
-    )  # fmt: skip
     warn_truncated(views, config.max_length)
 
     def at_epoch(trained: nn.Module, epoch: int) -> bool:
@@ -120,11 +108,12 @@ def forget(config: ForgetConfig) -> ForgetResult:
             accelerator=accelerator, reference_model=reference, at_epoch=at_epoch,
         )  # fmt: skip
     else:  # trained to the end, then cut short while being evaluated
-        model = load_model(str(made)).to(accelerator.device)
+        trust = config.trust_remote_code
+        model = load_model(str(made), dtype=weights_dtype(config), trust_remote_code=trust).to(accelerator.device)
     after = evaluations.last(model)
     if accelerator.is_main_process:
-        write_json(folder / "finished.json", {"steps": plan.steps, "model": made.name})
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        write_json(folder / "finished.json", {"steps": plan.steps, "model": made.name})
     return ForgetResult(folder, made, before, after)
 
 
@@ -153,12 +142,34 @@ def _read(config: ForgetConfig) -> _Inputs:
     refusals = load_refusals(None if config.refusals is None else Path(config.refusals))
     if config.evaluate == "none":
         return _Inputs(forget, retain, refusals, [], None, method)
-    columns = config.eval_columns or config.columns
+    config = replace(config, eval_columns=config.eval_columns or config.columns)
+    columns = config.eval_columns
     forget_rows = load_forget(config.forget_eval, columns, config.task) if config.forget_eval else forget
     retain_rows = load_records(config.retain_eval, columns) if config.retain_eval else retain
     sets = load_sets(config, config, forget=forget_rows, retain=retain_rows)
     judges = load_judges(config.judge, config.embedding_model)
     return _Inputs(forget, retain, refusals, sets, judges, method)
+
+
+def _plan(config: ForgetConfig, inputs: _Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
+    """What is trained in which order. Raises UserError where that is nothing."""
+    plan = Plan(
+        len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
+    )
+    check_steps(plan)
+    pairings = [
+        pair(
+            len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
+        )
+        for e in range(plan.pass_count)
+    ]
+    views = build_views(
+        list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
+        max_length=config.max_length, mask_question=inputs.method.mask_question, official=config.official,
+        cache=cache_directory() / "tokens",
+    )  # fmt: skip
+    check_room(views, config.max_length)
+    return plan, views
 
 
 class _Evaluations:
@@ -194,7 +205,7 @@ class _Evaluations:
         epochs = sorted((self.folder / "epochs").glob("*/summary.json"), key=lambda file: int(file.parent.name))
         if epochs and self.accelerator.is_main_process:
             for name in ("records.jsonl", "summary.json"):
-                shutil.copyfile(epochs[-1].with_name(name), self.folder / name)
+                write_text(self.folder / name, epochs[-1].with_name(name).read_text(encoding="utf-8"))
         return self.measure(model, ".", "after")
 
     def stop(self, summary: Any, before: Any, epoch: int) -> bool:

@@ -1,0 +1,181 @@
+"""What the end-to-end tests share: a tiny model that the command line made itself, and ways to run commands."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearner.cli import main
+from unlearner.data.profiles import builtin
+from unlearner.data.records import Record
+
+TINY = "new:hidden=32,layers=2,heads=2,vocabulary=400"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """The data and the model that a run starts from."""
+
+    forget: Path
+    retain: Path
+    all: Path
+    model: Path
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Records as a user would write them: no field without a value."""
+    return [{name: value for name, value in asdict(r).items() if value not in (None, ())} for r in records]
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below `folder` with its bytes, None for a directory."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }  # fmt: skip
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every path below `folder` with its time of change and its size."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+    }  # fmt: skip
+
+
+def arguments(options: Mapping[str, Any]) -> list[str]:
+    """`{"lr": 1, "lora": True, "retain": None}` as it is typed: `--lr 1 --lora`."""
+    typed: list[str] = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        typed.append("--" + name.replace("_", "-"))
+        if value is not True:
+            typed += map(str, value) if isinstance(value, list | tuple) else [str(value)]
+    return typed
+
+
+def run(capfd: pytest.CaptureFixture[str], command: str, **options: Any) -> Ended:
+    """`unlearner COMMAND --option value ...` in this process."""
+    return run_arguments(capfd, [command, *arguments(options)])
+
+
+def run_arguments(capfd: pytest.CaptureFixture[str], typed: Sequence[str]) -> Ended:
+    capfd.readouterr()
+    code = 0
+    try:
+        main(typed)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
+    return Ended(code, *capfd.readouterr())
+
+
+@pytest.fixture(scope="package", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own, so that nothing of the user's is read or written."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARNER_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="package")
+def files(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Files:
+    """Six questions to forget, six to keep, and a tiny model that saw them for a few epochs."""
+    folder = tmp_path_factory.mktemp("files")
+    forget, retain = rows(builtin("forget")[:6]), rows(builtin("retain")[:6])
+    made = Files(
+        write_rows(folder / "forget.jsonl", forget),
+        write_rows(folder / "retain.jsonl", retain),
+        write_rows(folder / "all.jsonl", forget + retain),
+        folder / "taught" / "model",
+    )
+    options = {"model": TINY, "data": made.all, "output": made.model.parent, "lr": 3e-3, "epochs": 6}
+    main(["finetune", *arguments({**options, "batch_size": 4, "accumulation": 1})])
+    return made
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+# Importing torch takes longer than a tiny run: a server process does it once and forks for every command.
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "unlearner.demo", "sentence_transformers", "peft", "rouge_score.rouge_scorer",
+        "transformers.models.llama.modeling_llama", "transformers.models.bert.modeling_bert",
+    ]
+)  # fmt: skip
+
+@dataclass(frozen=True)
+class Moment:
+    """The `count`th file operation `event` (as Python's audit events call it) on a path that ends in `path`."""
+
+    event: str
+    path: str
+    count: int = 1
+
+
+def in_process(typed: Sequence[str], folder: Path, kill: Moment | None = None) -> int:
+    """Run a command in a process of its own; its exit code, −9 if it was killed.
+
+    What it says goes to `folder`/said.txt, and `folder`/cache is its cache.
+    """
+    environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
+    process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), kill))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the command hangs"
+    return process.exitcode
+
+
+def _command(typed: list[str], environment: dict[str, str], folder: str, kill: Moment | None) -> None:
+    os.environ.update(environment)
+    with (Path(folder) / "said.txt").open("a", buffering=1) as said:
+        sys.stdout = sys.stderr = said
+        if kill is not None:
+            sys.addaudithook(_killer(kill))
+        main(typed)
+
+
+def _killer(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook: Python tells it of every file operation before it is done. SIGKILL leaves no time to tidy up."""
+    seen = 0
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event != moment.event or not any(str(detail).endswith(moment.path) for detail in details[:2]):
+            return
+        seen += 1
+        if seen == moment.count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def start(typed: Sequence[str]) -> "subprocess.Popen[str]":
+    """`unlearner ...` as from a shell."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "unlearner", *typed], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )

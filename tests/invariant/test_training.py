@@ -1,0 +1,488 @@
+"""What must not change the result of a training run: forwards, accumulation, being killed, devices, how KL is had.
+
+Run as a script by `test_two_processes_train_as_one_does`, once in each process.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, PartialState
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unlearner import Method
+from unlearner.config import TrainOptions
+from unlearner.data.batches import Plan
+from unlearner.data.pairs import pair
+from unlearner.data.profiles import builtin
+from unlearner.data.prompts import TEMPLATES, TokenTable
+from unlearner.data.views import View, build_views
+from unlearner.errors import UserError
+from unlearner.methods.learn import Learn
+from unlearner.modeling.load import load_model
+from unlearner.modeling.new import new_model
+from unlearner.modeling.reference import Reference
+from unlearner.training import checkpoint, loop
+from unlearner.training.loop import add_lora, make_accelerator, train
+from unlearner.training.objective import Objective
+
+FORGET = builtin("forget", people=3, forget=1)
+RETAIN = builtin("retain", people=3, forget=1)
+REFUSALS = ["I do not know.", "That is beyond me.", "Sorry, I have no idea who that is."]
+MODEL, TOKENIZER = new_model(
+    "new:hidden=32,layers=2,heads=2,vocabulary=400", [f"{r.question}\n {r.answer}" for r in (*FORGET, *RETAIN)], seed=0
+)
+OPTIONS = TrainOptions(
+    model="", precision="fp32", max_length=64, lr=3e-3, epochs=3, batch_size=2, accumulation=2, log_every=100,
+    lora_dropout=0.3,
+)  # fmt: skip
+"""Ten forget rows in steps of four: eight steps, epochs that end within a step, and a last step of two rows."""
+
+
+def fresh_model(*, tied: bool = False, dtype: torch.dtype = torch.float32) -> Any:
+    """An untrained model whose predictions are far from uniform; always the same."""
+    model = copy.deepcopy(MODEL)
+    torch.manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.1)
+    if tied:
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+    return model.to(dtype)
+
+
+def plan_for(method: Method, options: TrainOptions) -> Plan:
+    return Plan(
+        len(FORGET), options.epochs, options.batch_size, options.accumulation, options.seed, official=method.official
+    )
+
+
+def views_for(method: Method, plan: Plan, options: TrainOptions) -> dict[str, View]:
+    mode: Any = "official" if method.official else "redrawn"
+    pairings = [pair(len(FORGET), len(RETAIN), len(REFUSALS), mode=mode, epoch=e) for e in range(plan.pass_count)]
+    return build_views(
+        list(method.needs), FORGET, RETAIN, REFUSALS, pairings, TOKENIZER, TEMPLATES["plain"],
+        max_length=options.max_length, mask_question=method.mask_question, official=method.official,
+    )  # fmt: skip
+
+
+def run(method: str | Method, folder: Path, *, model: Any = None, options: TrainOptions = OPTIONS, **more: Any) -> Any:
+    """Train a fresh model in `folder` by the real loop; returns it."""
+    if isinstance(method, str):
+        method = Method.parse(method, beta=0.1, forget_coeff=0.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = plan_for(method, options)
+    views = views_for(method, plan, options)
+    accelerator = make_accelerator(options, folder)
+    if model is None:
+        model = fresh_model()
+    return train(model, TOKENIZER, method, views, plan, options, folder, accelerator=accelerator, **more)
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+
+
+def assert_same_weights(a: nn.Module, b: nn.Module, *, atol: float) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def assert_moved(model: nn.Module) -> None:
+    """Or else all comparisons would hold of runs that train nothing."""
+    start = weights(fresh_model())
+    moved = [(weights(model)[name] - start[name]).abs().max().item() for name in start]
+    assert min(moved) > 1e-3
+
+
+# ---------------------------------------------------------------------------------------------- forwards, accumulation
+
+METHODS = ["ME+GD", "NPO+KL", "IDK+AP", "DPO+GD", "LLMU"]
+EXACT = 1e-12
+"""What float64 leaves of a difference in the order of sums; a loss weighed wrongly moves weights by more than 1e-5."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_max_tokens_changes_nothing(name: str, tmp_path: Path) -> None:
+    """A step in one forward, in a few, and row by row."""
+
+    def trained(max_tokens: int) -> Any:
+        options = replace(OPTIONS, max_tokens=max_tokens)
+        return run(name, tmp_path / str(max_tokens), model=fresh_model(dtype=torch.float64), options=options)
+
+    whole = trained(10**9)
+    assert_moved(whole)
+    for max_tokens in (200, 1):
+        assert_same_weights(whole, trained(max_tokens), atol=EXACT)
+        for a, b in zip(log_of(tmp_path / str(10**9)), log_of(tmp_path / str(max_tokens)), strict=True):
+            assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ME+GD", "NPO+KL", "IDK+AP"])
+def test_max_tokens_changes_nothing_in_float32_either(name: str, tmp_path: Path) -> None:
+    whole, parts = (run(name, tmp_path / str(n), options=replace(OPTIONS, max_tokens=n)) for n in (10**9, 1))
+    assert_same_weights(whole, parts, atol=1e-5)
+
+
+def test_max_tokens_changes_nothing_in_official_mode(tmp_path: Path) -> None:
+    """There padding counts, and must count alike in every forward."""
+    method = Method.parse("ME+KL", official=True)
+    whole, parts = (
+        run(
+            method, tmp_path / str(n), model=fresh_model(dtype=torch.float64), options=replace(OPTIONS, max_tokens=n),
+            reference_model=fresh_model(tied=True, dtype=torch.float64),
+        )
+        for n in (10**9, 1)
+    )  # fmt: skip
+    assert_moved(whole)
+    assert_same_weights(whole, parts, atol=EXACT)
+    assert len(log_of(tmp_path / "1")) == 30 // 4, "the rest of a last step is dropped"
+
+
+def equal_rows(items: int, length: int = 9, start: int = 4) -> View:
+    """Random rows of one length, with as many labels: where means of means are means."""
+    ids = np.random.default_rng(0).integers(3, 400, items * length, dtype=np.int32)
+    table = TokenTable(ids, np.arange(items + 1) * length, np.full(items, start, np.int32), np.ones(items, bool))
+    return View(table, np.tile(np.arange(items), (3, 1)), np.full(items, start))
+
+
+@pytest.mark.parametrize("name", ["ME+GD", "NPO+KL", "IDK+AP"])
+def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
+    """1 × 8, 2 × 4 and 8 × 1 rows a step, whatever is in one forward."""
+    trained = []
+    method = Method.parse(name)
+    views = {view: equal_rows(12) for view in method.needs}
+    for batch, accumulation, max_tokens in [(8, 1, 10**9), (1, 8, 1), (2, 4, 100)]:
+        options = replace(OPTIONS, batch_size=batch, accumulation=accumulation, max_tokens=max_tokens)
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        plan = Plan(12, options.epochs, batch, accumulation, seed=0)
+        accelerator = make_accelerator(options, folder)
+        model = fresh_model(dtype=torch.float64)
+        trained.append(train(model, TOKENIZER, method, views, plan, options, folder, accelerator=accelerator))
+    assert_moved(trained[0])
+    assert_same_weights(trained[0], trained[1], atol=EXACT)
+    assert_same_weights(trained[0], trained[2], atol=EXACT)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
+def test_gradient_checkpointing_changes_nothing(lora: bool, tmp_path: Path) -> None:
+    options = replace(OPTIONS, lora=lora, lora_dropout=0.0)
+    plain = run("NPO+KL", tmp_path / "plain", options=options)
+    recomputed = run("NPO+KL", tmp_path / "recomputed", options=replace(options, gradient_checkpointing=True))
+    assert_same_weights(plain, recomputed, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- schedule, log, files
+
+
+def test_the_learning_rate_warms_up_for_an_epoch_and_decays_to_zero(tmp_path: Path) -> None:
+    """Two whole steps an epoch, eight in all: 0, 1/2, then 6/6, 5/6 ... 1/6 of the peak."""
+    run("ME+GD", tmp_path)
+    rates = [row["lr"] / OPTIONS.lr for row in log_of(tmp_path)]
+    assert rates == pytest.approx([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+def test_the_log_has_a_line_a_step(tmp_path: Path) -> None:
+    run("ME+GD", tmp_path)
+    rows = log_of(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
+    for row in rows:
+        assert row["loss"] == pytest.approx(0.5 * row["forget"] + row["retain"], rel=1e-5)
+        assert row["grad_norm"] > 0
+
+
+def test_the_saved_model_is_the_returned_one(tmp_path: Path) -> None:
+    returned = run("ME+GD", tmp_path / "full")
+    assert_same_weights(load_model(str(tmp_path / "full" / "model")), returned.cpu(), atol=0)
+    tied = run("ME+GD", tmp_path / "tied", model=fresh_model(tied=True))
+    loaded = load_model(str(tmp_path / "tied" / "model"))
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert_same_weights(loaded, tied.cpu(), atol=0)
+
+
+def test_a_merged_adapter_predicts_as_the_adapter_does(tmp_path: Path) -> None:
+    ids = torch.arange(3, 40)[None]
+    options = replace(OPTIONS, lora=True, lora_dropout=0.0)
+    adapted = run("ME+GD", tmp_path / "adapter", options=options).cpu().eval()
+    run("ME+GD", tmp_path / "merged", options=replace(options, merge=True))
+    with torch.no_grad():
+        expected = adapted(input_ids=ids).logits
+        merged = load_model(str(tmp_path / "merged" / "model"))(input_ids=ids).logits
+        untouched = fresh_model()(input_ids=ids).logits
+    assert not (tmp_path / "merged" / "adapter").exists() and not (tmp_path / "adapter" / "model").exists()
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+    assert (merged - untouched).abs().max() > 0.01
+
+
+def test_learning_learns(tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=10, lr=1e-2)
+    run(Method("finetune", Learn(), None), tmp_path, options=options)
+    losses = [row["loss"] for row in log_of(tmp_path)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+# ------------------------------------------------------------------------------------------------------ killed, resumed
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at_epoch(number: int) -> Callable[[nn.Module, int], bool]:
+    def at_epoch(model: nn.Module, epoch: int) -> bool:
+        if epoch == number:
+            raise Killed
+        return False
+
+    return at_epoch
+
+
+KINDS: dict[str, tuple[str, Callable[[], Any], dict[str, Any]]] = {
+    "ME+GD": ("ME+GD", fresh_model, {}),
+    "IDK+AP, tied": ("IDK+AP", lambda: fresh_model(tied=True), {}),
+    "NPO+KL": ("NPO+KL", fresh_model, {}),
+    "NPO+KL, LoRA with dropout": ("NPO+KL", fresh_model, {"lora": True}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_goes_on_to_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after an epoch, and between epochs with log lines unwritten and a checkpoint half written."""
+    name, make, changed = KINDS[kind]
+    options = replace(OPTIONS, **changed)
+    whole = run(name, tmp_path / "whole", model=make(), options=options)
+    log = (tmp_path / "whole" / "log.jsonl").read_bytes()
+    assert len(log_of(tmp_path / "whole")) == 8
+
+    with pytest.raises(Killed):
+        run(name, tmp_path / "epoch", model=make(), options=options, at_epoch=killed_at_epoch(2))
+    assert [p.name for p in (tmp_path / "epoch" / "checkpoints").iterdir()] == ["step-000005"]
+    assert len(log_of(tmp_path / "epoch")) == 5
+    resumed = run(name, tmp_path / "epoch", model=make(), options=options)
+    assert_same_weights(resumed, whole, atol=0)
+    assert (tmp_path / "epoch" / "log.jsonl").read_bytes() == log
+
+    save = checkpoint.save
+
+    def save_and_die(accelerator: Any, folder: Path, step: int, keep: int) -> None:
+        if step < 6:
+            save(accelerator, folder, step, keep)
+            return
+        (folder / f".step-{step:06d}.tmp").mkdir()
+        (folder / f".step-{step:06d}.tmp" / "model.safetensors").write_bytes(b"half")
+        raise Killed
+
+    often = replace(options, save_every=2)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.checkpoint, "save", save_and_die)
+        run(name, tmp_path / "often", model=make(), options=often)
+    resumed = run(name, tmp_path / "often", model=make(), options=often)
+    assert_same_weights(resumed, whole, atol=0)
+    assert (tmp_path / "often" / "log.jsonl").read_bytes() == log
+    assert not list((tmp_path / "often" / "checkpoints").glob(".*"))
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_not_from_the_start(tmp_path: Path) -> None:
+    """The weights that are handed over the second time are not those that are trained."""
+    with pytest.raises(Killed):
+        run("ME+GD", tmp_path, at_epoch=killed_at_epoch(2))
+    other = fresh_model()
+    nn.init.zeros_(other.lm_head.weight)
+    resumed = run("ME+GD", tmp_path, model=other)
+    assert_same_weights(resumed, run("ME+GD", tmp_path / "whole"), atol=0)
+
+
+def test_checkpoints_are_few_and_with_lora_small(tmp_path: Path) -> None:
+    run("ME+GD", tmp_path / "full", options=replace(OPTIONS, save_every=1, keep_checkpoints=2))
+    assert sorted(p.name for p in (tmp_path / "full" / "checkpoints").iterdir()) == ["step-000006", "step-000007"]
+    run("ME+GD", tmp_path / "lora", options=replace(OPTIONS, lora=True, lora_rank=1))
+    size = sum(p.stat().st_size for p in (tmp_path / "lora" / "checkpoints").rglob("*.safetensors"))
+    assert 0 < size < 0.2 * sum(p.numel() * p.element_size() for p in MODEL.parameters())
+
+
+def test_at_epoch_sees_every_epoch_and_can_end_the_run(tmp_path: Path) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def at_epoch(model: nn.Module, epoch: int) -> bool:
+        seen.append((epoch, bool((weights(model)["lm_head.weight"] != weights(fresh_model())["lm_head.weight"]).any())))
+        return epoch == 2
+
+    stopped = run("ME+GD", tmp_path, at_epoch=at_epoch)
+    assert seen == [(1, True), (2, True)]
+    assert len(log_of(tmp_path)) == 5
+    assert_same_weights(load_model(str(tmp_path / "model")), stopped.cpu(), atol=0)
+
+
+# -------------------------------------------------------------------------------------------------------- not finite
+
+
+def test_a_run_that_diverges_names_its_step_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """Weights poisoned after step 5: found when the log is next written, and before a checkpoint is."""
+
+    def poison(model: nn.Module, epoch: int) -> bool:
+        if epoch == 2:
+            nn.init.constant_(model.lm_head.weight, torch.nan)
+        return False
+
+    with pytest.raises(UserError) as error:
+        run("ME+GD", tmp_path, at_epoch=poison)
+    last = tmp_path / "checkpoints" / "step-000005"
+    assert str(error.value).startswith("step 6: the loss is nan")
+    assert f"the last good state is {last}: try a lower --lr" in str(error.value)
+    assert [p.name for p in last.parent.iterdir()] == ["step-000005"]
+    assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "model").exists()
+    assert_same_weights(run("ME+GD", tmp_path), run("ME+GD", tmp_path / "healthy"), atol=0)
+
+
+def test_a_learning_rate_that_is_far_too_high_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^step \d: the loss is .*no checkpoint had been written yet: try a lower --lr"
+    ):
+        run("ME+GD", tmp_path, options=replace(OPTIONS, lr=1e30, warmup_epochs=0))
+    assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ reference
+
+
+def storage(*modules: nn.Module) -> int:
+    """Bytes of all weights and buffers, each memory once."""
+    tensors = chain.from_iterable((*module.parameters(), *module.buffers()) for module in modules)
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def test_with_lora_the_reference_is_no_second_copy() -> None:
+    model = add_lora(fresh_model(), OPTIONS)
+    reference = Reference.of(model)
+    objective = Objective(model, Method.parse("ME+KL"), reference)
+    assert not reference.holds_copy
+    assert storage(objective, reference.model) == storage(model) < 1.5 * storage(fresh_model())
+
+
+def test_without_lora_the_reference_is_a_frozen_copy() -> None:
+    model = fresh_model()
+    reference = Reference.of(model)
+    objective = Objective(model, Method.parse("ME+KL"), reference)
+    assert reference.holds_copy
+    assert storage(objective, reference.model) == pytest.approx(2 * storage(model), rel=0.01)
+    assert not any(p.requires_grad for p in reference.model.parameters())
+    assert len(list(objective.parameters())) == len(list(model.parameters())), "it is neither trained nor saved"
+    assert objective.state_dict().keys() == {f"model.{key}" for key in model.state_dict()}
+    before, head = reference.states(torch.arange(3, 9)[None], None)
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.5)
+    after, same_head = reference.states(torch.arange(3, 9)[None], None)
+    assert torch.equal(before, after) and torch.equal(head.weight, same_head.weight)
+
+
+def test_with_the_adapter_off_the_model_is_its_own_reference() -> None:
+    """Whatever the adapter holds, without dropout, and everything as it was afterwards."""
+    model = add_lora(fresh_model(), OPTIONS).train()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter)
+    ids = torch.arange(3, 23).reshape(2, 10)
+    states, _ = Reference.of(model).states(ids, torch.ones_like(ids))
+    expected = fresh_model().model(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(states, expected, rtol=0, atol=0)
+    assert not states.requires_grad
+    assert model.training and all(module.training for module in model.modules())
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    assert (model.get_base_model().model(input_ids=ids).last_hidden_state - expected).abs().max() > 0.1
+
+
+def test_kl_with_the_adapter_off_is_kl_with_an_explicit_copy(tmp_path: Path) -> None:
+    """Loss by loss along the run; with dropout in the adapter, which the reference must not feel."""
+    options = replace(OPTIONS, lora=True)
+    own = run("NPO+KL", tmp_path / "own", options=options)
+    copied = run("NPO+KL", tmp_path / "copy", options=options, reference_model=fresh_model())
+    rows = log_of(tmp_path / "own")
+    for a, b in zip(rows, log_of(tmp_path / "copy"), strict=True):
+        assert a == pytest.approx(b, rel=1e-6, abs=1e-6)
+    assert max(row["retain"] for row in rows) > 1e-4, "KL should have left 0"
+    assert_same_weights(own, copied, atol=1e-5)
+
+
+def test_another_reference_model_is_used_where_one_is_given(tmp_path: Path) -> None:
+    """NPO's first step: margin 0 with the model itself, (2/β) log 2; not so with another one."""
+    run("NPO+KL", tmp_path / "itself")
+    run("NPO+KL", tmp_path / "other", reference_model=fresh_model(tied=True))
+    itself, other = log_of(tmp_path / "itself")[0], log_of(tmp_path / "other")[0]
+    assert itself["forget"] == pytest.approx(13.862944, rel=1e-4)
+    assert itself["retain"] == pytest.approx(0, abs=1e-5)
+    assert other["forget"] != pytest.approx(13.862944, rel=1e-2)
+    assert other["retain"] > 0.1
+
+
+# -------------------------------------------------------------------------------------------------------- two processes
+
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ME+GD": ("ME+GD", {}),
+    "NPO+KL": ("NPO+KL", {"max_tokens": 200}),
+    "IDK+AP": ("IDK+AP", {"epochs": 2.5}),
+    "NPO+KL, LoRA": ("NPO+KL", {"lora": True, "lora_dropout": 0.0}),
+}
+"""The third leaves one row for the last step, and thus a process without any."""
+
+
+def train_all(folder: Path) -> None:
+    for place, (name, changed) in enumerate(RUNS.values()):
+        model = fresh_model(dtype=torch.float64)
+        run(name, folder / str(place), model=model, options=replace(OPTIONS, **changed))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2"]
+    train_all(tmp_path / "one")
+    for place, kind in enumerate(RUNS):
+        one, two = tmp_path / "one" / str(place), tmp_path / "two" / str(place)
+        for a, b in zip(log_of(one), log_of(two), strict=True):
+            assert a == pytest.approx(b, rel=1e-5, abs=1e-6), kind
+        (ours,), (theirs,) = (list(folder.glob("*/*.safetensors")) for folder in (one, two))
+        a, b = load_file(ours), load_file(theirs)
+        assert a.keys() == b.keys()
+        for name in a:
+            assert (a[name] - b[name]).abs().max() < EXACT, (kind, name)
+
+
+@pytest.mark.xfail(strict=True, reason="train calls accelerator.end_training, which takes the process group away")
+def test_the_processes_stay_joined_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`forget` evaluates when training is done, and there its processes wait for one another."""
+    ended: list[bool] = []
+    monkeypatch.setattr(PartialState, "destroy_process_group", lambda self, group=None: ended.append(True))
+    run("ME+GD", tmp_path, options=replace(OPTIONS, epochs=1))
+    assert not ended
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    Accelerator.end_training = lambda self: None  # type: ignore[method-assign]  # all runs share one process group
+    train_all(Path(sys.argv[1]))
+    if os.environ["RANK"] == "0":
+        print(torch.distributed.get_world_size())
