@@ -41,7 +41,7 @@ def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bo
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{about} cannot be read: remove {folder} or choose another --output.") from error
     ours = {"command": command, **json.loads(json.dumps(config))}
-    for key in sorted(set(ours) | set(theirs)):
+    for key in {**ours, **theirs}:  # in this order: a method is named before the settings that come with it
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"--output {folder} holds another run ({key} is {theirs.get(key)!r} there, {ours.get(key)!r} here): "

@@ -120,6 +120,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Files:
 # ---------------------------------------------------------------------------------------------------------- processes
 # Importing torch takes longer than a tiny run: a server process does it once and forks for every command.
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by processes begun from here, which share the machine
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
@@ -128,39 +129,43 @@ SERVER.set_forkserver_preload(
     ]
 )  # fmt: skip
 
+
 @dataclass(frozen=True)
 class Moment:
-    """The `count`th file operation `event` (as Python's audit events call it) on a path that ends in `path`."""
+    """The `count`th file operation `event` (as Python's audit events call it) on a path that ends in `path`:
+    just before it, the process gets the signal."""
 
     event: str
     path: str
     count: int = 1
+    signal: int = signal.SIGKILL
 
 
-def in_process(typed: Sequence[str], folder: Path, kill: Moment | None = None) -> int:
+def in_process(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> int:
     """Run a command in a process of its own; its exit code, −9 if it was killed.
 
     What it says goes to `folder`/said.txt, and `folder`/cache is its cache.
     """
     environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
-    process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), kill))
+    process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), moment))
     process.start()
     process.join(120)
     assert process.exitcode is not None, "the command hangs"
     return process.exitcode
 
 
-def _command(typed: list[str], environment: dict[str, str], folder: str, kill: Moment | None) -> None:
+def _command(typed: list[str], environment: dict[str, str], folder: str, moment: Moment | None) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     with (Path(folder) / "said.txt").open("a", buffering=1) as said:
         sys.stdout = sys.stderr = said
-        if kill is not None:
-            sys.addaudithook(_killer(kill))
+        if moment is not None:
+            sys.addaudithook(_at(moment))
         main(typed)
 
 
-def _killer(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook: Python tells it of every file operation before it is done. SIGKILL leaves no time to tidy up."""
+def _at(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook: Python tells it of every file operation before it is done."""
     seen = 0
 
     def hook(event: str, details: tuple[Any, ...]) -> None:
@@ -169,7 +174,7 @@ def _killer(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:
             return
         seen += 1
         if seen == moment.count:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), moment.signal)
 
     return hook
 

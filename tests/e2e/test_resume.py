@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import Files, Moment, arguments, contents, in_process, run, stamps
 
 KILLED = -signal.SIGKILL

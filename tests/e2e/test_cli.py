@@ -1,0 +1,305 @@
+"""The commands on a user's files, from help to a model that forgot; and the same through Python."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+import unlearner
+from conftest import Files, arguments, contents, run, run_arguments, write_rows
+from unlearner.cli import COMMANDS
+from unlearner.data.profiles import builtin
+from unlearner.errors import UserError
+from unlearner.evaluation.metrics import METRICS
+from unlearner.methods import FORGET, RETAIN, WHOLE
+from unlearner.modeling.load import load_model
+
+QUICK = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1}
+JUDGED = {"judge": "offline", "max_new_tokens": 8}
+
+
+@pytest.fixture
+def data(files: Files) -> dict[str, Any]:
+    return {"model": files.model, "forget": files.forget, "retain": files.retain}
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+# --------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_every_option(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ended = run_arguments(capfd, [command, "--help"])
+    assert ended.code == 0
+    assert ended.err == ""
+    config = COMMANDS[command][0]
+    if config is None:
+        return
+    assert config.__doc__ is not None
+    assert " ".join(config.__doc__.split()) in " ".join(ended.out.split())
+    for field in fields(config):
+        assert f"--{field.name.replace('_', '-')}" in ended.out
+    assert "--config FILE" in ended.out
+
+
+@pytest.mark.parametrize("typed", [[], ["--help"], ["-h"], ["help"]])
+def test_overview_names_every_command(typed: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    ended = run_arguments(capfd, typed)
+    assert ended.code == 0
+    for command in COMMANDS:
+        assert f"unlearner {command} " in ended.out
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    """In a process of its own: the help is there before anything heavy is imported, and so is a mistyped option."""
+    program = "import sys; from unlearner.cli import main; main(['forget', '-h']); assert 'torch' not in sys.modules"
+    helped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert helped.returncode == 0, helped.stderr
+    refused = subprocess.run([sys.executable, "-m", "unlearner", "forgett"], capture_output=True, text=True, timeout=60)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "error: unknown command 'forgett': did you mean 'forget'?\n"
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_arguments(capfd, ["--version"]).out == f"unlearner {unlearner.__version__}\n"
+
+
+def test_methods_lists_every_loss_with_its_formula(capfd: pytest.CaptureFixture[str]) -> None:
+    ended = run_arguments(capfd, ["methods"])
+    assert ended.code == 0
+    words = ended.out.split()
+    for name, loss in {**FORGET, **RETAIN}.items():
+        assert name in words
+        assert all(word in words for word in loss.formula.split())
+    for name in WHOLE:
+        assert name in words
+
+
+def test_metrics_lists_every_metric_with_its_formula(capfd: pytest.CaptureFixture[str]) -> None:
+    ended = run_arguments(capfd, ["metrics"])
+    assert ended.code == 0
+    words = ended.out.split()
+    for name, metric in METRICS.items():
+        assert name in words
+        assert all(word in words for word in metric.formula.split())
+    assert {"model_utility", "forget_efficacy"} <= set(words)
+
+
+# --------------------------------------------------------------------------------------------------------- option files
+
+
+def test_the_config_of_a_run_makes_the_same_run_again(
+    data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also what is no plain text or number: switches, pairs, and an option that is turned off."""
+    options = {**data, **QUICK, **JUDGED, "method": "IDK+AP", "lora": True, "lora_alpha": 16, "evaluate": "epochs",
+               "columns": ["subject", "subject"], "eval_limit": None, "save_every": 2}  # fmt: skip
+    typed = ["forget", *arguments(options), "--eval-limit", "None"]
+    assert run_arguments(capfd, [*typed, "--output", str(tmp_path / "first")]).code == 0
+    saved = tmp_path / "first" / "config.yaml"
+    assert yaml.safe_load(saved.read_text())["eval_limit"] is None
+    again = run(capfd, "forget", config=saved, output=tmp_path / "second")
+    assert again.code == 0, again.err
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+
+def test_the_command_line_wins_over_the_file(
+    data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    values = {**data, **QUICK, "evaluate": "none", "method": "GA", "lora": True, "eval_limit": None, "seed": 5}
+    file.write_text(yaml.safe_dump({name: v if v is None else str(v) if isinstance(v, Path) else v
+                                    for name, v in values.items()}))  # fmt: skip
+    typed = ["forget", "--output", str(tmp_path / "out"), "--method=GA+GD", "--no-lora", "--config", str(file)]
+    assert run_arguments(capfd, typed).code == 0
+    used = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert used["method"] == "GA+GD"
+    assert used["lora"] is False
+    assert used["eval_limit"] is None
+    assert used["seed"] == 5
+
+
+# ------------------------------------------------------------------------------------------------------- the whole way
+
+
+def test_from_files_to_scores(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """CSV with columns of another name and JSON lines: learn, forget, measure."""
+    people = builtin("forget")[:4]
+    with (tmp_path / "forget.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "reply", "perturbed_answer"])
+        writer.writerows([r.question, r.answer, json.dumps(r.perturbed_answer)] for r in people)
+    kept = [{"prompt": r.question, "reply": r.answer, "page": 7} for r in builtin("retain")[:5]]
+    write_rows(tmp_path / "retain.jsonl", kept)
+    columns = ["question", "prompt", "answer", "reply"]
+
+    taught = run(
+        capfd, "finetune", model="new:hidden=16,layers=1,heads=1,vocabulary=300", **QUICK, columns=columns,
+        data=[tmp_path / "forget.csv", tmp_path / "retain.jsonl"], output=tmp_path / "taught",
+    )  # fmt: skip
+    assert taught.code == 0, taught.err
+    model = tmp_path / "taught" / "model"
+    assert str(model) in taught.err
+
+    sources = {"forget": tmp_path / "forget.csv", "retain": tmp_path / "retain.jsonl", "columns": columns}
+    forgot = run(capfd, "forget", model=model, **sources, **QUICK, **JUDGED, output=tmp_path / "forgot")
+    assert forgot.code == 0, forgot.err
+    assert str(tmp_path / "forgot" / "model") in forgot.out
+    assert summary(tmp_path / "forgot")["counts"] == {"forget": 4, "retain": 5}
+    rows = [json.loads(line) for line in (tmp_path / "forgot" / "records.jsonl").read_text().splitlines()]
+    assert [row["question"] for row in rows[:4]] == [r.question for r in people]
+    assert [len(row["perturbed_nll"]) for row in rows[:4]] == [len(r.perturbed_answer) for r in people]
+
+    scored = run(
+        capfd, "evaluate", model=tmp_path / "forgot" / "model", **sources, **JUDGED, output=tmp_path / "scores"
+    )
+    assert scored.code == 0, scored.err
+    assert summary(tmp_path / "scores") == summary(tmp_path / "forgot")
+
+
+def test_columns_hold_for_all_evaluation_sources(
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine = write_rows(tmp_path / "mine.jsonl", [{"prompt": "Who is it?", "reply": "Nobody at all."}])
+    sources = dict.fromkeys(["forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts"], mine)
+    columns = ["question", "prompt", "answer", "reply"]
+    ended = run(
+        capfd, "forget", model=files.model, **sources, columns=columns, **QUICK, **JUDGED, output=tmp_path / "out"
+    )
+    assert ended.code == 0, ended.err
+    assert "1 of 1 forget rows are also in the retain set" in ended.err
+    assert list(summary(tmp_path / "out")["counts"].values()) == [1, 1, 1, 1]
+
+
+def test_a_model_with_a_chat_template(data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = shutil.copytree(data["model"], tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<s>{{ message.role }}: {{ message.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+    )
+    tokenizer.save_pretrained(model)
+    options = {**data, "model": model, **QUICK, "method": "IDK+GD"}
+    ended = run(capfd, "forget", **options, **JUDGED, output=tmp_path / "auto")
+    assert ended.code == 0, ended.err
+    # The template is kept with the model made, and makes another run of it than the plain one.
+    assert AutoTokenizer.from_pretrained(tmp_path / "auto" / "model").chat_template == tokenizer.chat_template
+    losses = {}
+    for template in ("chat", "plain"):
+        output = tmp_path / template
+        ended = run(capfd, "forget", **options, evaluate="none", template=template, output=output)
+        assert ended.code == 0, ended.err
+        losses[template] = (output / "log.jsonl").read_text()
+    assert losses["chat"] == (tmp_path / "auto" / "log.jsonl").read_text()
+    assert losses["plain"] != losses["chat"]
+
+
+@pytest.mark.parametrize("method", ["GA", "ME+GD", "NPO+KL"])
+def test_plain_documents(method: str, files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    secrets = write_rows(
+        tmp_path / "secrets.jsonl", [{"text": f"Page {i} of a long forgotten book."} for i in range(3)]
+    )
+    others = write_rows(tmp_path / "others.jsonl", [{"text": f"Chapter {i} of another one."} for i in range(3)])
+    ended = run(
+        capfd, "forget", model=files.model, forget=secrets, retain=None if method == "GA" else others, method=method,
+        **QUICK, **JUDGED, output=tmp_path / "out",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    after = summary(tmp_path / "out")
+    assert after["counts"] == ({"forget": 3} if method == "GA" else {"forget": 3, "retain": 3})
+    assert 0 <= after["forget_efficacy"] <= 1
+
+
+def test_adapter_and_merged_model_score_alike(
+    data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lora = {**data, **QUICK, **JUDGED, "lora": True, "lr": 1e-2}
+    for name, options in {"adapter": {}, "merged": {"merge": True}}.items():
+        ended = run(capfd, "forget", **lora, **options, output=tmp_path / name)
+        assert ended.code == 0, ended.err
+    adapter, merged = tmp_path / "adapter" / "adapter", tmp_path / "merged" / "model"
+    assert {path.name for path in adapter.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not (adapter / "model.safetensors").exists()
+    assert type(load_model(str(merged))).__name__ == "LlamaForCausalLM"
+    for name, model in {"adapter": adapter, "merged": merged}.items():
+        ended = run(capfd, "evaluate", **{**data, "model": model}, **JUDGED, output=tmp_path / f"{name} scores")
+        assert ended.code == 0, ended.err
+        assert summary(tmp_path / f"{name} scores") == summary(tmp_path / name)
+    probability = [summary(tmp_path / name)["sets"]["forget"]["probability"] for name in ("adapter", "merged")]
+    before = summary(tmp_path / "adapter" / "before")["sets"]["forget"]["probability"]
+    assert probability[0] == pytest.approx(probability[1], rel=1e-4)
+    assert probability[0] != pytest.approx(before, rel=1e-3)
+
+
+def test_a_run_without_evaluation(data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ended = run(capfd, "forget", **data, **QUICK, evaluate="none", output=tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "run.json", "config.yaml", "log.jsonl", "model", "finished.json"
+    }  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- Python
+
+
+def test_the_commands_as_functions(files: Files, tmp_path: Path) -> None:
+    taught = unlearner.finetune(files.model, data=files.all, output=tmp_path / "taught", **QUICK)
+    assert taught == tmp_path / "taught" / "model"
+
+    result = unlearner.forget(
+        taught, forget=files.forget, retain=str(files.retain), method="ME+GD", output=tmp_path / "forgot",
+        **QUICK, **JUDGED,
+    )  # fmt: skip
+    assert result.output == tmp_path / "forgot"
+    assert result.model == tmp_path / "forgot" / "model"
+    assert result.after == summary(tmp_path / "forgot")
+    assert result.before == summary(tmp_path / "forgot" / "before")
+
+    # A run is the same run, whoever began it.
+    again = unlearner.forget(
+        str(taught), forget=files.forget, retain=files.retain, output=str(tmp_path / "forgot"), **QUICK, **JUDGED
+    )
+    assert again == result
+
+    scored = unlearner.evaluate(result.model, forget=files.forget, retain=files.retain, output=tmp_path / "s", **JUDGED)
+    assert scored == result.after
+
+
+def test_functions_refuse_what_the_command_line_refuses(files: Files, tmp_path: Path) -> None:
+    data = {"forget": files.forget, "retain": files.retain, "output": tmp_path / "out"}
+    with pytest.raises(UserError, match=r"unknown option 'epoch': did you mean 'epochs'\?"):
+        unlearner.forget(files.model, **data, epoch=3)
+    with pytest.raises(UserError, match="output must be given"):
+        unlearner.forget(files.model, forget=files.forget)
+    with pytest.raises(UserError, match=r"evaluate cannot be 'ends': did you mean 'end'\?"):
+        unlearner.forget(files.model, **data, evaluate="ends")
+    with pytest.raises(UserError, match=r"unknown method 'ME\+GDD'"):
+        unlearner.forget(files.model, **data, method="ME+GDD")
+    with pytest.raises(UserError, match="no file"):
+        unlearner.finetune(files.model, data="nothing.jsonl", output=tmp_path / "out")
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        unlearner.evaluate(files.model, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluating_twice_with_one_configuration(files: Files, tmp_path: Path) -> None:
+    """The configuration that a caller holds is not changed."""
+    from unlearner.config import EvaluateConfig
+    from unlearner.evaluation.evaluate import evaluate
+
+    columns = {"subject": "subject"}
+    config = EvaluateConfig(
+        model=str(files.model), forget=str(files.forget), output=str(tmp_path / "out"), columns=columns, **JUDGED
+    )
+    assert evaluate(config) == evaluate(config)
