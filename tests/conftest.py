@@ -1,5 +1,10 @@
 """Shared by all tests: where the shared data lies, and tiny models that tests make themselves."""
 
+import os
+
+# Tiny models on one thread: threads that wait for one another on a busy machine take tens of times longer.
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in the processes that tests start
+
 import copy
 from collections.abc import Callable
 from pathlib import Path

@@ -23,6 +23,11 @@ class ModelOptions:
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
+    def check_model(self) -> None:
+        _positive(self, "max_length")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
+
 
 @dataclass(kw_only=True)
 class TrainOptions(ModelOptions):
@@ -164,9 +169,10 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
+        self.check_model()
         self.check_training()
         self.check_evaluation()
-        _positive(self, "beta", "max_length")
+        _positive(self, "beta")
         _not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
         for name in ("stop_forget_efficacy", "stop_utility_share"):
             value = getattr(self, name)
@@ -193,8 +199,8 @@ class FinetuneConfig(TrainOptions):
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
+        self.check_model()
         self.check_training()
-        _positive(self, "max_length")
         if not self.data:
             raise UserError("nothing to learn: give --data.")
 
@@ -218,6 +224,7 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
+        self.check_model()
         self.check_evaluation()
         if not any((self.forget, self.retain, self.real_authors, self.world_facts)):
             raise UserError("nothing to evaluate: give --forget, --retain, --real-authors or --world-facts.")

@@ -11,6 +11,7 @@ from unlearner.data.profiles import builtin
 from unlearner.data.refusals import is_refusal, load_refusals
 from unlearner.files import read_jsonl
 from unlearner.tables import out, print_summary
+from unlearner.training.builtin import one_thread
 from unlearner.training.forget import ForgetResult, forget
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -35,7 +36,8 @@ def demo(options: DemoConfig) -> dict[str, ForgetResult]:
     results = {}
     for method in SETTINGS:
         note(f"{method}: forgetting {len(builtin('forget'))} questions about 4 people")
-        results[method] = forget(config(method, options))
+        with one_thread():
+            results[method] = forget(config(method, options))
     before = next(iter(results.values())).before
     summaries = {"before": before} | {f"after {method}": result.after for method, result in results.items()}
     console = out()

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unlearner.cli import main
 from unlearner.data.profiles import builtin
@@ -92,16 +94,30 @@ def run_arguments(capfd: pytest.CaptureFixture[str], typed: Sequence[str]) -> En
     return Ended(code, *capfd.readouterr())
 
 
-@pytest.fixture(scope="package", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of our own, so that nothing of the user's is read or written."""
-    folder = tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.mktemp("cache")
+
+
+@contextmanager
+def surroundings(cache: Path) -> Iterator[None]:
+    """That cache, and one thread, as in the processes that the tests begin: models so small gain nothing by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNLEARNER_CACHE", str(folder))
-        yield folder
+        patch.setenv("UNLEARNER_CACHE", str(cache))
+        yield
+    torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(autouse=True)
+def _surroundings(cache: Path) -> Iterator[None]:
+    with surroundings(cache):
+        yield
+
+
+@pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Files:
     """Six questions to forget, six to keep, and a tiny model that saw them for a few epochs."""
     folder = tmp_path_factory.mktemp("files")
@@ -113,7 +129,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Files:
         folder / "taught" / "model",
     )
     options = {"model": TINY, "data": made.all, "output": made.model.parent, "lr": 3e-3, "epochs": 6}
-    main(["finetune", *arguments({**options, "batch_size": 4, "accumulation": 1})])
+    with surroundings(cache):
+        main(["finetune", *arguments({**options, "batch_size": 4, "accumulation": 1})])
     return made
 
 

@@ -78,7 +78,10 @@ def views_for(method: Method, plan: Plan, options: TrainOptions) -> dict[str, Vi
     )  # fmt: skip
 
 
-def run(method: str | Method, folder: Path, *, model: Any = None, options: TrainOptions = OPTIONS, **more: Any) -> Any:
+def run(
+    method: str | Method, folder: Path, *, model: Any = None, tokenizer: Any = TOKENIZER,
+    options: TrainOptions = OPTIONS, **more: Any,
+) -> Any:  # fmt: skip
     """Train a fresh model in `folder` by the real loop; returns it."""
     if isinstance(method, str):
         method = Method.parse(method, beta=0.1, forget_coeff=0.5)
@@ -88,7 +91,7 @@ def run(method: str | Method, folder: Path, *, model: Any = None, options: Train
     accelerator = make_accelerator(options, folder)
     if model is None:
         model = fresh_model()
-    return train(model, TOKENIZER, method, views, plan, options, folder, accelerator=accelerator, **more)
+    return train(model, tokenizer, method, views, plan, options, folder, accelerator=accelerator, **more)
 
 
 def log_of(folder: Path) -> list[dict[str, float]]:
@@ -210,6 +213,17 @@ def test_the_log_has_a_line_a_step(tmp_path: Path) -> None:
         assert row["grad_norm"] > 0
 
 
+def test_gradients_are_clipped_and_logged_as_they_were(tmp_path: Path) -> None:
+    """Clipped to next to nothing, below AdamW's ε, they move nothing; the log has their norm all the same."""
+    options = replace(OPTIONS, weight_decay=0.0)
+    free = run("ME+GD", tmp_path / "free", options=options)
+    clipped = run("ME+GD", tmp_path / "clipped", options=replace(options, clip=1e-14))
+    assert_same_weights(clipped, fresh_model(), atol=1e-6)
+    assert_moved(free)
+    norms = [log_of(tmp_path / name)[0]["grad_norm"] for name in ("free", "clipped")]
+    assert norms[0] == pytest.approx(norms[1]) and norms[0] > 0.1
+
+
 def test_the_saved_model_is_the_returned_one(tmp_path: Path) -> None:
     returned = run("ME+GD", tmp_path / "full")
     assert_same_weights(load_model(str(tmp_path / "full" / "model")), returned.cpu(), atol=0)
@@ -314,7 +328,9 @@ def test_a_run_goes_on_from_its_last_checkpoint_not_from_the_start(tmp_path: Pat
 def test_checkpoints_are_few_and_with_lora_small(tmp_path: Path) -> None:
     run("ME+GD", tmp_path / "full", options=replace(OPTIONS, save_every=1, keep_checkpoints=2))
     assert sorted(p.name for p in (tmp_path / "full" / "checkpoints").iterdir()) == ["step-000006", "step-000007"]
+    assert checkpoint.latest(tmp_path / "full" / "checkpoints")[0] == 7
     run("ME+GD", tmp_path / "lora", options=replace(OPTIONS, lora=True, lora_rank=1))
+    assert [p.name for p in (tmp_path / "lora" / "checkpoints").iterdir()] == ["step-000005"], "none of the last step"
     size = sum(p.stat().st_size for p in (tmp_path / "lora" / "checkpoints").rglob("*.safetensors"))
     assert 0 < size < 0.2 * sum(p.numel() * p.element_size() for p in MODEL.parameters())
 
@@ -412,6 +428,20 @@ def test_with_the_adapter_off_the_model_is_its_own_reference() -> None:
     assert (model.get_base_model().model(input_ids=ids).last_hidden_state - expected).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["copy", "adapter off"])
+def test_the_reference_is_asked_without_dropout(lora: bool) -> None:
+    """Neither the adapter's nor the model's own, while the model trains with it."""
+    model = fresh_model()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    model = (add_lora(model, OPTIONS) if lora else model).train()
+    ids = torch.arange(3, 43)[None]
+    states, _ = Reference.of(model).states(ids, None)
+    torch.testing.assert_close(states, fresh_model().eval().model(input_ids=ids).last_hidden_state)
+    body = model.get_base_model().model if lora else model.model
+    assert (body(input_ids=ids).last_hidden_state - states).abs().max() > 0.01
+
+
 def test_kl_with_the_adapter_off_is_kl_with_an_explicit_copy(tmp_path: Path) -> None:
     """Loss by loss along the run; with dropout in the adapter, which the reference must not feel."""
     options = replace(OPTIONS, lora=True)
@@ -471,13 +501,35 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             assert (a[name] - b[name]).abs().max() < EXACT, (kind, name)
 
 
-@pytest.mark.xfail(strict=True, reason="train calls accelerator.end_training, which takes the process group away")
+# ------------------------------------------------------------------------------------------------ found, not yet mended
+
+
 def test_the_processes_stay_joined_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`forget` evaluates when training is done, and there its processes wait for one another."""
     ended: list[bool] = []
     monkeypatch.setattr(PartialState, "destroy_process_group", lambda self, group=None: ended.append(True))
     run("ME+GD", tmp_path, options=replace(OPTIONS, epochs=1))
     assert not ended
+
+
+@pytest.mark.xfail(strict=True, reason="official mode pads with the tokenizer's own pad token where it has one")
+def test_officially_padding_is_eos(tmp_path: Path) -> None:
+    """PAPER section 2; it matters where padding counts, and not all tokenizers pad with EOS."""
+    method = Method.parse("ME+GD", official=True)
+    assert TOKENIZER.pad_token_id != TOKENIZER.eos_token_id
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.pad_token = tokenizer.eos_token
+    logs = []
+    for place, chosen in (("own", TOKENIZER), ("eos", tokenizer)):
+        run(method, tmp_path / place, tokenizer=chosen)
+        logs.append(log_of(tmp_path / place))
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="accelerate keeps the first run's precision for the process")
+def test_two_runs_of_one_process_may_differ_in_precision() -> None:
+    assert make_accelerator(OPTIONS).mixed_precision == "no"
+    assert make_accelerator(replace(OPTIONS, precision="bf16")).mixed_precision == "bf16"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def uses_bf16(precision: str) -> bool:
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model. Raises UserError where there is none."""
     folder = _checked(model)
-    offline = folder is not None or _cache_only(model)
+    offline = folder is None and _cache_only(model)
     if folder is not None and not any(folder.glob("tokenizer*")):
         raise UserError(f"{model} has no tokenizer: copy the original model's tokenizer.json there.")
     try:
@@ -54,7 +54,7 @@ def load_model(
     Raises UserError where weights are missing or not safetensors, and for a model whose logits cannot be scored.
     """
     folder = _checked(model)
-    offline = folder is not None or _cache_only(model)
+    offline = folder is None and _cache_only(model)
     adapter = folder is not None and (folder / "adapter_config.json").is_file()
     if folder is not None and not any(folder.glob("*.safetensors")):
         others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))

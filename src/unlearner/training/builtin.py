@@ -1,8 +1,12 @@
 """The built-in model: a tiny Llama that knows the built-in data by heart, made by the same `finetune` users call."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from unlearner.config import FinetuneConfig
 from unlearner.console import note
@@ -32,8 +36,21 @@ def builtin_model() -> Path:
     if not (folder / "finished.json").is_file():
         note(f"Teaching a tiny Llama the built-in data, once, in about a minute; it is kept in {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        finetune(recipe(str(folder)))
+        with one_thread():
+            finetune(recipe(str(folder)))
     return folder / "model"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for a model so small that more bring little: the same result whatever the number of cores, and no
+    threads that wait for one another where something else keeps a core busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def resolve_model(model: str) -> str:

@@ -163,7 +163,8 @@ def train(
     name = "adapter" if options.lora and not options.merge else "model"
     checkpoint.save_model(accelerator, wrapped, tokenizer, folder / name, merge=options.merge)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # end_training would also take down the process group, still needed
+        tracker.finish()
     return accelerator.unwrap_model(wrapped).model
 
 

@@ -1,0 +1,365 @@
+"""One self-contained HTML page from runs: everything the template shows, as plain values.
+
+Texts of models and files reach the page in two ways only: through jinja2's autoescape, and as JSON inside a script
+element of a type that no browser runs, from which report.js puts them into text nodes. A content security policy
+forbids every other script and every request, should either ever fail.
+"""
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from unlearner import __version__
+from unlearner.config import EvaluateConfig, ForgetConfig
+from unlearner.errors import UserError
+from unlearner.evaluation.judges import describe
+from unlearner.evaluation.metrics import METRICS
+from unlearner.files import space_errors, write_text
+from unlearner.report.figures import METRIC_TITLES, SET_TITLES, inline, pictures, save_figures, styles, swatch
+from unlearner.report.read import Column, Measurement, Question, Run, clean, columns, questions, short_model
+from unlearner.report.verdict import number_word, verdict
+
+MOST_DATA = 17_000_000
+"""Bytes that the list of questions may take; texts are cut to fit, so that a page stays under 20 MB."""
+CUTS = (4000, 2000, 1000, 500, 250, 120)
+GENERATOR = "unlearner report"
+EXAMPLES = {"forget": 3, "retain": 2}
+"""How many questions of a set are shown in full; of several runs one less."""
+SHOWN = 280
+"""Characters of an example's answer; the list has all of it."""
+SHORT_TITLES = {
+    "rouge": "ROUGE", "probability": "Prob.", "truth_ratio": "Truth", "token_entropy": "Entropy",
+    "cosine_similarity": "Cosine", "entailment": "Entailed",
+}  # fmt: skip
+"""The metrics' names over narrow columns."""
+CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig}
+
+
+def write_page(runs: Sequence[Run], output: Path) -> Path:
+    """The page about `runs`, and `figures/` beside it; an existing file is replaced only where it is a report."""
+    output = Path(output)
+    if output.is_dir():
+        raise UserError(f"--output {output} is a directory: give the name of a file, such as {output / 'report.html'}.")
+    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
+        raise UserError(f"--output {output} is there already and is no report: choose another name.")
+    page = render(runs)
+    with space_errors(output):
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"--output {output} cannot be made, for a file is in the way: choose another.") from error
+    save_figures(runs, output.parent / "figures")
+    write_text(output, page)
+    return output
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as text; the same runs give the same text."""
+    here = Path(__file__).parent
+    script = (here / "report.js").read_text(encoding="utf-8")
+    looks = styles(runs)
+    swatches = [Markup(swatch(look, f"s{place}")) for place, look in enumerate(looks)]
+    found = columns(runs)
+    listed = questions(found)
+    environment = Environment(
+        loader=PackageLoader("unlearner.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    data, notes = _data(listed, found)
+    return environment.get_template("report.html.jinja").render(
+        generator=f"{GENERATOR} {__version__}",
+        style=Markup((here / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=_title(runs), about=_about(runs), verdict=verdict(runs), runs=runs,
+        missing=[(run.label, sentence) for run in runs for sentence in run.missing],
+        glance=_glance(found, runs), shares=any(run.utility_share is not None for run in runs), columns=found,
+        swatches=swatches, tables=_tables(found, runs),
+        examples=_examples(listed, found),
+        pictures=_drawn(runs), metrics=[(METRIC_TITLES.get(n, n), m.formula, m.source) for n, m in METRICS.items()],
+        list_notes=notes, count=len(listed), sets=list(dict.fromkeys((q.set, _set_title(q.set)) for q in listed)),
+        after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],
+        outcomes=any(c.before is not None for c in found),
+        metric_titles=[(METRIC_TITLES.get(n, n), SHORT_TITLES.get(n, n)) for n in METRICS],
+        data=Markup(data), commands=[(r.label, _command(r)) for r in runs if r.config], provenance=_provenance(runs),
+        settings=[(r.label, _yaml(r.config)) for r in runs if r.config],
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ headings
+
+
+def _title(runs: Sequence[Run]) -> str:
+    forgets = [run for run in runs if run.command == "forget"]
+    if len(runs) > 1:
+        what = "unlearning runs" if len(forgets) == len(runs) else "runs" if forgets else "evaluations"
+        return f"{number_word(len(runs)).capitalize()} {what} compared"
+    return f"Unlearning by {runs[0].label}" if forgets else f"Evaluation of {runs[0].label}"
+
+
+def _about(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What the page is about: model, sources, judge; several values side by side where runs differ."""
+    rows = []
+    for title, key in (("Model", "model"), ("Forget set", "forget"), ("Retain set", "retain")):
+        values = dict.fromkeys(_named(run, key) for run in runs)
+        values.pop("", None)
+        if values and not (key == "model" and all(run.command == "evaluate" for run in runs)):
+            rows.append((title, _few(list(values))))
+    counts: dict[str, None] = {}
+    for run in runs:
+        for measured in (run.after or run.before,):
+            if measured is not None:
+                counts[", ".join(f"{measured.count(s)} {_set_title(s).lower()}" for s in measured.sets)] = None
+    if counts:
+        rows.append(("Questions", _few(list(counts))))
+    judges = dict.fromkeys(describe(*j) for run in runs for m in (run.before, run.after) if m and (j := _judge(m)))
+    if judges:
+        rows.append(("Judges", _few([j.removeprefix("Judge: ").partition(". Not")[0] for j in judges])))
+    return rows
+
+
+def _named(run: Run, key: str) -> str:
+    value = run.config.get(key)
+    return "" if value is None else clean(short_model(value) if key == "model" else str(value))
+
+
+def _few(values: list[str]) -> str:
+    return "; ".join(values[:3]) + (f"; and {len(values) - 3} more" if len(values) > 3 else "")
+
+
+def _judge(measured: Measurement) -> tuple[str, str] | None:
+    found = measured.summary.get("embedding_model"), measured.summary.get("judge")
+    return None if None in found else found  # type: ignore[return-value]
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def _glance(found: Sequence[Column], runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row an evaluation: what is still answered, MU and FE with intervals, and the share of utility kept."""
+    rows = []
+    for column in found:
+        right = column.measured.right("forget")
+        share = runs[column.run].utility_share if column.kind == "after" else None
+        rows.append(
+            {
+                "label": _long_label(column, runs),
+                "run": None if column.kind == "before" else column.run,
+                "right": "–" if right is None else f"{right} of {column.measured.count('forget')}",
+                "efficacy": _cell(column.measured, "forget_efficacy"),
+                "utility": _cell(column.measured, "model_utility"),
+                "share": "" if column.kind != "after" else "–" if share is None else f"{share:.0%}",
+            }
+        )
+    return rows
+
+
+def _tables(found: Sequence[Column], runs: Sequence[Run]) -> dict[str, Any]:
+    """All figures: a group a set, a row a metric, a column an evaluation."""
+    groups = []
+    for name in dict.fromkeys(name for column in found for name in column.measured.sets):
+        count = dict.fromkeys(column.measured.count(name) for column in found if name in column.measured.sets)
+        goal = "low is forgotten" if name == "forget" else "to stay as it was"
+        heading = f"{_set_title(name)}, {' or '.join(map(str, count))} questions, {goal}"
+        rows = [(METRIC_TITLES.get(m, m), [_cell(column.measured, f"{name}.{m}") for column in found]) for m in METRICS]
+        groups.append((heading, rows))
+    totals = [
+        (title, [_cell(column.measured, key) for column in found])
+        for title, key in (
+            ("Forget efficacy", "forget_efficacy"), ("Model utility", "model_utility"),
+            ("Model utility, retain set alone", "model_utility_retain"),
+        )
+        if any(column.measured.figure(key) is not None for column in found)
+    ]  # fmt: skip
+    return {
+        "heads": [_long_label(column, runs) for column in found],
+        "groups": [("All sets together", totals), *groups],
+    }
+
+
+def _long_label(column: Column, runs: Sequence[Run]) -> str:
+    if column.kind == "after" and len(runs) == 1:
+        return f"after {runs[0].label}"
+    return column.label
+
+
+def _cell(measured: Measurement, key: str) -> tuple[str, str]:
+    value, interval = measured.figure(key), measured.interval(key)
+    if value is None:
+        return ("–", "")
+    return (f"{value:.3f}", "" if interval is None else f"{interval[0]:.2f}–{interval[1]:.2f}")
+
+
+def _set_title(name: str) -> str:
+    return SET_TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def _drawn(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    return [
+        {
+            "picture": picture,
+            "tiles": [
+                (
+                    Markup(inline(tile, f"{picture.name}-{number}")),
+                    tile.narrow and Markup(inline(tile.narrow, f"{picture.name}-{number}n")),
+                )
+                for number, tile in enumerate(picture.tiles)
+            ],
+            "legend": [place for place, run in enumerate(runs) if run.epochs] if picture.legend else [],
+        }
+        for picture in pictures(runs)
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- questions
+
+
+def _examples(listed: Sequence[Question], found: Sequence[Column]) -> list[dict[str, Any]]:
+    """A few questions of a set, evenly spaced: chosen by their place, not by how they came out.
+
+    Equal answers stand together, under all their names.
+    """
+    chosen = []
+    several = sum(column.kind != "before" for column in found) > 1
+    for name, number in EXAMPLES.items():
+        rows = [question for question in listed if question.set == name]
+        number = min(number - several, len(rows))
+        for place in range(number):
+            question = rows[place * len(rows) // number]
+            answers: dict[str, list[tuple[str, int | None]]] = {_plain_text(question.answer): [("reference", None)]}
+            for column, text in zip(found, question.generations, strict=True):
+                if text is not None:
+                    run = column.run if several and column.kind != "before" else None
+                    answers.setdefault(_plain_text(text), []).append((column.label, run))
+            chosen.append(
+                {
+                    "set": _set_title(name),
+                    "question": _shortened(question.question),
+                    "answers": [(names, _shortened(text)) for text, names in answers.items()],
+                }
+            )
+    return chosen
+
+
+def _plain_text(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shortened(text: str) -> str:
+    text = _plain_text(text)
+    return text if len(text) <= SHOWN else text[:SHOWN].rstrip() + " …"
+
+
+def _data(listed: Sequence[Question], found: Sequence[Column]) -> tuple[str, list[str]]:
+    """The list as JSON that may stand in a script element, and what had to be left out of it."""
+    notes = []
+    cut: int | None = None
+    for cut in (None, *CUTS):
+        text = _encoded(listed, found, cut)
+        if len(text.encode()) <= MOST_DATA:
+            break
+    else:
+        kept = list(listed)
+        while len(text.encode()) > MOST_DATA:
+            kept = kept[::2]
+            text = _encoded(kept, found, cut)
+        notes.append(f"There is room for {len(kept)} of {len(listed)} questions, evenly spaced; the records have all.")
+    if cut is not None:
+        notes.insert(0, f"Texts longer than {cut} characters are cut here; records.jsonl has them in full.")
+    return text, notes
+
+
+def _encoded(listed: Sequence[Question], found: Sequence[Column], cut: int | None) -> str:
+    """Every text once. Values are thousandths in one flat list a column, null where there is none."""
+    texts: dict[str, int] = {}
+
+    def place(text: str | None) -> int | None:
+        if text is None:
+            return None
+        short = text if cut is None or len(text) <= cut else text[:cut].rstrip() + " … [cut]"
+        return texts.setdefault(short, len(texts))
+
+    sets = list(dict.fromkeys(question.set for question in listed))
+    absent = [None] * len(METRICS)
+    data = {
+        "sets": [_set_title(name) for name in sets],
+        "metrics": [METRIC_TITLES.get(name, name) for name in METRICS],
+        "entailment": list(METRICS).index("entailment"),
+        "columns": [
+            {
+                "label": column.label, "kind": column.kind, "run": column.run, "before": column.before,
+                "texts": [place(question.generations[number]) for question in listed],
+                "values": [v for question in listed for v in (question.values[number] or absent)],
+            }
+            for number, column in enumerate(found)
+        ],
+        "rows": [
+            [sets.index(q.set), place(q.question), place(q.answer), place(q.original_answer)] for q in listed
+        ],
+    }  # fmt: skip
+    text = json.dumps({**data, "texts": list(texts)}, ensure_ascii=False, separators=(",", ":"))
+    # In JSON these stand in strings alone. Escaped, nothing in the element can end it or look like a comment or tag.
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+# ---------------------------------------------------------------------------------------------------------- provenance
+
+
+def _command(run: Run) -> str:
+    """The command that makes this run, with every option that is not as by default."""
+    lines = [f"unlearner {run.command}"]
+    config = CONFIGS.get(run.command)
+    defaults = {f.name: f.default for f in fields(config)} if config else {}
+    for key, value in run.config.items():
+        default = defaults.get(key, MISSING)
+        if value == default or (default is MISSING and value in ([], {}, None)):
+            continue
+        flag = "--" + key.replace("_", "-")
+        if isinstance(value, bool):
+            lines.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, dict):
+            lines.append(" ".join([flag, *(shlex.quote(str(part)) for pair in value.items() for part in pair)]))
+        elif isinstance(value, list):
+            lines.append(" ".join([flag, *(shlex.quote(str(part)) for part in value)]))
+        else:
+            lines.append(f"{flag} {shlex.quote(str(value))}")
+    return clean(" \\\n    ".join([*lines, "--output DIRECTORY"]))
+
+
+def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Versions, hardware and hashes: one row where all runs agree, else one for every distinct value."""
+    groups = []
+    for title, key in (("Versions", "versions"), ("Hardware", "hardware"), ("SHA-256 of the contents", "hashes")):
+        rows = []
+        for name in dict.fromkeys(name for run in runs for name in run.about.get(key, {})):
+            values: dict[str, list[str]] = {}
+            for run in runs:
+                if name in run.about.get(key, {}):
+                    values.setdefault(_plain(run.about[key][name]), []).append(run.label)
+            for value, labels in values.items():
+                everywhere = len(values) == 1 and len(labels) == len(runs)
+                rows.append((clean(str(name)), clean(value), "" if everywhere else ", ".join(labels)))
+        if rows:
+            groups.append((title, rows))
+    return groups
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    return clean(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=1000))

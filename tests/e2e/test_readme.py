@@ -1,0 +1,80 @@
+"""What the README tells a user to type works as it stands there."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearner import cli
+from unlearner.data.profiles import builtin
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every `unlearner` command of the README, continuation lines joined."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("unlearner ")]
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Any) -> Path:
+    """A folder as the README presumes it: two files and a model."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("forget", "retain"):
+        rows = [{"question": r.question, "answer": r.answer} for r in builtin(name, people=3, forget=1)[:4]]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    Path("path/to").mkdir(parents=True)
+    Path("path/to/model").symlink_to(files.model)
+    return tmp_path
+
+
+def test_the_two_commands_are_make_targets() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", blocks("sh")[0], re.MULTILINE):
+        assert re.search(rf"^{target}: setup", makefile, re.MULTILINE), target
+
+
+def test_the_first_forget_command(user: Path) -> None:
+    (first, *_) = [command for command in commands() if command[0] == "forget"]
+    cli.main([*first, "--judge", "offline", "--max-new-tokens", "8"])
+    assert (user / "runs/me/model/model.safetensors").is_file()
+    for summary in ("before/summary.json", "summary.json"):
+        assert json.loads((user / "runs/me" / summary).read_text())["forget_efficacy"] is not None
+
+
+def test_the_python_example(user: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert str(Path("runs/me/model")) in capsys.readouterr().out
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    for name, *rest in commands():
+        config_type, _ = cli.COMMANDS[name]
+        assert config_type is not None
+        cli.parse(config_type, rest, f"unlearner {name}")
+
+
+def test_every_method_and_metric_is_listed() -> None:
+    from unlearner.evaluation.metrics import METRICS
+    from unlearner.methods import FORGET, RETAIN, WHOLE
+
+    for name in (*FORGET, *RETAIN, *WHOLE):
+        assert re.search(rf"\| {name} \|", README), name
+    for name in METRICS:
+        assert f"| `{name}` |" in README
+
+
+def test_every_linked_file_exists() -> None:
+    root = Path(__file__).parents[2]
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (root / target).exists(), target
