@@ -33,14 +33,14 @@ class ModelOptions:
 class TrainOptions(ModelOptions):
     lr: float | None = None
     """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
-    epochs: float = 5
+    epochs: float = 5.0
     """Passes over the forget set (over the data, when fine-tuning)."""
     batch_size: int = 4
     """Rows of one logical micro-batch; mean token losses are taken within it."""
     accumulation: int = 8
     """Micro-batches of one optimiser step, over all devices together; the paper's 4 × 4 × 2 GPUs is 4 and 8."""
     max_tokens: int = 16384
-    """Most padded tokens in one forward. Bounds memory; never changes the result."""
+    """Most padded tokens in one forward. Bounds memory; changes nothing else but which units LoRA's dropout draws."""
     weight_decay: float = 0.01
     """AdamW's weight decay."""
     clip: float = 1.0
@@ -55,7 +55,7 @@ class TrainOptions(ModelOptions):
     """Train a LoRA adapter instead of all weights."""
     lora_rank: int = 8
     """Rank of the adapter's matrices."""
-    lora_alpha: float = 32
+    lora_alpha: float = 32.0
     """Scale of the adapter (alpha / rank)."""
     lora_dropout: float = 0.05
     """Dropout on the adapter's input."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -501,9 +501,6 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             assert (a[name] - b[name]).abs().max() < EXACT, (kind, name)
 
 
-# ------------------------------------------------------------------------------------------------ found, not yet mended
-
-
 def test_the_processes_stay_joined_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`forget` evaluates when training is done, and there its processes wait for one another."""
     ended: list[bool] = []
@@ -512,7 +509,9 @@ def test_the_processes_stay_joined_after_training(tmp_path: Path, monkeypatch: p
     assert not ended
 
 
-@pytest.mark.xfail(strict=True, reason="official mode pads with the tokenizer's own pad token where it has one")
+# ------------------------------------------------------------------------------------------------ found, not yet mended
+
+
 def test_officially_padding_is_eos(tmp_path: Path) -> None:
     """PAPER section 2; it matters where padding counts, and not all tokenizers pad with EOS."""
     method = Method.parse("ME+GD", official=True)
@@ -526,7 +525,6 @@ def test_officially_padding_is_eos(tmp_path: Path) -> None:
     assert logs[0] == logs[1]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="accelerate keeps the first run's precision for the process")
 def test_two_runs_of_one_process_may_differ_in_precision() -> None:
     assert make_accelerator(OPTIONS).mixed_precision == "no"
     assert make_accelerator(replace(OPTIONS, precision="bf16")).mixed_precision == "bf16"
@@ -534,7 +532,6 @@ def test_two_runs_of_one_process_may_differ_in_precision() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    Accelerator.end_training = lambda self: None  # type: ignore[method-assign]  # all runs share one process group
     train_all(Path(sys.argv[1]))
     if os.environ["RANK"] == "0":
         print(torch.distributed.get_world_size())

@@ -155,7 +155,7 @@ def encode(
                 row = row + end
             ids.extend(row[:max_length])
             offsets[i + 1] = len(ids)
-            start[i] = min(answer_start, max_length)
+            start[i] = min(answer_start, max_length, len(row))
     return TokenTable(np.array(ids, dtype=np.int32), offsets, start, closed)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from unlearner.data.pairs import Pairing
-from unlearner.data.prompts import Template, TokenTable, encode
+from unlearner.data.prompts import DOCUMENT, Template, TokenTable, encode
 from unlearner.data.records import Record
 from unlearner.files import atomic_directory
 
@@ -83,7 +83,8 @@ def build_views(
             )
             for q, a in flat[first].tolist()
         ]
-        table = _cached_encode(tokenizer, template, texts, max_length, official, cache)
+        documents = all(question is None for question, _ in texts)
+        table = _cached_encode(tokenizer, DOCUMENT if documents else template, texts, max_length, official, cache)
         whole = name == "forget" and not mask_question
         start = np.zeros(len(table), np.int64) if whole else table.start.astype(np.int64)
         views[name] = View(table, inverse.reshape(len(pairings), len(items)), np.maximum(start, 1), whole)

@@ -1,7 +1,6 @@
 """`unlearner finetune`: teach a model questions and answers."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from unlearner.data.pairs import Pairing, pair
 from unlearner.data.prompts import find_template
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
-from unlearner.data.views import View, build_views
+from unlearner.data.views import build_views
 from unlearner.errors import UserError
 from unlearner.files import cache_directory, write_json
 from unlearner.methods import Method
@@ -21,8 +20,8 @@ from unlearner.methods.learn import Learn
 from unlearner.modeling import new
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash
 from unlearner.run import check_output, open_run, records_hash
+from unlearner.training.checks import check_room, check_steps, warn_truncated
 from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
-from unlearner.training.warnings import warn_truncated
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -71,27 +70,6 @@ def finetune(config: FinetuneConfig) -> Path:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
     return trained
-
-
-def check_steps(plan: Plan) -> None:
-    """Raises UserError for a plan without a single step."""
-    if plan.steps < 1:
-        official = "; official mode leaves out what fills no whole step: lower --accumulation" if plan.official else ""
-        raise UserError(
-            f"{plan.items} rows in {plan.epochs:g} epochs make no step of {plan.step_items} rows: "
-            f"raise --epochs{official}."
-        )
-
-
-def check_room(views: Mapping[str, View], max_length: int) -> None:
-    """Raises UserError for rows so long that nothing of their answers would be trained."""
-    for name, view in views.items():
-        without = int((view.labelled < 1).sum())
-        if without:
-            raise UserError(
-                f"--max-length {max_length} leaves no token of the answer in {without} of {len(view.table)} {name} "
-                "rows: raise it, or leave out such rows."
-            )
 
 
 def _model(config: FinetuneConfig, records: list[Record]) -> tuple[Any, Any]:

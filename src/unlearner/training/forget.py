@@ -26,9 +26,8 @@ from unlearner.methods import Method
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
-from unlearner.training.finetune import check_room, check_steps
+from unlearner.training.checks import check_room, check_steps, warn_truncated
 from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
-from unlearner.training.warnings import warn_truncated
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,9 @@ def forget(config: ForgetConfig) -> ForgetResult:
     plan, views = _plan(config, inputs, tokenizer, template)
     model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
     reference = None
-    if config.reference_model is not None and (inputs.method.reference_nll or inputs.method.kl_view):
+    if config.reference_model is not None and not (inputs.method.reference_nll or inputs.method.kl_view):
+        warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
+    elif config.reference_model is not None:
         path = resolve_model(config.reference_model)
         reference = load_model(path, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
     hashes = {

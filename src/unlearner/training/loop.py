@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from unlearner.config import TrainOptions
-from unlearner.console import progress_bar
+from unlearner.console import progress_bar, warn
 from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
 from unlearner.errors import UserError
@@ -36,8 +38,13 @@ AtEpoch = Callable[[nn.Module, int], bool]
 def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
     """Devices, processes and precision as accelerate finds them."""
     bf16 = uses_bf16(options.precision)
+    AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
     tracker = None if options.tracker == "none" else options.tracker
-    return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder)
+    # The other processes wait while the main one evaluates, which may take longer than the usual ten minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return Accelerator(
+        mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder, kwargs_handlers=[patience]
+    )
 
 
 def check_tracker(options: TrainOptions) -> None:
@@ -93,7 +100,8 @@ def train(
     if options.lora:
         model = add_lora(model, options)
     reference = _reference(model, method, reference_model, accelerator)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    own_pad = tokenizer.pad_token_id is not None and not method.official  # the official code pads with EOS
+    pad_id = tokenizer.pad_token_id if own_pad else tokenizer.eos_token_id
     pad_to = options.max_length if method.official else None
     known_nll = {
         name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
@@ -148,15 +156,15 @@ def train(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            log.add(step + 1, (step + 1) * plan.step_items / plan.items, lr, losses, norm)
+            done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
+            log.add(step + 1, done, lr, losses, norm)
             step += 1
-            if step % options.log_every == 0 or step in save_at or step in epoch_ends or interrupted():
-                bar(step, **log.flush())
-            else:
-                bar(step)
-            if (step in save_at and step < plan.steps) or interrupted():
+            stop = interrupted()
+            due = step in save_at and step < plan.steps
+            bar(step, **(log.flush() if stop or due or step in epoch_ends or step % options.log_every == 0 else {}))
+            if due or stop:
                 checkpoint.save(accelerator, checkpoints, step, options.keep_checkpoints)
-            if interrupted():
+            if stop:
                 raise KeyboardInterrupt
 
     log.flush()
@@ -289,6 +297,7 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
+        warn("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,0 +1,39 @@
+"""What a user should know about the data before training, and what cannot be trained at all: counted, not guessed."""
+
+from collections.abc import Mapping
+
+from unlearner.console import warn
+from unlearner.data.batches import Plan
+from unlearner.data.views import View
+from unlearner.errors import UserError
+
+
+def warn_truncated(views: Mapping[str, View], max_length: int) -> None:
+    """Say how many rows of each view were cut at max_length."""
+    for name, view in views.items():
+        cut = int((~view.table.closed).sum())
+        if cut:
+            warn(
+                f"{cut} of {len(view.table)} {name} rows are longer than --max-length {max_length} tokens and were cut"
+            )
+
+
+def check_steps(plan: Plan) -> None:
+    """Raises UserError for a plan without a single step."""
+    if plan.steps < 1:
+        official = "; official mode leaves out what fills no whole step: lower --accumulation" if plan.official else ""
+        raise UserError(
+            f"{plan.items} rows in {plan.epochs:g} epochs make no step of {plan.step_items} rows: "
+            f"raise --epochs{official}."
+        )
+
+
+def check_room(views: Mapping[str, View], max_length: int) -> None:
+    """Raises UserError for rows so long that nothing of their answers would be trained."""
+    for name, view in views.items():
+        without = int((view.labelled < 1).sum())
+        if without:
+            raise UserError(
+                f"--max-length {max_length} leaves no token of the answer in {without} of {len(view.table)} {name} "
+                "rows: raise it, or leave out such rows."
+            )
