@@ -22,8 +22,8 @@ def pair(
 ) -> Pairing:
     """Pair forget rows with retain rows and refusals.
 
-    `redrawn` draws retain rows anew every epoch, none twice in an epoch until all have been used; `fixed` draws them once for all
-    epochs. In both a question keeps its refusal, or the model would learn a mixture of sentences. `official` is the
+    `redrawn` draws retain rows anew every epoch, none twice in an epoch until all have been used; `fixed` draws them
+    once for all epochs. In both a question keeps its refusal, or the model would learn a mixture of sentences. `official` is the
     official code's pairing, the same in every epoch and for every seed.
     """
     if mode == "official":
