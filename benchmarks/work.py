@@ -1,26 +1,17 @@
 """The work that baseline and `unlearner` both do: texts, a tiny Llama, tokens, pairs."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from unlearner.config import FinetuneConfig
-from unlearner.data.batches import Plan
-from unlearner.data.pairs import pair
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records
-from unlearner.data.views import build_views
 from unlearner.evaluation.examples import EvalSet
-from unlearner.methods import Method
-from unlearner.methods.learn import Learn
 from unlearner.modeling.new import new_model
-from unlearner.training.loop import make_accelerator, train
 
-import os
 MODEL = "new:"+os.environ.get("SPEC","hidden=192,layers=5,heads=4,vocabulary=4096")
 TEMPLATE = TEMPLATES["llama2"]
 SHARED_TOFU = Path(__file__).resolve().parents[2] / "shared" / "data" / "tofu"

@@ -16,11 +16,13 @@ from transformers import AutoTokenizer
 import unlearner
 from conftest import Files, arguments, contents, run, run_arguments, write_rows
 from unlearner.cli import COMMANDS
+from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.errors import UserError
 from unlearner.evaluation.metrics import METRICS
 from unlearner.methods import FORGET, RETAIN, WHOLE
 from unlearner.modeling.load import load_model
+from unlearner.training.forget import should_stop
 
 QUICK = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1}
 JUDGED = {"judge": "offline", "max_new_tokens": 8}
@@ -240,6 +242,25 @@ def test_adapter_and_merged_model_score_alike(
     before = summary(tmp_path / "adapter" / "before")["sets"]["forget"]["probability"]
     assert probability[0] == pytest.approx(probability[1], rel=1e-4)
     assert probability[0] != pytest.approx(before, rel=1e-3)
+
+
+def test_a_stop_criterion_ends_the_run_after_an_epoch(
+    data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    training = {"method": "GA", "lr": 1e-2, "epochs": 3, "batch_size": 3, "accumulation": 1, "evaluate": "epochs"}
+    ended = run(capfd, "forget", **data, **training, **JUDGED, stop_forget_efficacy=0.01, output=tmp_path / "out")
+    assert ended.code == 0
+    assert "stopped after epoch 1: forget efficacy" in ended.err
+    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 2
+    assert [place.name for place in (tmp_path / "out" / "epochs").iterdir()] == ["1"]
+    assert summary(tmp_path / "out" / "epochs" / "1") == summary(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("utility", "stops"), [(0.39, True), (0.41, False), (None, False)])
+def test_a_fall_of_utility_below_a_share_of_the_original_stops(utility: float | None, stops: bool) -> None:
+    config = ForgetConfig(model="m", forget="f", output="o", evaluate="epochs", stop_utility_share=0.8)
+    after = {"model_utility": utility, "forget_efficacy": 1.0}
+    assert should_stop(config, after, {"model_utility": 0.5}, epoch=1) is stops
 
 
 def test_a_run_without_evaluation(data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

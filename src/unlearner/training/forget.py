@@ -101,7 +101,7 @@ def forget(config: ForgetConfig) -> ForgetResult:
         if config.evaluate != "epochs":
             return False
         summary = evaluations.measure(trained, f"epochs/{epoch}", f"epoch {epoch}")
-        return evaluations.stop(summary, before, epoch)
+        return should_stop(config, summary, before, epoch)
 
     if not (made / "config.json").is_file() and not (made / "adapter_config.json").is_file():
         model = train(
@@ -209,14 +209,15 @@ class _Evaluations:
                 write_text(self.folder / name, epochs[-1].with_name(name).read_text(encoding="utf-8"))
         return self.measure(model, ".", "after")
 
-    def stop(self, summary: Any, before: Any, epoch: int) -> bool:
-        """Whether a stop criterion is met after this epoch."""
-        efficacy, share = self.config.stop_forget_efficacy, self.config.stop_utility_share
-        if efficacy is not None and summary["forget_efficacy"] >= efficacy:
-            note(f"stopped after epoch {epoch}: forget efficacy {summary['forget_efficacy']:.3f} reached {efficacy}")
-            return True
-        utility, original = summary["model_utility"], before["model_utility"]
-        if share is not None and utility is not None and utility < share * original:
-            note(f"stopped after epoch {epoch}: model utility {utility:.3f} fell below {share} of {original:.3f}")
-            return True
-        return False
+
+def should_stop(config: ForgetConfig, summary: Any, before: Any, epoch: int) -> bool:
+    """Whether a stop criterion is met by the evaluation after this epoch."""
+    efficacy, share = config.stop_forget_efficacy, config.stop_utility_share
+    if efficacy is not None and summary["forget_efficacy"] >= efficacy:
+        note(f"stopped after epoch {epoch}: forget efficacy {summary['forget_efficacy']:.3f} reached {efficacy}")
+        return True
+    utility, original = summary["model_utility"], before["model_utility"]
+    if share is not None and utility is not None and utility < share * original:
+        note(f"stopped after epoch {epoch}: model utility {utility:.3f} fell below {share} of {original:.3f}")
+        return True
+    return False
