@@ -3,7 +3,7 @@
 Not the official code but our own few lines in its style: every row padded to `max_length` with an attention mask, one
 forward for each view, full logits in float32, the reference model run in every step, plain AdamW; in evaluation one
 padded forward for every answer variant, the question in each of them, and sentences embedded one at a time.
-Its losses are those of `Method(official=True)` and its figures those of our official mode (tests/unit/test_benchmarks.py).
+Its losses are those of `Method(official=True)`, its figures those of our official mode (tests/unit/test_benchmarks.py).
 
 B sequences, T tokens (`max_length`), V vocabulary size.
 """

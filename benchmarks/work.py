@@ -1,22 +1,32 @@
-"""The work that baseline and `unlearner` both do: texts, a tiny Llama, tokens, pairs."""
+"""The work that baseline and `unlearner` both do: the same texts, the same tiny Llama, the same tokens and pairs."""
 
-import os
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unlearner.config import FinetuneConfig
+from unlearner.data.batches import Plan
+from unlearner.data.pairs import pair
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records
+from unlearner.data.views import build_views
 from unlearner.evaluation.examples import EvalSet
+from unlearner.files import cache_directory
+from unlearner.methods import Method
+from unlearner.methods.learn import Learn
+from unlearner.modeling.load import load_model, load_tokenizer
 from unlearner.modeling.new import new_model
+from unlearner.training.loop import make_accelerator, train
 
-MODEL = "new:"+os.environ.get("SPEC","hidden=192,layers=5,heads=4,vocabulary=4096")
+MODEL = "new:hidden=192,layers=5,heads=4,vocabulary=4096"
+"""3.8 M parameters. Its vocabulary is 21 times its hidden size (Llama-2-7B: 8, Llama-3-8B: 31, Llama-3.2-1B: 63), and
+with it TOFU's rows are 70 tokens long on average, near what they are for the large models' tokenizers."""
 TEMPLATE = TEMPLATES["llama2"]
 SHARED_TOFU = Path(__file__).resolve().parents[2] / "shared" / "data" / "tofu"
 BUILTIN_PEOPLE = "people=80,forget=4"
-SHORT_SETS = ("real_authors", "world_facts")
 
 
 @dataclass(frozen=True)
@@ -43,24 +53,44 @@ class Texts:
 
 
 def load_texts(tofu: Path | None) -> Texts:
-    """TOFU's forget01 (its first task, 40 rows) and retain90, or built-in rows of like numbers where TOFU is not here."""
+    """TOFU's forget01 (its first task, 40 rows) and retain90; built-in rows, as many, where TOFU is not here."""
     tofu = SHARED_TOFU if tofu is None else tofu
     refusals = load_refusals(None)
     if tofu.is_dir():
-        read = {
+        sources = {
             "forget": "forget01[:40]", "retain": "retain90", "forget_eval": "forget01_perturbed[:40]",
             "retain_eval": "retain_perturbed[:300]", "real_authors": "real_authors_perturbed",
             "world_facts": "world_facts_perturbed",
         }  # fmt: skip
-        sets = {name: load_records(f"{tofu}:{source}") for name, source in read.items()}
-        return Texts("TOFU forget01", refusals=refusals, **sets)
+        rows = {name: load_records(f"{tofu}:{source}") for name, source in sources.items()}
+        return Texts("TOFU forget01", refusals=refusals, **rows)
     forget = load_records(f"builtin:forget:{BUILTIN_PEOPLE}")
     retain = load_records(f"builtin:retain:{BUILTIN_PEOPLE}")
     neighbours, facts = load_records("builtin:neighbours"), load_records("builtin:world_facts")
-    return Texts("built-in people (no TOFU here)", forget, retain, refusals, forget, retain[:300], neighbours, facts)
+    return Texts(
+        "built-in people (TOFU is not here)", forget, retain, refusals, forget, retain[:300], neighbours, facts
+    )
 
 
-def tiny_model(texts: Texts) -> tuple[Any, Any]:
-    """An untrained Llama of 3 to 4 million parameters and its tokenizer, learned from the texts."""
-    rows = (*texts.forget, *texts.retain)
-    return new_model(MODEL, [f"{r.question}\n {r.answer}" for r in rows], seed=0)
+def taught_model(texts: Texts) -> tuple[Any, Any]:
+    """A tiny Llama that has learned to answer, badly, and its tokenizer; made once and kept in the cache."""
+    key = hashlib.sha256(repr((MODEL, texts)).encode()).hexdigest()[:16]
+    folder = cache_directory() / "benchmarks" / key
+    if not (folder / "model" / "config.json").is_file():
+        print(f"teaching a tiny Llama, once; it is kept in {folder}", flush=True)
+        rows = [*texts.forget, *texts.retain[:100]]
+        rows += [row for eval_set in texts.sets(60)[1:] for row in eval_set.records]
+        everything = (f"{r.question}\n {r.answer}" for r in (*texts.forget, *texts.retain))
+        model, tokenizer = new_model(MODEL, everything, seed=0)
+        plan = Plan(len(rows), 8, batch_size=16, accumulation=1, seed=0)
+        views = build_views(
+            ["train"], rows, [], [], [pair(len(rows), 0, 0)], tokenizer, TEMPLATE, max_length=500
+        )  # fmt: skip
+        views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        options = FinetuneConfig(
+            model="", data=[], output=str(folder), lr=2e-3, batch_size=16, accumulation=1, save_every=plan.steps
+        )
+        method = Method("finetune", Learn(), None)
+        train(model, tokenizer, method, views, plan, options, folder, accelerator=make_accelerator(options))
+    return load_model(str(folder / "model")), load_tokenizer(str(folder / "model"))

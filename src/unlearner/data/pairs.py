@@ -23,8 +23,8 @@ def pair(
     """Pair forget rows with retain rows and refusals.
 
     `redrawn` draws retain rows anew every epoch, none twice in an epoch until all have been used; `fixed` draws them
-    once for all epochs. In both a question keeps its refusal, or the model would learn a mixture of sentences. `official` is the
-    official code's pairing, the same in every epoch and for every seed.
+    once for all epochs. In both a question keeps its refusal, or the model would learn a mixture of sentences.
+    `official` is the official code's pairing, the same in every epoch and for every seed.
     """
     if mode == "official":
         pairs = [_official(i, n_retain, n_refusals) for i in range(n_forget)]
