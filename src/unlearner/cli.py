@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             style="yellow", soft_wrap=True,
         )  # fmt: skip
         raise SystemExit(2) from None
+    except BrokenPipeError:  # `unlearner methods | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
+        raise SystemExit(1) from None
 
 
 def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:

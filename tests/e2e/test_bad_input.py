@@ -1,4 +1,4 @@
-"""Bad input: one clear sentence, exit code 2, nothing written or overwritten (issue, point 7)."""
+"""Bad input: one clear sentence, exit code 2, nothing written or overwritten."""
 
 import json
 import shutil

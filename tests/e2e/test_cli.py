@@ -20,6 +20,7 @@ from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.errors import UserError
 from unlearner.evaluation.metrics import METRICS
+from unlearner.files import read_jsonl
 from unlearner.methods import FORGET, RETAIN, WHOLE
 from unlearner.modeling.load import load_model
 from unlearner.training.forget import should_stop
@@ -324,3 +325,18 @@ def test_evaluating_twice_with_one_configuration(files: Files, tmp_path: Path) -
         model=str(files.model), forget=str(files.forget), output=str(tmp_path / "out"), columns=columns, **JUDGED
     )
     assert evaluate(config) == evaluate(config)
+
+
+def test_a_tracker_gets_every_step(files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = tmp_path / "run"
+    options = {"model": files.model, "forget": files.forget, "retain": files.retain, "evaluate": "none"}
+    assert run(capfd, "forget", **options, tracker="tensorboard", epochs=1, accumulation=1, output=output).code == 0
+    (events,) = output.rglob("events.out.tfevents.*")
+    found = EventAccumulator(str(events.parent)).Reload()
+    steps = read_jsonl(output / "log.jsonl")
+    for key in ("loss", "forget", "retain", "grad_norm", "lr"):
+        tracked = found.Scalars(key)
+        assert [event.step for event in tracked] == [row["step"] for row in steps]
+        assert [event.value for event in tracked] == pytest.approx([row[key] for row in steps], rel=1e-6)

@@ -1,4 +1,4 @@
-"""A run killed at any moment and started again ends with the very files of an uninterrupted one (issue, point 5)."""
+"""A run killed at any moment and started again ends with the very files of an uninterrupted one."""
 
 import signal
 from pathlib import Path
