@@ -112,6 +112,7 @@ def _resolved(config: BenchConfig) -> BenchConfig:
         methods=methods or list(scenario.methods),
         splits=config.splits or list(known),
         model=config.model or BUILTIN,
+        options={name.replace("-", "_"): str(value) for name, value in config.options.items()},
     )
 
 
