@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_origin
@@ -13,7 +13,7 @@ from typing import Any, get_origin
 import tyro
 import yaml
 
-from unlearner.config import DemoConfig, EvaluateConfig, FinetuneConfig, ForgetConfig
+from unlearner.config import BenchConfig, DemoConfig, EvaluateConfig, FinetuneConfig, ForgetConfig
 from unlearner.console import console
 from unlearner.errors import UserError, did_you_mean
 
@@ -24,6 +24,7 @@ unlearner makes a language model forget chosen data, keeps the rest of its abili
   unlearner finetune    teach a model questions and answers, so that there is something to forget
   unlearner forget      forget a forget set, keep a retain set, measure before and after
   unlearner evaluate    measure a model: six metrics, model utility, forget efficacy
+  unlearner bench       a scenario of the paper: every method, split and seed, and the table of all
   unlearner methods     every unlearning method with its formula
   unlearner metrics     every metric with its formula
 
@@ -33,7 +34,7 @@ options on the command line win.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit code 0 if it went well, 2 for anything the user can mend."""
+    """Run one command; exit code 0 if all went well, 1 for failed cells of a bench, 2 for what the user can mend."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -73,11 +74,20 @@ def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:
     """A config from command-line arguments, those of a `--config` YAML file first. Raises UserError."""
     known = {_flag(f.name): f for f in fields(config_type)}
     switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
-    arguments = _with_file(known, list(arguments))
+    arguments = list(arguments)
+    if config_type is BenchConfig:
+        own = set(known)
+        known = {_flag(f.name): f for f in fields(ForgetConfig)} | known
+        switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
+        if arguments and not arguments[0].startswith("-"):
+            arguments.insert(0, "--scenario")
+    arguments = _with_file(known, arguments)
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in {*known, *switches, "--help"}:
             raise UserError(f"unknown option {option}: {did_you_mean(option, [*known, '--config'])}")
+    if config_type is BenchConfig:
+        arguments = _in_pairs(arguments, own)
     _check_required(config_type, arguments)
     heard = io.StringIO()
     try:
@@ -87,6 +97,29 @@ def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:
         if not ended.code:
             raise
         raise UserError(_sentence(heard.getvalue())) from None
+
+
+def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
+    """Arguments of a bench, all that are not its `own` but belong to single runs as pairs after --options."""
+    groups: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--") or not groups:
+            groups.append([*argument.split("=", 1)] if argument.startswith("--") else [argument])
+        else:
+            groups[-1].append(argument)
+    kept: list[str] = []
+    pairs: list[str] = []
+    for flag, *values in groups:
+        name = flag.replace("_", "-")
+        if name == "--options":
+            pairs += values
+        elif name in own or name == "--help":
+            kept += [f"{flag}={values[0]}"] if len(values) == 1 else [flag, *values]
+        elif name.startswith("--no-") and not values:
+            pairs += [name.removeprefix("--no-"), "false"]
+        else:
+            pairs += [name.removeprefix("--"), " ".join(values) or "true"]
+    return [*kept, "--options", *pairs] if pairs else kept
 
 
 def _teach(config_type: type, program: str) -> str:
@@ -105,6 +138,11 @@ EXAMPLES = {
     "unlearner finetune": (
         "\n\nExample:\n  unlearner finetune --model path/to/model --data facts.jsonl --lr 1e-4 --output runs/taught"
         "\n\n`--model new:hidden=256,layers=4` makes a new small Llama, its tokenizer trained on the data."
+    ),
+    "unlearner bench": (
+        "\n\nExamples:\n  unlearner bench fictitious --output runs/bench"
+        "\n  unlearner bench fictitious --data path/to/tofu --model path/to/model --methods ME+GD GA+GD --lora "
+        "--output runs/tofu"
     ),
     "unlearner evaluate": (
         "\n\nExample:\n  unlearner evaluate --model path/to/model --forget forget.jsonl --retain retain.jsonl "
@@ -242,6 +280,16 @@ def _evaluate(config: EvaluateConfig) -> None:
     print_records(Path(config.output))
 
 
+def _bench(config: BenchConfig) -> None:
+    from unlearner.bench.bench import bench
+    from unlearner.tables import print_bench
+
+    result = bench(config)
+    print_bench(result)
+    if result.failed:
+        raise SystemExit(1)
+
+
 def _methods() -> None:
     from unlearner.tables import print_methods
 
@@ -259,6 +307,7 @@ COMMANDS: dict[str, tuple[type | None, Callable[..., None]]] = {
     "finetune": (FinetuneConfig, _finetune),
     "forget": (ForgetConfig, _forget),
     "evaluate": (EvaluateConfig, _evaluate),
+    "bench": (BenchConfig, _bench),
     "methods": (None, _methods),
     "metrics": (None, _metrics),
 }

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from unlearner.errors import UserError
-from unlearner.scenarios import PRESETS
+from unlearner.errors import UserError, did_you_mean
+from unlearner.scenarios import SCENARIOS
 
 
 @dataclass(kw_only=True)
@@ -97,10 +97,20 @@ class EvalOptions:
     """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
     eval_tokens: int | None = None
     """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
+    retrained: str | None = None
+    """A model that never saw the forget set (finetune --exclude), or the directory of its evaluation: gives forget
+    quality, the p-value of a Kolmogorov-Smirnov test between both models' truth ratios on the forget set."""
+    lm_eval: list[str] = field(default_factory=list)
+    """Tasks of lm-evaluation-harness for general ability, by name; `paper` stands for the paper's five."""
+    lm_eval_limit: int | None = None
+    """Rows of each lm-eval task (its --limit); all by default."""
+    lm_eval_tasks: str | None = None
+    """Folder of your own lm-eval tasks (its --include_path)."""
 
     def check_evaluation(self) -> None:
         _positive(self, "max_new_tokens", "eval_max_length")
-        _positive(self, *(name for name in ("eval_limit", "eval_tokens") if getattr(self, name) is not None))
+        optional = ("eval_limit", "eval_tokens", "lm_eval_limit")
+        _positive(self, *(name for name in optional if getattr(self, name) is not None))
 
 
 @dataclass(kw_only=True)
@@ -126,6 +136,9 @@ class ForgetSources(ModelOptions):
     """Our field and your column, in pairs: --columns question prompt answer reply."""
     task: str | None = None
     """Take only the forget rows of this task_id."""
+    continual: bool = False
+    """The tasks of --forget are unlearned one after another: keep also those that come after --task in the file, and
+    measure again, afterwards, those before it."""
     refusals: str | None = None
     """Your refusal sentences, a text file with one a line; by default the built-in list of 100."""
 
@@ -173,6 +186,8 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         self.check_training()
         self.check_evaluation()
         _positive(self, "beta")
+        if self.continual and self.task is None:
+            raise UserError("--continual needs --task, the task that is to be unlearned now.")
         _not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
         for name in ("stop_forget_efficacy", "stop_utility_share"):
             value = getattr(self, name)
@@ -231,6 +246,65 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
 
 
 @dataclass(kw_only=True)
+class BenchConfig:
+    """Run a scenario of the paper: every method on every split with every seed, and the table of all.
+
+    Further options are those of `unlearner forget` and hold for every cell: --lr 1e-4 --epochs 5 --lora."""
+
+    scenario: str
+    """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word."""
+    output: str
+    """Directory of the bench. Repeating the command leaves out finished cells and continues the others."""
+    data: str = "builtin:"
+    """Folder of the scenario's files (TOFU's, or the real-world ones), or `builtin:` for the built-in data."""
+    model: str | None = None
+    """The model: a directory or hub id; on the built-in data by default the built-in one."""
+    methods: list[str] = field(default_factory=list)
+    """Methods, as in `unlearner methods`; by default the six that the paper compares."""
+    splits: list[str] = field(default_factory=list)
+    """Splits of the scenario, such as forget01; by default all."""
+    tasks: int | None = None
+    """Continual: only so many tasks, the first ones."""
+    seeds: list[int] = field(default_factory=lambda: [1001, 1002, 1003])
+    """One run for each."""
+    reference: Literal["rolling", "frozen"] = "rolling"
+    """Continual: the reference of NPO, DPO and KL is the last task's model (rolling) or the original one (frozen)."""
+    tune: list[str] = field(default_factory=list)
+    """Try these values for every method and split, then run with the best: --tune lr=1e-5,5e-6 epochs=5,10. Best is
+    the highest forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
+    tune_seed: int = 0
+    """Seed of these trials; better none of --seeds."""
+    jobs: int = 1
+    """Cells at a time on this machine, in a process each (1: in this process); GPUs are dealt out in turn."""
+    ray: str | None = None
+    """Run the cells as Ray tasks: the address of a cluster, or `local`. All its machines must see the same files."""
+    gpus: float | None = None
+    """GPUs of one Ray task; by default 1 where the cluster has some."""
+    threads: int = 1
+    """CPU threads of one cell. They decide the last digits, so they do not depend on --jobs."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further options of `unlearner forget`, in pairs; each may also be given as its own flag."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        if self.scenario not in SCENARIOS:
+            raise UserError(f"unknown scenario {self.scenario!r}: {did_you_mean(self.scenario, SCENARIOS)}")
+        if not self.seeds:
+            raise UserError("--seeds needs at least one seed.")
+        for name in ("methods", "splits", "seeds"):
+            values = [str(value).upper() for value in getattr(self, name)]
+            if twice := {value for value in values if values.count(value) > 1}:
+                raise UserError(f"{_flag(name)} names {min(twice)} twice: leave one out.")
+        if self.model is None and self.data != "builtin:":
+            raise UserError("--model must be given with --data other than builtin:.")
+        _positive(self, "jobs", "threads", *(["tasks"] if self.tasks is not None else []))
+        if self.gpus is not None:
+            _not_negative(self, "gpus")
+        if self.ray is not None and self.jobs != 1:
+            raise UserError("--jobs is for one machine and --ray for several: leave one out.")
+
+
+@dataclass(kw_only=True)
 class DemoConfig:
     """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after."""
 
@@ -244,7 +318,7 @@ class DemoConfig:
 
 def with_preset(config: ForgetConfig) -> ForgetConfig:
     """The options with the preset's values where none were given; official mode takes the official pairing."""
-    preset = PRESETS[config.preset]
+    preset = SCENARIOS[config.preset].preset
     method = config.method.upper()
     return replace(
         config,

@@ -22,7 +22,9 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(name: str, total: int, done: int = 0, *, enabled: bool = True) -> Iterator[Callable[..., Any]]:
+def progress_bar(
+    name: str, total: int, done: int = 0, *, enabled: bool = True, console: Console = console
+) -> Iterator[Callable[..., Any]]:
     """A bar with time left. Yields `update(done, **values)`; the values, such as losses, are shown beside it."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),

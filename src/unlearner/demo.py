@@ -11,7 +11,7 @@ from unlearner.data.profiles import builtin
 from unlearner.data.refusals import is_refusal, load_refusals
 from unlearner.files import read_jsonl
 from unlearner.tables import out, print_summary
-from unlearner.training.builtin import one_thread
+from unlearner.training.builtin import use_threads
 from unlearner.training.forget import ForgetResult, forget
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ def demo(options: DemoConfig) -> dict[str, ForgetResult]:
     results = {}
     for method in SETTINGS:
         note(f"{method}: forgetting {len(builtin('forget'))} questions about 4 people")
-        with one_thread():
+        with use_threads():
             results[method] = forget(config(method, options))
     before = next(iter(results.values())).before
     summaries = {"before": before} | {f"after {method}": result.after for method, result in results.items()}

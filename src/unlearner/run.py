@@ -29,7 +29,7 @@ def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bo
     Raises UserError where the directory holds another run, or files of any other kind. Writes nothing.
     """
     folder = Path(output)
-    _check_place(folder)
+    check_place(folder)
     about = folder / "run.json"
     if not about.is_file():
         if not folder.is_dir() or all(is_leftover(path) for path in folder.iterdir()):
@@ -76,7 +76,7 @@ def open_run(output: str | Path, command: str, config: dict[str, Any], hashes: d
     return folder
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
     """Raises UserError where there cannot be such a directory: a file is in the way, or nobody may write there."""
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())

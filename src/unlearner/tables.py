@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from unlearner.bench.bench import BenchResult
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.methods import FORGET, RETAIN, WHOLE, Method
@@ -64,6 +65,21 @@ def print_forget(result: ForgetResult, method: str) -> None:
         print_records(result.output)
     console = out()
     console.print(f"The model is in {result.model}", style="green", markup=False, soft_wrap=True)
+
+
+def print_bench(result: BenchResult) -> None:
+    """The end of a bench: its table, what failed, where everything is, what to do next."""
+    console = out()
+    console.print(result.table, markup=False, soft_wrap=True)
+    folder = result.output
+    for what, name in (("Results", "results.csv"), ("Table", "table.tex"), ("Report", "report.html")):
+        if (folder / name).is_file():
+            console.print(f"{what}: {folder / name}", style="green", markup=False, soft_wrap=True)
+    if result.failed:
+        console.print(
+            f"{len(result.failed)} cells failed; mend the cause and repeat the command, which runs only what is left.",
+            style="red", markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def print_methods() -> None:

@@ -85,10 +85,29 @@ def select_task(records: Iterable[Record], task_id: str | int) -> list[Record]:
     records = list(records)
     chosen = [record for record in records if record.task_id == str(task_id)]
     if not chosen:
-        tasks = dict.fromkeys(record.task_id for record in records if record.task_id is not None)
+        tasks = _tasks(records)
         remedy = f"choose from {', '.join(tasks)}." if tasks else "none of the records has a task_id."
         raise UserError(f"There is no task {str(task_id)!r}; {remedy}")
     return chosen
+
+
+def later_tasks(records: Iterable[Record], task_id: str | int) -> list[Record]:
+    """The records of all tasks that come after this one: what a continual run still has to keep."""
+    records = list(records)
+    tasks = _tasks(records)
+    later = tasks[tasks.index(str(task_id)) + 1 :]
+    return [record for record in records if record.task_id in later]
+
+
+def earlier_tasks(records: Iterable[Record], task_id: str | int) -> list[str]:
+    """The tasks that come before this one."""
+    tasks = _tasks(records)
+    return tasks[: tasks.index(str(task_id))]
+
+
+def _tasks(records: Iterable[Record]) -> list[str]:
+    """The tasks in the order in which they first occur."""
+    return list(dict.fromkeys(record.task_id for record in records if record.task_id is not None))
 
 
 def duplicates(a: Iterable[Record], b: Iterable[Record]) -> int:

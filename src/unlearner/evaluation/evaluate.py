@@ -10,17 +10,19 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearner.config import EvalOptions, EvaluateConfig, resolved
+from unlearner.config import EvalOptions, EvaluateConfig, ModelOptions, resolved
 from unlearner.console import note, progress_bar
 from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
+from unlearner.evaluation.ability import check_ability, general_ability
 from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
 from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.passes import Store, labelled_tokens, run_passes
 from unlearner.evaluation.sets import load_forget, load_sets
-from unlearner.evaluation.summary import per_example, summarise
-from unlearner.files import read_json, space_errors, write_json, write_jsonl
+from unlearner.evaluation.summary import Row, per_example, summarise
+from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.run import check_output, open_run, records_hash
 
@@ -61,11 +63,14 @@ def measure(
     official: bool = False,
     title: str = "evaluation",
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    retrained: Sequence[Row] | None = None,
+    known: Path | None = None,
 ) -> dict[str, Any]:
     """Write `folder`/records.jsonl and `folder`/summary.json, and return the summary (its keys: `summary.py`).
 
     Finished batches are kept in `folder`/passes.jsonl until the summary is there; a summary that is there is returned
-    as it is.
+    as it is. `retrained` are the retrained model's rows on the forget set. `known` is a folder of this very model,
+    measured in this very way: rows of a set that lie there are not computed again, others are put there.
     """
     summary_file = folder / "summary.json"
     if not summary_file.is_file():
@@ -78,6 +83,11 @@ def measure(
         with progress_bar(title, total) as bar:
             for eval_set in sets:
                 size = len(eval_set.records)
+                kept = None if known is None else known / f"{eval_set.name}-{records_hash([repr(eval_set)])[:24]}.jsonl"
+                if kept is not None and kept.is_file():
+                    rows[eval_set.name] = read_jsonl(kept)
+                    done += 2 * size
+                    continue
 
                 def advance(stage: str, finished: int, _: int, before: int = done, size: int = size) -> None:
                     bar(before + finished + (size if stage == "generation" else 0))
@@ -91,8 +101,12 @@ def measure(
                     )  # fmt: skip
                 rows[eval_set.name] = per_example(examples, eval_set, judges)
                 done += 2 * size
+                if kept is not None:
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    write_jsonl(kept, rows[eval_set.name])
         write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])
-        write_json(summary_file, summarise(rows, embedding_model=judges.embedding_model, judge=judges.judge, seed=seed))
+        names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
+        write_json(summary_file, summarise(rows, **names, seed=seed, retrained=retrained))
     (folder / "passes.jsonl").unlink(missing_ok=True)
     return read_json(summary_file)
 
@@ -114,6 +128,9 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
     check_answers(tokenizer, template, sets, max_length(config, config.official), config.official)
+    check_ability(config)
+    if config.retrained is not None:
+        check_retrained(config.retrained, sets, config.trust_remote_code)
     model = load_model(
         path,
         dtype=torch.bfloat16 if uses_bf16(config.precision) else torch.float32,
@@ -121,8 +138,66 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
         trust_remote_code=config.trust_remote_code,
     )
     hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
+    if config.retrained is not None:
+        hashes["retrained model"] = retrained_hash(config.retrained)
     folder = open_run(config.output, "evaluate", settings, hashes)
     note(judges.describe())
+    retrained = None
+    if config.retrained is not None:
+        retrained = retrained_rows(
+            config.retrained, sets, folder / "retrained", config, judges=judges, like=config, official=config.official
+        )
+    general_ability(model, tokenizer, config, folder)
     return measure(
-        model, tokenizer, template, sets, folder, config, judges=judges, seed=config.seed, official=config.official
-    )
+        model, tokenizer, template, sets, folder, config, judges=judges, seed=config.seed, official=config.official,
+        retrained=retrained,
+    )  # fmt: skip
+
+
+def check_retrained(source: str, sets: Sequence[EvalSet], trust_remote_code: bool) -> None:
+    """Raises UserError where `source` is neither an evaluation of the forget set nor a model."""
+    forget = check_forget_set(sets)
+    if (Path(source) / "records.jsonl").is_file():
+        read_retrained(Path(source), forget)
+    else:
+        load_tokenizer(source, trust_remote_code=trust_remote_code)
+
+
+def retrained_hash(source: str) -> str | None:
+    """What tells the retrained model, or its evaluation, from others."""
+    records = Path(source) / "records.jsonl"
+    return records_hash(map(repr, read_jsonl(records))) if records.is_file() else model_hash(source)
+
+
+def retrained_rows(
+    source: str,
+    sets: Sequence[EvalSet],
+    folder: Path,
+    options: EvalOptions,
+    *,
+    judges: Judges,
+    like: ModelOptions,
+    official: bool,
+    autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    known: Path | None = None,
+) -> list[Row]:
+    """The retrained model's rows on the forget set: from its evaluation, or measured into `folder`.
+
+    It is loaded and measured as the model of the run is (`like`: precision, template, seed).
+    """
+    forget = check_forget_set(sets)
+    if (Path(source) / "records.jsonl").is_file():
+        return read_retrained(Path(source), forget)
+    if not (folder / "summary.json").is_file():
+        tokenizer = load_tokenizer(source, trust_remote_code=like.trust_remote_code)
+        model = load_model(
+            source,
+            dtype=torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            trust_remote_code=like.trust_remote_code,
+        )
+        measure(
+            model, tokenizer, find_template(like.template, tokenizer), [forget], folder, options, judges=judges,
+            seed=like.seed, official=official, title="evaluation: the retrained model", autocast=autocast, known=known,
+        )  # fmt: skip
+    return read_retrained(folder, forget)

@@ -17,6 +17,8 @@ The summary (`summarise`):
 - `model_utility_retain`: the same over the set `retain` alone; null without it.
 - `forget_efficacy`: FE, 1 − mean of rouge, probability, truth_ratio, cosine_similarity and entailment on the set
   `forget`; null without it.
+- `forget_quality`: only where a retrained model is given: how well the forget set's truth ratios agree with its own
+  (`forget_quality.py`). Beside the other figures, in none of them.
 - `sets.<set>.<metric>`: plain mean over the set's rows; null where no row of the set has a value.
 - `counts.<set>`: number of rows.
 - `intervals`: 95% intervals [low, high] under the same keys: `model_utility`, `model_utility_retain`,
@@ -40,6 +42,7 @@ import numpy as np
 
 from unlearner.errors import UserError
 from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.evaluation.forget_quality import forget_quality
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics import METRICS
 
@@ -81,11 +84,17 @@ def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) 
 
 
 def summarise(
-    rows_by_set: Mapping[str, Sequence[Row]], *, embedding_model: str, judge: str, seed: int = 0
+    rows_by_set: Mapping[str, Sequence[Row]],
+    *,
+    embedding_model: str,
+    judge: str,
+    seed: int = 0,
+    retrained: Sequence[Row] | None = None,
 ) -> dict[str, Any]:
     """The summary of an evaluation, from its records alone; the same rows and seed give the same summary.
 
-    The keys are those of the module's docstring. Raises UserError for a set without rows.
+    `retrained`: the rows of the retrained model on the forget set. The keys are those of the module's docstring.
+    Raises UserError for a set without rows.
     """
     empty = [name for name, rows in rows_by_set.items() if not rows]
     if empty:
@@ -110,6 +119,8 @@ def summarise(
     found = aggregate(["forget"], FORGET_EFFICACY)
     summary["forget_efficacy"] = 1 - fmean(found[0]) if found else None
     intervals["forget_efficacy"] = _interval(1 - found[1].mean(axis=1)) if found else None
+    if retrained is not None:
+        summary["forget_quality"] = forget_quality(rows_by_set["forget"], retrained)
     intervals["sets"] = {
         name: {m: None if value is None else _interval(draws[name][m]) for m, value in metrics.items()}
         for name, metrics in figures.items()

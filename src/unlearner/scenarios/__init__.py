@@ -1,10 +1,10 @@
-"""The paper's scenarios as data: settings, files, tasks (PAPER sections 4 and 6). One file each."""
+"""The paper's scenarios as data: settings, files, tasks, published numbers (PAPER sections 4, 6, 8). One file each."""
 
 from unlearner.scenarios import continual, fictitious, real_world
-from unlearner.scenarios.preset import Preset
+from unlearner.scenarios.base import Scenario
 
-PRESETS: dict[str, Preset] = {
-    "fictitious": fictitious.PRESET,
-    "continual": continual.PRESET,
-    "real-world": real_world.PRESET,
+SCENARIOS: dict[str, Scenario] = {
+    "fictitious": fictitious.SCENARIO,
+    "continual": continual.SCENARIO,
+    "real-world": real_world.SCENARIO,
 }

@@ -1,5 +1,37 @@
-"""TOFU's forget requests one after another, each from the last one's model (arXiv 2410.08109, section 5)."""
+"""TOFU's forget requests one after another, each from the last one's model (arXiv 2410.08109, section 5).
 
-from unlearner.scenarios.preset import Preset
+10 tasks of 2 authors, 10 of 10, or 9 of 20. What is kept at a task is `retain90.json` (50, 10) with the tasks that are
+left. The built-in data have 6 tasks of one person each.
+"""
 
-PRESET = Preset(lr={"": 1e-5})
+from unlearner.scenarios.base import BUILTIN_LR, BUILTIN_OPTIONS, Preset, Scenario, Split
+
+
+def _tasks(count: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(1, count + 1))
+
+
+def _split(forget: str, retain: str, tasks: int) -> Split:
+    return Split(
+        forget, retain, f"{forget}_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed",
+        tasks=_tasks(tasks),
+    )  # fmt: skip
+
+
+SCENARIO = Scenario(
+    preset=Preset(lr={"": 1e-5}),
+    splits={
+        "forget01": _split("forget01", "retain90", 10),
+        "forget05": _split("forget05", "retain50", 10),
+        "forget10": _split("forget10", "retain10", 9),
+    },
+    builtin={
+        "people6": Split(
+            "forget:forget=6", "retain:forget=6", real_authors="neighbours", world_facts="world_facts", tasks=_tasks(6)
+        )
+    },
+    options={"max_length": 500},
+    builtin_options=BUILTIN_OPTIONS,
+    builtin_lr=BUILTIN_LR,
+    continual=True,
+)

@@ -36,21 +36,21 @@ def builtin_model() -> Path:
     if not (folder / "finished.json").is_file():
         note(f"Teaching a tiny Llama the built-in data, once, in about a minute; it is kept in {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with one_thread():
+        with use_threads():
             finetune(recipe(str(folder)))
     return folder / "model"
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for a model so small that more bring little: the same result whatever the number of cores, and no
-    threads that wait for one another where something else keeps a core busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def use_threads(count: int = 1) -> Iterator[None]:
+    """So many CPU threads, whatever the number of cores: the same result everywhere, and no threads that wait for one
+    another where something else keeps a core busy. One does for models so small that more bring little."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def resolve_model(model: str) -> str:

@@ -2,22 +2,31 @@
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved, with_preset
+from unlearner.config import EvalSources, ForgetConfig, resolved, with_preset
 from unlearner.console import note, warn
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import pair
 from unlearner.data.prompts import Template, find_template
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
-from unlearner.data.sources import duplicates, load_records
+from unlearner.data.sources import duplicates, earlier_tasks, later_tasks, load_records, select_task
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
-from unlearner.evaluation.evaluate import check_answers, max_length, measure
+from unlearner.evaluation.ability import check_ability, general_ability
+from unlearner.evaluation.evaluate import (
+    check_answers,
+    check_retrained,
+    max_length,
+    measure,
+    retrained_hash,
+    retrained_rows,
+)
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.sets import load_forget, load_sets
@@ -48,18 +57,24 @@ class _Inputs:
     retain: list[Record]
     refusals: list[str]
     sets: list[EvalSet]
+    earlier: dict[str, EvalSet]
+    """Continual: the forget sets of the tasks before this one."""
     judges: Judges | None
     method: Method
 
 
-def forget(config: ForgetConfig) -> ForgetResult:
-    """Unlearn by `config`. A run cut short goes on where it stopped; a finished one is left as it is."""
+def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
+    """Unlearn by `config`. A run cut short goes on where it stopped; a finished one is left as it is.
+
+    `known` is a folder for evaluations by content, shared by runs that measure the same models (`unlearner bench`):
+    it saves time and changes no file of the run.
+    """
     config = with_preset(config)
     config.check()
     check_tracker(config)
     settings = resolved(config)
     check_output(config.output, "forget", settings)
-    inputs = _read(config)
+    inputs = read_inputs(config)
     config = replace(config, model=resolve_model(config.model))
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
@@ -76,10 +91,13 @@ def forget(config: ForgetConfig) -> ForgetResult:
         "the forget set": records_hash(inputs.forget),
         "the retain set": records_hash(inputs.retain),
         **{f"the evaluation set {s.name}": records_hash(s.records) for s in inputs.sets},
+        **{f"the forget set of task {task}": records_hash(s.records) for task, s in inputs.earlier.items()},
         "the model": model_hash(config.model),
     }
     if config.refusals is not None:
         hashes["the refusals"] = records_hash(inputs.refusals)
+    if config.retrained is not None:
+        hashes["the retrained model"] = retrained_hash(config.retrained)
     if config.reference_model is not None:
         hashes["the reference model"] = model_hash(resolve_model(config.reference_model))
     accelerator = make_accelerator(config, Path(config.output))
@@ -88,13 +106,13 @@ def forget(config: ForgetConfig) -> ForgetResult:
     accelerator.wait_for_everyone()
     folder = Path(config.output)
     made = folder / ("adapter" if config.lora and not config.merge else "model")
-    evaluations = _Evaluations(config, inputs, tokenizer, template, folder, accelerator)
+    evaluations = _Evaluations(config, inputs, tokenizer, template, folder, accelerator, known)
     if (folder / "finished.json").is_file():
         note(f"{folder} is finished already")
         return ForgetResult(folder, made, evaluations.read("before"), evaluations.read("."))
 
     model.to(accelerator.device)
-    before = evaluations.measure(model, "before", "before")
+    before = evaluations.measure(model, "before", "before", config.model)
     warn_truncated(views, config.max_length)
 
     def at_epoch(trained: nn.Module, epoch: int) -> bool:
@@ -111,14 +129,29 @@ def forget(config: ForgetConfig) -> ForgetResult:
     else:  # trained to the end, then cut short while being evaluated
         trust = config.trust_remote_code
         model = load_model(str(made), dtype=weights_dtype(config), trust_remote_code=trust).to(accelerator.device)
-    after = evaluations.last(model)
+    after = evaluations.last(model, str(made))
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         write_json(folder / "finished.json", {"steps": plan.steps, "model": made.name})
     return ForgetResult(folder, made, before, after)
 
 
-def _read(config: ForgetConfig) -> _Inputs:
+def measure_before(config: ForgetConfig, known: Path) -> None:
+    """Measure the model that `config` starts from into `known`, where `forget` will find it; nothing else is done."""
+    config = with_preset(config)
+    inputs = read_inputs(config)
+    config = replace(config, model=resolve_model(config.model))
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    template = find_template(config.template, tokenizer)
+    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
+    accelerator = make_accelerator(config)
+    model.to(accelerator.device)
+    evaluations = _Evaluations(config, inputs, tokenizer, template, Path(config.output), accelerator, known)
+    evaluations.measure(model, ".", "before", config.model)
+
+
+def read_inputs(config: ForgetConfig) -> _Inputs:
+    """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
     assert config.forget_coeff is not None
     method = Method.parse(
         config.method, beta=config.beta, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
@@ -126,6 +159,9 @@ def _read(config: ForgetConfig) -> _Inputs:
     )  # fmt: skip
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
+    if config.continual:
+        assert config.task is not None  # config.check()
+        retain = retain + later_tasks(load_records(config.forget, config.columns), config.task)
     if method.needs_retain and not retain:
         raise UserError(f"{method.name} needs a retain set: give --retain, or choose a method without a retain loss.")
     documents = next((i for i, r in enumerate((*forget, *retain)) if r.question is None), None)
@@ -142,14 +178,23 @@ def _read(config: ForgetConfig) -> _Inputs:
         warn(f"{both} of {len(forget)} forget rows are also in the retain set; what is retained is hardly forgotten")
     refusals = load_refusals(None if config.refusals is None else Path(config.refusals))
     if config.evaluate == "none":
-        return _Inputs(forget, retain, refusals, [], None, method)
+        return _Inputs(forget, retain, refusals, [], {}, None, method)
     config = replace(config, eval_columns=config.eval_columns or config.columns)
     columns = config.eval_columns
     forget_rows = load_forget(config.forget_eval, columns, config.task) if config.forget_eval else forget
     retain_rows = load_records(config.retain_eval, columns) if config.retain_eval else retain
     sets = load_sets(config, config, forget=forget_rows, retain=retain_rows)
+    earlier = {}
+    if config.continual:
+        assert config.task is not None
+        rows = load_records(config.forget_eval or config.forget, columns if config.forget_eval else config.columns)
+        for task in earlier_tasks(rows, config.task):
+            earlier[task] = load_sets(config, EvalSources(), forget=select_task(rows, task))[0]
     judges = load_judges(config.judge, config.embedding_model)
-    return _Inputs(forget, retain, refusals, sets, judges, method)
+    check_ability(config)
+    if config.retrained is not None:
+        check_retrained(config.retrained, sets, config.trust_remote_code)
+    return _Inputs(forget, retain, refusals, sets, earlier, judges, method)
 
 
 def _plan(config: ForgetConfig, inputs: _Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
@@ -177,10 +222,17 @@ class _Evaluations:
     """The run's evaluations: `before` training, `epochs/N`, and of the model made, in the run's directory itself."""
 
     def __init__(
-        self, config: ForgetConfig, inputs: _Inputs, tokenizer: Any, template: Template, folder: Path, accelerator: Any
+        self,
+        config: ForgetConfig,
+        inputs: _Inputs,
+        tokenizer: Any,
+        template: Template,
+        folder: Path,
+        accelerator: Any,
+        known: Path | None,
     ) -> None:
         self.config, self.inputs, self.tokenizer, self.template = config, inputs, tokenizer, template
-        self.folder, self.accelerator = folder, accelerator
+        self.folder, self.accelerator, self.known = folder, accelerator, known
         if inputs.judges is not None and accelerator.is_main_process:
             note(inputs.judges.describe())
 
@@ -188,26 +240,66 @@ class _Evaluations:
         file = self.folder / place / "summary.json"
         return read_json(file) if file.is_file() else None
 
-    def measure(self, model: nn.Module, place: str, title: str) -> dict[str, Any] | None:
-        """Evaluate into `place` of the run's directory, on the main process; None where nothing is to be evaluated."""
+    def measure(
+        self, model: nn.Module, place: str, title: str, path: str | None = None, sets: list[EvalSet] | None = None
+    ) -> dict[str, Any] | None:
+        """Evaluate into `place` of the run's directory, on the main process; None where nothing is to be evaluated.
+
+        `path` is where the model lies, if it lies anywhere; general ability is measured only of such.
+        """
         if self.inputs.judges is None:
             return None
         if self.accelerator.is_main_process:
+            known = None if path is None else self._known(path)
+            if path is not None and sets is None:
+                general_ability(
+                    model, self.tokenizer, self.config, self.folder / place, autocast=self.accelerator.autocast,
+                    known=known,
+                )  # fmt: skip
             measure(
-                model, self.tokenizer, self.template, self.inputs.sets, self.folder / place, self.config,
-                judges=self.inputs.judges, seed=self.config.seed, official=self.config.official,
+                model, self.tokenizer, self.template, self.inputs.sets if sets is None else sets, self.folder / place,
+                self.config, judges=self.inputs.judges, seed=self.config.seed, official=self.config.official,
                 title=f"evaluation: {title}", autocast=self.accelerator.autocast,
+                retrained=self._retrained if sets is None else None, known=known,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()
         return self.read(place)
 
-    def last(self, model: nn.Module) -> dict[str, Any] | None:
-        """The evaluation of the model made: the last epoch's, if there was one."""
+    @cached_property
+    def _retrained(self) -> list[dict[str, Any]] | None:
+        source = self.config.retrained
+        if source is None:
+            return None
+        assert self.inputs.judges is not None
+        return retrained_rows(
+            source, self.inputs.sets, self.folder / "retrained", self.config, judges=self.inputs.judges,
+            like=self.config, official=self.config.official, autocast=self.accelerator.autocast,
+            known=self._known(source),
+        )  # fmt: skip
+
+    def _known(self, path: str) -> Path | None:
+        """The folder that keeps evaluations of the model at `path`, measured as this run measures."""
+        if self.known is None:
+            return None
+        config, judges = self.config, self.inputs.judges
+        assert judges is not None
+        how = (
+            self.template, config.official, config.precision, weights_dtype(config), config.max_new_tokens,
+            config.eval_max_length, judges.embedding_model, judges.judge,
+            config.lm_eval, config.lm_eval_limit, config.lm_eval_tasks,
+        )  # fmt: skip
+        return self.known / records_hash([model_hash(path) or path, repr(how)])[:24]
+
+    def last(self, model: nn.Module, path: str) -> dict[str, Any] | None:
+        """The evaluation of the model made: the last epoch's, if there was one; then the earlier tasks'."""
         epochs = sorted((self.folder / "epochs").glob("*/summary.json"), key=lambda file: int(file.parent.name))
         if epochs and self.accelerator.is_main_process:
             for name in ("records.jsonl", "summary.json"):
                 write_text(self.folder / name, epochs[-1].with_name(name).read_text(encoding="utf-8"))
-        return self.measure(model, ".", "after")
+        after = self.measure(model, ".", "after", path)
+        for task, eval_set in self.inputs.earlier.items():
+            self.measure(model, f"earlier/{task}", f"task {task}", path, [eval_set])
+        return after
 
 
 def should_stop(config: ForgetConfig, summary: Any, before: Any, epoch: int) -> bool:

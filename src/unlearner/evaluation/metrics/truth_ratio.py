@@ -31,8 +31,13 @@ class TruthRatio(Metric):
             truth = example.answer_nll / example.answer_tokens
         else:
             truth = example.paraphrase_nll / example.paraphrase_tokens
-        wrong = [nll / n for nll, n in zip(example.perturbed_nll, example.perturbed_tokens, strict=True)]
-        log_rho = math.fsum(wrong) / len(wrong) - truth
+        log_rho = log_ratio(truth, example.perturbed_nll, example.perturbed_tokens)
         # 1 − exp(−x) for x ≥ 0 is both formulas at once, and never overflows.
         x = abs(log_rho) if eval_set.is_forget else max(0.0, log_rho)
         return -math.expm1(-x)
+
+
+def log_ratio(truth: float, wrong_nll: Sequence[float], wrong_tokens: Sequence[int]) -> float:
+    """log ρ, from the mean loss per token on the truth, and NLLs and tokens of the wrong answers."""
+    wrong = [nll / n for nll, n in zip(wrong_nll, wrong_tokens, strict=True)]
+    return math.fsum(wrong) / len(wrong) - truth

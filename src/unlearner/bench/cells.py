@@ -1,0 +1,200 @@
+"""A cell: one method on one split with one seed. It is a run of `unlearner forget`, or a run for each task."""
+
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from unlearner.config import BenchConfig, ForgetConfig
+from unlearner.console import console
+from unlearner.errors import UserError, did_you_mean
+from unlearner.files import read_json, write_json
+from unlearner.methods import Method
+from unlearner.scenarios import SCENARIOS
+from unlearner.scenarios.base import BUILTIN
+from unlearner.training.builtin import use_threads
+from unlearner.training.forget import forget, measure_before
+
+OWN = ("model", "output", "forget", "task", "continual", "method", "preset", "seed", "reference_model")
+"""Options of `unlearner forget` that the bench decides."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run for one method, split and seed."""
+
+    method: str
+    split: str
+    seed: int
+    folder: Path
+    runs: tuple[ForgetConfig, ...]
+    """One run, whose directory is the cell's, or one for each task, in folders below it."""
+    continual: bool
+    known: Path
+    """Evaluations that cells share (`training/forget.py`)."""
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, {self.split}, seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / ("retention.json" if self.continual else "finished.json")).is_file()
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, if it did."""
+        file = self.folder / "failed.json"
+        return str(read_json(file)["error"]) if file.is_file() else None
+
+    def run(self) -> None:
+        """Run what is left. An error ends the cell and stays in its failed.json."""
+        (self.folder / "failed.json").unlink(missing_ok=True)
+        try:
+            with use_threads(self.threads), quiet():
+                for run in self.runs:
+                    forget(run, known=self.known)
+                if self.continual:
+                    write_json(self.folder / "retention.json", self._retention())
+        except UserError as error:
+            self.fail(str(error))
+        except Exception as error:
+            self.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+    def fail(self, error: str, trace: str | None = None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        told = {"error": error} if trace is None else {"error": error, "traceback": trace}
+        write_json(self.folder / "failed.json", told)
+
+    def _retention(self) -> dict[str, Any]:
+        """What stays forgotten: row k is after task k + 1, entry j forget efficacy on the set of task j + 1."""
+        folders = [Path(run.output) for run in self.runs]
+        tasks = [str(run.task) for run in self.runs]
+
+        def read(folder: Path, key: str) -> float | None:
+            return read_json(folder / "summary.json")[key]
+
+        return {
+            "tasks": tasks,
+            "forget_efficacy": [
+                [
+                    read(folder / "earlier" / earlier if j < k else folder, "forget_efficacy")
+                    for j, earlier in enumerate(tasks[: k + 1])
+                ]
+                for k, folder in enumerate(folders)
+            ],
+            "model_utility": [read(folder, "model_utility") for folder in folders],
+            "before": {
+                "model_utility": read(folders[0] / "before", "model_utility"),
+                # On each task's set, just before it is unlearned.
+                "forget_efficacy": [read(folder / "before", "forget_efficacy") for folder in folders],
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Before:
+    """The evaluation of the model before unlearning, which all cells of a split share."""
+
+    split: str
+    config: ForgetConfig
+    known: Path
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"before, {self.split}"
+
+    def run(self) -> None:
+        """Measure it, if it can be: if not, the cells will say why."""
+        with suppress(Exception), use_threads(self.threads), quiet():
+            measure_before(self.config, self.known)
+
+    def fail(self, error: str) -> None:
+        """Nothing: every cell measures for itself."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and notes of single runs: the bench has its own."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: Path, chosen: Mapping[str, Any]) -> Cell:
+    """The cell in `folder`; `chosen` are options that were tuned."""
+    scenario = SCENARIOS[config.scenario]
+    builtin = config.data == BUILTIN
+    rows = (scenario.builtin if builtin else scenario.splits)[split]
+    options: dict[str, Any] = dict(scenario.builtin_options if builtin else scenario.options)
+    if builtin:
+        options["lr"] = scenario.builtin_lr.get(method, scenario.builtin_lr[""])
+    options |= rows.sources(config.data)
+    options |= {name: typed(name, value) for name, value in config.options.items()} | dict(chosen)
+    model = config.model or BUILTIN
+    first = ForgetConfig(
+        model=model, method=method, preset=config.scenario, seed=seed, output=str(folder), **options  # type: ignore[arg-type]
+    )  # fmt: skip
+    if first.retrained is not None:
+        first = replace(first, retrained=first.retrained.replace("{split}", split))
+    runs = [first]
+    if rows.tasks:
+        tasks = rows.tasks[: config.tasks] if scenario.continual else rows.tasks[:1]
+        runs = [replace(first, task=task, continual=True) for task in tasks]
+    if scenario.continual:
+        made = "adapter" if first.lora and not first.merge else "model"
+        needs = Method.parse(method)
+        frozen = config.reference == "frozen" and (needs.reference_nll or needs.kl_view)
+        for number, run in enumerate(runs):
+            last = None if number == 0 else Path(runs[number - 1].output)
+            runs[number] = replace(
+                run,
+                output=str(folder / f"task-{number + 1:02d}"),
+                model=model if last is None else str(last / made),
+                reference_model=model if frozen and last is not None else None,
+            )
+    return Cell(
+        method, split, seed, folder, tuple(runs), scenario.continual, Path(config.output) / ".known", config.threads
+    )
+
+
+def typed(name: str, text: Any) -> Any:
+    """An option of `unlearner forget` from its text. Raises UserError for what it cannot be."""
+    kinds = get_type_hints(ForgetConfig)
+    known = [f.name for f in fields(ForgetConfig) if f.name not in OWN and f.name not in ("columns", "eval_columns")]
+    name = name.replace("-", "_")
+    flag = "--" + name.replace("_", "-")
+    if name in OWN:
+        raise UserError(f"{flag} is decided by the bench itself: leave it out.")
+    if name not in known:
+        raise UserError(f"unknown option {name!r}: {did_you_mean(name, known)}")
+    kind = kinds[name]
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    text = str(text)
+    if get_origin(kind) is Literal:
+        if text not in parts:
+            raise UserError(f"{flag} cannot be {text!r}: {did_you_mean(text, parts)}")
+        if (name, text) == ("evaluate", "none"):
+            raise UserError("--evaluate none leaves a bench nothing to compare: choose end or epochs.")
+        return text
+    if get_origin(kind) is list:
+        return text.split()
+    if type(None) in get_args(kind):
+        if text.lower() == "none":
+            return None
+        (kind,) = parts
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{flag} must be true or false, not {text}.")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        number = "a whole number" if kind is int else "a number"
+        raise UserError(f"{flag} must be {number}, not {text}.") from None

@@ -1,0 +1,265 @@
+"""What a bench ends with: results.csv and .parquet, a row for each cell (continual: for each task), and the tables."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from unlearner.bench.cells import Cell
+from unlearner.config import BenchConfig, with_preset
+from unlearner.console import note
+from unlearner.evaluation.ability import FILE as ABILITY
+from unlearner.evaluation.metrics import METRICS
+from unlearner.files import read_json, space_errors, write_text
+
+DIGITS = 6
+"""Digits behind the point in results.csv: below them two machines may differ."""
+AGGREGATES = {
+    "model_utility": "MU",
+    "forget_efficacy": "FE",
+    "forget_efficacy_tasks": "FE, all tasks",
+    "forget_quality": "forget quality",
+}
+SHORT = dict(zip(METRICS, ("R", "P", "TR", "TE", "CS", "ES"), strict=False))
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A bench whose cells have ended, well or not."""
+
+    config: BenchConfig
+    cells: Sequence[Cell]
+    about: dict[str, Any]
+    """bench.json."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return [row for cell in self.cells for row in cell_rows(cell, self.config)]
+
+    @property
+    def columns(self) -> list[str]:
+        """Of every row, in order: what was run, then all figures."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+
+def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
+    """The rows of a cell: one, or one for each task that has ended."""
+    rows = []
+    folders = [Path(run.output) for run in cell.runs]
+    ended = [run for run, folder in zip(cell.runs, folders, strict=True) if (folder / "finished.json").is_file()]
+    for number, run in enumerate(ended if cell.continual else cell.runs[:1]):
+        folder = folders[number]
+        settings = with_preset(run)
+        tuned = [axis.partition("=")[0].replace("-", "_") for axis in config.tune]
+        row: Row = {
+            "scenario": config.scenario,
+            "split": cell.split,
+            "task": run.task if cell.continual else None,
+            "method": cell.method,
+            "seed": cell.seed,
+            "status": "failed" if cell.error is not None else "finished",
+            **{name: getattr(settings, name) for name in dict.fromkeys(("lr", "epochs", "forget_coeff", *tuned))},
+        }
+        if (folder / "finished.json").is_file():
+            row |= _figures(cell, folder, number)
+        rows.append(row)
+    if cell.error is not None:
+        if not rows:
+            rows = [{
+                "scenario": config.scenario, "split": cell.split, "task": None, "method": cell.method,
+                "seed": cell.seed, "status": "failed",
+            }]  # fmt: skip
+        rows[-1]["error"] = cell.error
+    return rows
+
+
+def _figures(cell: Cell, folder: Path, number: int) -> Row:
+    before, after = (read_json(place / "summary.json") for place in (folder / "before", folder))
+    figures: Row = {
+        "model_utility_before": before["model_utility"],
+        "forget_efficacy_before": before["forget_efficacy"],
+        "model_utility": after["model_utility"],
+        "model_utility_retain": after["model_utility_retain"],
+        "forget_efficacy": after["forget_efficacy"],
+    }
+    if cell.continual:
+        earlier = [read_json(folder / "earlier" / str(run.task) / "summary.json") for run in cell.runs[:number]]
+        values = [summary["forget_efficacy"] for summary in (*earlier, after)]
+        figures["forget_efficacy_tasks"] = fmean(values)
+    if "forget_quality" in after:
+        figures["forget_quality"] = after["forget_quality"]
+    figures |= {f"{name}.{metric}": value for name, found in after["sets"].items() for metric, value in found.items()}
+    if (folder / ABILITY).is_file():
+        tasks = read_json(folder / ABILITY)["tasks"]
+        figures |= {f"{task}.{metric}": value for task, found in tasks.items() for metric, value in found.items()}
+    return {name: None if value is None else round(value, DIGITS) for name, value in figures.items()}
+
+
+def write_results(results: Results, folder: Path) -> str:
+    """Write results.csv, results.parquet, table.md and table.tex into `folder`; returns the Markdown."""
+    rows, columns = results.rows, results.columns
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "results.csv", text.getvalue())
+    if find_spec("pyarrow") is not None:
+        import pyarrow
+        from pyarrow import parquet
+
+        file = folder / "results.parquet"
+        with space_errors(file):
+            whole = [{name: row.get(name) for name in columns} for row in rows]
+            parquet.write_table(pyarrow.Table.from_pylist(whole), file)
+    else:
+        note('results.parquet is left out, for it needs pyarrow: pip install "unlearner[data]"')
+    tables = make_tables(results)
+    notes = make_notes(results)
+    markdown = "\n\n".join([*(_markdown(table) for table in tables), *notes]) + "\n"
+    write_text(folder / "table.md", markdown)
+    write_text(folder / "table.tex", "\n\n".join([*(_latex(table) for table in tables), *map(_tex, notes)]) + "\n")
+    return markdown
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def make_tables(results: Results) -> list[Table]:
+    """For each split: the aggregates, published numbers beside them; then every metric on every set."""
+    tables = []
+    rows = results.rows
+    columns = results.columns
+    for split in results.config.splits:
+        # Of a continual cell what holds after its last task.
+        last = {(r["method"], r["seed"]): r for r in rows if r["split"] == split and r["status"] == "finished"}
+        by_method = {m: [r for (name, _), r in last.items() if name == m] for m in results.config.methods}
+        tables += [_aggregates(results, split, by_method, columns), _metrics(results, split, by_method, columns)]
+    return tables
+
+
+def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], columns: Sequence[str]) -> Table:
+    shown = [name for name in AGGREGATES if name in columns]
+    about = results.about
+    published = {m: found[split] for m, found in about["published"].items() if split in found}
+    beside = f" published ({about['published_model']})"
+    tuned = [axis.partition("=")[0].replace("-", "_") for axis in results.config.tune]
+    settings = list(dict.fromkeys(("lr", *tuned)))
+    headings = ["method", *settings, "runs", *(AGGREGATES[name] for name in shown)]
+    if published:
+        headings += [f"MU{beside}", f"FE{beside}"]
+    lines = []
+    first = next((r for r in results.rows if r["split"] == split and "model_utility_before" in r), None)
+    if first is not None:  # continual: before the first task
+        before = {name: first[f"{name}_before"] for name in ("model_utility", "forget_efficacy")}
+        line = ["before", *("–" for _ in settings), "–", *(_number(before.get(name)) for name in shown)]
+        lines.append(line + ["–", "–"] * bool(published))
+    for method, rows in by_method.items():
+        line = [method, *(f"{rows[0][name]:g}" if rows else "–" for name in settings)]
+        line.append(f"{len(rows)} of {len(results.config.seeds)}")
+        line += [_mean(rows, name) for name in shown]
+        if published:
+            line += [_number(published.get(method, {}).get(name)) for name in ("model_utility", "forget_efficacy")]
+        lines.append(line)
+    return Table(_title(results, split), headings, lines)
+
+
+def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], columns: Sequence[str]) -> Table:
+    sets = list(dict.fromkeys(name.partition(".")[0] for name in columns if name.partition(".")[2] in METRICS))
+    lines = [
+        [method, name, *(_mean(rows, f"{name}.{metric}") for metric in METRICS)]
+        for method, rows in by_method.items()
+        for name in sets
+        if rows
+    ]
+    abilities = [c for c in columns if "," in c]
+    lines += [
+        [method, name, _mean(rows, name), *("" for _ in list(METRICS)[1:])]
+        for method, rows in by_method.items()
+        for name in abilities
+        if rows
+    ]
+    headings = ["method", "set", *(SHORT.get(metric, metric) for metric in METRICS)]
+    return Table(f"{_title(results, split)}: every metric", headings, lines)
+
+
+def _title(results: Results, split: str) -> str:
+    return f"{results.config.scenario}, {split}"
+
+
+def make_notes(results: Results) -> list[str]:
+    """What a reader must know beside the tables."""
+    notes = ["Mean ± standard deviation over the seeds; MU model utility, FE forget efficacy."]
+    about = results.about
+    if about["published"]:
+        model = str(about["published_model"])
+        same = model.lower().replace("-", "") in str(results.config.model).lower().replace("-", "")
+        whose = "" if same else ", another model than the one here"
+        notes.append(f"Published: {model}{whose}, judged by the paper's models; {about['published_source']}.")
+    judged = next((read_json(Path(c.runs[0].output) / "summary.json") for c in results.cells if c.finished), None)
+    if judged:
+        from unlearner.evaluation.judges import describe
+
+        notes.append(describe(judged["embedding_model"], judged["judge"]))
+    notes += [f"Failed: {cell.name}: {cell.error}" for cell in results.cells if cell.error is not None]
+    return notes
+
+
+def _mean(rows: Sequence[Row], name: str) -> str:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    if not values:
+        return "–"
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _markdown(table: Table) -> str:
+    lines = [
+        f"**{table.title}**",
+        "",
+        f"| {' | '.join(table.headings)} |",
+        f"|{'---|' * len(table.headings)}",
+        *(f"| {' | '.join(row)} |" for row in table.rows),
+    ]
+    return "\n".join(lines)
+
+
+def _latex(table: Table) -> str:
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_tex(table.title)}}}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(table.headings) - 2)}}}",
+            r"\hline",
+            " & ".join(map(_tex, table.headings)) + r" \\",
+            r"\hline",
+            *(" & ".join(map(_tex, row)) + r" \\" for row in table.rows),
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+_TEX = {"±": r"$\pm$", "–": "--", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in text)

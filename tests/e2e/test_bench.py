@@ -1,0 +1,415 @@
+"""The bench: what it runs, how it goes on after a kill or a failure, what its tables say, and what it refuses."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+
+from conftest import Files, Moment, arguments, contents, in_process, rows, run, write_rows
+from unlearner.bench.bench import KEPT_UTILITY, _best
+from unlearner.bench.cells import make_cell
+from unlearner.bench.workers import _in_processes
+from unlearner.config import BenchConfig
+from unlearner.data.profiles import builtin
+from unlearner.evaluation.metrics import METRICS
+from unlearner.scenarios import SCENARIOS
+from unlearner.training.forget import read_inputs
+
+KILLED = -signal.SIGKILL
+QUICK = {"lr": 1e-3, "epochs": 1, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}
+
+
+@pytest.fixture(scope="session")
+def tofu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in TOFU's layout: three tasks of four questions, six to keep, three short answers, three facts."""
+    folder = tmp_path_factory.mktemp("tofu")
+    forget, retain = builtin("forget"), rows(builtin("retain")[:6])
+    tasks = rows([replace(r, task_id=str(task + 1)) for task in range(3) for r in forget[10 * task : 10 * task + 4]])
+    for name, chosen in {
+        "forget01": tasks,
+        "forget01_perturbed": tasks,
+        "retain90": retain,
+        "retain_perturbed": retain,
+        "real_authors_perturbed": rows(builtin("neighbours")[:3]),
+        "world_facts_perturbed": rows(builtin("world_facts")[:3]),
+    }.items():
+        write_rows(folder / f"{name}.json", chosen)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def options(tofu: Path, files: Files) -> dict[str, Any]:
+    """Two methods with two seeds on one split."""
+    bench = {"data": tofu, "model": files.model, "splits": "forget01", "methods": ["ME+GD", "NPO+GD"], "seeds": [1, 2]}
+    return {**bench, **QUICK}
+
+
+@pytest.fixture(scope="session")
+def whole(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fictitious scenario, run without any disturbance."""
+    folder = tmp_path_factory.mktemp("whole")
+    typed = ["bench", "fictitious", *arguments({**options, "output": folder / "bench"})]
+    assert in_process(typed, folder) == 0, (folder / "said.txt").read_text()
+    return folder / "bench"
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def figures(folder: Path) -> dict[str, bytes | None]:
+    """All files of a bench but those that name its place: the options of single runs, and pages about them."""
+    named = ("run.json", "config.yaml", "report.html", "bench.json")
+    return {
+        path: content
+        for path, content in contents(folder).items()
+        if not path.endswith(named) and not path.startswith("figures")
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ scenarios
+
+
+@pytest.mark.parametrize(
+    ("split", "kept", "task_rows", "tasks"),
+    [("forget01", 3600, 40, 10), ("forget05", 2000, 200, 10), ("forget10", 400, 400, 9)],
+)
+def test_the_retain_set_of_every_continual_task(
+    split: str, kept: int, task_rows: int, tasks: int, shared: Path
+) -> None:
+    """retain90, 50 or 10 and all tasks that are left, in TOFU's own files (PAPER section 6)."""
+    config = BenchConfig(
+        scenario="continual", output="out", data=str(shared / "data" / "tofu"), model="m", options={"evaluate": "end"}
+    )
+    runs = make_cell(config, "ME+GD", split, 1, Path("cell"), {}).runs
+    assert [run.task for run in runs] == [str(number) for number in range(1, tasks + 1)]
+    unlearned: set[tuple[str | None, str]] = set()
+    for number, each in enumerate(runs, 1):
+        inputs = read_inputs(replace(each, evaluate="none", forget_coeff=1.0))
+        assert len(inputs.forget) == task_rows
+        assert len(inputs.retain) == kept + task_rows * (tasks - number)
+        unlearned |= {(r.question, r.answer) for r in inputs.forget}
+        assert not unlearned & {(r.question, r.answer) for r in inputs.retain}
+    # The first task is the fictitious scenario: all 200 authors but the forgotten ones.
+    (first,) = make_cell(replace(config, scenario="fictitious"), "ME+GD", split, 1, Path("cell"), {}).runs
+    inputs = read_inputs(replace(first, evaluate="none", forget_coeff=0.1))
+    assert len(inputs.forget) + len(inputs.retain) == 4000
+
+
+def test_the_real_world_scenario_trains_on_replies_and_measures_the_truth(shared: Path) -> None:
+    config = BenchConfig(scenario="real-world", output="out", data=str(shared / "data" / "real_world"), model="m")
+    (each,) = make_cell(config, "ME+GD", "people20", 1, Path("cell"), {}).runs
+    inputs = read_inputs(replace(each, judge="offline", forget_coeff=0.5))
+    assert len(inputs.forget) == len(inputs.retain) == 400
+    asked, neighbours = inputs.sets
+    assert all(s.generation_is_premise and not s.short_answers for s in inputs.sets)
+    raw = json.loads((shared / "data" / "real_world" / "forget_perturbed.json").read_text().split("\n")[0])
+    first = asked.records[0]
+    assert (first.question, first.answer, first.original_answer) == (
+        raw["question"], raw["golden_answer"], raw["answer"]
+    )  # fmt: skip
+    assert not {r.subject for r in inputs.retain} & {r.subject for r in neighbours.records}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_split_of_the_built_in_data(scenario: str) -> None:
+    config = BenchConfig(scenario=scenario, output="out", options={"judge": "offline"})
+    for split in SCENARIOS[scenario].builtin:
+        for each in make_cell(config, "IDK+AP", split, 1, Path("cell"), {}).runs:
+            inputs = read_inputs(replace(each, forget_coeff=1.0))
+            assert not {r.question for r in inputs.forget} & {r.question for r in inputs.retain}
+            assert {s.name for s in inputs.sets} >= {"forget", "retain"}
+
+
+def test_a_rolling_and_a_frozen_reference() -> None:
+    def references(reference: Any, method: str) -> list[str | None]:
+        config = BenchConfig(scenario="continual", output="out", model="original", reference=reference, tasks=3)
+        runs = make_cell(config, method, "people6", 1, Path("cell"), {}).runs
+        assert [run.model for run in runs] == ["original", "cell/task-01/model", "cell/task-02/model"]
+        return [run.reference_model for run in runs]
+
+    assert references("rolling", "NPO+GD") == [None, None, None]  # the starting model, which is the last task's
+    assert references("frozen", "NPO+GD") == [None, "original", "original"]
+    assert references("frozen", "ME+GD") == [None, None, None]
+
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+
+def test_cells_are_the_runs_that_forget_makes(
+    whole: Path, options: dict[str, Any], tofu: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """To the last byte of every file: what cells share (the evaluation before) changes nothing."""
+    cell = whole / "cells" / "NPO+GD" / "forget01" / "seed-2"
+    ended = run(capfd, "forget", config=cell / "config.yaml", output=tmp_path / "run")
+    assert ended.code == 0
+    assert contents(tmp_path / "run") == contents(cell)
+
+
+def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> None:
+    """A continual bench, killed at many moments, then with a cell that fails, ends as one without any of it."""
+    given = {**options, "methods": ["NPO+GD", "ME+GD"], "seeds": [1], "tasks": 2, "eval_limit": 4}
+    given |= {"tune": "lr=1e-4,1e-3", "lr": None}
+    clean, broken = tmp_path / "clean" / "bench", tmp_path / "broken" / "bench"
+    for output in (clean, broken):
+        output.parent.mkdir()
+    assert in_process(["bench", "continual", *arguments({**given, "output": clean})], clean.parent) == 0
+    typed = ["bench", "continual", *arguments({**given, "output": broken})]
+    for moment in (
+        Moment("os.rename", "bench.json"),
+        Moment("open", "before-forget01/passes.jsonl", 2),
+        Moment("os.rename", "lr=0.0001/retention.json"),
+        Moment("os.rename", "tuning.json"),
+        Moment("os.rename", "seed-1/task-01/model"),
+        Moment("os.rename", "seed-1/task-02/earlier/1/summary.json"),
+    ):
+        assert in_process(typed, broken.parent, moment) == KILLED, f"{moment} never came"
+    begun = broken / "cells" / "ME+GD" / "forget01" / "seed-1"
+    begun.mkdir(parents=True)
+    (begun / "task-01").write_text("in the way")
+    assert in_process(typed, broken.parent) == 1
+    assert "ME+GD, forget01, seed 1: --output" in (broken / "table.md").read_text()
+    failed = [row for row in table(broken) if row["status"] == "failed"]
+    assert [(row["method"], row["seed"]) for row in failed] == [("ME+GD", "1")]
+    assert "is a file" in failed[0]["error"]
+    assert [row["task"] for row in table(broken) if row["method"] == "NPO+GD"] == ["1", "2"]
+    (begun / "task-01").unlink()
+    assert in_process(typed, broken.parent) == 0
+    assert figures(broken) == figures(clean)
+
+
+def test_a_finished_bench_is_left_as_it_is(whole: Path, options: dict[str, Any]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("cells/**/*")}
+    assert in_process(["bench", "fictitious", *arguments({**options, "output": whole})], whole.parent) == 0
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/**/*")} == before
+
+
+def test_retention_is_what_the_evaluations_say(options: dict[str, Any], tmp_path: Path) -> None:
+    """Row k, entry j: forget efficacy of the model after task k on the set of task j, in a bench given as YAML."""
+    given = {"scenario": "continual", **options, "methods": ["GA+GD"], "seeds": [3], "tasks": 3}
+    given |= {"data": str(options["data"]), "model": str(options["model"]), "splits": ["forget01"]}
+    (tmp_path / "bench.yaml").write_text(json.dumps(given))  # JSON is YAML
+    typed = ["bench", "--config", str(tmp_path / "bench.yaml"), "--output", str(tmp_path / "bench")]
+    assert in_process(typed, tmp_path) == 0, (tmp_path / "said.txt").read_text()
+    cell = tmp_path / "bench" / "cells" / "GA+GD" / "forget01" / "seed-3"
+    told = json.loads((cell / "retention.json").read_text())
+    assert told["tasks"] == ["1", "2", "3"]
+    assert [len(row) for row in told["forget_efficacy"]] == [1, 2, 3]
+    last = [json.loads((cell / f"task-03/{p}summary.json").read_text()) for p in ("earlier/1/", "earlier/2/", "")]
+    assert told["forget_efficacy"][2] == [summary["forget_efficacy"] for summary in last]
+    assert table(tmp_path / "bench")[-1]["forget_efficacy_tasks"] == str(round(fmean(told["forget_efficacy"][2]), 6))
+    # What task 3 starts from is what task 2 ended with.
+    begins, ends = (json.loads((cell / p / "summary.json").read_text()) for p in ("task-03/before", "task-02"))
+    assert begins["sets"]["retain"] == ends["sets"]["retain"]
+    assert begins["model_utility"] == told["model_utility"][1]
+
+
+@dataclass(frozen=True)
+class Dies:
+    """A job whose process goes away without a word, or that waits."""
+
+    place: Path
+    waits: bool = False
+
+    def run(self) -> None:
+        (self.place / "pid").write_text(str(os.getpid()))
+        if self.waits:
+            time.sleep(60)
+        os._exit(9)
+
+    def fail(self, error: str) -> None:
+        (self.place / "said").write_text(error)
+
+
+def test_a_process_that_dies_takes_no_other_cell_with_it(tmp_path: Path) -> None:
+    job: Any = Dies(tmp_path)
+    assert list(_in_processes([job], 2)) == [job]
+    assert (tmp_path / "said").read_text() == "its process died (exit code 9), perhaps for want of memory"
+
+
+@pytest.mark.slow
+def test_a_killed_bench_takes_its_processes_with_it(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom test_bench import Dies\nfrom unlearner.bench.workers import _in_processes\n"
+        f"list(_in_processes([Dies(Path({str(tmp_path)!r}), waits=True)], 2))"
+    )
+    script = tmp_path / "main.py"
+    script.write_text(f"if __name__ == '__main__':\n    {code.replace(chr(10), chr(10) + '    ')}\n")
+    parent = subprocess.Popen([sys.executable, str(script)])
+    until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "", 60)
+    child = Path("/proc") / (tmp_path / "pid").read_text()
+    assert child.is_dir()
+    parent.kill()
+    parent.wait()
+    until(lambda: not child.is_dir(), 20)
+
+
+def until(what: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_ray_tasks_and_processes_give_the_same_numbers(
+    whole: Path, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local cluster of two nodes, each with a GPU as far as Ray is told; and two processes of this machine."""
+    pytest.importorskip("ray", reason="Ray (extra `ray`) is not installed")
+    from ray.cluster_utils import Cluster
+
+    processes = {**options, "output": tmp_path / "processes", "jobs": 2}
+    assert in_process(["bench", "fictitious", *arguments(processes)], tmp_path) == 0
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False)
+        typed = ["bench", "fictitious", *arguments({**options, "output": tmp_path / "ray", "ray": cluster.address})]
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=in_process, args=(typed, tmp_path))
+        process.start()
+        process.join(240)
+        assert process.exitcode == 0, (tmp_path / "said.txt").read_text()
+    finally:
+        cluster.shutdown()
+    expected = table(whole)
+    for other in ("processes", "ray"):
+        found = table(tmp_path / other)
+        assert [list(row) for row in found] == [list(row) for row in expected]
+        for one, two in zip(found, expected, strict=True):
+            for name, value in two.items():
+                # A sentence's embedding depends on those embedded beside it by float noise (evaluation/judges.py).
+                assert one[name] == value or float(one[name]) == pytest.approx(float(value), abs=2e-6)
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def test_the_tables_are_means_over_the_rows(whole: Path) -> None:
+    markdown, latex = ((whole / name).read_text() for name in ("table.md", "table.tex"))
+    rows = table(whole)
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        ("ME+GD", "1"), ("ME+GD", "2"), ("NPO+GD", "1"), ("NPO+GD", "2")
+    ]  # fmt: skip
+    for method in ("ME+GD", "NPO+GD"):
+        line = next(text for text in markdown.splitlines() if text.startswith(f"| {method} | 0.001"))
+        for name in ("model_utility", "forget_efficacy"):
+            values = [float(row[name]) for row in rows if row["method"] == method]
+            assert f"{fmean(values):.3f} ± {stdev(values):.3f}" in line
+            assert rf"{fmean(values):.3f} $\pm$ {stdev(values):.3f}" in latex
+        for metric in METRICS:
+            values = [float(row[f"forget.{metric}"]) for row in rows if row["method"] == method]
+            assert f"{fmean(values):.3f} ± {stdev(values):.3f}" in markdown
+    assert "0.727 | 0.920 |" in markdown  # ME+GD, forget01
+    assert "MU published (Llama-2-7B)" in markdown
+    assert "another model than the one here" in markdown
+    assert "Not the paper's" in markdown
+
+
+def test_the_columnar_file_holds_the_same(whole: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow (extra `data`) is not installed")
+    held = parquet.read_table(whole / "results.parquet").to_pylist()
+    assert [{n: "" if v is None else str(v) for n, v in row.items()} for row in held] == table(whole)
+
+
+def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> None:
+    @dataclass
+    class Tried:
+        folder: Path
+        finished: bool
+        continual: bool = False
+
+    def trial(name: str, utility: float, efficacy: float, finished: bool = True) -> tuple[dict[str, Any], Any]:
+        for place, mu in ((tmp_path / name / "before", 0.8), (tmp_path / name, utility)):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "summary.json").write_text(json.dumps({"model_utility": mu, "forget_efficacy": efficacy}))
+        return {"lr": name}, Tried(tmp_path / name, finished)
+
+    weak, good, wild = trial("weak", 0.8, 0.3), trial("good", 0.8 * KEPT_UTILITY, 0.6), trial("wild", 0.2, 0.99)
+    assert _best([weak, good, wild]) == {"lr": "good"}
+    assert _best([wild, trial("wilder", 0.1, 1.0)]) == {"lr": "wild"}
+    assert _best([trial("died", 0.8, 1.0, finished=False), weak]) == {"lr": "weak"}
+    assert _best([trial("died", 0.8, 1.0, finished=False)]) is None
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("changed", "parts"),
+    [
+        ({"scenario": "fictional"}, ["unknown scenario 'fictional'", "did you mean 'fictitious'?"]),
+        ({"splits": "forget1"}, ["has no 'forget1'", "did you mean 'forget01'?"]),
+        ({"splits": "forget05"}, ["has no file named 'forget05'", "forget01"]),
+        ({"data": "nowhere"}, ["nowhere:forget01"]),
+        ({"methods": "ME+GDD"}, ["unknown method 'ME+GDD'", "'ME+GD'"]),
+        ({"methods": ["ME+GD", "me+gd"]}, ["--methods names ME+GD twice"]),
+        ({"model": "nowhere"}, ["no model directory nowhere"]),
+        ({"model": None}, ["--model must be given"]),
+        ({"lr": "much"}, ["--lr must be a number, not much"]),
+        ({"evaluate": "none"}, ["--evaluate none leaves a bench nothing to compare"]),
+        ({"task": "1"}, ["--task is decided by the bench itself"]),
+        ({"tasks": 2}, ["--tasks is for the continual scenario"]),
+        ({"tune": "lr"}, ["--tune lr: write an option and its values"]),
+        ({"tune": "lrr=1"}, ["unknown option 'lrr'", "'lr'"]),
+        ({"tune": "lr=1,2"}, ["--tune tries values of lr, which is also given"]),
+        ({"jobs": 2, "ray": "local"}, ["--jobs is for one machine and --ray for several"]),
+        ({"lm_eval": "arc_chalenge"}, ["no task 'arc_chalenge'"]),
+        ({"epoch": 2}, ["unknown option --epoch: did you mean '--epochs'?"]),
+    ],
+)
+def test_refused(
+    changed: dict[str, Any],
+    parts: list[str],
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if "lm_eval" in changed:
+        pytest.importorskip("lm_eval", reason="lm-eval (extra `lm-eval`) is not installed")
+    monkeypatch.chdir(tmp_path)
+    ended = run(capfd, "bench", **{"scenario": "fictitious", **options, "output": "out", **changed})
+    assert ended.code == 2, ended.err
+    (line,) = ended.err.splitlines()
+    for part in parts:
+        assert part in line
+    assert not Path("out").exists()
+
+
+def test_a_directory_of_something_else_is_refused(
+    whole: Path, options: dict[str, Any], files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(whole)
+    other = run(capfd, "bench", scenario="fictitious", **{**options, "output": whole, "seeds": [1]})
+    assert (other.code, "holds another bench (seeds is [1, 2] there, [1] here)" in other.err) == (2, True)
+    changed = run(capfd, "bench", scenario="fictitious", **{**options, "output": whole, "epochs": 2})
+    assert (changed.code, "holds another bench (options is" in changed.err) == (2, True)
+    assert contents(whole) == before
+    run_folder = whole / "cells" / "ME+GD" / "forget01" / "seed-1"
+    foreign = run(capfd, "bench", scenario="fictitious", **{**options, "output": run_folder})
+    assert (foreign.code, "is not empty and holds no bench" in foreign.err) == (2, True)
+    forget = run(capfd, "forget", model=files.model, forget=files.forget, retain=files.retain, output=whole)
+    assert (forget.code, "is not empty and holds no run" in forget.err) == (2, True)
+
+
+def test_an_unknown_key_in_the_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bench.yaml").write_text("scenario: fictitious\nmetods: [ME+GD]\n")
+    ended = run(capfd, "bench", config=tmp_path / "bench.yaml", output=tmp_path / "out")
+    assert ended.code == 2
+    assert "bench.yaml: unknown option 'metods', did you mean 'methods'?" in ended.err
