@@ -242,6 +242,17 @@ class DemoConfig:
     """Seed of both runs."""
 
 
+@dataclass(kw_only=True)
+class ReportConfig:
+    """One HTML page about runs or a whole bench: verdict, tables, figures, every question with its answers."""
+
+    runs: list[str] = field(metadata={"leading": True})
+    """Directories of runs, of folders of runs, or of a bench; `--runs` itself may be left out before them."""
+    output: str | None = None
+    """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
+    beside it, as PNG and SVG."""
+
+
 def with_preset(config: ForgetConfig) -> ForgetConfig:
     """The options with the preset's values where none were given; official mode takes the official pairing."""
     preset = PRESETS[config.preset]
