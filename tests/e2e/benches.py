@@ -7,7 +7,7 @@ from typing import Any
 
 from unlearner.config import EvaluateConfig, ForgetConfig
 from unlearner.evaluation.evaluate import evaluate
-from unlearner.files import write_json
+from unlearner.files import read_json, write_json
 from unlearner.training.forget import forget
 
 
@@ -51,21 +51,18 @@ def fail(output: Path, method: str, split: str, seed: int, error: str) -> None:
 
 def _continual(config: ForgetConfig, cell: Path, tasks: list[str]) -> None:
     """One task after another, each from the last one's model, and after each a look at all tasks so far."""
-    model, rows, utility = config.model, [], []
-    known: list[float] = []
+    model, rows, utility, known = config.model, [], [], []
     for number, task in enumerate(tasks):
-        result = forget(replace(config, model=model, task=task, output=str(cell / f"task-{number + 1:02d}")))
+        place = cell / f"task-{number + 1:02d}"
+        result = forget(replace(config, model=model, task=task, output=str(place)))
         assert result.before is not None and result.after is not None
-        if number == 0:
-            known = [_efficacy(config, config.model, t, cell.parent / "looks" / cell.name / f"0-{t}") for t in tasks]
-            first = result.before
         model = str(result.model)
-        earlier = [
-            _efficacy(config, model, t, cell.parent / "looks" / cell.name / f"{task}-{t}") for t in tasks[:number]
-        ]
+        known.append(result.before["forget_efficacy"])
+        earlier = [_efficacy(config, model, t, place / "earlier" / t) for t in tasks[:number]]
         rows.append([*earlier, result.after["forget_efficacy"]])
         utility.append(result.after["model_utility"])
-    before = {"forget_efficacy": known, "model_utility": first["model_utility"]}
+    start = read_json(cell / "task-01" / "before" / "summary.json")
+    before = {"forget_efficacy": known, "model_utility": start["model_utility"]}
     write_json(
         cell / "retention.json",
         {"tasks": tasks, "forget_efficacy": rows, "model_utility": utility, "before": before},

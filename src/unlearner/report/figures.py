@@ -254,8 +254,8 @@ def _retention(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
     """What stays forgotten: forget efficacy on every task's set after every task, a tile a run."""
     tiles = [_heat_map(run, run.retention) for run in part.runs if run.retention is not None]
     caption = (
-        "Forget efficacy on the set of every task (across), before and after each task (down). Dark is forgotten. "
-        "A column that stays dark to the bottom stays forgotten."
+        "Forget efficacy on the set of every task (across), just before its turn (first row), then after each task "
+        "(down). Full colour is forgotten: a column that keeps it to the bottom stays forgotten."
     )
     return [Picture("retention", "What stays forgotten", caption, tiles, 3)]
 
@@ -284,7 +284,7 @@ def _heat_map(run: Run, retention: Retention) -> Tile:
                 )
                 ax.text(
                     x + 0.5, y + 0.5, f"{value:.2f}".removeprefix("0"), ha="center", va="center_baseline",
-                    fontsize=FONT - 1, color=PAPER if shade > 0.5 else INK,
+                    fontsize=FONT - 1, color=PAPER if shade > 0.62 else INK,
                 )  # fmt: skip
 
     alt = f"{run.label}. Forget efficacy by task. " + "; ".join(
@@ -334,7 +334,7 @@ def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
                 "Low values, on the left, mean forgotten (token entropy apart: it tells language from repeated words)."
             )
             if part.step == "task":
-                goal += " Each task's own set, just before and just after it was unlearned."
+                goal += " Each task's own set, just after it was unlearned; before: the first task's."
         made.append(Picture(f"metrics-{name}", f"{set_title(name)}, by metric", kinds + goal, tiles, 3))
     return made
 
@@ -598,8 +598,9 @@ def _spread(part: Part) -> str:
 
 
 def set_title(name: str) -> str:
-    """How a set is called on the page."""
-    return SET_TITLES.get(name, name.replace("_", " ").capitalize())
+    """How a set is called on the page: `forget, task 2` is "Forget set, task 2"."""
+    known, comma, task = name.partition(",")
+    return SET_TITLES.get(known, known.replace("_", " ").capitalize()) + comma + task
 
 
 def _cut(label: str, longest: int = 30) -> str:

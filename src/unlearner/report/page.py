@@ -53,6 +53,8 @@ SHORT_TITLES = {
     "cosine_similarity": "Cosine", "entailment": "Entailed",
 }  # fmt: skip
 """The metrics' names over narrow columns."""
+NO_OPTIONS = ("name", "scenario", "hashes", "published", "published_source", "published_model")
+"""Keys of bench.json that its command does not repeat as options."""
 CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig}
 
 
@@ -358,34 +360,43 @@ def _encoded(listed: Sequence[Question], found: Sequence[Column], labels: list[s
 
 def _command(run: Run) -> str:
     """The command that makes this run, with every option that is not as by default."""
-    lines = [f"unlearner {run.command}"]
     config = CONFIGS.get(run.command)
     defaults = {f.name: f.default for f in fields(config)} if config else {}
+    lines = [f"unlearner {run.command}"]
     for key, value in run.config.items():
         default = defaults.get(key, MISSING)
-        if value == default or (default is MISSING and value in ([], {}, None)):
-            continue
-        flag = "--" + key.replace("_", "-")
-        if isinstance(value, bool):
-            lines.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, dict):
-            lines.append(" ".join([flag, *(shlex.quote(str(part)) for pair in value.items() for part in pair)]))
-        elif isinstance(value, list):
-            lines.append(" ".join([flag, *(shlex.quote(str(part)) for part in value)]))
-        else:
-            lines.append(f"{flag} {shlex.quote(str(value))}")
+        if value != default and not (default is MISSING and value in ([], {}, None)):
+            lines += _option(key, value)
     return clean(" \\\n    ".join([*lines, "--output DIRECTORY"]))
 
 
+def _option(key: str, value: Any) -> list[str]:
+    """An option as it is typed, safe in a shell."""
+    flag = "--" + key.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    parts = value if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        parts = [part for pair in value.items() for part in pair]
+    return [" ".join([flag, *(shlex.quote(str(part)) for part in parts)])]
+
+
 def _commands(report: Report) -> list[tuple[str, str]]:
-    """What makes every run; of a bench, of the first cell of every method and split."""
-    found = []
+    """What makes every bench and run; of a bench's cells, the first of every method and split."""
+    found = [(f"the bench {bench['name']}", _bench_command(bench)) for bench in report.benches]
     for part in report.parts:
         for run in part.runs:
             if run.config:
                 tail = " (first task; the others each from the last one's model)" if run.retention else ""
                 found.append((_within(part, run) + tail, _command(run)))
     return found
+
+
+def _bench_command(bench: dict[str, Any]) -> str:
+    """From bench.json, which also holds what is no option."""
+    options = {k: v for k, v in bench.items() if k not in NO_OPTIONS and v not in (None, [], {})}
+    lines = [f"unlearner bench {bench['scenario']}", *(line for k, v in options.items() for line in _option(k, v))]
+    return clean(" \\\n    ".join([*lines, "--output DIRECTORY"]))
 
 
 def _within(part: Part, run: Run) -> str:

@@ -95,7 +95,7 @@ class Retention:
 
     tasks: list[str]
     before: list[float]
-    """Of the starting model, by task."""
+    """On every task's set, just before it is unlearned."""
     efficacy: list[list[float]]
     """Row k is after task k + 1, entry j on task j + 1's set, j ≤ k."""
 
@@ -404,7 +404,7 @@ def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
     """The tasks of a finished cell as one run: before the first task, after every task, after the last.
 
     Forget efficacy is the mean over the sets of all tasks so far; the metrics of the forget set are of each task's own
-    set, just before and just after it was unlearned.
+    set, just after it was unlearned (before: of the first task's).
     """
     if failed := _read_json(folder / "failed.json"):
         return f"failed: {failed.get('error')}"
@@ -440,7 +440,7 @@ def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
     }
     return replace(
         runs[0],
-        before=joined(befores, befores[0], retention.before, retention.tasks),
+        before=joined(befores[:1], befores[0], retention.before[:1], retention.tasks[:1]),
         steps={number: replace(step, rows=[]) for number, step in steps.items()},
         after=joined(afters, afters[-1], retention.efficacy[-1], retention.tasks),
         missing=[],

@@ -51,9 +51,12 @@ def _of_bench(parts: Sequence[Part]) -> list[str]:
     if part.step == "task":
         how = f", after {len(next(run.retention.tasks for run in part.runs if run.retention))} tasks{how}"
     runs = over_parts(parts)
-    if len(runs) < 2:
-        return _one(runs[0]) if runs else ["No method has been measured on every split.", "The tables show what is."]
-    return _compared(runs, "methods", how, counts=len(parts) == 1)
+    if not runs:
+        return ["No method has been measured on every split.", "The tables show what is there."]
+    if len(runs) == 1:
+        first = f"{runs[0].label} comes to a forget efficacy of {_number(_efficacy(runs[0]))}{how}"
+        return [f"{first}.", f"{_kept(runs[0], mean=True)}, {_judged_all(runs)}."]
+    return _compared(runs, "methods", how, counts=len(parts) == 1 and part.step != "task")
 
 
 def number_word(number: int) -> str:
@@ -85,7 +88,7 @@ def _one(run: Run) -> list[str]:
     return [*sentences, f"{_kept(run)}, {_judged(after)}."]
 
 
-def _kept(run: Run) -> str:
+def _kept(run: Run, *, mean: bool = False) -> str:
     assert run.before is not None and run.after is not None
     before, after = run.before.figure("model_utility"), run.after.figure("model_utility")
     if before is None or after is None:
@@ -94,13 +97,13 @@ def _kept(run: Run) -> str:
         return "Model utility was 0 before unlearning already, so what was kept cannot be told from it"
     share = after / before
     only = "only " if share < KEPT_UTILITY else ""
-    now = _ranged(run.after, "model_utility")
+    now = _number(after) if mean else _ranged(run.after, "model_utility")
     return f"It keeps {only}{_share(share)} of its model utility ({before:.3f} before, {now} after)"
 
 
 def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = True) -> list[str]:
     def efficacy(run: Run) -> float:
-        value = None if run.after is None else run.after.figure("forget_efficacy")
+        value = _efficacy(run)
         return -1 if value is None else value
 
     most = max(runs, key=efficacy)
@@ -135,6 +138,10 @@ def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = T
                 f"Of the {number_word(len(kept))} that keep at least {bound}, {best.label} forgets {most_of} ({facts})"
             )
     return [f"{first}.", f"{second}, {_judged_all(runs)}."]
+
+
+def _efficacy(run: Run) -> float | None:
+    return None if run.after is None else run.after.figure("forget_efficacy")
 
 
 def _facts(run: Run, counts: bool) -> str:
