@@ -13,7 +13,7 @@ from typing import Any, get_origin
 import tyro
 import yaml
 
-from unlearner.config import BenchConfig, DemoConfig, EvaluateConfig, FinetuneConfig, ForgetConfig
+from unlearner.config import BenchConfig, DemoConfig, EvaluateConfig, FinetuneConfig, ForgetConfig, ReportConfig
 from unlearner.console import console
 from unlearner.errors import UserError, did_you_mean
 
@@ -25,6 +25,7 @@ unlearner makes a language model forget chosen data, keeps the rest of its abili
   unlearner forget      forget a forget set, keep a retain set, measure before and after
   unlearner evaluate    measure a model: six metrics, model utility, forget efficacy
   unlearner bench       a scenario of the paper: every method, split and seed, and the table of all
+  unlearner report      one page about a run or several: verdict, figures, every answer before and after
   unlearner methods     every unlearning method with its formula
   unlearner metrics     every metric with its formula
 
@@ -74,13 +75,14 @@ def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:
     """A config from command-line arguments, those of a `--config` YAML file first. Raises UserError."""
     known = {_flag(f.name): f for f in fields(config_type)}
     switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
-    arguments = list(arguments)
     if config_type is BenchConfig:
         own = set(known)
         known = {_flag(f.name): f for f in fields(ForgetConfig)} | known
         switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
-        if arguments and not arguments[0].startswith("-"):
-            arguments.insert(0, "--scenario")
+    leading = [flag for flag, f in known.items() if "leading" in f.metadata]
+    arguments = list(arguments)
+    if leading and arguments and not arguments[0].startswith("-"):
+        arguments.insert(0, leading[0])
     arguments = _with_file(known, arguments)
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
@@ -147,6 +149,10 @@ EXAMPLES = {
     "unlearner evaluate": (
         "\n\nExample:\n  unlearner evaluate --model path/to/model --forget forget.jsonl --retain retain.jsonl "
         "--output runs/scores"
+    ),
+    "unlearner report": (
+        "\n\nExample:\n  unlearner report runs/me runs/npo --output compared.html"
+        "\n\nThe page opens without a network, in any browser. A run that is not finished is shown as far as it is."
     ),
 }
 
@@ -265,10 +271,12 @@ def _finetune(config: FinetuneConfig) -> None:
 
 
 def _forget(config: ForgetConfig) -> None:
+    from unlearner.report import add_report
     from unlearner.tables import print_forget
     from unlearner.training.forget import forget
 
-    print_forget(forget(config), config.method)
+    result = forget(config)
+    print_forget(result, config.method, add_report([result.output]) if result.after else None)
 
 
 def _evaluate(config: EvaluateConfig) -> None:
@@ -290,6 +298,15 @@ def _bench(config: BenchConfig) -> None:
         raise SystemExit(1)
 
 
+def _report(config: ReportConfig) -> None:
+    from unlearner.report import write_report
+    from unlearner.tables import print_report
+
+    runs = [Path(run) for run in config.runs]
+    beside = runs[0] if len(runs) == 1 else Path()
+    print_report(write_report(runs, Path(config.output or beside / "report.html")))
+
+
 def _methods() -> None:
     from unlearner.tables import print_methods
 
@@ -308,6 +325,7 @@ COMMANDS: dict[str, tuple[type | None, Callable[..., None]]] = {
     "forget": (ForgetConfig, _forget),
     "evaluate": (EvaluateConfig, _evaluate),
     "bench": (BenchConfig, _bench),
+    "report": (ReportConfig, _report),
     "methods": (None, _methods),
     "metrics": (None, _metrics),
 }

@@ -251,7 +251,7 @@ class BenchConfig:
 
     Further options are those of `unlearner forget` and hold for every cell: --lr 1e-4 --epochs 5 --lora."""
 
-    scenario: str
+    scenario: str = field(metadata={"leading": True})
     """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word."""
     output: str
     """Directory of the bench. Repeating the command leaves out finished cells and continues the others."""
@@ -314,6 +314,17 @@ class DemoConfig:
     """Who judges entailment: offline, auto, paper, or an NLI model's directory or hub id."""
     seed: int = 1001
     """Seed of both runs."""
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """One HTML page about runs or a whole bench: verdict, tables, figures, every question with its answers."""
+
+    runs: list[str] = field(metadata={"leading": True})
+    """Directories of runs, of folders of runs, or of a bench; `--runs` itself may be left out before them."""
+    output: str | None = None
+    """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
+    beside it, as PNG and SVG."""
 
 
 def with_preset(config: ForgetConfig) -> ForgetConfig:

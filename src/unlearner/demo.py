@@ -10,7 +10,8 @@ from unlearner.console import note
 from unlearner.data.profiles import builtin
 from unlearner.data.refusals import is_refusal, load_refusals
 from unlearner.files import read_jsonl
-from unlearner.tables import out, print_summary
+from unlearner.report import add_report
+from unlearner.tables import out, print_report, print_summary
 from unlearner.training.builtin import use_threads
 from unlearner.training.forget import ForgetResult, forget
 
@@ -50,9 +51,12 @@ def demo(options: DemoConfig) -> dict[str, ForgetResult]:
         rows = _rows(results["IDK+AP"].output, name)
         refused = sum(is_refusal(row["generation"], refusals) for row in rows)
         console.print(f"IDK+AP refuses {refused} of {len(rows)} {name} questions.", markup=False)
+    page = add_report([result.output for result in results.values()])
     console.print("\nModels, summaries and every question with its answers:", markup=False)
     for result in results.values():
         console.print(f"  {result.output.resolve()}", style="green", markup=False, soft_wrap=True)
+    if page is not None:
+        print_report(page.resolve())
     console.print(
         "Next: unlearner forget --model YOUR_MODEL --forget forget.jsonl --retain retain.jsonl --output runs/mine",
         markup=False, soft_wrap=True,

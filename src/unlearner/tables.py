@@ -58,11 +58,18 @@ def print_records(folder: Path) -> None:
     out().print(f"Every question with its answers and values: {folder / 'records.jsonl'}", markup=False, soft_wrap=True)
 
 
-def print_forget(result: ForgetResult, method: str) -> None:
-    """The end of a forget run: before and after, where the model is, what to do next."""
+def print_report(page: Path) -> None:
+    """Where the page lies, to be opened."""
+    out().print(f"The report, to be opened in a browser: {page}", style="green", markup=False, soft_wrap=True)
+
+
+def print_forget(result: ForgetResult, method: str, page: Path | None) -> None:
+    """The end of a forget run: before and after, where the report and the model are."""
     if result.before is not None and result.after is not None:
         print_summary({"before": result.before, f"after {method}": result.after})
         print_records(result.output)
+    if page is not None:
+        print_report(page)
     console = out()
     console.print(f"The model is in {result.model}", style="green", markup=False, soft_wrap=True)
 

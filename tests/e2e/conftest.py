@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from benches import make_bench
 
 from unlearner.cli import main
+from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
+from unlearner.training.forget import forget
 
 TINY = "new:hidden=32,layers=2,heads=2,vocabulary=400"
 
@@ -132,6 +135,51 @@ def files(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Files:
     with surroundings(cache):
         main(["finetune", *arguments({**options, "batch_size": 4, "accumulation": 1})])
     return made
+
+
+# ------------------------------------------------------------------------------------------------------------- reports
+
+
+def quick(files: Files, **options: Any) -> ForgetConfig:
+    """A run of a second."""
+    data: dict[str, Any] = {"model": str(files.model), "forget": str(files.forget), "retain": str(files.retain)}
+    fast = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}
+    return ForgetConfig(**{**data, **fast, "output": "", **options})
+
+
+@pytest.fixture(scope="session")
+def single(files: Files, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run of ME+GD, measured after every epoch."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    with surroundings(cache):
+        forget(quick(files, evaluate="epochs", epochs=2, output=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bench(files: Files, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, splits and seeds, in the layout of `unlearner bench`."""
+    published = {"ME+GD": {"forget01": {"model_utility": 0.7271, "forget_efficacy": 0.9204}}}
+    splits = {"forget01": f"{files.forget}[:3]", "forget05": str(files.forget)}
+    base = quick(files, evaluate="epochs", epochs=2, retain=f"{files.retain}[:4]")
+    with surroundings(cache):
+        return make_bench(
+            tmp_path_factory.mktemp("bench") / "out", "fictitious", base, splits, methods=["ME+GD", "GA+GD"],
+            seeds=[1, 2], published=published,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def continual(files: Files, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks of two questions each, one after the other."""
+    folder = tmp_path_factory.mktemp("continual")
+    people = rows(builtin("forget"))
+    tasks = write_rows(folder / "tasks.jsonl", [*people[:2], *people[10:12]])
+    with surroundings(cache):
+        return make_bench(
+            folder / "out", "continual", quick(files, retain=f"{files.retain}[:4]"), {"forget01": str(tasks)},
+            methods=["ME+GD", "NPO+GD"], seeds=[1, 2], tasks=["1", "2"],
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- processes

@@ -57,15 +57,20 @@ def test_forget_evaluated_after_every_epoch(forgetting: dict[str, Any], tmp_path
         Moment("os.rename", "run/summary.json"),
         Moment("shutil.rmtree", "run/checkpoints"),
         Moment("os.rename", "run/finished.json"),
+        Moment("os.rename", "run/report-figures"),
+        Moment("os.rename", "run/report.html"),
     ]
     left = killed_and_continued("forget", {**forgetting, "evaluate": "epochs"}, tmp_path, moments)
     evaluation = ["records.jsonl", "summary.json"]
+    figures = {name for name in left if name.startswith("report-figures/")}
+    left -= figures
+    assert {"report-figures/tradeoff.png", "report-figures/epochs.svg"} <= figures
     assert left == {
         "run.json", "config.yaml", "log.jsonl", "finished.json", *evaluation,
         "before", *(f"before/{name}" for name in evaluation),
         "epochs", *(f"epochs/{e}" for e in (1, 2)), *(f"epochs/{e}/{name}" for e in (1, 2) for name in evaluation),
         "model", "model/config.json", "model/generation_config.json", "model/model.safetensors",
-        "model/tokenizer.json", "model/tokenizer_config.json",
+        "model/tokenizer.json", "model/tokenizer_config.json", "report.html", "report-figures",
     }  # fmt: skip
 
 

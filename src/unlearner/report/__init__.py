@@ -1,12 +1,14 @@
-"""`unlearner report`: one self-contained page from run directories, and its figures as files."""
+"""`unlearner report`: one self-contained page from runs or a bench, and its figures as files."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from unlearner.console import note
 from unlearner.errors import UserError
 
 PACKAGES = ("jinja2", "matplotlib")
+INSTALL = 'pip install "unlearner[report]"'
 
 
 def can_write() -> bool:
@@ -15,28 +17,34 @@ def can_write() -> bool:
 
 
 def write_report(runs: Sequence[Path], output: Path) -> Path:
-    """Write one HTML page about `runs` to `output`, its figures to `figures/` beside it, and return `output`.
+    """Write one HTML page about `runs` to `output`, its figures to `OUTPUT-figures/` beside it, and return `output`.
 
-    Each of `runs` is a run directory or a folder of run directories, however deep. The page depends on what these hold
+    Each of `runs` is a run directory, a bench, or a folder of such, however deep. The page depends on what these hold
     alone: not on the time, nor, where runs can be told apart without, on where they lie. Raises UserError where there
     is no run, the page cannot be written, or `output` is a file that is no report.
     """
-    _need_packages()
-    from unlearner.report.page import write_page
-    from unlearner.report.read import read_runs
-
-    return write_page(read_runs(runs), output)
-
-
-def write_figures(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """Write the report's figures about `runs` to `folder`, each as PNG and as SVG, and return their paths."""
-    _need_packages()
-    from unlearner.report.figures import save_figures
-    from unlearner.report.read import read_runs
-
-    return save_figures(read_runs(runs), folder)
-
-
-def _need_packages() -> None:
     if not can_write():
-        raise UserError('the report needs jinja2 and matplotlib: pip install "unlearner[report]"')
+        raise UserError(f"the report needs jinja2 and matplotlib: {INSTALL}")
+    from unlearner.report.page import write_page
+    from unlearner.report.read import read
+
+    return write_page(read(runs), Path(output))
+
+
+def add_report(runs: Sequence[Path]) -> Path | None:
+    """At the end of a command: report.html in the only one of `runs`, or in the folder that holds them all.
+
+    A page that is newer than the runs is left as it is. Without the extra `report` none is written, and a line says so.
+    """
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return None
+    output = (runs[0] if len(runs) == 1 else runs[0].parent) / "report.html"
+    if not can_write():
+        note(f"For a page about it all: {INSTALL}, then unlearner report {output.parent}")
+        return None
+    ended = max((run / "finished.json").stat().st_mtime_ns for run in runs)
+    if output.is_file() and output.stat().st_mtime_ns >= ended:
+        return output
+    return write_report(runs, output)

@@ -5,11 +5,10 @@ the page's (`currentColor` and custom properties), so that it follows the theme 
 all tiles go into one file. Every figure is drawn in CSS pixels.
 """
 
-import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from io import BytesIO, StringIO
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from unlearner.errors import UserError
 from unlearner.evaluation.metrics import METRICS
-from unlearner.files import space_errors
-from unlearner.report.read import Measurement, Run, columns
+from unlearner.files import atomic_directory, is_leftover
+from unlearner.report.read import Column, Measurement, Part, Report, Retention, Run, columns, ordered
 
 INK, MUTED, RULE, PAPER = "#1c1d20", "#5d6167", "#dcdcd8", "#ffffff"
 COLOURS = ("#0b4f8f", "#b3360f", "#2f9c82", "#8f6be0", "#c08a00", "#333333")
@@ -94,53 +95,65 @@ class Picture:
     tiles: list[Tile]
     columns: int
     """Tiles side by side in the file."""
-    legend: bool = False
-    """Whether the runs are named by a legend, rather than in the tiles."""
+    legend: list[str] = field(default_factory=list)
+    """Labels of the runs, where a legend names them rather than the tiles."""
+    part: str = ""
+    """Title of the part that it shows, where there are several."""
 
 
-def styles(runs: Sequence[Run]) -> list[Style]:
-    """A style for every run: methods have colours, and runs of one method differ in marker and dash."""
-    subjects = list(dict.fromkeys(run.subject for run in runs))
+def styles(report: Report) -> dict[str, Style]:
+    """A style for every label: methods have colours, and runs of one method differ in marker and dash."""
+    runs = {run.label: run for run in report.runs}
+    subjects = list(dict.fromkeys(run.subject for run in runs.values()))
     fixed = {subject: PLACES.index(subject) for subject in subjects if subject in PLACES}
     free = [place for place in range(len(PLACES)) if place not in fixed.values()]
     places = dict(fixed)
     for number, subject in enumerate(s for s in subjects if s not in fixed):
         # With more subjects than colours, a colour comes again with another marker.
         places[subject] = free[number] if number < len(free) else len(PLACES) + number - len(free)
-    found, times = [], dict.fromkeys(subjects, 0)
-    for run in runs:
+    found, times = {}, dict.fromkeys(subjects, 0)
+    for label, run in runs.items():
         place, time = places[run.subject], times[run.subject]
         times[run.subject] += 1
         again = place // len(COLOURS) + time
-        found.append(Style(place % len(COLOURS), MARKERS[(place + again) % len(MARKERS)], DASHES[again % len(DASHES)]))
+        found[label] = Style(place % len(COLOURS), MARKERS[(place + again) % len(MARKERS)], DASHES[again % len(DASHES)])
     return found
 
 
-def pictures(runs: Sequence[Run]) -> list[Picture]:
-    """The figures that `runs` have the data for."""
-    looks = styles(runs)
-    made = [_tradeoff(runs, looks), *_metrics(runs, looks), *_epochs(runs, looks), _training(runs, looks)]
-    return [picture for picture in made if picture is not None and picture.tiles]
+def pictures(report: Report) -> list[Picture]:
+    """The figures that a report has the data for."""
+    looks = styles(report)
+    made = [_tradeoff(report.parts, looks)]
+    for part in report.parts:
+        of_part = [*_retention(part, looks), *_metrics(part, looks), *_steps(part, looks)]
+        if not part.seeds:
+            of_part += _training(part, looks)
+        made += [replace(p, name=f"{slug(part.title)}-{p.name}", part=part.title) if part.title else p for p in of_part]
+    return [picture for picture in made if picture.tiles]
 
 
-def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Every figure as NAME.svg and NAME.png in `folder`; returns the paths."""
-    with space_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    looks = styles(runs)
-    paths = []
-    for picture in pictures(runs):
-        with matplotlib.rc_context(RC):
-            figure = _assembled(picture, runs, looks)
+def slug(title: str) -> str:
+    """A title as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def save_figures(report: Report, folder: Path) -> None:
+    """Every figure as NAME.svg and NAME.png in `folder`, which is written as a whole and takes the place of an older.
+
+    Raises UserError where it holds anything else.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix not in (".svg", ".png") and not is_leftover(path):
+            raise UserError(f"{path} is in the way of the report's figures: give the report another name by --output.")
+    looks = styles(report)
+    with atomic_directory(folder) as fresh, matplotlib.rc_context(RC):
+        for picture in pictures(report):
+            figure = _assembled(picture, looks)
             for suffix, options in (
                 ("svg", {"metadata": _NO_METADATA}),
                 ("png", {"dpi": 3 * 72, "metadata": _NO_SOFTWARE}),
             ):
-                buffer = BytesIO()
-                figure.savefig(buffer, format=suffix, **options)
-                paths.append(folder / f"{picture.name}.{suffix}")
-                _write(paths[-1], buffer.getvalue())
-    return paths
+                figure.savefig(fresh / f"{picture.name}.{suffix}", **options)
 
 
 def inline(tile: Tile, name: str) -> str:
@@ -169,15 +182,30 @@ def swatch(style: Style, name: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- the figures
 
 
-def _tradeoff(runs: Sequence[Run], looks: Sequence[Style]) -> Picture | None:
-    """Model utility against forget efficacy: a path a run, from before over its epochs to after."""
+def _tradeoff(parts: Sequence[Part], looks: Mapping[str, Style]) -> Picture:
+    """Model utility against forget efficacy, a tile a part: a path a run, from before over its steps to after."""
+    tiles = [tile for part in parts if (tile := _paths(part, looks, len(parts) > 1)) is not None]
+    step = next((part.step for part in parts for run in part.runs if run.steps), None)
+    caption = (
+        "Up and to the right is better: more is forgotten, more is kept. "
+        + (f"Small marks are {step}s. " if step else "")
+        + f"The open circle is the model before unlearning; thin lines are {_spread(parts[0])}."
+        if parts
+        else ""
+    )
+    if step == "task":
+        caption += " Forget efficacy is the mean over the sets of all tasks so far."
+    return Picture("tradeoff", "Forgetting against utility", caption, tiles, 2 if len(tiles) > 1 else 1)
+
+
+def _paths(part: Part, looks: Mapping[str, Style], one_of_many: bool) -> Tile | None:
     paths: list[tuple[Run, Style, list[Measurement]]] = []
-    for run, look in zip(runs, looks, strict=True):
-        points = [m for m in (run.before, *run.epochs.values(), run.after) if m is not None and _point(m)]
-        if len(points) > 1 and run.epochs and run.after is not None and _point(points[-1]) == _point(points[-2]):
-            points.pop(-2)  # the last epoch's evaluation is the one after
+    for run in part.runs:
+        points = [m for m in (run.before, *run.steps.values(), run.after) if m is not None and _point(m)]
+        if len(points) > 1 and run.steps and run.after is not None and _point(points[-1]) == _point(points[-2]):
+            points.pop(-2)  # the last step's evaluation is the one after
         if points:
-            paths.append((run, look, points))
+            paths.append((run, looks[run.label], points))
     if not paths:
         return None
     labels = {run.label: run.label for run, _, _ in paths}
@@ -189,6 +217,8 @@ def _tradeoff(runs: Sequence[Run], looks: Sequence[Style]) -> Picture | None:
 
     def draw(axes: list[Axes]) -> None:
         (ax,) = axes
+        if one_of_many:
+            ax.set_title(part.title)
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="forget efficacy →", ylabel="model utility →")
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
@@ -212,152 +242,174 @@ def _tradeoff(runs: Sequence[Run], looks: Sequence[Style]) -> Picture | None:
         starts = {(*point, "before", MUTED) for run, _, _ in paths if (point := _point(run.before)) is not None}
         _place_labels(ax, [*ends, *sorted(starts)[:1]], lines)
 
-    alt = "Forget efficacy and model utility. " + "; ".join(
+    alt = f"Forget efficacy and model utility{', ' * one_of_many}{part.title}. " + "; ".join(
         f"{run.label}: " + " to ".join("{:.2f} and {:.2f}".format(*(_point(m) or (0, 0))) for m in (p[0], p[-1]))
         for run, _, p in paths
     )
-    followed = any(len(points) > 2 for _, _, points in paths)
-    return Picture(
-        "tradeoff", "Forgetting against utility",
-        "Up and to the right is better: more is forgotten, more is kept. "
-        + ("Small marks are epochs. " if followed else "")
-        + "The open circle is the model before unlearning, thin lines are 95% intervals.",
-        [
-            Tile(620, 430, (52, 24, 12, 46), draw, alt, narrow=Tile(330, 330, (46, 14, 10, 44), draw, alt)),
-        ],
-        1,
-    )  # fmt: skip
+    narrow = Tile(330, 330, (46, 14, 28 if one_of_many else 10, 44), draw, alt)
+    return narrow if one_of_many else Tile(620, 430, (52, 24, 12, 46), draw, alt, narrow=narrow)
 
 
-def _metrics(runs: Sequence[Run], looks: Sequence[Style]) -> list[Picture]:
-    """Every metric before and after: a tile a set for one run, a tile a metric for several."""
-    found = columns(runs)
-    if not any(column.kind != "before" for column in found):
-        return []
-    sets = list(dict.fromkeys(name for column in found for name in column.measured.sets))
-    kinds = "The open circle is before unlearning, the mark after it; bars are 95% intervals. "
-    if len(runs) == 1:
-        tiles = []
-        column, look = found[-1], looks[0]
-        before = None if column.before is None else found[column.before].measured
-        for name in column.measured.sets:
-            rows = [
-                (
-                    METRIC_TITLES.get(m, m),
-                    look,
-                    None if before is None else before.figure(f"{name}.{m}"),
-                    column.measured,
-                    f"{name}.{m}",
+def _retention(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
+    """What stays forgotten: forget efficacy on every task's set after every task, a tile a run."""
+    tiles = [_heat_map(run, run.retention) for run in part.runs if run.retention is not None]
+    caption = (
+        "Forget efficacy on the set of every task (across), just before its turn (first row), then after each task "
+        "(down). Full colour is forgotten: a column that keeps it to the bottom stays forgotten."
+    )
+    return [Picture("retention", "What stays forgotten", caption, tiles, 3)]
+
+
+def _heat_map(run: Run, retention: Retention) -> Tile:
+    rows = [("before", retention.before)]
+    rows += [(f"after {task}", row) for task, row in zip(retention.tasks, retention.efficacy, strict=True)]
+    side = max(26, min(44, 250 // len(retention.tasks)))
+
+    def draw(axes: list[Axes]) -> None:
+        (ax,) = axes
+        ax.set_title(run.label)
+        ax.set(xlim=(0, len(retention.tasks)), ylim=(len(rows), 0), xlabel="set of task")
+        ax.set_xticks([place + 0.5 for place in range(len(retention.tasks))], retention.tasks)
+        ax.set_yticks([place + 0.5 for place in range(len(rows))], [name for name, _ in rows])
+        ax.tick_params(length=0)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        for y, (_, values) in enumerate(rows):
+            for x, value in enumerate(values):
+                shade = min(max(value, 0), 1)
+                ax.add_patch(
+                    Rectangle(
+                        (x, y), 1, 1, facecolor=COLOURS[0], alpha=0.05 + 0.95 * shade, edgecolor=PAPER, linewidth=1
+                    )
                 )
-                for m in METRICS
-            ]
-            tiles.append(_dumbbells(_set_title(name), rows))
+                ax.text(
+                    x + 0.5, y + 0.5, f"{value:.2f}".removeprefix("0"), ha="center", va="center_baseline",
+                    fontsize=FONT - 1, color=PAPER if shade > 0.62 else INK,
+                )  # fmt: skip
+
+    alt = f"{run.label}. Forget efficacy by task. " + "; ".join(
+        f"{name}: " + ", ".join(f"{value:.2f}" for value in values) for name, values in rows
+    )
+    left = 62
+    return Tile(left + side * len(retention.tasks) + 8, 70 + side * len(rows), (left, 8, 28, 42), draw, alt)
+
+
+def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
+    """Every metric before and after: a tile a set for one run, a tile a metric for several."""
+    found = columns(part.runs)
+    ends = [column for column in found if column.kind != "before"]
+    if not ends:
+        return []
+    kinds = ""
+    if any(column.before is not None for column in ends):
+        kinds = "The open circle is before unlearning, the mark after it; "
+    kinds += f"bars are {_spread(part)}. "
+
+    def before(column: Column) -> Measurement | None:
+        return None if column.before is None else found[column.before].measured
+
+    def row(label: str, column: Column, key: str) -> Bells:
+        was = before(column)
+        return label, looks[column.run.label], None if was is None else was.figure(key), column.measured, key
+
+    if len(part.runs) == 1:
+        tiles = [
+            _dumbbells(set_title(name), [row(METRIC_TITLES.get(m, m), ends[0], f"{name}.{m}") for m in METRICS])
+            for name in ends[0].measured.sets
+        ]
         caption = "What was forgotten should be low in the forget set; all other sets should stay as they were."
-        return [Picture("metrics", "Every metric on every set", (kinds if before else "") + caption, tiles, 2)]
+        return [Picture("metrics", "Every metric on every set", kinds + caption, tiles, 2)]
+    sets = ordered({name for column in ends for name in column.measured.sets})
     made = []
-    for name in ["forget", *[s for s in sets if s != "forget"][:1]]:
-        if name not in sets:
-            continue
+    for name in [*(["forget"] if "forget" in sets else []), *[s for s in sets if s != "forget"][:1]]:
         tiles = []
         for metric in METRICS:
             key = f"{name}.{metric}"
-            shown = [c for c in found if c.kind != "before" and c.measured.figure(key) is not None]
-            rows = [
-                (
-                    c.label,
-                    looks[c.run],
-                    None if c.before is None else found[c.before].measured.figure(key),
-                    c.measured,
-                    key,
-                )
-                for c in shown
-            ]
+            rows = [row(c.run.label, c, key) for c in ends if c.measured.figure(key) is not None]
             if rows:
                 tiles.append(_dumbbells(METRIC_TITLES.get(metric, metric), rows))
-        goal = (
-            "Low values, on the left, mean forgotten (token entropy apart: it tells fluent text from repeated words)."
-            if name == "forget"
-            else "Nothing here should move."
-        )
-        made.append(Picture(f"metrics-{name}", f"{_set_title(name)}, by metric", kinds + goal, tiles, 3))
+        goal = "Nothing here should move."
+        if name == "forget":
+            goal = (
+                "Low values, on the left, mean forgotten (token entropy apart: it tells language from repeated words)."
+            )
+            if part.step == "task":
+                goal += " Each task's own set, just after it was unlearned; before: the first task's."
+        made.append(Picture(f"metrics-{name}", f"{set_title(name)}, by metric", kinds + goal, tiles, 3))
     return made
 
 
-def _epochs(runs: Sequence[Run], looks: Sequence[Style]) -> list[Picture]:
-    """Forget efficacy, utility and every metric of forget and retain set, epoch after epoch."""
-    followed = [(run, look) for run, look in zip(runs, looks, strict=True) if run.epochs]
+def _steps(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
+    """Forget efficacy, utility and every metric of forget and retain set, epoch after epoch or task after task."""
+    followed = [run for run in part.runs if run.steps]
     if not followed:
         return []
-    kept = next((s for run, _ in followed for m in run.epochs.values() for s in m.sets if s != "forget"), None)
-    groups = {
-        "epochs": ("Epoch by epoch", [("forget_efficacy", "Forget efficacy"), ("model_utility", "Model utility")])
-    }
+    kept = next((s for run in followed for m in run.steps.values() for s in m.sets if s != "forget"), None)
+    step = part.step
+    totals = [("forget_efficacy", "Forget efficacy"), ("model_utility", "Model utility")]
+    groups = {f"{step}s": (f"{step.capitalize()} by {step}", totals)}
     for name in ("forget", kept):
         if name is not None:
-            title = f"{_set_title(name)}, epoch by epoch"
-            groups[f"epochs-{name}"] = (title, [(f"{name}.{m}", METRIC_TITLES.get(m, m)) for m in METRICS])
+            keys = [(f"{name}.{m}", METRIC_TITLES.get(m, m)) for m in METRICS]
+            groups[f"{step}s-{name}"] = (f"{set_title(name)}, {step} by {step}", keys)
     made = []
     for file, (title, keys) in groups.items():
-        tiles = [tile for key, heading in keys if (tile := _lines(heading, key, followed)) is not None]
+        tiles = [tile for key, heading in keys if (tile := _lines(heading, key, followed, looks, step)) is not None]
         if tiles:
-            made.append(
-                Picture(file, title, "Epoch 0 is the model before unlearning.", tiles, min(3, len(tiles)), True)
-            )
+            caption = f"{step.capitalize()} 0 is the model before unlearning."
+            if step == "task":
+                caption += (
+                    " Every value is of the task's own set, just after it was unlearned." if file == "tasks-forget"
+                    else " Forget efficacy is the mean over the sets of all tasks so far." if file == "tasks" else ""
+                )  # fmt: skip
+            legend = [run.label for run in followed]
+            made.append(Picture(file, title, caption, tiles, min(3, len(tiles)), legend))
     return made
 
 
-def _lines(heading: str, key: str, followed: Sequence[tuple[Run, Style]]) -> Tile | None:
+def _lines(
+    heading: str, key: str, followed: Sequence[Run], looks: Mapping[str, Style], step: str
+) -> Tile | None:  # fmt: skip
     curves = []
-    for run, look in followed:
-        points = {0: run.before} | run.epochs if run.before is not None else run.epochs
-        values = [(epoch, v) for epoch, m in points.items() if m is not None and (v := m.figure(key)) is not None]
+    for run in followed:
+        points = {0: run.before} | run.steps if run.before is not None else run.steps
+        values = [(number, v) for number, m in points.items() if m is not None and (v := m.figure(key)) is not None]
         if values:
-            curves.append((run.label, look, values))
+            curves.append((run.label, looks[run.label], values))
     if not curves:
         return None
-    last = max(epoch for _, _, values in curves for epoch, _ in values)
+    last = max(number for _, _, values in curves for number, _ in values)
 
     def draw(axes: list[Axes]) -> None:
         (ax,) = axes
         ax.set_title(heading)
-        ax.set(xlim=(-0.03 * last, 1.03 * last), ylim=(-0.03, 1.03), xlabel="epoch")
+        ax.set(xlim=(-0.03 * last, 1.03 * last), ylim=(-0.03, 1.03), xlabel=step)
         ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
         ax.set_xticks(sorted({0, last, *range(0, last + 1, max(1, -(-last // 5)))}))
         ax.grid(True, axis="y")
         for _, look, values in curves:
             x, y = zip(*values, strict=True)
-            ax.plot(
-                x,
-                y,
-                color=look.ink,
-                linestyle=look.dash,
-                marker=look.marker,
-                markersize=4,
-                linewidth=1.5,
-                clip_on=False,
-            )
+            ax.plot(x, y, look.marker, color=look.ink, linestyle=look.dash, markersize=4, linewidth=1.5, clip_on=False)
 
-    alt = f"{heading} by epoch. " + "; ".join(
+    alt = f"{heading} by {step}. " + "; ".join(
         f"{label}: " + ", ".join(f"{value:.2f}" for _, value in values) for label, _, values in curves
     )
     return Tile(300, 205, (30, 12, 28, 40), draw, alt)
 
 
-def _training(runs: Sequence[Run], looks: Sequence[Style]) -> Picture | None:
+def _training(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
     """The losses over training, a tile a run: their scales differ from method to method."""
     tiles = []
-    for run, look in zip(runs, looks, strict=True):
+    for run in part.runs:
         curves = [
-            (f"{part} loss", _thinned([(row["epoch"], row[part]) for row in run.log if _both(row, part)]))
-            for part in ("forget", "retain")
+            (f"{kind} loss", _thinned([(row["epoch"], row[kind]) for row in run.log if _both(row, kind)]))
+            for kind in ("forget", "retain")
         ]
         curves = [(name, points) for name, points in curves if any(value for _, value in points)]
         if curves:
-            tiles.append(_losses(run.label, look, curves))
-    if not tiles:
-        return None
+            tiles.append(_losses(run.label, looks[run.label], curves))
     caption = "The losses of every step, each on its own scale, before their coefficients."
-    return Picture("training", "Training", caption, tiles, min(3, len(tiles)))
+    return [Picture("training", "Training", caption, tiles, min(3, len(tiles)))]
 
 
 def _losses(label: str, look: Style, curves: list[tuple[str, list[tuple[float, float]]]]) -> Tile:
@@ -446,7 +498,7 @@ def _axes(figure: Figure, tile: Tile, x: float, y: float, size: tuple[float, flo
     return made
 
 
-def _assembled(picture: Picture, runs: Sequence[Run], looks: Sequence[Style]) -> Figure:
+def _assembled(picture: Picture, looks: Mapping[str, Style]) -> Figure:
     """All tiles of a picture in one figure, with a legend line where the tiles name no run."""
     width = max(tile.width for tile in picture.tiles)
     height = max(tile.height for tile in picture.tiles)
@@ -459,9 +511,9 @@ def _assembled(picture: Picture, runs: Sequence[Run], looks: Sequence[Style]) ->
         tile.draw(_axes(figure, tile, column * width, head + line * height, size))
     if picture.legend:
         handles = [
-            Line2D([], [], color=look.ink, linestyle=look.dash, marker=look.marker, markersize=5, label=run.label)
-            for run, look in zip(runs, looks, strict=True)
-            if run.epochs
+            Line2D([], [], color=look.ink, linestyle=look.dash, marker=look.marker, markersize=5, label=label)
+            for label in picture.legend
+            for look in (looks[label],)
         ]
         figure.legend(handles=handles, loc="upper left", ncols=6, frameon=False, borderaxespad=0.3, fontsize=FONT)
     return figure
@@ -541,8 +593,14 @@ def _thinned(points: list[tuple[float, float]], most: int = 300) -> list[tuple[f
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def _set_title(name: str) -> str:
-    return SET_TITLES.get(name, name.replace("_", " ").capitalize())
+def _spread(part: Part) -> str:
+    return f"one standard deviation over {len(part.seeds)} seeds" if part.means else "95% intervals"
+
+
+def set_title(name: str) -> str:
+    """How a set is called on the page: `forget, task 2` is "Forget set, task 2"."""
+    known, comma, task = name.partition(",")
+    return SET_TITLES.get(known, known.replace("_", " ").capitalize()) + comma + task
 
 
 def _cut(label: str, longest: int = 30) -> str:
@@ -578,13 +636,3 @@ def _for_page(svg: str, tile: Tile, name: str) -> str:
 
 def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with space_errors(path):
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -24,8 +24,20 @@ from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
-from unlearner.report.figures import METRIC_TITLES, SET_TITLES, inline, pictures, save_figures, styles, swatch
-from unlearner.report.read import Column, Measurement, Question, Run, clean, columns, questions, short_model
+from unlearner.report.figures import METRIC_TITLES, inline, pictures, save_figures, set_title, styles, swatch
+from unlearner.report.read import (
+    Column,
+    Measurement,
+    Part,
+    Question,
+    Report,
+    Run,
+    clean,
+    columns,
+    list_questions,
+    ordered,
+    short_model,
+)  # fmt: skip
 from unlearner.report.verdict import number_word, verdict
 
 MOST_DATA = 17_000_000
@@ -41,64 +53,70 @@ SHORT_TITLES = {
     "cosine_similarity": "Cosine", "entailment": "Entailed",
 }  # fmt: skip
 """The metrics' names over narrow columns."""
+NO_OPTIONS = ("name", "scenario", "hashes", "published", "published_source", "published_model")
+"""Keys of bench.json that its command does not repeat as options."""
 CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig}
 
 
-def write_page(runs: Sequence[Run], output: Path) -> Path:
-    """The page about `runs`, and `figures/` beside it; an existing file is replaced only where it is a report."""
-    output = Path(output)
+def write_page(report: Report, output: Path) -> Path:
+    """The page, and its figures in a folder beside it; an existing file is replaced only where it is a report."""
     if output.is_dir():
         raise UserError(f"--output {output} is a directory: give the name of a file, such as {output / 'report.html'}.")
     if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
         raise UserError(f"--output {output} is there already and is no report: choose another name.")
-    page = render(runs)
     with space_errors(output):
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"--output {output} cannot be made, for a file is in the way: choose another.") from error
-    save_figures(runs, output.parent / "figures")
-    write_text(output, page)
+    figures = output.with_name(f"{output.stem}-figures")
+    save_figures(report, figures)
+    write_text(output, render(report, figures.name))
     return output
 
 
-def render(runs: Sequence[Run]) -> str:
-    """The page as text; the same runs give the same text."""
+def render(report: Report, figures: str) -> str:
+    """The page as text; `figures` is the name of the folder that has its figures. The same runs give the same text."""
     here = Path(__file__).parent
     script = (here / "report.js").read_text(encoding="utf-8")
-    looks = styles(runs)
-    swatches = [Markup(swatch(look, f"s{place}")) for place, look in enumerate(looks)]
-    found = columns(runs)
-    listed = questions(found)
+    looks = styles(report)
+    found, listed = list_questions(report.parts)
     environment = Environment(
         loader=PackageLoader("unlearner.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    data, notes = _data(listed, found)
+    data, notes = _data(listed, found, list(looks))
+    if seeds := next((part.seeds for part in report.parts if part.means), []):
+        notes.insert(0, f"Answers and values are those of seed {seeds[0]}, or of the first one that is there.")
+    groups = dict.fromkeys((question.part, question.set) for question in listed)
     return environment.get_template("report.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=_title(runs), about=_about(runs), verdict=verdict(runs), runs=runs,
-        missing=[(run.label, sentence) for run in runs for sentence in run.missing],
-        glance=_glance(found, runs), shares=any(run.utility_share is not None for run in runs), columns=found,
-        swatches=swatches, tables=_tables(found, runs),
-        examples=_examples(listed, found),
-        pictures=_drawn(runs), metrics=[(METRIC_TITLES.get(n, n), m.formula, m.source) for n, m in METRICS.items()],
-        list_notes=notes, count=len(listed), sets=list(dict.fromkeys((q.set, _set_title(q.set)) for q in listed)),
+        title=_title(report), about=_about(report), verdict=verdict(report), parts=report.parts,
+        several=len(report.runs) > 1, missing=report.missing, glance=[_glance(part) for part in report.parts],
+        head=_glance_head(report.parts),
+        swatches={label: Markup(swatch(look, f"s{place}")) for place, (label, look) in enumerate(looks.items())},
+        tables=[_tables(part) for part in report.parts], examples=_examples(listed, found), figures=figures,
+        pictures=_drawn(report), metrics=[(METRIC_TITLES.get(n, n), m.formula, m.source) for n, m in METRICS.items()],
+        list_notes=notes, count=len(listed), sets=[_group_title(*group) for group in groups],
         after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],
         outcomes=any(c.before is not None for c in found),
         metric_titles=[(METRIC_TITLES.get(n, n), SHORT_TITLES.get(n, n)) for n in METRICS],
-        data=Markup(data), commands=[(r.label, _command(r)) for r in runs if r.config], provenance=_provenance(runs),
-        settings=[(r.label, _yaml(r.config)) for r in runs if r.config],
+        data=Markup(data), commands=_commands(report), provenance=_provenance(report), settings=_settings(report),
     )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ headings
 
 
-def _title(runs: Sequence[Run]) -> str:
+def _title(report: Report) -> str:
+    runs = report.runs
+    if len(report.benches) == 1 and all(part.seeds for part in report.parts):
+        return f"Bench: the {report.benches[0]['scenario']} scenario"
+    if report.benches:
+        return "Unlearning methods compared"
     forgets = [run for run in runs if run.command == "forget"]
     if len(runs) > 1:
         what = "unlearning runs" if len(forgets) == len(runs) else "runs" if forgets else "evaluations"
@@ -106,9 +124,13 @@ def _title(runs: Sequence[Run]) -> str:
     return f"Unlearning by {runs[0].label}" if forgets else f"Evaluation of {runs[0].label}"
 
 
-def _about(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _about(report: Report) -> list[tuple[str, str]]:
     """What the page is about: model, sources, judge; several values side by side where runs differ."""
     rows = []
+    runs = report.runs
+    for bench in report.benches:
+        many = [(len(bench[key]), key) for key in ("methods", "splits", "seeds")]
+        rows.append(("Bench", " × ".join(f"{n} {key if n > 1 else key[:-1]}" for n, key in many)))
     for title, key in (("Model", "model"), ("Forget set", "forget"), ("Retain set", "retain")):
         values = dict.fromkeys(_named(run, key) for run in runs)
         values.pop("", None)
@@ -118,7 +140,7 @@ def _about(runs: Sequence[Run]) -> list[tuple[str, str]]:
     for run in runs:
         for measured in (run.after or run.before,):
             if measured is not None:
-                counts[", ".join(f"{measured.count(s)} {_set_title(s).lower()}" for s in measured.sets)] = None
+                counts[", ".join(f"{measured.count(s)} {set_title(s).lower()}" for s in measured.sets)] = None
     if counts:
         rows.append(("Questions", _few(list(counts))))
     judges = dict.fromkeys(describe(*j) for run in runs for m in (run.before, run.after) if m and (j := _judge(m)))
@@ -144,66 +166,86 @@ def _judge(measured: Measurement) -> tuple[str, str] | None:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def _glance(found: Sequence[Column], runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _glance_head(parts: Sequence[Part]) -> dict[str, Any]:
+    """Which columns the first table has, and what its intervals are."""
+    spreads = dict.fromkeys("± standard deviation" if part.means else "95% interval" for part in parts)
+    return {
+        "spread": " or ".join(spreads),
+        "share": any(run.utility_share is not None for part in parts for run in part.runs),
+        "quality": any(
+            run.after is not None and run.after.figure("forget_quality") is not None for p in parts for run in p.runs
+        ),
+        "published": next((part.source for part in parts if part.published), ""),
+    }
+
+
+def _glance(part: Part) -> list[dict[str, Any]]:
     """One row an evaluation: what is still answered, MU and FE with intervals, and the share of utility kept."""
     rows = []
-    for column in found:
-        right = column.measured.right("forget")
-        share = runs[column.run].utility_share if column.kind == "after" else None
+    for column in columns(part.runs):
+        measured = column.measured
+        after = column.kind == "after"
+        right, share = measured.right("forget"), column.run.utility_share if after else None
+        quality = measured.figure("forget_quality")
+        published = part.published.get(column.label, {}) if after else {}
         rows.append(
             {
-                "label": _long_label(column, runs),
-                "run": None if column.kind == "before" else column.run,
-                "right": "–" if right is None else f"{right} of {column.measured.count('forget')}",
-                "efficacy": _cell(column.measured, "forget_efficacy"),
-                "utility": _cell(column.measured, "model_utility"),
-                "share": "" if column.kind != "after" else "–" if share is None else f"{share:.0%}",
+                "label": column.label,
+                "look": None if column.kind == "before" else column.run.label,
+                "right": "–" if right is None else f"{right} of {measured.count('forget')}",
+                "efficacy": _cell(measured, "forget_efficacy", part.means),
+                "utility": _cell(measured, "model_utility", part.means),
+                "share": "" if not after else "–" if share is None else f"{share:.0%}",
+                "quality": "" if quality is None else f"{quality:.3f}" if quality >= 0.001 else f"{quality:.0e}",
+                "published": [
+                    f"{published[key]:.3f}" if key in published else "" for key in ("forget_efficacy", "model_utility")
+                ],
             }
         )
     return rows
 
 
-def _tables(found: Sequence[Column], runs: Sequence[Run]) -> dict[str, Any]:
+def _tables(part: Part) -> dict[str, Any]:
     """All figures: a group a set, a row a metric, a column an evaluation."""
+    found = columns(part.runs)
     groups = []
-    for name in dict.fromkeys(name for column in found for name in column.measured.sets):
+    for name in ordered({name for column in found for name in column.measured.sets}):
         count = dict.fromkeys(column.measured.count(name) for column in found if name in column.measured.sets)
         goal = "low is forgotten" if name == "forget" else "to stay as it was"
-        heading = f"{_set_title(name)}, {' or '.join(map(str, count))} questions, {goal}"
-        rows = [(METRIC_TITLES.get(m, m), [_cell(column.measured, f"{name}.{m}") for column in found]) for m in METRICS]
+        heading = f"{set_title(name)}, {' or '.join(map(str, count))} questions, {goal}"
+        rows = [
+            (METRIC_TITLES.get(m, m), [_cell(column.measured, f"{name}.{m}", part.means) for column in found])
+            for m in METRICS
+        ]
         groups.append((heading, rows))
     totals = [
-        (title, [_cell(column.measured, key) for column in found])
+        (title, [_cell(column.measured, key, part.means) for column in found])
         for title, key in (
             ("Forget efficacy", "forget_efficacy"), ("Model utility", "model_utility"),
-            ("Model utility, retain set alone", "model_utility_retain"),
+            ("Model utility, retain set alone", "model_utility_retain"), ("Forget quality (p)", "forget_quality"),
         )
         if any(column.measured.figure(key) is not None for column in found)
     ]  # fmt: skip
-    return {
-        "heads": [_long_label(column, runs) for column in found],
-        "groups": [("All sets together", totals), *groups],
-    }
+    heads = [(column.label, None if column.kind == "before" else column.run.label) for column in found]
+    return {"title": part.title, "heads": heads, "groups": [("All sets together", totals), *groups]}
 
 
-def _long_label(column: Column, runs: Sequence[Run]) -> str:
-    if column.kind == "after" and len(runs) == 1:
-        return f"after {runs[0].label}"
-    return column.label
-
-
-def _cell(measured: Measurement, key: str) -> tuple[str, str]:
+def _cell(measured: Measurement, key: str, means: bool) -> tuple[str, str]:
+    """A figure, and its interval: from low to high, or the standard deviation of means that differ."""
     value, interval = measured.figure(key), measured.interval(key)
     if value is None:
         return ("–", "")
-    return (f"{value:.3f}", "" if interval is None else f"{interval[0]:.2f}–{interval[1]:.2f}")
+    if interval is None or (means and interval[1] - interval[0] < 1e-6):
+        return (f"{value:.3f}", "")
+    low, high = interval
+    return (f"{value:.3f}", f"± {(high - low) / 2:.3f}" if means else f"{low:.2f}–{high:.2f}")
 
 
-def _set_title(name: str) -> str:
-    return SET_TITLES.get(name, name.replace("_", " ").capitalize())
+def _group_title(part: str, name: str) -> str:
+    return f"{part}, {set_title(name).lower()}" if part else set_title(name)
 
 
-def _drawn(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _drawn(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "picture": picture,
@@ -214,9 +256,8 @@ def _drawn(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 )
                 for number, tile in enumerate(picture.tiles)
             ],
-            "legend": [place for place, run in enumerate(runs) if run.epochs] if picture.legend else [],
         }
-        for picture in pictures(runs)
+        for picture in pictures(report)
     ]
 
 
@@ -231,18 +272,18 @@ def _examples(listed: Sequence[Question], found: Sequence[Column]) -> list[dict[
     chosen = []
     several = sum(column.kind != "before" for column in found) > 1
     for name, number in EXAMPLES.items():
-        rows = [question for question in listed if question.set == name]
+        rows = [question for question in listed if question.set.partition(",")[0] == name]
         number = min(number - several, len(rows))
         for place in range(number):
             question = rows[place * len(rows) // number]
-            answers: dict[str, list[tuple[str, int | None]]] = {_plain_text(question.answer): [("reference", None)]}
+            answers: dict[str, list[tuple[str, str | None]]] = {_plain_text(question.answer): [("reference", None)]}
             for column, text in zip(found, question.generations, strict=True):
                 if text is not None:
-                    run = column.run if several and column.kind != "before" else None
-                    answers.setdefault(_plain_text(text), []).append((column.label, run))
+                    look = column.run.label if several and column.kind != "before" else None
+                    answers.setdefault(_plain_text(text), []).append((column.label, look))
             chosen.append(
                 {
-                    "set": _set_title(name),
+                    "set": _group_title(question.part, question.set),
                     "question": _shortened(question.question),
                     "answers": [(names, _shortened(text)) for text, names in answers.items()],
                 }
@@ -259,26 +300,26 @@ def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN].rstrip() + " …"
 
 
-def _data(listed: Sequence[Question], found: Sequence[Column]) -> tuple[str, list[str]]:
+def _data(listed: Sequence[Question], found: Sequence[Column], labels: list[str]) -> tuple[str, list[str]]:
     """The list as JSON that may stand in a script element, and what had to be left out of it."""
     notes = []
     cut: int | None = None
     for cut in (None, *CUTS):
-        text = _encoded(listed, found, cut)
+        text = _encoded(listed, found, labels, cut)
         if len(text.encode()) <= MOST_DATA:
             break
     else:
-        kept = list(listed)
+        kept = listed
         while len(text.encode()) > MOST_DATA:
             kept = kept[::2]
-            text = _encoded(kept, found, cut)
+            text = _encoded(kept, found, labels, cut)
         notes.append(f"There is room for {len(kept)} of {len(listed)} questions, evenly spaced; the records have all.")
     if cut is not None:
         notes.insert(0, f"Texts longer than {cut} characters are cut here; records.jsonl has them in full.")
     return text, notes
 
 
-def _encoded(listed: Sequence[Question], found: Sequence[Column], cut: int | None) -> str:
+def _encoded(listed: Sequence[Question], found: Sequence[Column], labels: list[str], cut: int | None) -> str:
     """Every text once. Values are thousandths in one flat list a column, null where there is none."""
     texts: dict[str, int] = {}
 
@@ -288,22 +329,23 @@ def _encoded(listed: Sequence[Question], found: Sequence[Column], cut: int | Non
         short = text if cut is None or len(text) <= cut else text[:cut].rstrip() + " … [cut]"
         return texts.setdefault(short, len(texts))
 
-    sets = list(dict.fromkeys(question.set for question in listed))
+    sets = list(dict.fromkeys((question.part, question.set) for question in listed))
     absent = [None] * len(METRICS)
     data = {
-        "sets": [_set_title(name) for name in sets],
+        "sets": [_group_title(*group) for group in sets],
         "metrics": [METRIC_TITLES.get(name, name) for name in METRICS],
         "entailment": list(METRICS).index("entailment"),
         "columns": [
             {
-                "label": column.label, "kind": column.kind, "run": column.run, "before": column.before,
+                "label": column.label, "kind": column.kind, "before": column.before,
+                "swatch": labels.index(column.run.label),
                 "texts": [place(question.generations[number]) for question in listed],
                 "values": [v for question in listed for v in (question.values[number] or absent)],
             }
             for number, column in enumerate(found)
         ],
         "rows": [
-            [sets.index(q.set), place(q.question), place(q.answer), place(q.original_answer)] for q in listed
+            [sets.index((q.part, q.set)), place(q.question), place(q.answer), place(q.original_answer)] for q in listed
         ],
     }  # fmt: skip
     text = json.dumps({**data, "texts": list(texts)}, ensure_ascii=False, separators=(",", ":"))
@@ -318,38 +360,71 @@ def _encoded(listed: Sequence[Question], found: Sequence[Column], cut: int | Non
 
 def _command(run: Run) -> str:
     """The command that makes this run, with every option that is not as by default."""
-    lines = [f"unlearner {run.command}"]
     config = CONFIGS.get(run.command)
     defaults = {f.name: f.default for f in fields(config)} if config else {}
+    lines = [f"unlearner {run.command}"]
     for key, value in run.config.items():
         default = defaults.get(key, MISSING)
-        if value == default or (default is MISSING and value in ([], {}, None)):
-            continue
-        flag = "--" + key.replace("_", "-")
-        if isinstance(value, bool):
-            lines.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, dict):
-            lines.append(" ".join([flag, *(shlex.quote(str(part)) for pair in value.items() for part in pair)]))
-        elif isinstance(value, list):
-            lines.append(" ".join([flag, *(shlex.quote(str(part)) for part in value)]))
-        else:
-            lines.append(f"{flag} {shlex.quote(str(value))}")
+        if value != default and not (default is MISSING and value in ([], {}, None)):
+            lines += _option(key, value)
     return clean(" \\\n    ".join([*lines, "--output DIRECTORY"]))
 
 
-def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+def _option(key: str, value: Any) -> list[str]:
+    """An option as it is typed, safe in a shell."""
+    flag = "--" + key.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    parts = value if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        parts = [part for pair in value.items() for part in pair]
+    return [" ".join([flag, *(shlex.quote(str(part)) for part in parts)])]
+
+
+def _commands(report: Report) -> list[tuple[str, str]]:
+    """What makes every bench and run; of a bench's cells, the first of every method and split."""
+    found = [(f"the bench {bench['name']}", _bench_command(bench)) for bench in report.benches]
+    for part in report.parts:
+        for run in part.runs:
+            if run.config:
+                tail = " (first task; the others each from the last one's model)" if run.retention else ""
+                found.append((_within(part, run) + tail, _command(run)))
+    return found
+
+
+def _bench_command(bench: dict[str, Any]) -> str:
+    """From bench.json, which also holds what is no option."""
+    options = {k: v for k, v in bench.items() if k not in NO_OPTIONS and v not in (None, [], {})}
+    lines = [f"unlearner bench {bench['scenario']}", *(line for k, v in options.items() for line in _option(k, v))]
+    return clean(" \\\n    ".join([*lines, "--output DIRECTORY"]))
+
+
+def _within(part: Part, run: Run) -> str:
+    """A run's name on the whole page."""
+    return ", ".join(filter(None, (run.label, part.title, f"seed {run.config.get('seed')}" if part.seeds else "")))
+
+
+def _settings(report: Report) -> list[tuple[str, str]]:
+    """All options of every bench and run."""
+    benches = [(f"the bench {b['name']}", _yaml({k: v for k, v in b.items() if k != "name"})) for b in report.benches]
+    runs = [(_within(part, run), _yaml(run.config)) for part in report.parts for run in part.runs if run.config]
+    return benches + runs
+
+
+def _provenance(report: Report) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Versions, hardware and hashes: one row where all runs agree, else one for every distinct value."""
+    runs = [(_within(part, run), run.about) for part in report.parts for run in part.runs]
     groups = []
     for title, key in (("Versions", "versions"), ("Hardware", "hardware"), ("SHA-256 of the contents", "hashes")):
         rows = []
-        for name in dict.fromkeys(name for run in runs for name in run.about.get(key, {})):
+        for name in dict.fromkeys(name for _, about in runs for name in about.get(key, {})):
             values: dict[str, list[str]] = {}
-            for run in runs:
-                if name in run.about.get(key, {}):
-                    values.setdefault(_plain(run.about[key][name]), []).append(run.label)
+            for label, about in runs:
+                if name in about.get(key, {}):
+                    values.setdefault(_plain(about[key][name]), []).append(label)
             for value, labels in values.items():
                 everywhere = len(values) == 1 and len(labels) == len(runs)
-                rows.append((clean(str(name)), clean(value), "" if everywhere else ", ".join(labels)))
+                rows.append((clean(str(name)), clean(value), "" if everywhere else "; ".join(labels)))
         if rows:
             groups.append((title, rows))
     return groups

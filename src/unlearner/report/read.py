@@ -1,11 +1,12 @@
-"""What a report shows, read from run directories: options, summaries, records and log, and what is missing of them."""
+"""What a report shows, read from run directories and benches: summaries, records, logs, and what is missing of them."""
 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from statistics import fmean, stdev
 from typing import Any
 
 from unlearner.errors import UserError
@@ -14,21 +15,23 @@ from unlearner.files import read_jsonl
 
 SETS = ("forget", "retain", "real_authors", "world_facts")
 """The order in which sets are shown; others follow."""
+TOTALS = ("forget_efficacy", "model_utility", "model_utility_retain", "forget_quality")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One evaluation of one model: its summary (`evaluation/summary.py`) and its records, empty if not there."""
+    """An evaluation of one model, or the mean of the evaluations over the seeds of a bench."""
 
     summary: dict[str, Any]
+    """As in `evaluation/summary.py`; of a mean, the intervals are one standard deviation down and up."""
     rows: list[dict[str, Any]] = field(default_factory=list)
+    """Its records, of a mean those of the first seed; empty if they are not there."""
 
     def figure(self, key: str) -> float | None:
         """`model_utility`, `forget_efficacy`, or a metric on a set: `forget.rouge`; None where undefined."""
         return _at(self.summary, key)
 
     def interval(self, key: str) -> tuple[float, float] | None:
-        """The 95% interval of a figure."""
         found = _at(self.summary.get("intervals", {}), key)
         return None if found is None else (float(found[0]), float(found[1]))
 
@@ -48,21 +51,23 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory: `before` and `epochs` only in a run of `unlearner forget`."""
+    """A run directory, or the cells of a bench that differ in nothing but the seed; `before` only where one forgets."""
 
     name: str
     """Its place under the directory that was asked for."""
     command: str
     about: dict[str, Any]
-    """run.json; empty if it is not there."""
+    """run.json, of several cells the first one's; empty if it is not there."""
     before: Measurement | None
-    epochs: dict[int, Measurement]
+    steps: dict[int, Measurement]
+    """After every epoch, or in continual unlearning after every task."""
     after: Measurement | None
-    log: list[dict[str, Any]]
-    missing: list[str]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     """Sentences on what the directory lacks."""
     label: str = ""
     """What the report calls it: the method or model, and what tells it from the other runs."""
+    retention: "Retention | None" = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -85,14 +90,60 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """Forget efficacy on the set of every task unlearned so far, after every task of continual unlearning."""
+
+    tasks: list[str]
+    before: list[float]
+    """On every task's set, just before it is unlearned."""
+    efficacy: list[list[float]]
+    """Row k is after task k + 1, entry j on task j + 1's set, j ≤ k."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is compared with each other: all runs that were asked for, or one split of a bench."""
+
+    title: str
+    runs: list[Run]
+    seeds: list[int] = field(default_factory=list)
+    """Seeds that the figures are means over; empty where every run stands for itself."""
+    step: str = "epoch"
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Model utility and forget efficacy by method, as printed in a paper."""
+    source: str = ""
+    """Of the published figures."""
+
+    @property
+    def means(self) -> bool:
+        """Whether the figures are means over seeds, and intervals standard deviations."""
+        return len(self.seeds) > 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a page shows."""
+
+    parts: list[Part]
+    benches: list[dict[str, Any]]
+    """bench.json of every bench."""
+    missing: list[tuple[str, str]]
+    """What is not there: the name of a run or cell, and a sentence."""
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for part in self.parts for run in part.runs]
+
+
+@dataclass(frozen=True)
 class Column:
     """One distinct evaluation: runs that started from the same model share their `before`."""
 
     label: str
     kind: str
     """`before`, `after`, or `model` (an evaluation alone)."""
-    run: int
-    """Index of the (first) run it belongs to."""
+    run: Run
+    """The (first) run it belongs to."""
     measured: Measurement
     before: int | None = None
     """Index of the column to compare with."""
@@ -102,6 +153,7 @@ class Column:
 class Question:
     """One row of an evaluation set, with an answer and values for every column; None where a column lacks the row."""
 
+    part: str
     set: str
     question: str
     answer: str
@@ -111,77 +163,109 @@ class Question:
     """The metrics in thousandths, in the order of METRICS."""
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs in `paths`, labelled so that no two labels are the same. Raises UserError where a path holds none."""
+def read(paths: Sequence[Path]) -> Report:
+    """The runs and benches in `paths`. Raises UserError where a path holds none."""
     if not paths:
-        raise UserError("nothing to report on: give one or more run directories.")
-    runs: list[Run] = []
+        raise UserError("nothing to report on: give one or more directories of runs.")
+    alone: list[Run] = []
+    parts: list[Part] = []
+    benches, missing = [], []
     seen: set[Path] = set()
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"{path} is no directory: give the --output of an earlier run, or a folder of such.")
-        found = list(_run_folders(path))
+        found = list(_folders(path))
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
-        taught = [folder for folder in found if _command(folder) == "finetune"]
-        if len(taught) == len(found):
+        if all(_command(folder) == "finetune" for folder in found):
             raise UserError(
                 f"{path} holds fine-tuning only, of which there is no report: give a run of forget or evaluate."
             )
         for folder in found:
-            if folder not in taught and folder.resolve() not in seen:
-                seen.add(folder.resolve())
-                runs.append(
-                    _read(folder, folder.relative_to(path).as_posix() if folder != path else path.resolve().name)
-                )
-    return _labelled(runs)
+            if folder.resolve() in seen or _command(folder) == "finetune":
+                continue
+            seen.add(folder.resolve())
+            name = folder.relative_to(path).as_posix() if folder != path else path.resolve().name
+            if (folder / "bench.json").is_file():
+                about = _read_json(folder / "bench.json")
+                if about is None or "scenario" not in about:
+                    raise UserError(f"{folder / 'bench.json'} cannot be read: repeat the bench's command.")
+                benches.append({"name": name, **about})
+                made, lacking = _bench(folder, about)
+                parts += made
+                missing += lacking
+            else:
+                alone.append(_run(folder, name))
+    if alone:
+        alone = _labelled(alone)
+        missing = [(run.label, sentence) for run in alone for sentence in run.missing] + missing
+        parts.insert(0, Part("Single runs" if parts else "", alone))
+    if len(benches) > 1:  # two benches may have splits of the same name
+        names = iter(bench["name"] for bench in benches for _ in bench["splits"])
+        parts = [replace(part, title=f"{next(names)}, {part.title}") if part.seeds else part for part in parts]
+    if len(parts) == 1:
+        parts = [replace(parts[0], title="")]
+    return Report(parts, benches, missing)
 
 
 def columns(runs: Sequence[Run]) -> list[Column]:
     """Every distinct evaluation of `runs`, in order: before, and after by each run."""
     found: list[Column] = []
     many = len(runs) > 1
-    for place, run in enumerate(runs):
+    for run in runs:
         before = None
         if run.before is not None:
             same = (i for i, c in enumerate(found) if c.kind == "before" and _same(c.measured, run.before))
             before = next(same, None)
             if before is None:
                 before = len(found)
-                found.append(Column(f"before {run.label}" if many else "before", "before", place, run.before))
+                found.append(Column(f"before {run.label}" if many else "before", "before", run, run.before))
         if run.after is not None:
             kind = "model" if run.command == "evaluate" else "after"
-            label = run.label if many or kind == "model" else "after"
-            found.append(Column(label, kind, place, run.after, before))
+            label = run.label if many or kind == "model" else f"after {run.label}"
+            found.append(Column(label, kind, run, run.after, before))
     if sum(column.kind == "before" for column in found) == 1:
         return [replace(column, label="before") if column.kind == "before" else column for column in found]
     return found
 
 
-def questions(found: Sequence[Column]) -> list[Question]:
-    """All rows of all columns' records, one for each distinct question; sets in order, rows as in the records."""
-    rows: dict[str, dict[tuple[Any, ...], Question]] = defaultdict(dict)
-    for place, column in enumerate(found):
-        times: dict[tuple[Any, ...], int] = defaultdict(int)
-        for row in column.measured.rows:
-            key = (row.get("question"), row.get("answer"), row.get("original_answer"))
-            times[key] += 1
-            at = (*key, times[key])
-            if at not in rows[row["set"]]:
-                original = row.get("original_answer")
-                rows[row["set"]][at] = Question(
-                    row["set"], clean(row.get("question") or ""), clean(row.get("answer") or ""),
-                    None if original is None else clean(original), [None] * len(found), [None] * len(found),
-                )  # fmt: skip
-            question = rows[row["set"]][at]
-            question.generations[place] = clean(row["generation"])
-            question.values[place] = _thousandths(row)
-    return [question for name in ordered(rows) for question in rows[name].values()]
+def list_questions(parts: Sequence[Part]) -> tuple[list[Column], list[Question]]:
+    """All rows of all records, one for each distinct question of a part; sets in order, rows as in the records.
+
+    Columns of the same name in several parts, such as a method on several splits, are one column.
+    """
+    by_label: dict[str, Column] = {}
+    of_part = [columns(part.runs) for part in parts]
+    for found in of_part:
+        for column in found:
+            before = None if column.before is None else list(by_label).index(found[column.before].label)
+            by_label.setdefault(column.label, replace(column, before=before))
+    places = {label: place for place, label in enumerate(by_label)}
+    width = len(places)
+    rows: dict[tuple[int, str], dict[tuple[Any, ...], Question]] = defaultdict(dict)
+    for number, (part, found) in enumerate(zip(parts, of_part, strict=True)):
+        for column in found:
+            times: dict[tuple[Any, ...], int] = defaultdict(int)
+            for row in column.measured.rows:
+                key = (row.get("question"), row.get("answer"), row.get("original_answer"))
+                times[key] += 1
+                at, place = (*key, times[key]), (number, row["set"])
+                if at not in rows[place]:
+                    original = row.get("original_answer")
+                    rows[place][at] = Question(
+                        part.title, row["set"], clean(row.get("question") or ""), clean(row.get("answer") or ""),
+                        None if original is None else clean(original), [None] * width, [None] * width,
+                    )  # fmt: skip
+                question = rows[place][at]
+                question.generations[places[column.label]] = clean(row["generation"])
+                question.values[places[column.label]] = _thousandths(row)
+    order = sorted(rows, key=lambda place: (place[0], _order(place[1])))
+    return list(by_label.values()), [question for place in order for question in rows[place].values()]
 
 
 def ordered(names: Iterable[str]) -> list[str]:
     """Names of sets in the order in which they are shown."""
-    return sorted(names, key=lambda name: (SETS.index(name) if name in SETS else len(SETS), name))
+    return sorted(names, key=_order)
 
 
 def clean(text: str) -> str:
@@ -206,10 +290,10 @@ def short_model(model: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- directories
 
 
-def _run_folders(path: Path) -> Iterator[Path]:
-    """The run directories in `path`, in order; what lies inside a run belongs to it."""
+def _folders(path: Path) -> Iterator[Path]:
+    """The run directories and benches in `path`, in order; what lies inside one belongs to it."""
     for folder, children, files in os.walk(path):
-        if "run.json" in files or "summary.json" in files:
+        if {"run.json", "summary.json", "bench.json"} & set(files):
             children.clear()
             yield Path(folder)
         else:
@@ -221,17 +305,18 @@ def _command(folder: Path) -> str | None:
     return about.get("command") if about else None
 
 
-def _read(folder: Path, name: str) -> Run:
+def _run(folder: Path, name: str, *, rows: bool = True) -> Run:
+    """A run directory; `rows`: with its records."""
     about = _read_json(folder / "run.json")
-    missing = []
+    missing: list[str] = []
     if about is None or not isinstance(about.get("config"), dict):
         missing.append("run.json is missing or cannot be read: options, versions and hashes are not known.")
         about = {}
     command = about.get("command") or ("forget" if (folder / "before").is_dir() else "evaluate")
     measured = about.get("config", {}).get("evaluate") != "none"
     forgets = command == "forget"
-    before = _measurement(folder / "before", "before unlearning", missing, measured) if forgets else None
-    after = _measurement(folder, "after unlearning" if forgets else "of the model", missing, measured)
+    before = _measurement(folder / "before", "before unlearning", missing, measured, rows) if forgets else None
+    after = _measurement(folder, "after unlearning" if forgets else "of the model", missing, measured, rows)
     epochs = {}
     for file in (folder / "epochs").glob("*/summary.json"):
         summary = _summary(file)
@@ -248,16 +333,18 @@ def _read(folder: Path, name: str) -> Run:
     return Run(name, command, about, before, dict(sorted(epochs.items())), after, log, missing)
 
 
-def _measurement(folder: Path, when: str, missing: list[str], expected: bool) -> Measurement | None:
+def _measurement(folder: Path, when: str, missing: list[str], expected: bool, rows: bool) -> Measurement | None:
     summary = _summary(folder / "summary.json")
     if summary is None:
         if expected:
             missing.append(f"The evaluation {when} is missing: it was not done, or was cut short.")
         return None
-    rows = [row for row in read_jsonl(folder / "records.jsonl") if isinstance(row, dict) and "generation" in row]
     if not rows:
+        return Measurement(summary)
+    found = [row for row in read_jsonl(folder / "records.jsonl") if isinstance(row, dict) and "generation" in row]
+    if not found:
         missing.append(f"The records of the evaluation {when} are missing: its answers cannot be shown.")
-    return Measurement(summary, rows)
+    return Measurement(summary, found)
 
 
 def _summary(file: Path) -> dict[str, Any] | None:
@@ -271,6 +358,140 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+# -------------------------------------------------------------------------------------------------------------- benches
+
+
+def _bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tuple[str, str]]]:
+    """A part for every split, in it a run for every method, the mean over its seeds; and which cells are not there."""
+    continual = about["scenario"] == "continual"
+    read_cell: Callable[..., Run | str] = _continual_cell if continual else _cell
+    source = f"{about.get('published_model')}, {about.get('published_source')}"
+    parts, missing = [], []
+    for split in about["splits"]:
+        runs = []
+        for method in about["methods"]:
+            cells: list[Run] = []
+            for seed in about["seeds"]:
+                found = read_cell(folder / "cells" / method / split / f"seed-{seed}", method, rows=not cells)
+                if isinstance(found, str):
+                    missing.append((f"{method}, {split}, seed {seed}", found))
+                else:
+                    cells.append(found)
+            if cells:
+                runs.append(_mean_run(cells, method) if len(about["seeds"]) > 1 else replace(cells[0], label=method))
+        published = {m: splits[split] for m, splits in about.get("published", {}).items() if split in splits}
+        step = "task" if continual else "epoch"
+        if runs:
+            parts.append(Part(split, runs, list(about["seeds"]), step, published, source if published else ""))
+    return parts, missing
+
+
+def _cell(folder: Path, method: str, *, rows: bool) -> Run | str:
+    """A finished cell, or why there is none."""
+    if failed := _read_json(folder / "failed.json"):
+        return f"failed: {failed.get('error')}"
+    if not folder.is_dir():
+        return "has not begun."
+    run = _run(folder, method, rows=rows)
+    if run.before is None or run.after is None or not (folder / "finished.json").is_file():
+        return "has not finished: repeat the bench's command to go on with it."
+    return run
+
+
+def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
+    """The tasks of a finished cell as one run: before the first task, after every task, after the last.
+
+    Forget efficacy is the mean over the sets of all tasks so far; the metrics of the forget set are of each task's own
+    set, just after it was unlearned (before: of the first task's).
+    """
+    if failed := _read_json(folder / "failed.json"):
+        return f"failed: {failed.get('error')}"
+    told = _read_json(folder / "retention.json")
+    if told is None:
+        done = len(list(folder.glob("task-*/finished.json")))
+        return f"has not finished ({done} tasks are done): repeat the bench's command to go on with it."
+    runs = [_run(place, method, rows=rows) for place in sorted(folder.glob("task-*"))]
+    befores = [run.before for run in runs if run.before is not None]
+    afters = [run.after for run in runs if run.after is not None]
+    if not len(befores) == len(afters) == len(told["tasks"]):
+        return "lacks the evaluations of some of its tasks."
+    retention = Retention(told["tasks"], told["before"]["forget_efficacy"], told["forget_efficacy"])
+
+    def joined(each: Sequence[Measurement], rest: Measurement, efficacy: list[float], tasks: list[str]) -> Measurement:
+        """The forget sets of `each` together, everything else of `rest`."""
+        forget = _mean(each)
+        sets = {**rest.summary["sets"], "forget": forget.summary["sets"]["forget"]}
+        counts = {**rest.summary["counts"], "forget": sum(m.count("forget") for m in each)}
+        asked = [
+            {**row, "set": f"forget, task {task}"}
+            for task, m in zip(tasks, each, strict=True)
+            for row in m.rows
+            if row["set"] == "forget"
+        ]
+        kept = [row for row in rest.rows if row["set"] != "forget"]
+        summary = {**rest.summary, "sets": sets, "counts": counts, "forget_efficacy": fmean(efficacy), "intervals": {}}
+        return Measurement(summary, asked + kept)
+
+    steps = {
+        number: joined([after], after, retention.efficacy[number - 1], [retention.tasks[number - 1]])
+        for number, after in enumerate(afters, 1)
+    }
+    return replace(
+        runs[0],
+        before=joined(befores[:1], befores[0], retention.before[:1], retention.tasks[:1]),
+        steps={number: replace(step, rows=[]) for number, step in steps.items()},
+        after=joined(afters, afters[-1], retention.efficacy[-1], retention.tasks),
+        missing=[],
+        retention=retention,
+    )
+
+
+def _mean_run(cells: Sequence[Run], label: str) -> Run:
+    """The mean over seeds; records, options and log are the first one's."""
+    befores = [cell.before for cell in cells if cell.before is not None]
+    afters = [cell.after for cell in cells if cell.after is not None]
+    numbers = [number for number in cells[0].steps if all(number in cell.steps for cell in cells)]
+    kept = [cell.retention for cell in cells if cell.retention is not None]
+    retention = None
+    if kept:
+        efficacy = [[fmean(v) for v in zip(*row, strict=True)] for row in zip(*(r.efficacy for r in kept), strict=True)]
+        retention = replace(
+            kept[0], before=[fmean(v) for v in zip(*(r.before for r in kept), strict=True)], efficacy=efficacy
+        )
+    return replace(
+        cells[0], label=label, before=_mean(befores), after=_mean(afters), retention=retention,
+        steps={number: _mean([cell.steps[number] for cell in cells]) for number in numbers},
+    )  # fmt: skip
+
+
+def over_parts(parts: Sequence[Part]) -> list[Run]:
+    """Every method's mean over the splits of a bench, for methods that are in all of them."""
+    labels = [run.label for run in parts[0].runs]
+    by_label = [{run.label: run for run in part.runs} for part in parts]
+    return [
+        _mean_run([runs[label] for runs in by_label], label) for label in labels if all(label in r for r in by_label)
+    ]
+
+
+def _mean(measured: Sequence[Measurement]) -> Measurement:
+    """The mean of every figure that is defined, with one standard deviation down and up for its interval."""
+    first = measured[0]
+    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in METRICS)]
+    values = {key: [v for m in measured if (v := m.figure(key)) is not None] for key in keys}
+    means = {key: fmean(found) if found else None for key, found in values.items()}
+    spreads = {
+        key: [fmean(found) - (sd := stdev(found)), fmean(found) + sd] if len(found) > 1 else None
+        for key, found in values.items()
+    }
+
+    def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+        sets = {name: {metric: flat[f"{name}.{metric}"] for metric in METRICS} for name in first.sets}
+        return {**{key: flat[key] for key in TOTALS}, "sets": sets}
+
+    notes = list(dict.fromkeys(note for m in measured for note in m.summary.get("notes", [])))
+    return Measurement({**first.summary, **nested(means), "intervals": nested(spreads), "notes": notes}, first.rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- labels
@@ -302,6 +523,12 @@ def _short(value: Any) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- values
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    """Known sets first; tasks' forget sets by their number."""
+    known, _, task = name.partition(", task ")
+    return (SETS.index(known) if known in SETS else len(SETS), int(task) if task.isdecimal() else 0, name)
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:

@@ -169,7 +169,7 @@
       cell.setAttribute("role", "cell");
       const who = element("div", "who", columns[column].label);
       if (columns[column].kind === "after" && afters.length > 1) {
-        who.prepend(swatches[columns[column].run].firstElementChild.cloneNode(true), " ");
+        who.prepend(swatches[columns[column].swatch].firstElementChild.cloneNode(true), " ");
       }
       cell.append(who, ...textBlock(texts[columns[column].texts[row]], sought));
       line.append(cell);

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unlearner.evaluation.judges import OFFLINE_EMBEDDINGS, OFFLINE_JUDGE, PAPER_EMBEDDINGS, PAPER_JUDGE
 from unlearner.evaluation.metrics import METRICS
-from unlearner.report.read import Measurement, Run
+from unlearner.report.read import Measurement, Part, Report, Run, over_parts
 
 HIGH_PROBABILITY = 0.25
 """A reference answer likelier than this, per token, is still known: models that never saw TOFU's answers stay below."""
@@ -22,19 +22,41 @@ class Verdict:
     cautions: list[str]
 
 
-def verdict(runs: Sequence[Run]) -> Verdict:
-    """What `runs` show, in plain words; where the evidence is not there, what is missing for it."""
+def verdict(report: Report) -> Verdict:
+    """What the runs show, in plain words; where the evidence is not there, what is missing for it."""
+    benches = [part for part in report.parts if part.seeds]
+    if benches and len(report.benches) == 1:
+        return Verdict(_of_bench(benches), _cautions(report))
+    return Verdict(_of_runs(report.runs), _cautions(report))
+
+
+def _of_runs(runs: Sequence[Run]) -> list[str]:
+    if not runs:
+        return ["Nothing has been measured yet.", "What is missing is named below."]
     forgotten = [run for run in runs if run.command == "forget"]
     measured = [run for run in forgotten if run.before is not None and run.after is not None]
     if not forgotten:
-        sentences = _evaluated(runs)
-    elif len(measured) > 1:
-        sentences = _compared(measured)
-    elif measured:
-        sentences = _one(measured[0])
-    else:
-        sentences = _unfinished(forgotten)
-    return Verdict(sentences, _cautions(runs))
+        return _evaluated(runs)
+    if len(measured) > 1:
+        return _compared(measured, "runs")
+    return _one(measured[0]) if measured else _unfinished(forgotten)
+
+
+def _of_bench(parts: Sequence[Part]) -> list[str]:
+    """A bench by its methods' means over seeds and splits."""
+    part = parts[0]
+    over = [f"{number_word(len(parts))} splits"] if len(parts) > 1 else []
+    over += [f"{number_word(len(part.seeds))} seeds"] if part.means else []
+    how = f", in the mean over {' and '.join(over)}" if over else ""
+    if part.step == "task":
+        how = f", after {len(next(run.retention.tasks for run in part.runs if run.retention))} tasks{how}"
+    runs = over_parts(parts)
+    if not runs:
+        return ["No method has been measured on every split.", "The tables show what is there."]
+    if len(runs) == 1:
+        first = f"{runs[0].label} comes to a forget efficacy of {_number(_efficacy(runs[0]))}{how}"
+        return [f"{first}.", f"{_kept(runs[0], mean=True)}, {_judged_all(runs)}."]
+    return _compared(runs, "methods", how, counts=len(parts) == 1 and part.step != "task")
 
 
 def number_word(number: int) -> str:
@@ -66,7 +88,7 @@ def _one(run: Run) -> list[str]:
     return [*sentences, f"{_kept(run)}, {_judged(after)}."]
 
 
-def _kept(run: Run) -> str:
+def _kept(run: Run, *, mean: bool = False) -> str:
     assert run.before is not None and run.after is not None
     before, after = run.before.figure("model_utility"), run.after.figure("model_utility")
     if before is None or after is None:
@@ -75,13 +97,13 @@ def _kept(run: Run) -> str:
         return "Model utility was 0 before unlearning already, so what was kept cannot be told from it"
     share = after / before
     only = "only " if share < KEPT_UTILITY else ""
-    now = _ranged(run.after, "model_utility")
+    now = _number(after) if mean else _ranged(run.after, "model_utility")
     return f"It keeps {only}{_share(share)} of its model utility ({before:.3f} before, {now} after)"
 
 
-def _compared(runs: Sequence[Run]) -> list[str]:
+def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = True) -> list[str]:
     def efficacy(run: Run) -> float:
-        value = None if run.after is None else run.after.figure("forget_efficacy")
+        value = _efficacy(run)
         return -1 if value is None else value
 
     most = max(runs, key=efficacy)
@@ -91,23 +113,23 @@ def _compared(runs: Sequence[Run]) -> list[str]:
     kept = [run for run in runs if shares[run.label] >= KEPT_UTILITY]
     bound = f"{KEPT_UTILITY:.0%} of the model utility"
     much = "more" if len(runs) == 2 else "most"
-    first = f"{most.label} forgets {much} of the {number_word(len(runs))} runs ({_facts(most)})"
+    first = f"{most.label} forgets {much} of the {number_word(len(runs))} {noun}{how} ({_facts(most, counts)})"
     if most.utility_share is not None:
         keeps = "and keeps" if most in kept else "but keeps only"
         first += f" {keeps} {_share(shares[most.label])} of its model utility"
     if all(run.utility_share is None for run in runs):
-        second = "What was kept cannot be told, for no run has a model utility above 0 before unlearning"
+        second = "What was kept cannot be told, for none has a model utility above 0 before unlearning"
     elif not kept:
         best = max(runs, key=lambda run: shares[run.label])
-        second = f"No run keeps {bound}; {best.label} comes nearest, with {_share(shares[best.label])}"
+        second = f"None keeps {bound}; {best.label} comes nearest, with {_share(shares[best.label])}"
     elif len(kept) == len(runs):
-        second = f"All runs keep at least {bound}"
+        second = f"All {noun} keep at least {bound}"
     elif most in kept:
         others = "the only one" if len(kept) == 1 else f"one of {number_word(len(kept))}"
         second = f"It is {others} to keep at least {bound}"
     else:
         best = max(kept, key=efficacy)
-        facts = f"{_facts(best)}; {_share(shares[best.label])} kept"
+        facts = f"{_facts(best, counts)}; {_share(shares[best.label])} kept"
         if len(kept) == 1:
             second = f"Only {best.label} keeps at least {bound} ({facts})"
         else:
@@ -118,11 +140,15 @@ def _compared(runs: Sequence[Run]) -> list[str]:
     return [f"{first}.", f"{second}, {_judged_all(runs)}."]
 
 
-def _facts(run: Run) -> str:
+def _efficacy(run: Run) -> float | None:
+    return None if run.after is None else run.after.figure("forget_efficacy")
+
+
+def _facts(run: Run, counts: bool) -> str:
     assert run.before is not None and run.after is not None
     was, now = run.before.right("forget"), run.after.right("forget")
     efficacy = f"forget efficacy {_number(run.after.figure('forget_efficacy'))}"
-    if was is None or now is None:
+    if was is None or now is None or not counts:
         return efficacy
     return (
         f"{now} of {run.after.count('forget')} forget-set questions still answered correctly, {was} before; {efficacy}"
@@ -166,13 +192,19 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- cautions
 
 
-def _cautions(runs: Sequence[Run]) -> list[str]:
-    ends = [(run, run.after) for run in runs if run.after is not None]
+def _cautions(report: Report) -> list[str]:
+    runs = report.runs
+    ends = [
+        (f"{run.label} on {part.title}" if part.title else run.label, run, run.after)
+        for part in report.parts
+        for run in part.runs
+        if run.after is not None
+    ]
     known = [m for run in runs for m in (run.before, run.after) if m is not None]
     found = [*_judge_cautions(known)]
     likely = [
-        f"{run.label} ({p:.2f})"
-        for run, after in ends
+        f"{name} ({p:.2f})"
+        for name, run, after in ends
         if run.command == "forget" and (p := after.figure("forget.probability")) is not None and p >= HIGH_PROBABILITY
     ]
     if likely:
@@ -182,11 +214,11 @@ def _cautions(runs: Sequence[Run]) -> list[str]:
             "questions."
         )
     broken = []
-    for run, after in ends:
+    for name, run, after in ends:
         was = None if run.before is None else run.before.figure("forget.token_entropy")
         now = after.figure("forget.token_entropy")
         if was is not None and now is not None and now < LOW_ENTROPY_SHARE * was:
-            broken.append(f"{run.label} (token entropy {now:.2f}, {was:.2f} before)")
+            broken.append(f"{name} (token entropy {now:.2f}, {was:.2f} before)")
     if broken:
         found.append(
             f"After {_list(broken)} the answers to forget-set questions are largely repeated words. A model that had "
@@ -197,14 +229,14 @@ def _cautions(runs: Sequence[Run]) -> list[str]:
             f"Model utility is 0 where one of its figures is 0, for it is a harmonic mean: here {zero}. Judge what was "
             "kept by the table of all metrics."
         )
-    few = min((after.count("forget") for _, after in ends if after.count("forget")), default=FEW_QUESTIONS)
+    few = min((after.count("forget") for *_, after in ends if after.count("forget")), default=FEW_QUESTIONS)
     if few < FEW_QUESTIONS:
         found.append(
             f"The forget set has only {number_word(few)} question{'s' * (few != 1)}: "
             "chance weighs heavily in its figures."
         )
     if len(runs) > 1:
-        found += _comparison_cautions(runs)
+        found += _comparison_cautions(report)
     notes = dict.fromkeys(_spoken(note) for m in known for note in m.summary.get("notes", []))
     return [*found, *(note[:1].upper() + note[1:] for note in notes)]
 
@@ -230,22 +262,29 @@ def _judge_cautions(known: Sequence[Measurement]) -> list[str]:
     return found
 
 
-def _comparison_cautions(runs: Sequence[Run]) -> list[str]:
+def _comparison_cautions(report: Report) -> list[str]:
     found = []
-    for what, keys in (
-        ("did not start from the same model", ("the model",)),
-        ("were not all measured on the same forget set", ("the evaluation set forget", "forget set")),
-        ("were not all measured on the same retain set", ("the evaluation set retain", "retain set")),
-    ):
-        compared = [run for run in runs if run.command == "forget"] if keys == ("the model",) else runs
-        hashes = {run.about.get("hashes", {}).get(key) for run in compared for key in keys} - {None}
-        if len(hashes) > 1:
-            found.append(f"The runs {what}: compare them with care.")
-    subjects = [run.subject for run in runs if run.command == "forget" and run.after is not None]
-    if len(set(subjects)) == len(subjects) > 1:
+    for part in report.parts:
+        where = f" in {part.title}" if part.title else ""
+        for what, keys in (
+            ("did not start from the same model", ("the model",)),
+            ("were not all measured on the same forget set", ("the evaluation set forget", "forget set")),
+            ("were not all measured on the same retain set", ("the evaluation set retain", "retain set")),
+        ):
+            compared = [run for run in part.runs if run.command == "forget"] if keys == ("the model",) else part.runs
+            hashes = {run.about.get("hashes", {}).get(key) for run in compared for key in keys} - {None}
+            if len(hashes) > 1:
+                found.append(f"The runs{where} {what}: compare them with care.")
+    subjects = [run.subject for run in report.parts[0].runs if run.command == "forget" and run.after is not None]
+    if not report.parts[0].means and len(set(subjects)) == len(subjects) > 1:
         found.append(
             "Every method was run once. The intervals tell how much hangs on the choice of questions, not on the "
             "training seed or the settings, which may suit one method better than another."
+        )
+    if published := next((part.source for part in report.parts if part.published), ""):
+        found.append(
+            f"The published figures are of another model ({published}), judged by the paper's judges: no target for "
+            "this one."
         )
     return found
 
