@@ -30,6 +30,7 @@ from unlearner.data.prompts import TEMPLATES, TokenTable
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.methods.learn import Learn
+from unlearner.modeling.compiled import compile_layers
 from unlearner.modeling.load import load_model
 from unlearner.modeling.new import new_model
 from unlearner.modeling.reference import Reference
@@ -192,6 +193,30 @@ def test_gradient_checkpointing_changes_nothing(lora: bool, tmp_path: Path) -> N
     plain = run("NPO+KL", tmp_path / "plain", options=options)
     recomputed = run("NPO+KL", tmp_path / "recomputed", options=replace(options, gradient_checkpointing=True))
     assert_same_weights(plain, recomputed, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_losses_and_go_on_after_a_kill(tmp_path: Path) -> None:
+    """With LoRA and KL, whose reference runs the same layers without adapter; forwards of many sizes, few graphs."""
+    options = replace(OPTIONS, lora=True, lora_dropout=0.0, max_tokens=150)
+    compiled = replace(options, compile=True)
+    run("NPO+KL", tmp_path / "eager", options=options)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    model = run("NPO+KL", tmp_path / "compiled", options=compiled)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    assert 1 <= graphs <= 6, "training, reference, and rows that are alone in their forward"
+    for a, b in zip(log_of(tmp_path / "eager"), log_of(tmp_path / "compiled"), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+
+    with pytest.raises(Killed):
+        run("NPO+KL", tmp_path / "killed", options=compiled, at_epoch=killed_at_epoch(2))
+    assert_same_weights(run("NPO+KL", tmp_path / "killed", options=compiled), model, atol=0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == graphs, "nothing is compiled again"
+
+
+def test_compiling_is_refused_where_there_are_no_layers() -> None:
+    with pytest.raises(UserError, match="--compile knows no layers in Linear: leave it out"):
+        compile_layers(nn.Linear(2, 2))
 
 
 # ------------------------------------------------------------------------------------------------- schedule, log, files

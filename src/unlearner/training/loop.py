@@ -25,6 +25,7 @@ from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.methods import Method
+from unlearner.modeling.compiled import compile_layers, restore_layers
 from unlearner.modeling.load import uses_bf16
 from unlearner.modeling.reference import Reference
 from unlearner.modeling.scoring import Batch, RowWeights, score_views
@@ -107,6 +108,10 @@ def train(
         name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
         for name in method.reference_nll
     }
+    if reference_model is not None and reference is None:
+        reference_model.to("cpu")  # it has answered: its memory is the training's
+    if options.compile:
+        compile_layers(model)
 
     objective = Objective(model, method, reference)
     optimizer = _optimizer(objective, options)
@@ -133,8 +138,11 @@ def train(
         _ctrl_c() as interrupted,
     ):
         while True:
-            if step in epoch_ends and at_epoch is not None and at_epoch(model, epoch_ends[step]):
-                break
+            if step in epoch_ends and at_epoch is not None:
+                with torch.compiler.set_stance("force_eager") if options.compile else nullcontext():
+                    stop = at_epoch(model, epoch_ends[step])
+                if stop:
+                    break
             if step == plan.steps:
                 break
             wrapped.train()
@@ -168,6 +176,8 @@ def train(
                 raise KeyboardInterrupt
 
     log.flush()
+    if options.compile:
+        restore_layers(model)
     name = "adapter" if options.lora and not options.merge else "model"
     checkpoint.save_model(accelerator, wrapped, tokenizer, folder / name, merge=options.merge)
     accelerator.wait_for_everyone()
