@@ -198,6 +198,12 @@ def test_a_continual_bench_tells_what_stays_forgotten(continual: Path, report: R
         assert r.after.figure("model_utility") == pytest.approx(fmean(each["model_utility"][-1] for each in told))
         assert list(r.steps) == [1, 2]
         assert r.after.count("forget") == 4
+        at_last = [  # on the first task's set once more, and on the second's
+            read_json(cell / "task-02" / place / "summary.json")["sets"]["forget"]["probability"]
+            for cell in sorted((continual / "cells" / r.label / "forget01").iterdir())
+            for place in ("earlier/1", ".")
+        ]
+        assert r.after.figure("forget.probability") == pytest.approx(fmean(at_last))
     assert report(continual).code == 0
     data = embedded(tmp_path / "page.html")
     assert [name for name in data["sets"] if name.startswith("Forget")] == ["Forget set, task 1", "Forget set, task 2"]
@@ -358,7 +364,7 @@ def test_too_much_text_is_cut_and_said_so(
     folder = shutil.copytree(single, tmp_path / "run")
     rows = read_jsonl(folder / "records.jsonl")
     for row in rows:
-        row["generation"] = f"{row['index']} " * 1000
+        row["generation"] = f"{row['set']}-{row['index']} " * 250
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr("unlearner.report.page.MOST_DATA", 20_000)
     assert report(folder).code == 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import pairwise
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from unlearner.errors import UserError
 from unlearner.evaluation.metrics import METRICS
@@ -184,7 +186,8 @@ def swatch(style: Style, name: str) -> str:
 
 def _tradeoff(parts: Sequence[Part], looks: Mapping[str, Style]) -> Picture:
     """Model utility against forget efficacy, a tile a part: a path a run, from before over its steps to after."""
-    tiles = [tile for part in parts if (tile := _paths(part, looks, len(parts) > 1)) is not None]
+    low = _lowest(parts)
+    tiles = [tile for part in parts if (tile := _paths(part, looks, len(parts) > 1, low)) is not None]
     step = next((part.step for part in parts for run in part.runs if run.steps), None)
     caption = (
         "Up and to the right is better: more is forgotten, more is kept. "
@@ -195,10 +198,22 @@ def _tradeoff(parts: Sequence[Part], looks: Mapping[str, Style]) -> Picture:
     )
     if step == "task":
         caption += " Forget efficacy is the mean over the sets of all tasks so far."
+    if low > 0:
+        caption += f" The axis of model utility begins at {low:.1f}."
     return Picture("tradeoff", "Forgetting against utility", caption, tiles, 2 if len(tiles) > 1 else 1)
 
 
-def _paths(part: Part, looks: Mapping[str, Style], one_of_many: bool) -> Tile | None:
+def _lowest(parts: Sequence[Part]) -> float:
+    """Where the axis of model utility begins: at a fifth below everything that is drawn, the same in all tiles."""
+    drawn = []
+    for run in (run for part in parts for run in part.runs):
+        points = (run.before, *run.steps.values(), run.after)
+        drawn += [m.figure("model_utility") for m in points if m is not None and _point(m)]
+        drawn += (run.after and _point(run.after) and run.after.interval("model_utility")) or ()
+    return max(0.0, min(0.8, floor(5 * min((value for value in drawn if value is not None), default=0)) / 5))
+
+
+def _paths(part: Part, looks: Mapping[str, Style], one_of_many: bool, low: float) -> Tile | None:
     paths: list[tuple[Run, Style, list[Measurement]]] = []
     for run in part.runs:
         points = [m for m in (run.before, *run.steps.values(), run.after) if m is not None and _point(m)]
@@ -219,9 +234,12 @@ def _paths(part: Part, looks: Mapping[str, Style], one_of_many: bool) -> Tile | 
         (ax,) = axes
         if one_of_many:
             ax.set_title(part.title)
-        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="forget efficacy →", ylabel="model utility →")
-        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+        edge = 0.02 * (1 - low)
+        ax.set(xlim=(-0.02, 1.02), ylim=(low - edge, 1 + edge), xlabel="forget efficacy →", ylabel="model utility →")
+        ax.xaxis.set_major_locator(MultipleLocator(0.2))
+        ax.yaxis.set_major_locator(MultipleLocator(0.2 if low < 0.7 else 0.1 if low < 0.8 else 0.05))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:.2g}")
         ax.grid(True)
         ends, lines = [], [[_point(m) or (0, 0) for m in points] for _, _, points in paths]
         for run, look, points in paths:
@@ -334,7 +352,7 @@ def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
                 "Low values, on the left, mean forgotten (token entropy apart: it tells language from repeated words)."
             )
             if part.step == "task":
-                goal += " Each task's own set, just after it was unlearned; before: the first task's."
+                goal += " After: the sets of all tasks, when the last is done; before: the first task's."
         made.append(Picture(f"metrics-{name}", f"{set_title(name)}, by metric", kinds + goal, tiles, 3))
     return made
 
@@ -357,11 +375,8 @@ def _steps(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
         tiles = [tile for key, heading in keys if (tile := _lines(heading, key, followed, looks, step)) is not None]
         if tiles:
             caption = f"{step.capitalize()} 0 is the model before unlearning."
-            if step == "task":
-                caption += (
-                    " Every value is of the task's own set, just after it was unlearned." if file == "tasks-forget"
-                    else " Forget efficacy is the mean over the sets of all tasks so far." if file == "tasks" else ""
-                )  # fmt: skip
+            if file in ("tasks", "tasks-forget"):
+                caption += " What is forgotten is the mean over the sets of all tasks so far."
             legend = [run.label for run in followed]
             made.append(Picture(file, title, caption, tiles, min(3, len(tiles)), legend))
     return made
@@ -540,7 +555,7 @@ def _place_labels(ax: Axes, wanted: Sequence[tuple[float, float, str, str]], lin
     for (px, py), (x, y, text, colour) in zip(points, wanted, strict=True):
         if not text:
             continue
-        width, height = 7.2 * len(text), 13
+        width, height = TextPath((0, 0), text, size=FONT).get_extents().width + 3, 13
         places = []
         for distance in (11, 15, 22, 34, 48, 64, 84):
             for dx, dy in ((1, 0), (0, 1), (0, -1), (1, 0.8), (1, -0.8), (-1, 0), (-1, 0.8), (-1, -0.8)):

@@ -403,8 +403,8 @@ def _cell(folder: Path, method: str, *, rows: bool) -> Run | str:
 def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
     """The tasks of a finished cell as one run: before the first task, after every task, after the last.
 
-    Forget efficacy is the mean over the sets of all tasks so far; the metrics of the forget set are of each task's own
-    set, just after it was unlearned (before: of the first task's).
+    After a task, forget efficacy and the metrics of the forget set are means over the sets of all tasks so far, as they
+    are answered then; before, they are of the first task's set.
     """
     if failed := _read_json(folder / "failed.json"):
         return f"failed: {failed.get('error')}"
@@ -412,40 +412,37 @@ def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
     if told is None:
         done = len(list(folder.glob("task-*/finished.json")))
         return f"has not finished ({done} tasks are done): repeat the bench's command to go on with it."
-    runs = [_run(place, method, rows=rows) for place in sorted(folder.glob("task-*"))]
-    befores = [run.before for run in runs if run.before is not None]
-    afters = [run.after for run in runs if run.after is not None]
-    if not len(befores) == len(afters) == len(told["tasks"]):
-        return "lacks the evaluations of some of its tasks."
-    retention = Retention(told["tasks"], told["before"]["forget_efficacy"], told["forget_efficacy"])
+    tasks = told["tasks"]
+    retention = Retention(tasks, told["before"]["forget_efficacy"], told["forget_efficacy"])
+    places = [folder / f"task-{number:02d}" for number in range(1, len(tasks) + 1)]
+    first = _run(places[0], method, rows=rows)
+    steps = {}
+    for number, place in enumerate(places, 1):
+        with_rows = rows and number == len(places)
+        looked = [*(place / "earlier" / task for task in tasks[: number - 1]), place]
+        found = [m for each in looked if (m := _measurement(each, "", [], True, with_rows)) is not None]
+        if first.before is None or len(found) < number:
+            return "lacks the evaluations of some of its tasks."
+        steps[number] = _joined(found, retention.efficacy[number - 1], tasks[:number])
+    assert first.before is not None
+    before = _joined([first.before], retention.before[:1], tasks[:1])
+    return replace(first, before=before, steps=steps, after=steps[len(tasks)], missing=[], retention=retention)
 
-    def joined(each: Sequence[Measurement], rest: Measurement, efficacy: list[float], tasks: list[str]) -> Measurement:
-        """The forget sets of `each` together, everything else of `rest`."""
-        forget = _mean(each)
-        sets = {**rest.summary["sets"], "forget": forget.summary["sets"]["forget"]}
-        counts = {**rest.summary["counts"], "forget": sum(m.count("forget") for m in each)}
-        asked = [
-            {**row, "set": f"forget, task {task}"}
-            for task, m in zip(tasks, each, strict=True)
-            for row in m.rows
-            if row["set"] == "forget"
-        ]
-        kept = [row for row in rest.rows if row["set"] != "forget"]
-        summary = {**rest.summary, "sets": sets, "counts": counts, "forget_efficacy": fmean(efficacy), "intervals": {}}
-        return Measurement(summary, asked + kept)
 
-    steps = {
-        number: joined([after], after, retention.efficacy[number - 1], [retention.tasks[number - 1]])
-        for number, after in enumerate(afters, 1)
-    }
-    return replace(
-        runs[0],
-        before=joined(befores[:1], befores[0], retention.before[:1], retention.tasks[:1]),
-        steps={number: replace(step, rows=[]) for number, step in steps.items()},
-        after=joined(afters, afters[-1], retention.efficacy[-1], retention.tasks),
-        missing=[],
-        retention=retention,
-    )
+def _joined(found: Sequence[Measurement], efficacy: list[float], tasks: list[str]) -> Measurement:
+    """The forget sets of all tasks together, and what the last evaluation has besides."""
+    last = found[-1].summary
+    sets = {**last["sets"], "forget": _mean(found).summary["sets"]["forget"]}
+    counts = {**last["counts"], "forget": sum(m.count("forget") for m in found)}
+    asked = [
+        {**row, "set": f"forget, task {task}"}
+        for task, m in zip(tasks, found, strict=True)
+        for row in m.rows
+        if row["set"] == "forget"
+    ]
+    kept = [row for row in found[-1].rows if row["set"] != "forget"]
+    summary = {**last, "sets": sets, "counts": counts, "forget_efficacy": fmean(efficacy), "intervals": {}}
+    return Measurement(summary, asked + kept)
 
 
 def _mean_run(cells: Sequence[Run], label: str) -> Run:
