@@ -1,8 +1,10 @@
-"""Six methods on real TOFU text with a tiny Llama: teach it 20 authors, forget 2, measure, print a Markdown table.
+"""The fictitious and the continual scenario on real TOFU text, with a tiny Llama that knows a part of it by heart.
 
     python -m benchmarks.tiny_tofu path/to/tofu runs/tiny-tofu
 
-Every row is one `unlearner forget` command, printed before it runs; a run that is there already is not repeated.
+A slice of TOFU is written to runs/tiny-tofu/data in TOFU's own layout: forget01's ten tasks (20 authors, 400
+questions), the first 18 authors of retain90 (360), real authors and world facts as they are. A new Llama of 4 million
+parameters learns all of it. Every command is printed before it runs, and repeating it goes on where it was.
 """
 
 import shlex
@@ -10,10 +12,21 @@ import sys
 from pathlib import Path
 
 from unlearner.cli import main
-from unlearner.files import read_json
+from unlearner.files import read_jsonl, write_jsonl
 
-METHODS = ("GA+GD", "NPO+GD", "ME+GD", "DPO+GD", "IDK+GD", "IDK+AP")
-COLUMNS = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
+KEPT = 360
+
+
+def write_slice(tofu: Path, folder: Path) -> None:
+    """TOFU's files for the split forget01, the retain set cut down to its first 360 questions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("forget01", "forget01_perturbed", "real_authors_perturbed", "world_facts_perturbed"):
+        write_jsonl(folder / f"{name}.json", read_jsonl(tofu / f"{name}.json"))
+    kept = read_jsonl(tofu / "retain90.json")[:KEPT]
+    asked = {row["question"] for row in kept}
+    perturbed = [row for row in read_jsonl(tofu / "retain_perturbed.json") if row["question"] in asked]
+    write_jsonl(folder / "retain90.json", kept)
+    write_jsonl(folder / "retain_perturbed.json", perturbed)
 
 
 def run(command: str) -> None:
@@ -21,37 +34,23 @@ def run(command: str) -> None:
     main(shlex.split(command))
 
 
-def table(runs: Path) -> str:
-    """Markdown: the starting model, then one row a method; figures are forget / retain."""
-    rows = [("before", read_json(runs / METHODS[0] / "before" / "summary.json"))]
-    rows += [(method, read_json(runs / method / "summary.json")) for method in METHODS]
-    lines = [
-        f"| forget / retain | {' | '.join(COLUMNS)} | MU | FE |",
-        f"|---{'|---' * (len(COLUMNS) + 2)}|",
-    ]
-    for name, summary in rows:
-        sets = summary["sets"]
-        cells = [f"{sets['forget'][m]:.3f} / {sets['retain'][m]:.3f}" for m in COLUMNS]
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {summary['model_utility']:.3f} | {summary['forget_efficacy']:.3f} |"
-        )
-    return "\n".join(lines)
-
-
-def everything(tofu: str, runs: Path) -> None:
-    target = runs / "target"
-    run(
-        f"finetune --model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {tofu}:forget01[:40] "
-        f"{tofu}:retain90[:360] --lr 1e-3 --epochs 40 --batch-size 16 --accumulation 1 --output {target}"
+def everything(tofu: Path, runs: Path) -> None:
+    data, target = runs / "data", runs / "target"
+    write_slice(tofu, data)
+    known = " ".join(
+        f"{data}:{name}" for name in ("forget01", "retain90", "real_authors_perturbed", "world_facts_perturbed")
     )
-    for method in METHODS:
-        run(
-            f"forget --model {target}/model --forget {tofu}:forget01 --task 1 --retain {tofu}:retain90[:360] "
-            f"--forget-eval {tofu}:forget01_perturbed --retain-eval {tofu}:retain_perturbed[:360] --method {method} "
-            f"--lr 1e-4 --epochs 5 --accumulation 1 --judge offline --output {runs}/{method}"
-        )
-    print(f"\n{table(runs)}")
+    run(
+        f"finetune --model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {known} "
+        f"--lr 1e-3 --epochs 25 --batch-size 16 --accumulation 1 --output {target}"
+    )
+    settings = (
+        f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 --accumulation 1 "
+        "--eval-limit 80 --max-new-tokens 64 --judge offline --jobs 2"
+    )
+    run(f"bench fictitious {settings} --tune lr=5e-5,1e-4,2e-4,4e-4 --output {runs}/fictitious")
+    run(f"bench continual {settings} --methods GA+GD NPO+GD ME+GD IDK+AP --tasks 4 --output {runs}/continual")
 
 
 if __name__ == "__main__":
-    everything(sys.argv[1].rstrip("/"), Path(sys.argv[2]))
+    everything(Path(sys.argv[1]), Path(sys.argv[2]))
