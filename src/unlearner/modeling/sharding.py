@@ -95,9 +95,14 @@ def shard(model: Any, device: torch.device, *, bf16: bool, offload: bool) -> Any
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     if offload:
         options["offload_policy"] = CPUOffloadPolicy()
-    for layer in layers(model):
+    parts: list[Any] = layers(model)
+    for layer in parts:
         fully_shard(layer, **options)
     fully_shard(model, reshard_after_forward=False, **options)
+    # Which weights the backward pass gathers ahead: left to itself, torch goes by the forwards there were, and in an
+    # evaluation not every process has the same.
+    for layer, before in zip([*parts, model], [parts[0], *parts], strict=True):
+        layer.set_modules_to_backward_prefetch([before])
     model.within = types.MethodType(lambda self, function, *inputs: function(*inputs), model)
     register_fsdp_forward_method(model, "within")
     # The first forward decides which module is the root, and makes the buffers that all later ones fill, in inference

@@ -112,7 +112,7 @@ def save_model(
 def _save_streamed(model: Any, folder: Path) -> None:
     """A sharded model's files, its weights gathered for one of them at a time."""
     model.save_pretrained(folder, state_dict={})  # the configuration; the weights follow
-    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").unlink(missing_ok=True)
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _weights(model)}
     written: list[list[str]] = []
     for weights in _files(model):

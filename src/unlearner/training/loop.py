@@ -102,7 +102,6 @@ def train(
     """
     if not is_sharded(model):
         model, reference_model = place(model, reference_model, method, options, accelerator, parallel)
-    reference = _reference(model, method, reference_model)
     own_pad = tokenizer.pad_token_id is not None and not method.official  # the official code pads with EOS
     pad_id = tokenizer.pad_token_id if own_pad else tokenizer.eos_token_id
     pad_to = options.max_length if method.official else None
@@ -110,12 +109,12 @@ def train(
         name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
         for name in method.reference_nll
     }
-    if reference_model is not None and reference is None:
+    if reference_model is not None and method.kl_view is None and not is_sharded(reference_model):
         reference_model.to("cpu")  # it has answered: its memory is the training's
     if options.compile:
         compile_layers(model)
 
-    objective = Objective(model, method, reference)
+    objective = Objective(model, method, _reference(model, method, reference_model))
     optimizer = _optimizer(objective, options)
     sharded = is_sharded(model)
     wrapped = objective if sharded else accelerator.prepare(objective)
