@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,9 @@ def run_passes(
         progress: Callable[[int], None],
     ) -> list[list[list[int]]]:
         described = [["generation", batch, max_new_tokens, total_length, sorted(ends)] for batch in batches]
-        return store.get(described, compute, cost, progress)
+        return store.get(described, compute, cost, progress, whole(model))
 
-    with evaluating(model), whole(model):
+    with evaluating(model):
         nll = score_answers(model, table, sizes, batch_tokens=batch_tokens, progress=progress, store=store)
         answers = generation.generate(
             model,
@@ -196,10 +196,11 @@ def score_answers(
         if progress is not None:
             progress("answers", done, len(groups))
 
+    def cost(i: int) -> float:
+        return float(table.lengths[rows[i]].sum())
+
     nll = np.zeros(len(table))
-    for part, result in zip(
-        rows, store.get(described, compute, lambda i: float(table.lengths[rows[i]].sum()), told), strict=True
-    ):
+    for part, result in zip(rows, store.get(described, compute, cost, told, whole(model)), strict=True):
         nll[part] = result
     return nll
 
@@ -342,25 +343,28 @@ class Store:
         compute: Callable[[int], Any],
         cost: Callable[[int], float],
         done: Callable[[int], None],
+        meanwhile: AbstractContextManager[None] | None = None,
     ) -> list[Any]:
         """The results for what `batches` (JSON values) describe, in their order and in every process.
 
         `compute(i)` is called where there is none yet, by one process for each batch; `cost(i)` says about how long
-        that takes, and `done(i)` is told of every batch that this process has, found or computed. The batches are
-        those of one process, whatever the number of processes, so that the results are, too.
+        that takes, and `done(i)` is told of every batch that this process has, found or computed; `meanwhile` is
+        entered for the computing, before the processes exchange what they have. The batches are those of one process,
+        whatever the number of processes, so that the results are, too.
         """
         keys = [hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:24] for batch in batches]
         missing = {keys[i]: i for i in reversed(range(len(keys))) if keys[i] not in self._results}
         places = sorted(missing.values())
         owners = dict(zip(places, processes.shares([cost(i) for i in places]), strict=True))
         made = {}
-        for i, key in enumerate(keys):
-            if owners.get(i) == processes.rank():
-                made[key] = self._results[key] = compute(i)
-                if self.path is not None:
-                    with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps({"batch": key, "result": made[key]}) + "\n")
-            done(i)
+        with meanwhile or nullcontext():
+            for i, key in enumerate(keys):
+                if owners.get(i) == processes.rank():
+                    made[key] = self._results[key] = compute(i)
+                    if self.path is not None:
+                        with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps({"batch": key, "result": made[key]}) + "\n")
+                done(i)
         for theirs in processes.gathered(made):
             self._results |= theirs
         return [self._results[key] for key in keys]

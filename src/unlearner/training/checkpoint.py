@@ -22,7 +22,6 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearner import processes
 from unlearner.files import atomic_directory, remove_leftovers, space_errors, write_json
-from unlearner.modeling.load import load_model
 from unlearner.modeling.scoring import bare
 from unlearner.modeling.sharding import full, is_sharded
 
@@ -85,25 +84,22 @@ def save_model(
     """
     model: Any = accelerator.unwrap_model(wrapped).model
     state: dict[str, Tensor] | None = None
-    if is_sharded(model):
-        if hasattr(model, "peft_config"):
-            state = {name: full(p).cpu() for name, p in model.named_parameters() if p.requires_grad}
+    streamed = is_sharded(model) and (merge or not hasattr(model, "peft_config"))
+    if streamed:
+        if not processes.is_main():
+            for _ in _files(model):  # help to gather them
+                pass
+    elif is_sharded(model):
+        state = {name: full(p.detach()).cpu() for name, p in model.named_parameters() if p.requires_grad}
     elif merge:
         model = model.merge_and_unload()  # in every process: all of them go on to evaluate it
     else:
         state = {k.removeprefix("model."): v for k, v in accelerator.get_state_dict(wrapped).items()}
     if not processes.is_main():
-        if is_sharded(model) and state is None:
-            for _ in _files(model):
-                pass
         return
     with atomic_directory(folder) as fresh:
-        if is_sharded(model) and state is None:
+        if streamed:
             _save_streamed(model, fresh)
-        elif is_sharded(model) and merge:
-            model.save_pretrained(fresh / "adapter", state_dict=state)
-            load_model(str(fresh / "adapter"), dtype=bare(model).dtype).merge_and_unload().save_pretrained(fresh)
-            shutil.rmtree(fresh / "adapter")
         else:
             model.save_pretrained(fresh, state_dict=state)
         tokenizer.save_pretrained(fresh)
@@ -111,21 +107,22 @@ def save_model(
 
 def _save_streamed(model: Any, folder: Path) -> None:
     """A sharded model's files, its weights gathered for one of them at a time."""
-    model.save_pretrained(folder, state_dict={})  # the configuration; the weights follow
+    inner = bare(model)
+    inner.save_pretrained(folder, state_dict={})  # the configuration; the weights follow
     (folder / "model.safetensors").unlink(missing_ok=True)
-    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _weights(model)}
     written: list[list[str]] = []
+    size = 0
     for weights in _files(model):
         save_file(weights, folder / f"part-{len(written)}", metadata={"format": "pt"})
         written.append(list(weights))
+        size += sum(tensor.nbytes for tensor in weights.values())
         weights.clear()
     names = [f"model-{i + 1:05d}-of-{len(written):05d}.safetensors" for i in range(len(written))]
     if len(names) == 1:
         names = ["model.safetensors"]
     else:
         places = {weight: name for name, weights in zip(names, written, strict=True) for weight in weights}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
-        write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": places})
     for i, name in enumerate(names):
         (folder / f"part-{i}").rename(folder / name)
 
@@ -134,19 +131,27 @@ def _files(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """The weights of one file after another, whole, in the main process; the others help to gather them."""
     part: dict[str, Tensor] = {}
     size = 0
-    for name, tensor in _weights(model):
-        more = tensor.numel() * tensor.element_size()
-        if part and size + more > FILE_BYTES:
+    for name, tensor, adapter in _weights(model):
+        if part and size + tensor.nbytes > FILE_BYTES:
             yield part
             part, size = {}, 0
-        gathered = full(tensor.detach())
-        part[name] = gathered.cpu().contiguous() if processes.is_main() else gathered.new_empty(0)
-        size += more
+        weight = full(tensor.detach())
+        if adapter is not None:
+            down, up = (full(half["default"].weight.detach()) for half in (adapter.lora_A, adapter.lora_B))
+            change = up @ down * adapter.scaling["default"]
+            weight = weight + (change.T if adapter.fan_in_fan_out else change).to(weight.dtype)
+        part[name] = weight.cpu().contiguous() if processes.is_main() else weight.new_empty(0)
+        size += tensor.nbytes
     yield part
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What a model's file holds: every weight once, tied ones under their first name, and lasting buffers."""
-    kept = model.state_dict().keys()
-    yield from model.named_parameters()
-    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in kept)
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Any]]:
+    """What a model's file holds: every weight once, tied ones under their first name, and lasting buffers; and the
+    adapter of each weight that has one, to be merged."""
+    inner = bare(model)
+    adapters = {f"{name}.base_layer.weight": m for name, m in inner.named_modules() if hasattr(m, "lora_A")}
+    kept = inner.state_dict().keys()
+    for name, tensor in inner.named_parameters():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), tensor, adapters.get(name)
+    yield from ((name, buffer, None) for name, buffer in inner.named_buffers() if name in kept)
