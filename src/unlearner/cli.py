@@ -13,6 +13,7 @@ from typing import Any, get_origin
 import tyro
 import yaml
 
+from unlearner import processes
 from unlearner.config import BenchConfig, DemoConfig, EvaluateConfig, FinetuneConfig, ForgetConfig, ReportConfig
 from unlearner.console import console
 from unlearner.errors import UserError, did_you_mean
@@ -56,16 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"unlearner {name} takes no options, so nothing is to follow it: leave out {rest[0]!r}.")
         else:
             command()
+        processes.leave()
     except UserError as error:
         sentence = str(error).replace("\n", " ")  # what a library said may have come along
-        console.print(f"error: {sentence}", markup=False, style="bold red", soft_wrap=True)
-        raise SystemExit(2) from None
+        processes.fail(f"error: {sentence}", 2)
     except KeyboardInterrupt:
-        console.print(
-            "interrupted: what was finished is kept; repeat the same command to go on from there.",
-            style="yellow", soft_wrap=True,
-        )  # fmt: skip
-        raise SystemExit(2) from None
+        processes.fail(
+            "interrupted: what was finished is kept; repeat the same command to go on from there.", 2, "yellow"
+        )
     except BrokenPipeError:  # `unlearner methods | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
         raise SystemExit(1) from None

@@ -20,6 +20,11 @@ class ModelOptions:
     optimiser states in bf16: half the memory of bf16, coarser steps."""
     seed: int = 1001
     """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes (torchrun) share a model: ddp (each has all of it), fsdp (each holds a part of every
+    weight, gradient and optimiser state); auto takes ddp where that fits into the devices, else fsdp."""
+    cpu_offload: bool = False
+    """With fsdp: keep weights and optimiser states in main memory, and only what computes on the GPU."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 

@@ -7,8 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
-"""Progress and notes; results go to standard output."""
+from unlearner.processes import is_main
+
+console = Console(stderr=True, highlight=False, quiet=not is_main())
+"""Progress and notes, of one process if there are several; results go to standard output."""
 
 
 def note(text: str) -> None:
@@ -22,15 +24,13 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(
-    name: str, total: int, done: int = 0, *, enabled: bool = True, console: Console = console
-) -> Iterator[Callable[..., Any]]:
+def progress_bar(name: str, total: int, done: int = 0, *, console: Console = console) -> Iterator[Callable[..., Any]]:
     """A bar with time left. Yields `update(done, **values)`; the values, such as losses, are shown beside it."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not enabled or not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not (is_main() and console.is_terminal)) as progress:
         task = progress.add_task(name, total=total, completed=done, values="")
 
         def update(now: int, **values: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 
+from unlearner import processes
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import is_leftover, remove_leftovers, space_errors, write_json, write_text
@@ -51,8 +52,19 @@ def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bo
 
 
 def open_run(output: str | Path, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> Path:
-    """The run's directory, made if it is new. Raises UserError where it was begun with other data or another model."""
+    """The run's directory, made if it is new: by the main process, while the others wait.
+
+    Raises UserError where it was begun with other data or another model.
+    """
     folder = Path(output)
+    processes.barrier()  # nobody looks into the directory any more
+    if processes.is_main():
+        _open(folder, command, config, hashes)
+    processes.barrier()
+    return folder
+
+
+def _open(folder: Path, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> None:
     begun = check_output(folder, command, config)
     with space_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +85,6 @@ def open_run(output: str | Path, command: str, config: dict[str, Any], hashes: d
     changed = sorted(key for key in hashes if held.get(key) != hashes[key])
     if changed:
         raise UserError(f"--output {folder} was begun with other contents of {changed[0]}: choose another directory.")
-    return folder
 
 
 def check_place(folder: Path) -> None:

@@ -11,6 +11,7 @@ from unlearner.bench.bench import BenchResult
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.methods import FORGET, RETAIN, WHOLE, Method
+from unlearner.processes import is_main
 from unlearner.training.forget import ForgetResult
 
 HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ratio": "truth ratio"}
@@ -18,8 +19,9 @@ HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ra
 
 def out() -> Console:
     # Wide enough for the tables where nobody looks (a pipe, a file): there they are not cut.
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=160)
+    quiet = not is_main()
+    terminal = Console(highlight=False, quiet=quiet)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=160, quiet=quiet)
 
 
 def summary_table(summaries: Mapping[str, dict[str, Any]]) -> Table:

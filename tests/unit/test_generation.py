@@ -147,9 +147,12 @@ def test_progress_and_remember(prompts: list[list[int]]) -> None:
     seen: list[tuple[int, int]] = []
     kept: dict[str, list[list[int]]] = {}
 
-    def remember(batch: list[list[int]], compute: Any) -> list[list[int]]:
-        kept[str(batch)] = kept.get(str(batch)) or compute()
-        return kept[str(batch)]
+    def remember(batches: list[list[list[int]]], compute: Any, cost: Any, done: Any) -> list[list[list[int]]]:
+        for i, batch in enumerate(batches):
+            kept[str(batch)] = kept.get(str(batch)) or compute(i)
+            assert cost(i) > sum(map(len, batch))
+            done(i)
+        return [kept[str(batch)] for batch in batches]
 
     first = ours(model, prompts, batch_tokens=200, remember=remember, progress=lambda *at: seen.append(at))
     assert len(seen) == len(kept) > 2

@@ -271,23 +271,27 @@ def test_killed_and_resumed(
     total, unfinished = forwards[0], forwards[0] - steps[after - 1]
 
     with pytest.raises(Killed):
-        run(Store(file), kill_after=after)
+        run(Store(tmp_path), kill_after=after)
     finished = file.read_bytes()
     if torn:
         file.write_bytes(finished + b'{"batch": "0123", "result": [0.12')
     forwards[0] = 0
-    assert run(Store(file)) == undisturbed
+    assert run(Store(tmp_path)) == undisturbed
     assert forwards[0] == unfinished < total
     assert file.read_bytes().startswith(finished)
     assert len([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]) == batches
 
     forwards[0] = 0
-    assert run(Store(file)) == undisturbed
+    assert run(Store(tmp_path)) == undisturbed
     assert forwards[0] == 0
 
 
 def test_store_round_trips_floats(tmp_path: Path) -> None:
     values = [math.pi * 10**k for k in range(-300, 300, 7)] + [5e-324, 1 / 3, 0.1 + 0.2]
-    Store(tmp_path / "a.jsonl").get(["x"], lambda: values)
-    assert Store(tmp_path / "a.jsonl").get(["x"], lambda: pytest.fail("computed again")) == values
-    assert Store(tmp_path / "a.jsonl").get(["y"], lambda: [1.0]) == [1.0]
+
+    def get(batch: str, compute: Any) -> Any:
+        return Store(tmp_path).get([[batch]], compute, lambda i: 1.0, lambda i: None)
+
+    assert get("x", lambda i: values) == [values]
+    assert get("x", lambda i: pytest.fail("computed again")) == [values]
+    assert get("y", lambda i: [1.0]) == [[1.0]]

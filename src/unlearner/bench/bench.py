@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from unlearner import processes
 from unlearner.bench.cells import Before, Cell, make_cell, typed
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.workers import Job, check_ray, run_all
@@ -41,6 +42,11 @@ class BenchResult:
 
 def bench(config: BenchConfig) -> BenchResult:
     """Run what is left of the bench in `config.output` and write its results. Raises UserError before any work."""
+    if processes.count() > 1:
+        raise UserError(
+            "unlearner bench starts processes of its own, one for a cell: call it without torchrun, with --jobs or "
+            "--ray; a model too large for one GPU takes a torchrun of unlearner forget for each cell."
+        )
     config = _resolved(config)
     folder = Path(config.output)
     grid = _grid(config)

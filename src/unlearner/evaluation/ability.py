@@ -6,10 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from unlearner import processes
 from unlearner.config import EvalOptions
 from unlearner.console import note
 from unlearner.errors import UserError, did_you_mean
 from unlearner.files import read_json, write_json
+from unlearner.modeling.sharding import whole
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 
 FILE = "ability.json"
@@ -43,7 +45,8 @@ def general_ability(
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     known: Path | None = None,
 ) -> dict[str, Any] | None:
-    """Write `folder`/ability.json: task → metric → value, with lm-eval's version and the limit; None without tasks.
+    """Write `folder`/ability.json: task → metric → value, with lm-eval's version and the limit; None without tasks,
+    and in all processes but the main one, which measures.
 
     What is there is not computed again, nor what lies in `known`, a folder of this very model. Raises UserError for a
     task that cannot be run, for want of its data in most cases.
@@ -51,16 +54,19 @@ def general_ability(
     if not options.lm_eval:
         return None
     file = folder / FILE
-    if file.is_file():
-        return read_json(file)
-    kept = None if known is None else known / FILE
-    if kept is not None and kept.is_file():
-        result = read_json(kept)
-    else:
-        result = _measured(model, tokenizer, options, autocast)
-        if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_json(kept, result)
+    with whole(model):
+        if not processes.is_main():
+            return None  # what is sharded is whole now, or follows the main process until it is done
+        if file.is_file():
+            return read_json(file)
+        kept = None if known is None else known / FILE
+        if kept is not None and kept.is_file():
+            result = read_json(kept)
+        else:
+            result = _measured(model, tokenizer, options, autocast)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_json(kept, result)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, result)
     return result

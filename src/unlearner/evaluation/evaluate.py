@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearner import processes
 from unlearner.config import EvalOptions, EvaluateConfig, ModelOptions, resolved
 from unlearner.console import note, progress_bar
 from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
@@ -24,6 +25,7 @@ from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.evaluation.summary import Row, per_example, summarise
 from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash, uses_bf16
+from unlearner.modeling.sharding import placed
 from unlearner.run import check_output, open_run, records_hash
 
 OFFICIAL_MAX_LENGTH = 200
@@ -68,15 +70,17 @@ def measure(
 ) -> dict[str, Any]:
     """Write `folder`/records.jsonl and `folder`/summary.json, and return the summary (its keys: `summary.py`).
 
-    Finished batches are kept in `folder`/passes.jsonl until the summary is there; a summary that is there is returned
-    as it is. `retrained` are the retrained model's rows on the forget set. `known` is a folder of this very model,
-    measured in this very way: rows of a set that lie there are not computed again, others are put there.
+    All processes take part: the passes are shared out over them, the main one judges and writes. Finished batches are
+    kept in `folder`/passes*.jsonl until the summary is there; a summary that is there is returned as it is.
+    `retrained` are the retrained model's rows on the forget set. `known` is a folder of this very model, measured in
+    this very way: rows of a set that lie there are not computed again, others are put there.
     """
     summary_file = folder / "summary.json"
-    if not summary_file.is_file():
+    main = processes.is_main()
+    if not processes.agreed(summary_file.is_file()):
         with space_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        store = Store(folder / "passes.jsonl")
+        store = Store(folder)
         rows: dict[str, list[dict[str, Any]]] = {}
         total = 2 * sum(len(s.records) for s in sets)
         done = 0
@@ -84,7 +88,7 @@ def measure(
             for eval_set in sets:
                 size = len(eval_set.records)
                 kept = None if known is None else known / f"{eval_set.name}-{records_hash([repr(eval_set)])[:24]}.jsonl"
-                if kept is not None and kept.is_file():
+                if kept is not None and processes.agreed(kept.is_file()):
                     rows[eval_set.name] = read_jsonl(kept)
                     done += 2 * size
                     continue
@@ -99,16 +103,21 @@ def measure(
                         max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
                         generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
                     )  # fmt: skip
-                rows[eval_set.name] = per_example(examples, eval_set, judges)
                 done += 2 * size
+                if not main:
+                    continue
+                rows[eval_set.name] = per_example(examples, eval_set, judges)
                 if kept is not None:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     write_jsonl(kept, rows[eval_set.name])
-        write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])
-        names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
-        write_json(summary_file, summarise(rows, **names, seed=seed, retrained=retrained))
-    (folder / "passes.jsonl").unlink(missing_ok=True)
-    return read_json(summary_file)
+        if main:
+            write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])
+            names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
+            write_json(summary_file, summarise(rows, **names, seed=seed, retrained=retrained))
+    if main:
+        for path in Store.files(folder):
+            path.unlink()
+    return processes.agreed(read_json(summary_file) if main else {})
 
 
 def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, Any]:
@@ -131,12 +140,9 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     check_ability(config)
     if config.retrained is not None:
         check_retrained(config.retrained, sets, config.trust_remote_code)
-    model = load_model(
-        path,
-        dtype=torch.bfloat16 if uses_bf16(config.precision) else torch.float32,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        trust_remote_code=config.trust_remote_code,
-    )
+    processes.join()
+    dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
+    model = placed(load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code), config)
     hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
     if config.retrained is not None:
         hashes["retrained model"] = retrained_hash(config.retrained)
@@ -188,14 +194,10 @@ def retrained_rows(
     forget = check_forget_set(sets)
     if (Path(source) / "records.jsonl").is_file():
         return read_retrained(Path(source), forget)
-    if not (folder / "summary.json").is_file():
+    if not processes.agreed((folder / "summary.json").is_file()):
         tokenizer = load_tokenizer(source, trust_remote_code=like.trust_remote_code)
-        model = load_model(
-            source,
-            dtype=torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            trust_remote_code=like.trust_remote_code,
-        )
+        dtype = torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32
+        model = placed(load_model(source, dtype=dtype, trust_remote_code=like.trust_remote_code), like)
         measure(
             model, tokenizer, find_template(like.template, tokenizer), [forget], folder, options, judges=judges,
             seed=like.seed, official=official, title="evaluation: the retrained model", autocast=autocast, known=known,

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from unlearner import processes
 from unlearner.data.prompts import DOCUMENT, Template, TokenTable, encode, encode_prompts, end_token_id
 from unlearner.data.records import Record
 from unlearner.errors import UserError
@@ -25,6 +26,7 @@ from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.modeling import generation
 from unlearner.modeling.scoring import Head, backbone, bare, token_scores
+from unlearner.modeling.sharding import whole
 
 Progress = Callable[[str, int, int], None]
 """Called with the pass (`answers` or `generation`), the records done and all records."""
@@ -73,8 +75,14 @@ def run_passes(
     ends = end_ids(model, tokenizer, template)
     store = store or Store()
 
-    def remember(batch: list[list[int]], compute: Callable[[], list[list[int]]]) -> list[list[int]]:
-        return store.get(["generation", batch, max_new_tokens, total_length, sorted(ends)], compute)
+    def remember(
+        batches: list[list[list[int]]],
+        compute: Callable[[int], list[list[int]]],
+        cost: Callable[[int], float],
+        progress: Callable[[int], None],
+    ) -> list[list[list[int]]]:
+        described = [["generation", batch, max_new_tokens, total_length, sorted(ends)] for batch in batches]
+        return store.get(described, compute, cost, progress, whole(model))
 
     with evaluating(model):
         nll = score_answers(model, table, sizes, batch_tokens=batch_tokens, progress=progress, store=store)
@@ -173,17 +181,27 @@ def score_answers(
     prefixes = np.array([common_prefix(table, rows) if share else 0 for rows in groups], dtype=np.int64)
     budget = batch_tokens or BATCH_TOKENS.get(bare(model).device.type, BATCH_TOKENS["cuda"])
     store = store or Store()
-    nll = np.zeros(len(table))
+    rounds = list(_rounds(table, groups, prefixes))
+    rows = [np.concatenate([groups[i] for i in chosen]) for chosen in rounds]
+    described = [["answers", [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows]
+
+    def compute(i: int) -> list[float]:
+        return _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget)
+
     done = 0
-    for chosen in _rounds(table, groups, prefixes):
-        members = [groups[i] for i in chosen]
-        rows = np.concatenate(members)
-        compute = functools.partial(_score_round, model, table, members, prefixes[chosen], budget)
-        tokens = [table.row(row).tolist() for row in rows]
-        nll[rows] = store.get(["answers", tokens, table.start[rows].tolist()], compute)
-        done += len(chosen)
+
+    def told(i: int) -> None:
+        nonlocal done
+        done += len(rounds[i])
         if progress is not None:
             progress("answers", done, len(groups))
+
+    def cost(i: int) -> float:
+        return float(table.lengths[rows[i]].sum())
+
+    nll = np.zeros(len(table))
+    for part, result in zip(rows, store.get(described, compute, cost, told, whole(model)), strict=True):
+        nll[part] = result
     return nll
 
 
@@ -293,28 +311,60 @@ def _score_rows(
 
 
 class Store:
-    """Finished batches in a JSON-lines file, so that a killed evaluation goes on where it stopped.
+    """Finished batches in JSON-lines files, so that a killed evaluation goes on where it stopped.
 
-    A batch is known by the hash of its tokens, so rows that changed in between are computed anew. One file serves any
-    number of sets, but one model. What is read back is to the last bit what was written. Without a path, nothing
-    outlives the process.
+    A batch is known by the hash of its tokens, so rows that changed in between are computed anew. A folder serves any
+    number of sets, but one model. What is read back is to the last bit what was written. Every process writes a file
+    of its own, passes.jsonl or passes-RANK.jsonl, and any number of processes reads them all. Without a folder,
+    nothing outlives the process.
     """
 
-    def __init__(self, path: Path | None = None):
-        self.path = path
+    def __init__(self, folder: Path | None = None):
         self._results: dict[str, Any] = {}
-        if path is not None and path.exists():
-            rows = read_jsonl(path)
-            self._results = {row["batch"]: row["result"] for row in rows}
-            if not path.read_bytes().endswith(b"\n"):
-                write_jsonl(path, rows)  # without the line that the last run was killed in
+        self.path: Path | None = None
+        if folder is None:
+            return
+        if processes.is_main():
+            for path in self.files(folder):
+                rows = read_jsonl(path)
+                self._results |= {row["batch"]: row["result"] for row in rows}
+                if not path.read_bytes().endswith(b"\n"):
+                    write_jsonl(path, rows)  # without the line that the last run was killed in
+        self._results = processes.agreed(self._results)
+        self.path = folder / ("passes.jsonl" if processes.is_main() else f"passes-{processes.rank()}.jsonl")
 
-    def get(self, batch: list[Any], compute: Callable[[], Any]) -> Any:
-        """The result for what `batch` (JSON values) describes; where there is none, it is computed and kept."""
-        key = hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:24]
-        if key not in self._results:
-            self._results[key] = compute()
-            if self.path is not None:
-                with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"batch": key, "result": self._results[key]}) + "\n")
-        return self._results[key]
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        return sorted(folder.glob("passes*.jsonl"))
+
+    def get(
+        self,
+        batches: Sequence[list[Any]],
+        compute: Callable[[int], Any],
+        cost: Callable[[int], float],
+        done: Callable[[int], None],
+        meanwhile: AbstractContextManager[None] | None = None,
+    ) -> list[Any]:
+        """The results for what `batches` (JSON values) describe, in their order and in every process.
+
+        `compute(i)` is called where there is none yet, by one process for each batch; `cost(i)` says about how long
+        that takes, and `done(i)` is told of every batch that this process has, found or computed; `meanwhile` is
+        entered for the computing, before the processes exchange what they have. The batches are those of one process,
+        whatever the number of processes, so that the results are, too.
+        """
+        keys = [hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:24] for batch in batches]
+        missing = {keys[i]: i for i in reversed(range(len(keys))) if keys[i] not in self._results}
+        places = sorted(missing.values())
+        owners = dict(zip(places, processes.shares([cost(i) for i in places]), strict=True))
+        made = {}
+        with meanwhile or nullcontext():
+            for i, key in enumerate(keys):
+                if owners.get(i) == processes.rank():
+                    made[key] = self._results[key] = compute(i)
+                    if self.path is not None:
+                        with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps({"batch": key, "result": made[key]}) + "\n")
+                done(i)
+        for theirs in processes.gathered(made):
+            self._results |= theirs
+        return [self._results[key] for key in keys]

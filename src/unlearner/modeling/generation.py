@@ -4,7 +4,6 @@ B rows of a batch, P tokens of its longest prompt, V vocabulary size.
 """
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
 
@@ -17,6 +16,13 @@ from unlearner.modeling.scoring import Head, backbone, bare
 
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 32_768}
 """Default budget of a batch: rows x (longest prompt + new tokens)."""
+Remember = Callable[
+    [
+        list[list[list[int]]], Callable[[int], list[list[int]]], Callable[[int], float], Callable[[int], None]
+    ],
+    list[list[list[int]]],
+]  # fmt: skip
+"""Gives the answers to all batches of prompts, by `compute(i)`, which takes about `cost(i)`, and tells `done(i)`."""
 LEAVE_SHARE = 0.125
 """Finished rows leave once they are this share of the batch: each time, the cache is copied once."""
 
@@ -32,35 +38,58 @@ def generate(
     batch_tokens: int | None = None,
     total_length: int | None = None,
     batch_size: int = 30,
-    remember: Callable[[list[list[int]], Callable[[], list[list[int]]]], list[list[int]]] | None = None,
+    remember: Remember | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """The most likely continuation of every prompt, token by token, in the order given.
 
     A continuation ends before the first of `end_ids`, or after `max_new_tokens` tokens. `total_length` is the official
     way instead (PAPER section 5): batches of `batch_size` in the order given, each to that many tokens in all, padding
-    included. `remember(batch, compute)` answers for a batch of prompts, from what it kept or by `compute()`;
-    `progress(done, all)` follows each batch.
+    included. `remember` answers for all batches of prompts, from what it kept or by asking back; `progress(done, all)`
+    follows each batch.
     """
     if total_length is None:
         budget = batch_tokens or BATCH_TOKENS.get(bare(model).device.type, BATCH_TOKENS["cuda"])
         batches = length_batches([len(prompt) + max_new_tokens for prompt in prompts], budget)
     else:
         batches = [list(range(len(prompts)))[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
-    out: list[list[int]] = [[] for _ in prompts]
+    chosen = [[prompts[i] for i in rows] for rows in batches]
+
+    def steps(batch: list[list[int]]) -> int:
+        return max_new_tokens if total_length is None else max(total_length - max(map(len, batch)), 0)
+
+    def compute(i: int) -> list[list[int]]:
+        return _generate_batch(model, chosen[i], steps(chosen[i]), sorted(end_ids), pad_id)
+
+    def cost(i: int) -> float:
+        return float(sum(len(prompt) + steps(chosen[i]) for prompt in chosen[i]))
+
     done = 0
-    for rows in batches:
-        batch = [prompts[i] for i in rows]
-        width = max(map(len, batch))
-        steps = max_new_tokens if total_length is None else max(total_length - width, 0)
-        compute = functools.partial(_generate_batch, model, batch, steps, sorted(end_ids), pad_id)
-        answers = compute() if remember is None else remember(batch, compute)
-        for i, answer in zip(rows, answers, strict=True):
-            out[i] = answer
-        done += len(rows)
+
+    def told(i: int) -> None:
+        nonlocal done
+        done += len(batches[i])
         if progress is not None:
             progress(done, len(prompts))
+
+    out: list[list[int]] = [[] for _ in prompts]
+    for rows, answers in zip(batches, (remember or _at_once)(chosen, compute, cost, told), strict=True):
+        for i, answer in zip(rows, answers, strict=True):
+            out[i] = answer
     return out
+
+
+def _at_once(
+    batches: list[list[list[int]]],
+    compute: Callable[[int], list[list[int]]],
+    cost: Callable[[int], float],
+    done: Callable[[int], None],
+) -> list[list[list[int]]]:
+    answers = []
+    for i in range(len(batches)):
+        answers.append(compute(i))
+        done(i)
+    return answers
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unlearner.console import note
 from unlearner.errors import UserError
+from unlearner.processes import is_main
 
 PACKAGES = ("jinja2", "matplotlib")
 INSTALL = 'pip install "unlearner[report]"'
@@ -36,9 +37,7 @@ def add_report(runs: Sequence[Path]) -> Path | None:
 
     A page that is newer than the runs is left as it is. Without the extra `report` none is written, and a line says so.
     """
-    from accelerate import PartialState
-
-    if not PartialState().is_main_process:
+    if not is_main():
         return None
     output = (runs[0] if len(runs) == 1 else runs[0].parent) / "report.html"
     if not can_write():

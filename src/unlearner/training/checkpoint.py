@@ -1,18 +1,35 @@
-"""Checkpoints and final models: whole or not there, and few."""
+"""Checkpoints and final models: whole or not there, and few.
+
+A checkpoint holds the trained weights and the optimiser's states, written by PyTorch's distributed checkpoints: every
+process writes its part, and any other number of processes can read it. Nothing else belongs to it, for what a step
+does is a function of its number (`Plan`, the learning rate, the seeds of dropout).
+"""
 
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers import PreTrainedTokenizerBase
 
-from unlearner.files import atomic_directory, remove_leftovers, space_errors
-from unlearner.training.objective import Objective
+from unlearner import processes
+from unlearner.files import atomic_directory, remove_leftovers, space_errors, write_json
+from unlearner.modeling.scoring import bare
+from unlearner.modeling.sharding import full, is_sharded
 
-ADAPTER = "adapter.safetensors"
+TRAINED = StateDictOptions(ignore_frozen_params=True)
+"""With LoRA the adapter alone, without the base weights that do not change."""
+LOADED = StateDictOptions(ignore_frozen_params=True, strict=False)
+FILE_BYTES = 4 * 2**30
+"""Largest file of a sharded model's weights; the main process holds one at a time."""
 
 
 def latest(folder: Path) -> tuple[int, Path] | None:
@@ -21,18 +38,20 @@ def latest(folder: Path) -> tuple[int, Path] | None:
     return found[-1] if found else None
 
 
-def save(accelerator: Accelerator, folder: Path, step: int, keep: int) -> None:
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step: int, keep: int) -> None:
     """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`."""
     temporary, final = folder / f".step-{step:06d}.tmp", folder / f"step-{step:06d}"
     with space_errors(final):
-        if accelerator.is_main_process:
+        if processes.is_main():
             folder.mkdir(exist_ok=True)
             remove_leftovers(folder)
             temporary.mkdir()
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(temporary))
-        accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+        processes.barrier()
+        weights, states = get_state_dict(model, optimizer, options=TRAINED)
+        with _alone_or_not() as no_dist:
+            dcp.save({"model": weights, "optimizer": states}, checkpoint_id=temporary, no_dist=no_dist)
+        processes.barrier()
+    if processes.is_main():
         if final.is_dir():
             shutil.rmtree(final)
         temporary.rename(final)
@@ -40,37 +59,99 @@ def save(accelerator: Accelerator, folder: Path, step: int, keep: int) -> None:
             shutil.rmtree(old)
 
 
-def only_adapter(accelerator: Accelerator, objective: Objective) -> None:
-    """With LoRA let checkpoints hold the adapter instead of the unchanged base weights."""
-    trained = {name for name, p in objective.named_parameters() if p.requires_grad}
+def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Continue from the checkpoint in `folder`, whatever number of processes wrote it."""
+    weights, states = get_state_dict(model, optimizer, options=TRAINED)
+    with _alone_or_not() as no_dist:
+        dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder, no_dist=no_dist)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states, options=LOADED)
 
-    def save_adapter(models: list[nn.Module], weights: list[Any], directory: str) -> None:
-        weights.clear()
-        if accelerator.is_main_process:
-            save_file(
-                {n: p.detach().contiguous() for n, p in objective.named_parameters() if n in trained},
-                f"{directory}/{ADAPTER}",
-            )
 
-    def load_adapter(models: list[nn.Module], directory: str) -> None:
-        models.clear()
-        objective.load_state_dict(load_file(f"{directory}/{ADAPTER}"), strict=False)
-
-    accelerator.register_save_state_pre_hook(save_adapter)
-    accelerator.register_load_state_pre_hook(load_adapter)
+@contextmanager
+def _alone_or_not() -> Iterator[bool]:
+    """Whether there is no process group; torch would warn of that each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield not distributed.is_initialized()
 
 
 def save_model(
     accelerator: Accelerator, wrapped: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool
 ) -> None:
-    """The trained model (or its adapter alone) with its tokenizer, as safetensors that transformers loads."""
-    state = accelerator.get_state_dict(wrapped)
-    if not accelerator.is_main_process:
-        return
+    """The trained model (or its adapter alone) with its tokenizer, as safetensors that transformers loads.
+
+    All processes take part; the main one writes.
+    """
     model: Any = accelerator.unwrap_model(wrapped).model
+    state: dict[str, Tensor] | None = None
+    streamed = is_sharded(model) and (merge or not hasattr(model, "peft_config"))
+    if streamed:
+        if not processes.is_main():
+            for _ in _files(model):  # help to gather them
+                pass
+    elif is_sharded(model):
+        state = {name: full(p.detach()).cpu() for name, p in model.named_parameters() if p.requires_grad}
+    elif merge:
+        model = model.merge_and_unload()  # in every process: all of them go on to evaluate it
+    else:
+        state = {k.removeprefix("model."): v for k, v in accelerator.get_state_dict(wrapped).items()}
+    if not processes.is_main():
+        return
     with atomic_directory(folder) as fresh:
-        if merge:
-            model.merge_and_unload().save_pretrained(fresh)
+        if streamed:
+            _save_streamed(model, fresh)
         else:
-            model.save_pretrained(fresh, state_dict={k.removeprefix("model."): v for k, v in state.items()})
+            model.save_pretrained(fresh, state_dict=state)
         tokenizer.save_pretrained(fresh)
+
+
+def _save_streamed(model: Any, folder: Path) -> None:
+    """A sharded model's files, its weights gathered for one of them at a time."""
+    inner = bare(model)
+    inner.save_pretrained(folder, state_dict={})  # the configuration; the weights follow
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    written: list[list[str]] = []
+    size = 0
+    for weights in _files(model):
+        save_file(weights, folder / f"part-{len(written)}", metadata={"format": "pt"})
+        written.append(list(weights))
+        size += sum(tensor.nbytes for tensor in weights.values())
+        weights.clear()
+    names = [f"model-{i + 1:05d}-of-{len(written):05d}.safetensors" for i in range(len(written))]
+    if len(names) == 1:
+        names = ["model.safetensors"]
+    else:
+        places = {weight: name for name, weights in zip(names, written, strict=True) for weight in weights}
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": places})
+    for i, name in enumerate(names):
+        (folder / f"part-{i}").rename(folder / name)
+
+
+def _files(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The weights of one file after another, whole, in the main process; the others help to gather them."""
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor, adapter in _weights(model):
+        if part and size + tensor.nbytes > FILE_BYTES:
+            yield part
+            part, size = {}, 0
+        weight = full(tensor.detach())
+        if adapter is not None:
+            down, up = (full(half["default"].weight.detach()) for half in (adapter.lora_A, adapter.lora_B))
+            change = up @ down * adapter.scaling["default"]
+            weight = weight + (change.T if adapter.fan_in_fan_out else change).to(weight.dtype)
+        part[name] = weight.cpu().contiguous() if processes.is_main() else weight.new_empty(0)
+        size += tensor.nbytes
+    yield part
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Any]]:
+    """What a model's file holds: every weight once, tied ones under their first name, and lasting buffers; and the
+    adapter of each weight that has one, to be merged."""
+    inner = bare(model)
+    adapters = {f"{name}.base_layer.weight": m for name, m in inner.named_modules() if hasattr(m, "lora_A")}
+    kept = inner.state_dict().keys()
+    for name, tensor in inner.named_parameters():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), tensor, adapters.get(name)
+    yield from ((name, buffer, None) for name, buffer in inner.named_buffers() if name in kept)

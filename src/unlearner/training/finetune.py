@@ -19,6 +19,7 @@ from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.modeling import new
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.modeling.sharding import choose
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.checks import check_room, check_steps, warn_truncated
 from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
@@ -51,10 +52,7 @@ def finetune(config: FinetuneConfig) -> Path:
     check_room(views, config.max_length)
     hashes = {"data": records_hash(records), "model": model_hash(config.model)}
     accelerator = make_accelerator(config, Path(config.output))
-    if accelerator.is_main_process:
-        open_run(config.output, "finetune", settings, hashes)
-    accelerator.wait_for_everyone()
-    folder = Path(config.output)
+    folder = open_run(config.output, "finetune", settings, hashes)
     trained = folder / ("adapter" if config.lora and not config.merge else "model")
     if (folder / "finished.json").is_file():
         note(f"{folder} is finished already")
@@ -63,9 +61,11 @@ def finetune(config: FinetuneConfig) -> Path:
     views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
     warn_truncated(views, config.max_length)
     method = Method("finetune", Learn(), None)
-    accelerator = make_accelerator(config, folder)
     if not trained.is_dir():
-        train(model, tokenizer, method, views, plan, config, folder, accelerator=accelerator)
+        train(
+            model, tokenizer, method, views, plan, config, folder, accelerator=accelerator,
+            parallel=choose(model, config),
+        )  # fmt: skip
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})

@@ -33,10 +33,11 @@ from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
 from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.modeling.sharding import choose, placed
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
 from unlearner.training.checks import check_room, check_steps, warn_truncated
-from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
+from unlearner.training.loop import check_tracker, make_accelerator, needs_copy, place, train, weights_dtype
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,19 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
     if config.reference_model is not None:
         hashes["the reference model"] = model_hash(resolve_model(config.reference_model))
     accelerator = make_accelerator(config, Path(config.output))
-    if accelerator.is_main_process:
-        open_run(config.output, "forget", settings, hashes)
-    accelerator.wait_for_everyone()
-    folder = Path(config.output)
+    folder = open_run(config.output, "forget", settings, hashes)
     made = folder / ("adapter" if config.lora and not config.merge else "model")
     evaluations = _Evaluations(config, inputs, tokenizer, template, folder, accelerator, known)
     if (folder / "finished.json").is_file():
         note(f"{folder} is finished already")
         return ForgetResult(folder, made, evaluations.read("before"), evaluations.read("."))
 
-    model.to(accelerator.device)
+    copies = 1 + (reference is not None or needs_copy(inputs.method, config))
+    engine = choose(model, config, copies=copies)
+    if engine == "fsdp":
+        model, reference = place(model, reference, inputs.method, config, accelerator, engine)
+    else:
+        model.to(accelerator.device)
     before = evaluations.measure(model, "before", "before", config.model)
     warn_truncated(views, config.max_length)
 
@@ -124,11 +127,11 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
     if not (made / "config.json").is_file() and not (made / "adapter_config.json").is_file():
         model = train(
             model, tokenizer, inputs.method, views, plan, config, folder,
-            accelerator=accelerator, reference_model=reference, at_epoch=at_epoch,
+            accelerator=accelerator, parallel=engine, reference_model=reference, at_epoch=at_epoch,
         )  # fmt: skip
     else:  # trained to the end, then cut short while being evaluated
         trust = config.trust_remote_code
-        model = load_model(str(made), dtype=weights_dtype(config), trust_remote_code=trust).to(accelerator.device)
+        model = placed(load_model(str(made), dtype=weights_dtype(config), trust_remote_code=trust), config)
     after = evaluations.last(model, str(made))
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -233,7 +236,7 @@ class _Evaluations:
     ) -> None:
         self.config, self.inputs, self.tokenizer, self.template = config, inputs, tokenizer, template
         self.folder, self.accelerator, self.known = folder, accelerator, known
-        if inputs.judges is not None and accelerator.is_main_process:
+        if inputs.judges is not None:
             note(inputs.judges.describe())
 
     def read(self, place: str) -> dict[str, Any] | None:
@@ -243,27 +246,24 @@ class _Evaluations:
     def measure(
         self, model: nn.Module, place: str, title: str, path: str | None = None, sets: list[EvalSet] | None = None
     ) -> dict[str, Any] | None:
-        """Evaluate into `place` of the run's directory, on the main process; None where nothing is to be evaluated.
+        """Evaluate into `place` of the run's directory; None where nothing is to be evaluated.
 
         `path` is where the model lies, if it lies anywhere; general ability is measured only of such.
         """
         if self.inputs.judges is None:
             return None
-        if self.accelerator.is_main_process:
-            known = None if path is None else self._known(path)
-            if path is not None and sets is None:
-                general_ability(
-                    model, self.tokenizer, self.config, self.folder / place, autocast=self.accelerator.autocast,
-                    known=known,
-                )  # fmt: skip
-            measure(
-                model, self.tokenizer, self.template, self.inputs.sets if sets is None else sets, self.folder / place,
-                self.config, judges=self.inputs.judges, seed=self.config.seed, official=self.config.official,
-                title=f"evaluation: {title}", autocast=self.accelerator.autocast,
-                retrained=self._retrained if sets is None else None, known=known,
+        known = None if path is None else self._known(path)
+        if path is not None and sets is None:
+            general_ability(
+                model, self.tokenizer, self.config, self.folder / place, autocast=self.accelerator.autocast,
+                known=known,
             )  # fmt: skip
-        self.accelerator.wait_for_everyone()
-        return self.read(place)
+        return measure(
+            model, self.tokenizer, self.template, self.inputs.sets if sets is None else sets, self.folder / place,
+            self.config, judges=self.inputs.judges, seed=self.config.seed, official=self.config.official,
+            title=f"evaluation: {title}", autocast=self.accelerator.autocast,
+            retrained=self._retrained if sets is None else None, known=known,
+        )  # fmt: skip
 
     @cached_property
     def _retrained(self) -> list[dict[str, Any]] | None:

@@ -1,11 +1,12 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
+import copy
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedTokenizerBase
 
+from unlearner import processes
 from unlearner.config import TrainOptions
 from unlearner.console import progress_bar, warn
 from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
@@ -29,23 +31,26 @@ from unlearner.modeling.compiled import compile_layers, restore_layers
 from unlearner.modeling.load import uses_bf16
 from unlearner.modeling.reference import Reference
 from unlearner.modeling.scoring import Batch, RowWeights, score_views
+from unlearner.modeling.sharding import Engine, full, is_sharded, shard, whole, within
 from unlearner.training import checkpoint
 from unlearner.training.objective import Objective, with_reference_nll
 
 AtEpoch = Callable[[nn.Module, int], bool]
 """Called with the model and the number of the epoch just done; True ends the training."""
+LAUNCHER_SECONDS = 2
+"""Within these, a second Ctrl-C is the first one, passed on by torchrun."""
 
 
 def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
     """Devices, processes and precision as accelerate finds them."""
+    processes.join()
     bf16 = uses_bf16(options.precision)
     AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
     tracker = None if options.tracker == "none" else options.tracker
-    # The other processes wait while the main one evaluates, which may take longer than the usual ten minutes.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     return Accelerator(
-        mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder, kwargs_handlers=[patience]
-    )
+        mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder,
+        cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
 
 
 def check_tracker(options: TrainOptions) -> None:
@@ -84,23 +89,19 @@ def train(
     folder: Path,
     *,
     accelerator: Accelerator,
+    parallel: Engine = "ddp",
     reference_model: Any = None,
     at_epoch: AtEpoch | None = None,
 ) -> Any:
     """Train `model` by `method` on the items of `plan` and save it to `folder`/model (or folder/adapter).
 
+    `parallel` is how several processes share the work; with fsdp, `place` may have been called already.
     Goes on from the newest checkpoint in `folder`/checkpoints. Every step's losses, gradient norm and learning rate
     are a line of `folder`/log.jsonl. Returns the trained model. Raises UserError, naming the step, when a loss or
     gradient is no longer finite; checkpoints only ever hold finite ones.
     """
-    set_seed(options.seed)
-    model.to(accelerator.device)
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    if options.lora:
-        model = add_lora(model, options)
-    reference = _reference(model, method, reference_model, accelerator)
+    if not is_sharded(model):
+        model, reference_model = place(model, reference_model, method, options, accelerator, parallel)
     own_pad = tokenizer.pad_token_id is not None and not method.official  # the official code pads with EOS
     pad_id = tokenizer.pad_token_id if own_pad else tokenizer.eos_token_id
     pad_to = options.max_length if method.official else None
@@ -108,33 +109,31 @@ def train(
         name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
         for name in method.reference_nll
     }
-    if reference_model is not None and reference is None:
+    if reference_model is not None and method.kl_view is None and not is_sharded(reference_model):
         reference_model.to("cpu")  # it has answered: its memory is the training's
     if options.compile:
         compile_layers(model)
 
-    objective = Objective(model, method, reference)
+    objective = Objective(model, method, _reference(model, method, reference_model))
     optimizer = _optimizer(objective, options)
+    sharded = is_sharded(model)
+    wrapped = objective if sharded else accelerator.prepare(objective)
+    peak = float(optimizer.param_groups[0]["lr"])
     warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
-    schedule = get_linear_schedule_with_warmup(optimizer, warmup, plan.steps)
-    if options.lora:
-        checkpoint.only_adapter(accelerator, objective)
-    wrapped, optimizer = accelerator.prepare(objective, optimizer)
-    accelerator.register_for_checkpointing(schedule)
     if options.tracker != "none":
         accelerator.init_trackers("unlearner", init_kwargs={})
 
     checkpoints = folder / "checkpoints"
     step = 0
-    if newest := checkpoint.latest(checkpoints):
+    if newest := processes.agreed(checkpoint.latest(checkpoints)):
         step = newest[0]
-        accelerator.load_state(str(newest[1]))
+        checkpoint.load(model, optimizer, newest[1])
     log = _Log(folder / "log.jsonl", step, accelerator)
     epoch_ends = plan.epoch_ends()
     save_at = set(range(options.save_every, plan.steps, options.save_every)) if options.save_every else set(epoch_ends)
 
     with (
-        progress_bar(method.name, plan.steps, step, enabled=accelerator.is_main_process) as bar,
+        progress_bar(method.name, plan.steps, step) as bar,
         _ctrl_c() as interrupted,
     ):
         while True:
@@ -146,7 +145,10 @@ def train(
             if step == plan.steps:
                 break
             wrapped.train()
-            lr = schedule.get_last_lr()[0]
+            lr = peak * _schedule(step, warmup, plan.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            _seed_step(options.seed, step)
             parts = micro_batches(
                 plan, views, step, max_tokens=options.max_tokens, pad_to=pad_to,
                 rank=accelerator.process_index, processes=accelerator.num_processes,
@@ -155,23 +157,23 @@ def train(
             for number, part in enumerate(parts):
                 batch = assemble(part, views, pad_id, known_nll, official=method.official).to(accelerator.device)
                 last = number == len(parts) - 1
-                with nullcontext() if last else accelerator.no_sync(wrapped):
-                    values = wrapped(batch)
+                # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
+                with nullcontext() if last or sharded else accelerator.no_sync(wrapped):
+                    values = within(model, wrapped, batch)
                     # Processes average their gradients; the weights already are those of the whole step's mean.
                     accelerator.backward(values[0] * accelerator.num_processes)
                 losses += values.detach()
-            norm = accelerator.clip_grad_norm_(wrapped.parameters(), options.clip)
+            norm = full(nn.utils.clip_grad_norm_(objective.parameters(), options.clip))
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad(set_to_none=True)
             done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
             log.add(step + 1, done, lr, losses, norm)
             step += 1
-            stop = interrupted()
+            stop = processes.any_of(interrupted())
             due = step in save_at and step < plan.steps
             bar(step, **(log.flush() if stop or due or step in epoch_ends or step % options.log_every == 0 else {}))
             if due or stop:
-                checkpoint.save(accelerator, checkpoints, step, options.keep_checkpoints)
+                checkpoint.save(model, optimizer, checkpoints, step, options.keep_checkpoints)
             if stop:
                 raise KeyboardInterrupt
 
@@ -180,7 +182,7 @@ def train(
         restore_layers(model)
     name = "adapter" if options.lora and not options.merge else "model"
     checkpoint.save_model(accelerator, wrapped, tokenizer, folder / name, merge=options.merge)
-    accelerator.wait_for_everyone()
+    processes.barrier()
     for tracker in accelerator.trackers:  # end_training would also take down the process group, still needed
         tracker.finish()
     return accelerator.unwrap_model(wrapped).model
@@ -207,14 +209,15 @@ def reference_nll(
     model: Any, view: View, pad_id: int, pad_to: int | None, max_tokens: int, accelerator: Accelerator
 ) -> np.ndarray:
     """NLL of every row of a view under the reference model, (table rows,): computed once, each process its share."""
-    model.to(accelerator.device).eval()
+    model.eval()
     order = np.argsort(view.table.lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
     out = torch.zeros(len(view.table), device=accelerator.device)
     widest = int(view.table.lengths.max(initial=1)) if pad_to is None else pad_to
     size = max(1, max_tokens // widest)
     with (
-        progress_bar("reference scores", len(order), enabled=accelerator.is_main_process) as bar,
-        accelerator.autocast(),
+        progress_bar("reference scores", len(order)) as bar,
+        nullcontext() if is_sharded(model) else accelerator.autocast(),
+        whole(model),
     ):
         for first in range(0, len(order), size):
             rows = order[first : first + size]
@@ -229,12 +232,59 @@ def reference_nll(
     return accelerator.reduce(out, "sum").cpu().numpy()
 
 
-def _reference(model: Any, method: Method, given: Any, accelerator: Accelerator) -> Reference | None:
+def place(
+    model: Any, reference: Any, method: Method, options: TrainOptions, accelerator: Accelerator, parallel: Engine
+) -> tuple[Any, Any]:
+    """The model as it is to be trained, with its adapter, and the reference model: on their device, with fsdp spread
+    over the processes."""
+    set_seed(options.seed)
+    if parallel == "fsdp" and reference is None and needs_copy(method, options):
+        reference = copy.deepcopy(model)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    if parallel != "fsdp":
+        model.to(accelerator.device)
+    if options.lora:
+        model = add_lora(model, options)
+    if reference is not None:
+        reference.eval().requires_grad_(False)
+        if parallel != "fsdp":
+            reference.to(accelerator.device)
+    if parallel == "fsdp":
+        bf16 = accelerator.mixed_precision == "bf16"
+        for part in (model, reference):
+            if part is not None:
+                shard(part, accelerator.device, bf16=bf16, offload=options.cpu_offload)
+    return model, reference
+
+
+def needs_copy(method: Method, options: TrainOptions) -> bool:
+    """Whether a frozen copy of the model is the reference in every step."""
+    return method.kl_view is not None and not options.lora
+
+
+def _reference(model: Any, method: Method, given: Any) -> Reference | None:
     if method.kl_view is None:
         return None
-    if given is not None:
-        return Reference(given.to(accelerator.device).eval().requires_grad_(False), adapter_off=False)
-    return Reference.of(model)
+    if given is None:
+        return Reference.of(model)
+    if is_sharded(given):
+        given.unshard()  # embeddings and norm stay whole, for no forward of its own gathers them; layers do not
+    return Reference(given, adapter_off=False)
+
+
+def _schedule(step: int, warmup: int, steps: int) -> float:
+    """Share of the peak learning rate: a linear rise from 0, a linear fall to 0 (that of transformers)."""
+    if step < warmup:
+        return step / warmup
+    return (steps - step) / max(1, steps - warmup)
+
+
+def _seed_step(seed: int, step: int) -> None:
+    """Dropout draws by step and process, so that a run goes on anywhere, and with any number of processes."""
+    state = np.random.SeedSequence([seed, step, processes.rank()]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0] >> 1))
 
 
 def _optimizer(objective: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -255,7 +305,7 @@ class _Log:
     def __init__(self, path: Path, step: int, accelerator: Accelerator) -> None:
         self.path, self.accelerator = path, accelerator
         self.waiting: list[tuple[dict[str, float], Tensor]] = []
-        if accelerator.is_main_process:
+        if processes.is_main():
             write_jsonl(path, read_jsonl(path)[:step])
 
     def add(self, step: int, epoch: float, lr: float, losses: Tensor, norm: Tensor) -> None:
@@ -280,7 +330,7 @@ class _Log:
                 broken = rows.pop()
                 break
         self.waiting.clear()
-        if self.accelerator.is_main_process and rows:
+        if processes.is_main() and rows:
             import json
 
             with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
@@ -300,13 +350,15 @@ class _Log:
 @contextmanager
 def _ctrl_c() -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C end the run after the current step, with a checkpoint; a second one ends it at once."""
-    pressed = False
+    pressed = 0.0
 
     def note(number: int, frame: Any) -> None:
         nonlocal pressed
+        if pressed and processes.count() > 1 and time.monotonic() - pressed < LAUNCHER_SECONDS:
+            return
         if pressed:
             raise KeyboardInterrupt
-        pressed = True
+        pressed = time.monotonic()
         warn("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
     if threading.current_thread() is not threading.main_thread():
@@ -314,6 +366,6 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
         return
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: pressed
+        yield lambda: pressed > 0
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,0 +1,229 @@
+"""Models spread over processes by PyTorch's `fully_shard` (FSDP2): each process holds its part of every weight.
+
+A decoder layer's weights are whole only while the layer computes. Those around the layers, embeddings, norm and output
+embedding, which the scores need (`scoring.Head`), are whole during the forward and backward pass. With that, nothing
+in scoring, losses or generation knows about sharding; what has to know is `within` (training) and `whole` (evaluation).
+"""
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from unlearner import processes
+from unlearner.config import ModelOptions, TrainOptions
+from unlearner.console import note
+from unlearner.errors import UserError
+from unlearner.modeling.scoring import backbone, bare
+
+Result = TypeVar("Result")
+
+ROOM = 0.8
+"""Share of a device's memory that is planned with; the rest is for activations, buffers and fragments."""
+
+
+Engine = Literal["ddp", "fsdp"]
+
+
+def choose(model: nn.Module, options: ModelOptions, *, copies: int = 1) -> Engine:
+    """How the processes share `model`, by --parallel, its size and the devices' memory; one line says it and why.
+
+    With `TrainOptions` the model is to be trained, else only to be asked; `copies` counts the model and a frozen
+    reference. All processes take part.
+    """
+    if options.cpu_offload and options.parallel == "ddp":
+        raise UserError("--cpu-offload goes with --parallel fsdp: ddp keeps all weights on every device.")
+    needed, what = _bytes_needed(model, options, copies)
+    room = ROOM * device_memory(_default_device())
+    size, limit = f"{needed / 1e9:.3g} GB", f"{room / 1e9:.3g} GB, {ROOM:.0%} of a device's memory"
+    engine: Engine = "ddp"
+    if options.cpu_offload:
+        engine, why = "fsdp", "for --cpu-offload"
+    elif options.parallel != "auto":
+        engine, why = options.parallel, "as --parallel says"
+    elif processes.count() == 1 or needed <= room:
+        why = f"{what} take {size}, within {limit}"
+    else:
+        engine, why = "fsdp", f"{what} take {size}, more than {limit}"
+    engine, why = processes.agreed((engine, why))
+    if processes.count() > 1 or engine == "fsdp":
+        held = "each with all of the model" if engine == "ddp" else "each with a part of every weight"
+        note(f"{processes.count()} processes, {engine}, {held}: {why}")
+    return engine
+
+
+def placed(model: Any, options: ModelOptions) -> Any:
+    """A model that is only to be asked, on its device: whole, or its part of this process."""
+    if choose(model, options) == "ddp":
+        return model.to(_default_device())
+    return shard(model, _default_device(), bf16=False, offload=options.cpu_offload)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+def shard(model: Any, device: torch.device, *, bf16: bool, offload: bool) -> Any:
+    """Spread `model` over all processes, in place: weights lie on `device` (with `offload` in main memory).
+
+    With `bf16`, float32 weights are gathered and computed with in bf16 and gradients are summed in float32. Raises
+    UserError for a model that does not name its layers.
+    """
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    if not distributed.is_initialized():  # one process, for the sake of --cpu-offload
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=distributed.HashStore(), rank=0, world_size=1,
+        )  # fmt: skip
+    options: dict[str, Any] = {"mesh": init_device_mesh(device.type, (processes.count(),))}
+    if bf16:
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if offload:
+        options["offload_policy"] = CPUOffloadPolicy()
+    parts: list[Any] = layers(model)
+    for layer in parts:
+        fully_shard(layer, **options)
+    fully_shard(model, reshard_after_forward=False, **options)
+    # Which weights the backward pass gathers ahead: left to itself, torch goes by the forwards there were, and in an
+    # evaluation not every process has the same.
+    for layer, before in zip([*parts, model], [parts[0], *parts], strict=True):
+        layer.set_modules_to_backward_prefetch([before])
+    model.within = types.MethodType(lambda self, function, *inputs: function(*inputs), model)
+    register_fsdp_forward_method(model, "within")
+    # The first forward decides which module is the root, and makes the buffers that all later ones fill, in inference
+    # mode or not.
+    with torch.no_grad():
+        model.within(_glance, model)
+    model.reshard()
+    return model
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """The modules that are sharded and gathered one by one: those that transformers never splits over devices."""
+    names = set(getattr(bare(model), "_no_split_modules", None) or ())
+    found = [module for module in model.modules() if type(module).__name__ in names]
+    if not found:
+        raise UserError(
+            f"{type(bare(model)).__name__} does not name its layers: it cannot be sharded, use --parallel ddp."
+        )
+    return found
+
+
+def within(model: Any, function: Callable[..., Result], *inputs: Any) -> Result:
+    """`function(*inputs)` as the model's forward pass: of a sharded model, where its gradients are to flow back."""
+    return model.within(function, *inputs) if is_sharded(model) else function(*inputs)
+
+
+@contextmanager
+def whole(model: Any) -> Iterator[None]:
+    """Inside, without gradients, the parts of `model` may be called as often as each process likes.
+
+    All of a sharded model is gathered once, if there is room, so that the processes need not wait for one another.
+    Otherwise it is gathered layer by layer in every forward, which takes all processes: one that is done goes on
+    with empty forwards until all are.
+    """
+    if not is_sharded(model):
+        yield
+        return
+    gathered = not processes.any_of(_bytes_whole(model) > _free(bare(model).device))
+    parts = [module for module in model.modules() if is_sharded(module) and module is not model]
+    if gathered:
+        for layer in parts:
+            layer.set_reshard_after_forward(False, recurse=False)
+            layer.unshard()
+    model.unshard()
+    try:
+        if gathered:
+            yield
+        else:
+            with _lockstep(model):
+                yield
+    finally:
+        for layer in parts:
+            layer.set_reshard_after_forward(True, recurse=False)
+            layer.reshard()
+        model.reshard()
+
+
+@contextmanager
+def _lockstep(model: nn.Module) -> Iterator[None]:
+    body = backbone(model)
+    working = True
+
+    def announce(*_: Any) -> None:
+        if working:
+            processes.any_of(True)
+
+    hook = body.register_forward_pre_hook(announce)
+    try:
+        yield
+        working = False
+        while processes.any_of(False):
+            _glance(model)
+    finally:
+        hook.remove()
+
+
+def _glance(model: nn.Module) -> None:
+    """The smallest forward there is."""
+    body = backbone(model)
+    body(input_ids=torch.zeros(1, 1, dtype=torch.long, device=_device(model)), use_cache=False)
+
+
+def _device(model: Any) -> torch.device:
+    """Where a sharded model computes; its weights may lie elsewhere."""
+    mesh = next(p for p in model.parameters() if isinstance(p, DTensor)).device_mesh
+    return _default_device() if mesh.device_type == "cuda" else torch.device("cpu")
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A sharded tensor whole, in all processes; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+# -------------------------------------------------------------------------------------------------------- what it takes
+
+
+def _bytes_needed(model: nn.Module, options: ModelOptions, copies: int) -> tuple[float, str]:
+    """Bytes of a process that holds all of the model, and what is counted."""
+    weights = _bytes_whole(model)
+    if not isinstance(options, TrainOptions) or options.lora:
+        return copies * weights, "weights"
+    states = 2.0 if options.optimizer == "adamw" else 2.0 / next(model.parameters()).element_size()
+    return (copies + 1 + states) * weights, "weights, gradients and optimiser states"
+
+
+def _default_device() -> torch.device:
+    return torch.device("cuda", processes.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _bytes_whole(model: nn.Module) -> float:
+    """What all weights take."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes for one process: its GPU's, or its share of what is free of the machine's main memory."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().available // processes.local_count()
+
+
+def _free(device: torch.device) -> float:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else device_memory(device)
+    return ROOM * free

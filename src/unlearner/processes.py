@@ -1,0 +1,247 @@
+"""Several processes of one run: who is who, what they agree on, and how the end of one is the end of all.
+
+torchrun, `accelerate launch` or a cluster's own starter sets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT. A process without them is alone, and everything here costs it nothing.
+
+A launcher ends the processes of its machine when one of them dies, and names it. Those of other machines it does not
+know, and collective operations wait for them for ever, or break with words that name nobody. So every process has a
+thread that gives signs of life and looks for those of the next one in rank.
+"""
+
+import atexit
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+Value = TypeVar("Value")
+
+BEAT_SECONDS = 1.0
+SILENCE_SECONDS = 45.0
+"""After so long without a sign of life a process counts as gone; Python's lock may be held for some seconds."""
+VERDICT_SECONDS = 4.0
+"""How long a process whose collective operation broke listens for signs of life, to know which other is to blame."""
+REPEAT = "repeat the same command to go on from what was finished."
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def count() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank() -> int:
+    """The place among the processes of this machine; it is the number of the GPU too."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_count() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return rank() == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- agreements
+
+
+def join() -> None:
+    """Meet the other processes, once, and watch over them from then on."""
+    global _watch
+    if count() == 1 or _watch is not None:
+        return
+    import torch
+    from torch import distributed
+
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(local_rank())
+    store, *_ = next(distributed.rendezvous("env://"))
+    # Objects and flags travel between CPUs; a watch looks after the living, so nothing needs a short patience.
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo", store=distributed.PrefixStore("group", store),
+        rank=rank(), world_size=count(), timeout=timedelta(hours=12),
+    )  # fmt: skip
+    _watch = _Watch(store.clone())
+    _watch.start()
+    atexit.register(leave)
+    sys.excepthook = _uncaught
+
+
+def leave() -> None:
+    """Part from the other processes when all are done."""
+    global _watch
+    if _watch is None:
+        return
+    from torch import distributed
+
+    barrier()
+    _watch.stopped.set()
+    _watch.join()
+    barrier()  # nobody looks any more: now the process that holds the store may go
+    _watch = None
+    distributed.destroy_process_group()
+
+
+def barrier() -> None:
+    any_of(False)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether `flag` is true in any process."""
+    if count() == 1:
+        return flag
+    import torch
+    from torch import distributed
+
+    flags = torch.tensor(int(flag))
+    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    return bool(flags)
+
+
+def agreed(value: Value) -> Value:
+    """The main process' value, in every process."""
+    if count() == 1:
+        return value
+    from torch import distributed
+
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gathered(value: Value) -> list[Value]:
+    """Every process' value, by rank."""
+    if count() == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * count()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def shares(costs: list[float]) -> list[int]:
+    """Which process takes each of several pieces of work: the dearest first, each to who has least so far."""
+    loads = [0.0] * count()
+    owners = [0] * len(costs)
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        owners[i] = loads.index(min(loads))
+        loads[owners[i]] += costs[i]
+    return owners
+
+
+# -------------------------------------------------------------------------------------------------------------- the end
+
+
+def fail(message: str, code: int, style: str = "bold red") -> NoReturn:
+    """End this process with exit code `code` and, where there are others, those too; `message` is said once."""
+    if count() > 1 and not is_main():
+        time.sleep(VERDICT_SECONDS)  # an error that all processes meet is told by the main one
+        message = f"{_name()}: {message}"
+    if _watch is None:
+        _say(message, style)
+        _tell_launcher(message)
+        raise SystemExit(code)
+    _watch.end(message, code, style)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Python's last word on an error that nobody caught, in a process of several."""
+    assert _watch is not None
+    # An operation that broke because another process is gone should not be told as this one's fault.
+    if gone := _watch.silent():
+        _watch.end(f"{gone} gone, and the run with it: {REPEAT}", 1)
+    sys.__excepthook__(kind, error, trace)
+    first = next(iter(str(error).splitlines()), "")
+    _watch.end(f"{_name()} ended by {kind.__name__}: {first}", 1)
+
+
+def _name() -> str:
+    return f"rank {rank()} ({socket.gethostname()})"
+
+
+def _say(message: str, style: str) -> None:
+    from unlearner.console import console
+
+    console.quiet = False
+    console.print(message, markup=False, style=style, soft_wrap=True)
+
+
+def _tell_launcher(message: str) -> None:
+    """Leave the message where torchrun looks for it: it ends its own summary, the last thing on the terminal."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
+
+
+class _Watch(threading.Thread):
+    """Signs of life through the store in which the processes met."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(name="watch", daemon=True)
+        from torch.distributed import PrefixStore
+
+        self.store = PrefixStore("unlearner", store)
+        self.store.set_timeout(timedelta(seconds=30))
+        self.stopped = threading.Event()
+        self.store.set(f"name/{rank()}", _name())
+        self.store.set(f"beat/{rank()}", "0")
+
+    def run(self) -> None:
+        beats, heard, since = 0, b"", time.monotonic()
+        following = (rank() + 1) % count()
+        while not self.stopped.wait(BEAT_SECONDS):
+            try:
+                if self.store.check(["end"]):
+                    self._exit(self.store.get("end").decode())
+                beats += 1
+                self.store.set(f"beat/{rank()}", str(beats))
+                beat, now = self.store.get(f"beat/{following}"), time.monotonic()
+                if beat != heard:
+                    heard, since = beat, now
+                elif now - since > SILENCE_SECONDS:
+                    name = self.store.get(f"name/{following}").decode()
+                    self.end(f"{name} gives no sign of life, and ends the run: {REPEAT}", 1)
+            except RuntimeError:  # torch's DistError: the store's machine does not answer
+                self.end(f"{_name()} has lost the main process' machine: {REPEAT}", 1)
+
+    def silent(self) -> str:
+        """Names of the processes that give no sign of life, with their verb; empty where all do."""
+        try:
+            others = [r for r in range(count()) if r != rank()]
+            before = {r: self.store.get(f"beat/{r}") for r in others}
+            time.sleep(VERDICT_SECONDS)
+            gone = [self.store.get(f"name/{r}").decode() for r in others if self.store.get(f"beat/{r}") == before[r]]
+        except RuntimeError:
+            return "the main process' machine is"
+        return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'}" if gone else ""
+
+    def end(self, message: str, code: int, style: str = "bold red") -> NoReturn:
+        """Say why the run ends, unless another process was first, and end this process."""
+        ours = f"{code} {message}"
+        try:
+            first = self.store.compare_set("end", "", ours).decode()
+        except RuntimeError:
+            first = ours
+        if first == ours:
+            _say(message, style)
+        self._exit(first)
+
+    def _exit(self, reason: str) -> NoReturn:
+        code, message = reason.split(" ", 1)
+        _tell_launcher(message)
+        sys.stdout.flush()
+        os._exit(int(code))  # the main thread may be inside a library that waits for ever
+
+
+_watch: _Watch | None = None

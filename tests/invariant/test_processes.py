@@ -1,0 +1,188 @@
+"""What several processes make is what one makes: training by ddp and fsdp, evaluation, checkpoints.
+
+Run as a script, once in each process, it does all of it in one process group; the tests compare what it left.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import FORGET, OPTIONS, RETAIN, TOKENIZER, Killed, fresh_model, killed_at_epoch, log_of, run
+
+from unlearner import processes
+from unlearner.config import EvalOptions, TrainOptions
+from unlearner.data.prompts import TEMPLATES
+from unlearner.evaluation import passes
+from unlearner.evaluation.evaluate import measure
+from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.judges import load_judges
+from unlearner.modeling import sharding
+from unlearner.modeling.load import load_model
+
+SHORT = replace(OPTIONS, lora_dropout=0.0, lr=1e-3, epochs=1.9, max_tokens=150)
+"""Five steps in several forwards each, the last of three rows."""
+TRAININGS: dict[str, tuple[str, TrainOptions]] = {
+    "ME+GD": ("ME+GD", SHORT),
+    "NPO+KL": ("NPO+KL", SHORT),
+    "DPO+GD": ("DPO+GD", SHORT),
+    "IDK+AP": ("IDK+AP", replace(SHORT, epochs=1.7)),  # one row is left for the last step, for one of the processes
+    "ME+GD, LoRA": ("ME+GD", replace(SHORT, lora=True)),
+    "NPO+KL, LoRA": ("NPO+KL", replace(SHORT, lora=True)),
+    "NPO+GD, LoRA, merged": ("NPO+GD", replace(SHORT, lora=True, merge=True)),
+    "ME+KL, checkpointing": ("ME+KL", replace(SHORT, gradient_checkpointing=True)),
+}
+OFTEN = replace(SHORT, save_every=2)
+KILLED = ("NPO+KL", OFTEN), ("NPO+KL", replace(OFTEN, lora=True))
+ENGINES = ("ddp", "fsdp")
+
+
+def train_all(folder: Path, engine: str, names: tuple[str, ...] = tuple(TRAININGS)) -> None:
+    for name in names:
+        method, options = TRAININGS[name]
+        run(method, folder / engine / name, options=options, parallel=engine)
+
+
+def kill_all(folder: Path, engine: str) -> None:
+    """Runs that end after their third step, with a checkpoint of the second."""
+    for place, (method, options) in enumerate(KILLED):
+        with pytest.raises(Killed):
+            run(method, folder / engine / str(place), options=options, parallel=engine, at_epoch=killed_at_epoch(1))
+
+
+def resume_all(source: Path, folder: Path, engine: str) -> None:
+    for place, (method, options) in enumerate(KILLED):
+        if processes.is_main():
+            shutil.copytree(source / str(place), folder / str(place))
+        processes.barrier()
+        run(method, folder / str(place), options=options, parallel=engine)
+
+
+def evaluate_all(folder: Path, way: str) -> None:
+    passes.ROUND = 3
+    model = fresh_model()
+    if way != "ddp":
+        sharding.shard(model, torch.device("cpu"), bf16=False, offload=False)
+    if way == "lockstep":
+        sharding.ROOM = 0.0  # none to gather the whole model
+    sets = [EvalSet("forget", tuple(FORGET)), EvalSet("retain", tuple(RETAIN))]
+    measure(
+        model, TOKENIZER, TEMPLATES["plain"], sets, folder / way, EvalOptions(max_new_tokens=8, eval_tokens=120),
+        judges=load_judges("offline", None), seed=0,
+    )  # fmt: skip
+
+
+def main(folder: Path, killed: Path | None) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    processes.join()
+    for engine in ENGINES:
+        train_all(folder / "trained", engine)
+        if killed is None:
+            kill_all(folder / "killed", engine)
+        else:
+            resume_all(killed / engine, folder / "resumed" / engine, engine)
+    for way in ("ddp", "fsdp", "lockstep"):
+        evaluate_all(folder / "evaluated", way)
+    processes.leave()
+
+
+# ---------------------------------------------------------------------------------------------------------------- tests
+
+
+def torchrun(count: int, *command: str, timeout: int = 90) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return subprocess.run([*launch, *command], env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one, two and three processes left, in folders 1, 2 and 3; 3 went on with what was killed in 2."""
+    folder = tmp_path_factory.mktemp("processes")
+    train_all(folder / "1" / "trained", "ddp")
+    for place, (method, options) in enumerate(KILLED):
+        run(method, folder / "1" / "whole" / str(place), options=options)
+    for count in (2, 3):
+        done = torchrun(
+            count, __file__, str(folder / str(count)), *([str(folder / "2" / "killed")] if count == 3 else [])
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Weights within 1e-5 of a tensor's norm, and the log of every step."""
+    for a, b in zip(log_of(ours), log_of(theirs), strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=2e-6)
+    a, b = (load_file(next(folder.glob("*/*.safetensors"))) for folder in (ours, theirs))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name] - b[name]).norm() <= 1e-5 * b[name].norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", TRAININGS)
+def test_processes_train_as_one_does(made: Path, name: str, engine: str, count: int) -> None:
+    one, several = made / "1" / "trained" / "ddp" / name, made / str(count) / "trained" / engine / name
+    assert len(log_of(one)) == 5
+    assert_same_run(several, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("place", range(len(KILLED)), ids=["full", "LoRA"])
+def test_what_two_processes_saved_one_and_three_continue(made: Path, place: int, engine: str, tmp_path: Path) -> None:
+    whole, killed = made / "1" / "whole" / str(place), made / "2" / "killed" / engine / str(place)
+    assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-000002"]
+    assert_same_run(made / "3" / "resumed" / engine / str(place), whole)
+    method, options = KILLED[place]
+    shutil.copytree(killed, tmp_path / "one")
+    run(method, tmp_path / "one", options=options)
+    assert_same_run(tmp_path / "one", whole)
+
+
+@pytest.mark.slow
+def test_a_sharded_model_is_saved_as_any_other(made: Path) -> None:
+    folder = made / "2" / "trained" / "fsdp" / "ME+GD" / "model"
+    model = load_model(str(folder))
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert {p.name for p in folder.iterdir()} == {
+        p.name for p in (made / "1" / "trained" / "ddp" / "ME+GD" / "model").iterdir()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp", "lockstep"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_evaluate_as_one_does(made: Path, count: int, way: str) -> None:
+    """To the last bit, whether each process has the model, gathers it, or goes through its layers with the others."""
+    if not (made / "1" / "evaluated").exists():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(passes, "ROUND", passes.ROUND)
+            evaluate_all(made / "1" / "evaluated", "ddp")
+    for name in ("records.jsonl", "summary.json"):
+        one = (made / "1" / "evaluated" / "ddp" / name).read_bytes()
+        assert (made / str(count) / "evaluated" / way / name).read_bytes() == one
+    assert not list((made / str(count) / "evaluated" / way).glob("passes*"))
+
+
+def test_shares_are_balanced_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    costs = [float(cost) for cost in range(1, 50)]
+    owners = processes.shares(costs)
+    loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(3)]
+    assert sum(loads) == sum(costs) and max(loads) - min(loads) <= 2
+    assert processes.shares([1.0]) == [0]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
