@@ -555,7 +555,7 @@ def _place_labels(ax: Axes, wanted: Sequence[tuple[float, float, str, str]], lin
     for (px, py), (x, y, text, colour) in zip(points, wanted, strict=True):
         if not text:
             continue
-        width, height = TextPath((0, 0), text, size=FONT).get_extents().width + 3, 13
+        width, height = TextPath((0, 0), text, size=FONT).get_extents().width + 8, 13
         places = []
         for distance in (11, 15, 22, 34, 48, 64, 84):
             for dx, dy in ((1, 0), (0, 1), (0, -1), (1, 0.8), (1, -0.8), (-1, 0), (-1, 0.8), (-1, -0.8)):

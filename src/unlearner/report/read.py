@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from unlearner.errors import UserError
+from unlearner.evaluation.ability import FILE as ABILITY
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
 
@@ -23,12 +24,14 @@ class Measurement:
     """An evaluation of one model, or the mean of the evaluations over the seeds of a bench."""
 
     summary: dict[str, Any]
-    """As in `evaluation/summary.py`; of a mean, the intervals are one standard deviation down and up."""
+    """As in `evaluation/summary.py`, and `ability`: lm-eval's tasks. Of a mean, the intervals are one standard
+    deviation down and up."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Its records, of a mean those of the first seed; empty if they are not there."""
 
     def figure(self, key: str) -> float | None:
-        """`model_utility`, `forget_efficacy`, or a metric on a set: `forget.rouge`; None where undefined."""
+        """`model_utility`, `forget_efficacy`, a metric on a set: `forget.rouge`, or a task of lm-eval: `ability.NAME`;
+        None where undefined."""
         return _at(self.summary, key)
 
     def interval(self, key: str) -> tuple[float, float] | None:
@@ -339,6 +342,9 @@ def _measurement(folder: Path, when: str, missing: list[str], expected: bool, ro
         if expected:
             missing.append(f"The evaluation {when} is missing: it was not done, or was cut short.")
         return None
+    if ability := _read_json(folder / ABILITY):
+        tasks = ability.get("tasks", {}).items()
+        summary["ability"] = {f"{t}, {m.removesuffix(',none')}": v for t, found in tasks for m, v in found.items()}
     if not rows:
         return Measurement(summary)
     found = [row for row in read_jsonl(folder / "records.jsonl") if isinstance(row, dict) and "generation" in row]
@@ -475,7 +481,8 @@ def over_parts(parts: Sequence[Part]) -> list[Run]:
 def _mean(measured: Sequence[Measurement]) -> Measurement:
     """The mean of every figure that is defined, with one standard deviation down and up for its interval."""
     first = measured[0]
-    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in METRICS)]
+    abilities = [f"ability.{name}" for name in first.summary.get("ability", {})]
+    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in METRICS), *abilities]
     values = {key: [v for m in measured if (v := m.figure(key)) is not None] for key in keys}
     means = {key: fmean(found) if found else None for key, found in values.items()}
     spreads = {
@@ -485,7 +492,8 @@ def _mean(measured: Sequence[Measurement]) -> Measurement:
 
     def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         sets = {name: {metric: flat[f"{name}.{metric}"] for metric in METRICS} for name in first.sets}
-        return {**{key: flat[key] for key in TOTALS}, "sets": sets}
+        ability = {key.removeprefix("ability."): flat[key] for key in abilities}
+        return {**{key: flat[key] for key in TOTALS}, "sets": sets, "ability": ability}
 
     notes = list(dict.fromkeys(note for m in measured for note in m.summary.get("notes", [])))
     return Measurement({**first.summary, **nested(means), "intervals": nested(spreads), "notes": notes}, first.rows)
@@ -530,6 +538,8 @@ def _order(name: str) -> tuple[int, int, str]:
 
 def _at(values: Mapping[str, Any], key: str) -> Any:
     name, dot, metric = key.partition(".")
+    if name == "ability":
+        return values.get("ability", {}).get(metric)
     return values.get("sets", {}).get(name, {}).get(metric) if dot else values.get(key)
 
 
