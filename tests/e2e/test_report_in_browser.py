@@ -239,18 +239,22 @@ def test_what_a_model_writes_stays_text(single: Path, tmp_path: Path, show: Open
 # ------------------------------------------------------------------------------------------------------ phone and paper
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_wider_than_a_phone(kind: str, pages: dict[str, Path], show: Open) -> None:
-    tab = show(pages[kind], PHONE)
-    tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
-    wide = tab.evaluate("""() => {
+def wider_than_the_window(tab: Any) -> list[str]:
+    """Everything that reaches beyond the right edge and does not lie in a box that scrolls."""
+    return tab.evaluate("""() => {
         const scrolls = (each) => each && (getComputedStyle(each).overflowX === "auto" || scrolls(each.parentElement));
         return [...document.body.querySelectorAll("*")]
             .filter((each) => each.checkVisibility() && !each.closest(".unseen, svg") && !scrolls(each))
             .filter((each) => each.getBoundingClientRect().right > innerWidth + 0.5)
             .map((each) => `${each.tagName}.${each.className} ${each.textContent.trim().slice(0, 40)}`);
     }""")
-    assert wide == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_wider_than_a_phone(kind: str, pages: dict[str, Path], show: Open) -> None:
+    tab = show(pages[kind], PHONE)
+    tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+    assert wider_than_the_window(tab) == []
     assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
@@ -262,6 +266,10 @@ def test_it_can_be_printed(pages: dict[str, Path], show: Open) -> None:
     for visible in ("#verdict", "figure", "#list", "#provenance"):
         assert tab.locator(visible).first.is_visible()
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for kind in KINDS:  # as wide as A4 between its margins
+        tab = show(pages[kind], {"width": 673, "height": 980})
+        tab.emulate_media(media="print")
+        assert wider_than_the_window(tab) == []
     assert tab.pdf(format="A4").startswith(b"%PDF")
 
 

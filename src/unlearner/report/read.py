@@ -380,7 +380,11 @@ def _bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tup
         for method in about["methods"]:
             cells: list[Run] = []
             for seed in about["seeds"]:
-                found = read_cell(folder / "cells" / method / split / f"seed-{seed}", method, rows=not cells)
+                cell = folder / "cells" / method / split / f"seed-{seed}"
+                if failed := _read_json(cell / "failed.json"):
+                    found: Run | str = f"failed: {failed.get('error')}"
+                else:
+                    found = read_cell(cell, method, rows=not cells) if cell.is_dir() else "has not begun."
                 if isinstance(found, str):
                     missing.append((f"{method}, {split}, seed {seed}", found))
                 else:
@@ -395,11 +399,7 @@ def _bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tup
 
 
 def _cell(folder: Path, method: str, *, rows: bool) -> Run | str:
-    """A finished cell, or why there is none."""
-    if failed := _read_json(folder / "failed.json"):
-        return f"failed: {failed.get('error')}"
-    if not folder.is_dir():
-        return "has not begun."
+    """A finished cell, or what it lacks."""
     run = _run(folder, method, rows=rows)
     if run.before is None or run.after is None or not (folder / "finished.json").is_file():
         return "has not finished: repeat the bench's command to go on with it."
@@ -412,8 +412,6 @@ def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
     After a task, forget efficacy and the metrics of the forget set are means over the sets of all tasks so far, as they
     are answered then; before, they are of the first task's set.
     """
-    if failed := _read_json(folder / "failed.json"):
-        return f"failed: {failed.get('error')}"
     told = _read_json(folder / "retention.json")
     if told is None:
         done = len(list(folder.glob("task-*/finished.json")))
