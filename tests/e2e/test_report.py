@@ -144,8 +144,16 @@ def test_a_bench_is_shown_by_its_means_over_seeds(bench: Path, report: Report_, 
     assert "0.920 0.727" in shown  # the published figures, and whose they are
     assert "Llama-2-7B, arXiv 2504.15827, Table 4" in shown
     assert "another model" in shown
+    assert "another model" not in told_of(bench, "models/Llama-2-7b-chat-tofu", tmp_path)
     assert "unlearner bench fictitious \\" in shown
     assert "Answers and values are those of seed 1" in shown
+
+
+def told_of(bench: Path, model: str, tmp_path: Path) -> str:
+    """What the page says if that was the bench's model."""
+    folder = shutil.copytree(bench, tmp_path / "of", ignore=shutil.ignore_patterns("model", "epochs"))
+    write_json(folder / "bench.json", {**read_json(folder / "bench.json"), "model": model})
+    return text(write_report([folder], tmp_path / "of.html"))
 
 
 def test_a_bench_followed_by_epochs_has_a_curve_for_each_method(bench: Path) -> None:

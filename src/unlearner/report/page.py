@@ -174,6 +174,7 @@ def _glance_head(parts: Sequence[Part]) -> dict[str, Any]:
             run.after is not None and run.after.figure("forget_quality") is not None for p in parts for run in p.runs
         ),
         "published": next((part.source for part in parts if part.published), ""),
+        "other_model": any(part.other_model for part in parts if part.published),
         "tasks": any(part.step == "task" for part in parts),
     }
 

@@ -115,7 +115,9 @@ class Part:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Model utility and forget efficacy by method, as printed in a paper."""
     source: str = ""
-    """Of the published figures."""
+    """Of the published figures: their model, and where they are printed."""
+    other_model: bool = True
+    """Whether that model is another than the one here, as far as their names tell."""
 
     @property
     def means(self) -> bool:
@@ -374,6 +376,7 @@ def _bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tup
     continual = about["scenario"] == "continual"
     read_cell: Callable[..., Run | str] = _continual_cell if continual else _cell
     source = f"{about.get('published_model')}, {about.get('published_source')}"
+    other = _plain_name(about.get("published_model")) not in _plain_name(about.get("model"))
     parts, missing = [], []
     for split in about["splits"]:
         runs = []
@@ -394,7 +397,7 @@ def _bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tup
         published = {m: splits[split] for m, splits in about.get("published", {}).items() if split in splits}
         step = "task" if continual else "epoch"
         if runs:
-            parts.append(Part(split, runs, list(about["seeds"]), step, published, source if published else ""))
+            parts.append(Part(split, runs, list(about["seeds"]), step, published, source if published else "", other))
     return parts, missing
 
 
@@ -519,6 +522,10 @@ def _labelled(runs: list[Run]) -> list[Run]:
         counts[label] += 1
         unique.append(replace(run, label=clean(label if counts[label] == 1 else f"{label} ({counts[label]})")))
     return unique
+
+
+def _plain_name(model: Any) -> str:
+    return str(model).lower().replace("-", "")
 
 
 def _short(value: Any) -> str:

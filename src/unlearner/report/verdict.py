@@ -283,7 +283,7 @@ def _comparison_cautions(report: Report) -> list[str]:
             "Every method was run once. The intervals tell how much hangs on the choice of questions, not on the "
             "training seed or the settings, which may suit one method better than another."
         )
-    if published := next((part.source for part in report.parts if part.published), ""):
+    if published := next((part.source for part in report.parts if part.published and part.other_model), ""):
         found.append(
             f"The published figures are of another model ({published}), judged by the paper's judges: no target for "
             "this one."
