@@ -91,7 +91,7 @@ def test_charts_are_drawn_inside_their_frames_and_no_label_covers_another(
         assert figure["charts"], figure["title"]
         for chart in figure["charts"]:
             left, top, right, bottom = chart["box"]
-            assert right - left > 200 and bottom - top > 90 and chart["marks"] > 3
+            assert right - left > 150 and bottom - top > 90 and chart["marks"] > 3
             assert len(chart["name"]) > 20
             for number, (text, *box) in enumerate(chart["texts"]):
                 assert box[0] >= left - 2 and box[1] >= top - 2 and box[2] <= right + 8 and box[3] <= bottom + 2, text
