@@ -8,16 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from benches import make_bench
 
+from unlearner.bench.bench import bench as run_bench
 from unlearner.cli import main
-from unlearner.config import ForgetConfig
+from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
 from unlearner.training.forget import forget
@@ -137,49 +137,68 @@ def files(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Files:
     return made
 
 
+@pytest.fixture(scope="session")
+def tofu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in TOFU's layout: three tasks of four questions (forget05: of six), and a few to keep in every set."""
+    folder = tmp_path_factory.mktemp("tofu")
+    forget, retain = builtin("forget"), rows(builtin("retain")[:6])
+
+    def tasks(size: int) -> list[dict[str, Any]]:
+        chosen = [(task, record) for task in range(3) for record in forget[10 * task : 10 * task + size]]
+        return rows([replace(record, task_id=str(task + 1)) for task, record in chosen])
+
+    for name, chosen in {
+        "forget01": tasks(4), "forget01_perturbed": tasks(4), "forget05": tasks(6), "forget05_perturbed": tasks(6),
+        "retain90": retain, "retain50": retain, "retain_perturbed": retain,
+        "real_authors_perturbed": rows(builtin("neighbours")[:3]),
+        "world_facts_perturbed": rows(builtin("world_facts")[:3]),
+    }.items():  # fmt: skip
+        write_rows(folder / f"{name}.json", chosen)
+    return folder
+
+
 # ------------------------------------------------------------------------------------------------------------- reports
 
 
-def quick(files: Files, **options: Any) -> ForgetConfig:
-    """A run of a second."""
-    data: dict[str, Any] = {"model": str(files.model), "forget": str(files.forget), "retain": str(files.retain)}
-    fast = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}
-    return ForgetConfig(**{**data, **fast, "output": "", **options})
+_QUICK = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}
+"""Options of a run of a second."""
 
 
 @pytest.fixture(scope="session")
 def single(files: Files, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run of ME+GD, measured after every epoch."""
     folder = tmp_path_factory.mktemp("single") / "run"
+    data: dict[str, Any] = {"model": str(files.model), "forget": str(files.forget), "retain": str(files.retain)}
     with surroundings(cache):
-        forget(quick(files, evaluate="epochs", epochs=2, output=str(folder)))
+        forget(ForgetConfig(**{**data, **_QUICK, "evaluate": "epochs", "epochs": 2, "output": str(folder)}))
     return folder
 
 
 @pytest.fixture(scope="session")
-def bench(files: Files, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods, splits and seeds, in the layout of `unlearner bench`."""
-    published = {"ME+GD": {"forget01": {"model_utility": 0.7271, "forget_efficacy": 0.9204}}}
-    splits = {"forget01": f"{files.forget}[:3]", "forget05": str(files.forget)}
-    base = quick(files, evaluate="epochs", epochs=2, retain=f"{files.retain}[:4]")
-    with surroundings(cache):
-        return make_bench(
-            tmp_path_factory.mktemp("bench") / "out", "fictitious", base, splits, methods=["ME+GD", "GA+GD"],
-            seeds=[1, 2], published=published,
-        )  # fmt: skip
+def bench(files: Files, tofu: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fictitious scenario: two methods, splits and seeds, measured after every epoch."""
+    options = {**_QUICK, "epochs": 2, "evaluate": "epochs"}
+    return _bench(tmp_path_factory, cache, files, tofu, "fictitious", ["ME+GD", "GA+GD"], options)
 
 
 @pytest.fixture(scope="session")
-def continual(files: Files, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks of two questions each, one after the other."""
-    folder = tmp_path_factory.mktemp("continual")
-    people = rows(builtin("forget"))
-    tasks = write_rows(folder / "tasks.jsonl", [*people[:2], *people[10:12]])
+def continual(files: Files, tofu: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks, one after the other."""
+    return _bench(tmp_path_factory, cache, files, tofu, "continual", ["ME+GD", "NPO+GD"], _QUICK, tasks=2)
+
+
+def _bench(
+    folders: pytest.TempPathFactory, cache: Path, files: Files, tofu: Path, scenario: str, methods: list[str],
+    options: Mapping[str, Any], tasks: int | None = None,
+) -> Path:  # fmt: skip
+    splits = ["forget01"] if tasks else ["forget01", "forget05"]
+    config = BenchConfig(
+        scenario=scenario, data=str(tofu), model=str(files.model), methods=methods, splits=splits, seeds=[1, 2],
+        tasks=tasks, options=dict(options), output=str(folders.mktemp(scenario) / "out"),
+    )  # fmt: skip
     with surroundings(cache):
-        return make_bench(
-            folder / "out", "continual", quick(files, retain=f"{files.retain}[:4]"), {"forget01": str(tasks)},
-            methods=["ME+GD", "NPO+GD"], seeds=[1, 2], tasks=["1", "2"],
-        )  # fmt: skip
+        assert not run_bench(config).failed
+    return Path(config.output)
 
 
 # ---------------------------------------------------------------------------------------------------------- processes

@@ -16,36 +16,17 @@ from typing import Any
 
 import pytest
 
-from conftest import Files, Moment, arguments, contents, in_process, rows, run, write_rows
+from conftest import Files, Moment, arguments, contents, in_process, run
 from unlearner.bench.bench import KEPT_UTILITY, _best
 from unlearner.bench.cells import make_cell
 from unlearner.bench.workers import _in_processes
 from unlearner.config import BenchConfig
-from unlearner.data.profiles import builtin
 from unlearner.evaluation.metrics import METRICS
 from unlearner.scenarios import SCENARIOS
 from unlearner.training.forget import read_inputs
 
 KILLED = -signal.SIGKILL
 QUICK = {"lr": 1e-3, "epochs": 1, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}
-
-
-@pytest.fixture(scope="session")
-def tofu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in TOFU's layout: three tasks of four questions, six to keep, three short answers, three facts."""
-    folder = tmp_path_factory.mktemp("tofu")
-    forget, retain = builtin("forget"), rows(builtin("retain")[:6])
-    tasks = rows([replace(r, task_id=str(task + 1)) for task in range(3) for r in forget[10 * task : 10 * task + 4]])
-    for name, chosen in {
-        "forget01": tasks,
-        "forget01_perturbed": tasks,
-        "retain90": retain,
-        "retain_perturbed": retain,
-        "real_authors_perturbed": rows(builtin("neighbours")[:3]),
-        "world_facts_perturbed": rows(builtin("world_facts")[:3]),
-    }.items():
-        write_rows(folder / f"{name}.json", chosen)
-    return folder
 
 
 @pytest.fixture(scope="session")

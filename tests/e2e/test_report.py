@@ -9,7 +9,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
-from benches import fail
 
 from conftest import Ended, Files, contents, run, run_arguments, stamps
 from unlearner.evaluation.metrics import METRICS
@@ -132,8 +131,9 @@ def test_runs_side_by_side_share_what_they_started_from(single: Path, report: Re
 
 
 def test_a_bench_is_shown_by_its_means_over_seeds(bench: Path, report: Report_, tmp_path: Path) -> None:
-    assert report(bench).code == 0
-    shown = text(tmp_path / "page.html")
+    assert report(bench, output=tmp_path / "report.html").code == 0
+    assert (tmp_path / "report.html").read_text() == (bench / "report.html").read_text()  # the bench wrote it by itself
+    shown = text(tmp_path / "report.html")
     for split in ("forget01", "forget05"):
         for method in ("ME+GD", "GA+GD"):
             cells = [read_json(c / "summary.json") for c in sorted((bench / "cells" / method / split).iterdir())]
@@ -144,8 +144,16 @@ def test_a_bench_is_shown_by_its_means_over_seeds(bench: Path, report: Report_, 
     assert "0.920 0.727" in shown  # the published figures, and whose they are
     assert "Llama-2-7B, arXiv 2504.15827, Table 4" in shown
     assert "another model" in shown
+    assert "another model" not in told_of(bench, "models/Llama-2-7b-chat-tofu", tmp_path)
     assert "unlearner bench fictitious \\" in shown
     assert "Answers and values are those of seed 1" in shown
+
+
+def told_of(bench: Path, model: str, tmp_path: Path) -> str:
+    """What the page says if that was the bench's model."""
+    folder = shutil.copytree(bench, tmp_path / "of", ignore=shutil.ignore_patterns("model", "epochs"))
+    write_json(folder / "bench.json", {**read_json(folder / "bench.json"), "model": model})
+    return text(write_report([folder], tmp_path / "of.html"))
 
 
 def test_a_bench_followed_by_epochs_has_a_curve_for_each_method(bench: Path) -> None:
@@ -163,7 +171,9 @@ def test_cells_that_failed_or_have_not_run_are_named(bench: Path, report: Report
     broken = shutil.copytree(bench, tmp_path / "bench")
     about = read_json(broken / "bench.json")
     write_json(broken / "bench.json", {**about, "seeds": [1, 2, 3]})
-    fail(broken, "ME+GD", "forget01", 3, "no space left on device")
+    failed = broken / "cells" / "ME+GD" / "forget01" / "seed-3"
+    failed.mkdir()
+    write_json(failed / "failed.json", {"error": "no space left on device"})
     (broken / "cells" / "GA+GD" / "forget05" / "seed-2" / "finished.json").unlink()
     assert report(broken).code == 0
     shown = text(tmp_path / "page.html")
@@ -197,7 +207,7 @@ def test_a_continual_bench_tells_what_stays_forgotten(continual: Path, report: R
         assert r.after.figure("forget_efficacy") == pytest.approx(fmean(last))
         assert r.after.figure("model_utility") == pytest.approx(fmean(each["model_utility"][-1] for each in told))
         assert list(r.steps) == [1, 2]
-        assert r.after.count("forget") == 4
+        assert r.after.count("forget") == 8
         at_last = [  # on the first task's set once more, and on the second's
             read_json(cell / "task-02" / place / "summary.json")["sets"]["forget"]["probability"]
             for cell in sorted((continual / "cells" / r.label / "forget01").iterdir())
@@ -219,6 +229,17 @@ def test_forget_quality_is_shown_where_it_was_measured(single: Path, report: Rep
     write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "forget_quality": 0.4321})
     assert report(folder).code == 0
     assert re.search(r"Forget quality p-value .* 0\.432 ", text(tmp_path / "page.html"))
+
+
+def test_general_ability_is_shown_where_it_was_measured(single: Path, report: Report_, tmp_path: Path) -> None:
+    folder = shutil.copytree(single, tmp_path / "run")
+    for place, value in ((folder / "before", 0.61), (folder, 0.573)):
+        tasks = {"arc_challenge": {"acc_norm,none": value}, "triviaqa": {"exact_match,remove_whitespace": value / 2}}
+        write_json(place / "ability.json", {"lm_eval": "0.4.9", "limit": None, "tasks": tasks})
+    assert report(folder).code == 0
+    shown = text(tmp_path / "page.html")
+    assert "arc_challenge, acc_norm 0.610 0.573" in shown
+    assert "triviaqa, exact_match,remove_whitespace 0.305 0.286" in shown
 
 
 # ------------------------------------------------------------------------------------------------------------- verdict
@@ -268,12 +289,19 @@ def test_the_verdict_on_several_names_the_best_that_keeps_utility() -> None:
         forgetting("IDK+AP", measurement(0.7, 0.9, 0.1)),
     ]
     assert said(*runs) == [
-        "GA+GD forgets most of the three runs (0 of 40 forget-set questions still answered correctly, 40 before; "
-        "forget efficacy 0.900) but keeps only 10% of its model utility.",
+        "Of the three runs, GA+GD forgets most (0 of 40 forget-set questions still answered correctly, 40 before; "
+        "forget efficacy 0.900), but keeps only 10% of its model utility.",
         "Of the two that keep at least 90% of the model utility, ME+GD forgets more (4 of 40 forget-set questions "
         "still answered correctly, 40 before; forget efficacy 0.800; all kept), as judged by the offline judge, not by "
         "the paper's.",
     ]
+
+
+def test_a_tie_is_called_one() -> None:
+    runs = [forgetting(m, measurement(fe, 0.9, 0.0)) for m, fe in (("ME+GD", 0.8), ("NPO+GD", 0.7), ("GA+GD", 0.5))]
+    cautions = " ".join(verdict(Report([Part("", runs)], [], [])).cautions)
+    assert "ME+GD and NPO+GD are not told apart by forget efficacy: their intervals overlap." in cautions
+    assert "told apart" not in " ".join(verdict(Report([Part("", runs[::2])], [], [])).cautions)
 
 
 def test_cautions_name_broken_language_and_likely_answers() -> None:

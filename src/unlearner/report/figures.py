@@ -34,6 +34,8 @@ COLOURS = ("#0b4f8f", "#b3360f", "#2f9c82", "#8f6be0", "#c08a00", "#333333")
 sixfold for the dark theme, `--c0` to `--c5` in report.css."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))
+SIDE = 320
+"""Width of a tile: three of them stand side by side on a page, one on a phone."""
 PLACES = ("ME+GD", "GA+GD", "IDK+AP", "NPO+GD", "DPO+GD", "IDK+GD")
 """The paper's methods have the same colour in every report; others take what is left."""
 
@@ -45,7 +47,7 @@ SET_TITLES = {
     "forget": "Forget set", "retain": "Retain set", "real_authors": "Real authors", "world_facts": "World facts",
 }  # fmt: skip
 
-FONT = 11  # CSS pixels; matplotlib's points are of the figure's own 72 dpi, see `_figure`
+FONT = 12  # CSS pixels; matplotlib's points are of the figure's own 72 dpi, see `_figure`
 RC: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": FONT, "text.color": INK, "text.parse_math": False,
     "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.linewidth": 0.8, "axes.titlesize": FONT,
@@ -264,7 +266,7 @@ def _paths(part: Part, looks: Mapping[str, Style], one_of_many: bool, low: float
         f"{run.label}: " + " to ".join("{:.2f} and {:.2f}".format(*(_point(m) or (0, 0))) for m in (p[0], p[-1]))
         for run, _, p in paths
     )
-    narrow = Tile(330, 330, (46, 14, 28 if one_of_many else 10, 44), draw, alt)
+    narrow = Tile(SIDE, SIDE, (48, 14, 28 if one_of_many else 10, 44), draw, alt)
     return narrow if one_of_many else Tile(620, 430, (52, 24, 12, 46), draw, alt, narrow=narrow)
 
 
@@ -281,7 +283,7 @@ def _retention(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
 def _heat_map(run: Run, retention: Retention) -> Tile:
     rows = [("before", retention.before)]
     rows += [(f"after {task}", row) for task, row in zip(retention.tasks, retention.efficacy, strict=True)]
-    side = max(26, min(44, 250 // len(retention.tasks)))
+    side = max(26, min(44, (SIDE - 72) // len(retention.tasks)))
 
     def draw(axes: list[Axes]) -> None:
         (ax,) = axes
@@ -308,7 +310,7 @@ def _heat_map(run: Run, retention: Retention) -> Tile:
     alt = f"{run.label}. Forget efficacy by task. " + "; ".join(
         f"{name}: " + ", ".join(f"{value:.2f}" for value in values) for name, values in rows
     )
-    left = 62
+    left = 64
     return Tile(left + side * len(retention.tasks) + 8, 70 + side * len(rows), (left, 8, 28, 42), draw, alt)
 
 
@@ -374,7 +376,7 @@ def _steps(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
     for file, (title, keys) in groups.items():
         tiles = [tile for key, heading in keys if (tile := _lines(heading, key, followed, looks, step)) is not None]
         if tiles:
-            caption = f"{step.capitalize()} 0 is the model before unlearning."
+            caption = f"{step.capitalize()} 0 is the model before unlearning; bands are {_spread(part)}."
             if file in ("tasks", "tasks-forget"):
                 caption += " What is forgotten is the mean over the sets of all tasks so far."
             legend = [run.label for run in followed]
@@ -388,12 +390,16 @@ def _lines(
     curves = []
     for run in followed:
         points = {0: run.before} | run.steps if run.before is not None else run.steps
-        values = [(number, v) for number, m in points.items() if m is not None and (v := m.figure(key)) is not None]
+        values = [
+            (number, v, *(m.interval(key) or (v, v)))
+            for number, m in points.items()
+            if m is not None and (v := m.figure(key)) is not None
+        ]
         if values:
             curves.append((run.label, looks[run.label], values))
     if not curves:
         return None
-    last = max(number for _, _, values in curves for number, _ in values)
+    last = max(number for _, _, values in curves for number, *_ in values)
 
     def draw(axes: list[Axes]) -> None:
         (ax,) = axes
@@ -403,13 +409,14 @@ def _lines(
         ax.set_xticks(sorted({0, last, *range(0, last + 1, max(1, -(-last // 5)))}))
         ax.grid(True, axis="y")
         for _, look, values in curves:
-            x, y = zip(*values, strict=True)
+            x, y, low, high = zip(*values, strict=True)
+            ax.fill_between(x, low, high, color=look.ink, alpha=0.14, linewidth=0)
             ax.plot(x, y, look.marker, color=look.ink, linestyle=look.dash, markersize=4, linewidth=1.5, clip_on=False)
 
     alt = f"{heading} by {step}. " + "; ".join(
-        f"{label}: " + ", ".join(f"{value:.2f}" for _, value in values) for label, _, values in curves
+        f"{label}: " + ", ".join(f"{value:.2f}" for _, value, *_ in values) for label, _, values in curves
     )
-    return Tile(300, 205, (30, 12, 28, 40), draw, alt)
+    return Tile(SIDE, 215, (32, 12, 28, 40), draw, alt)
 
 
 def _training(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
@@ -442,7 +449,7 @@ def _losses(label: str, look: Style, curves: list[tuple[str, list[tuple[float, f
         axes[-1].set_xlabel("epoch")
 
     alt = f"Losses of {label}. " + "; ".join(f"{n}: from {p[0][1]:.3g} to {p[-1][1]:.3g}" for n, p in curves)
-    return Tile(310, 50 + 100 * len(curves), (46, 10, 28, 40), draw, alt, panels=len(curves))
+    return Tile(SIDE, 50 + 100 * len(curves), (46, 12, 28, 40), draw, alt, panels=len(curves))
 
 
 Bells = tuple[str, Style, float | None, Measurement, str]
@@ -451,7 +458,6 @@ Bells = tuple[str, Style, float | None, Measurement, str]
 def _dumbbells(heading: str, rows: Sequence[Bells]) -> Tile:
     """A line a row: from the value before (open circle) to the value after, with its interval and its number."""
     rows = [(_cut(label), *rest) for label, *rest in rows]  # type: ignore[misc]
-    longest = max(len(label) for label, *_ in rows)
 
     def draw(axes: list[Axes]) -> None:
         (ax,) = axes
@@ -484,8 +490,8 @@ def _dumbbells(heading: str, rows: Sequence[Bells]) -> Tile:
         return text if before is None else f"{before:.2f} to {text}"
 
     alt = f"{heading}. " + "; ".join(f"{label}: {told(b, after, key)}" for label, _, b, after, key in rows)
-    left = 14 + round(6.2 * longest)
-    return Tile(left + 216, 54 + 21 * len(rows), (left, 42, 26, 24), draw, alt)
+    left = 14 + round(max(_width(label) for label, *_ in rows))
+    return Tile(max(SIDE, left + 180), 54 + 21 * len(rows), (left, 44, 26, 24), draw, alt)
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -555,7 +561,7 @@ def _place_labels(ax: Axes, wanted: Sequence[tuple[float, float, str, str]], lin
     for (px, py), (x, y, text, colour) in zip(points, wanted, strict=True):
         if not text:
             continue
-        width, height = TextPath((0, 0), text, size=FONT).get_extents().width + 3, 13
+        width, height = _width(text) + 8, 14
         places = []
         for distance in (11, 15, 22, 34, 48, 64, 84):
             for dx, dy in ((1, 0), (0, 1), (0, -1), (1, 0.8), (1, -0.8), (-1, 0), (-1, 0.8), (-1, -0.8)):
@@ -579,6 +585,11 @@ def _place_labels(ax: Axes, wanted: Sequence[tuple[float, float, str, str]], lin
             text, (x, y), middle, textcoords="offset points", ha="center", va="center_baseline", color=colour, zorder=8,
             arrowprops=leader if distance > 22 else None, annotation_clip=False,
         )  # fmt: skip
+
+
+def _width(text: str) -> float:
+    """Pixels that a text takes in matplotlib's own font, which is wider than most."""
+    return float(TextPath((0, 0), text, size=FONT).get_extents().width)
 
 
 def _within(box: tuple[float, float, float, float], point: Spot, margin: float) -> bool:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearner import __version__
-from unlearner.config import EvaluateConfig, ForgetConfig
+from unlearner.config import BenchConfig, EvaluateConfig, ForgetConfig
 from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
@@ -53,9 +53,7 @@ SHORT_TITLES = {
     "cosine_similarity": "Cosine", "entailment": "Entailed",
 }  # fmt: skip
 """The metrics' names over narrow columns."""
-NO_OPTIONS = ("name", "scenario", "hashes", "published", "published_source", "published_model")
-"""Keys of bench.json that its command does not repeat as options."""
-CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig}
+CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig, "bench": BenchConfig}
 
 
 def write_page(report: Report, output: Path) -> Path:
@@ -176,6 +174,7 @@ def _glance_head(parts: Sequence[Part]) -> dict[str, Any]:
             run.after is not None and run.after.figure("forget_quality") is not None for p in parts for run in p.runs
         ),
         "published": next((part.source for part in parts if part.published), ""),
+        "other_model": any(part.other_model for part in parts if part.published),
         "tasks": any(part.step == "task" for part in parts),
     }
 
@@ -219,6 +218,10 @@ def _tables(part: Part) -> dict[str, Any]:
             for m in METRICS
         ]
         groups.append((heading, rows))
+    abilities = dict.fromkeys(name for column in found for name in column.measured.summary.get("ability", {}))
+    if abilities:
+        rows = [(name, [_cell(c.measured, f"ability.{name}", part.means) for c in found]) for name in abilities]
+        groups.append(("General ability, by lm-evaluation-harness, to stay as it was", rows))
     totals = [
         (title, [_cell(column.measured, key, part.means) for column in found])
         for title, key in (
@@ -359,12 +362,11 @@ def _encoded(listed: Sequence[Question], found: Sequence[Column], labels: list[s
 # ---------------------------------------------------------------------------------------------------------- provenance
 
 
-def _command(run: Run) -> str:
-    """The command that makes this run, with every option that is not as by default."""
-    config = CONFIGS.get(run.command)
-    defaults = {f.name: f.default for f in fields(config)} if config else {}
-    lines = [f"unlearner {run.command}"]
-    for key, value in run.config.items():
+def _command(command: str, options: Mapping[str, Any], first: str = "") -> str:
+    """The command line with every option that is not as by default, `first` right after its name."""
+    defaults = {f.name: f.default for f in fields(CONFIGS[command])} if command in CONFIGS else {}
+    lines = [f"unlearner {command} {first}".rstrip()]
+    for key, value in options.items():
         default = defaults.get(key, MISSING)
         if value != default and not (default is MISSING and value in ([], {}, None)):
             lines += _option(key, value)
@@ -384,20 +386,20 @@ def _option(key: str, value: Any) -> list[str]:
 
 def _commands(report: Report) -> list[tuple[str, str]]:
     """What makes every bench and run; of a bench's cells, the first of every method and split."""
-    found = [(f"the bench {bench['name']}", _bench_command(bench)) for bench in report.benches]
+    known = {f.name for f in fields(BenchConfig)} - {"scenario"}
+    found = [
+        (
+            f"the bench {bench['name']}",
+            _command("bench", {k: v for k, v in bench.items() if k in known}, bench["scenario"]),
+        )
+        for bench in report.benches
+    ]
     for part in report.parts:
         for run in part.runs:
             if run.config:
                 tail = " (first task; the others each from the last one's model)" if run.retention else ""
-                found.append((_within(part, run) + tail, _command(run)))
+                found.append((_within(part, run) + tail, _command(run.command, run.config)))
     return found
-
-
-def _bench_command(bench: dict[str, Any]) -> str:
-    """From bench.json, which also holds what is no option."""
-    options = {k: v for k, v in bench.items() if k not in NO_OPTIONS and v not in (None, [], {})}
-    lines = [f"unlearner bench {bench['scenario']}", *(line for k, v in options.items() for line in _option(k, v))]
-    return clean(" \\\n    ".join([*lines, "--output DIRECTORY"]))
 
 
 def _within(part: Part, run: Run) -> str:

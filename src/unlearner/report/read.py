@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from unlearner.errors import UserError
+from unlearner.evaluation.ability import FILE as ABILITY
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
 
@@ -23,12 +24,14 @@ class Measurement:
     """An evaluation of one model, or the mean of the evaluations over the seeds of a bench."""
 
     summary: dict[str, Any]
-    """As in `evaluation/summary.py`; of a mean, the intervals are one standard deviation down and up."""
+    """As in `evaluation/summary.py`, and `ability`: lm-eval's tasks. Of a mean, the intervals are one standard
+    deviation down and up."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Its records, of a mean those of the first seed; empty if they are not there."""
 
     def figure(self, key: str) -> float | None:
-        """`model_utility`, `forget_efficacy`, or a metric on a set: `forget.rouge`; None where undefined."""
+        """`model_utility`, `forget_efficacy`, a metric on a set: `forget.rouge`, or a task of lm-eval: `ability.NAME`;
+        None where undefined."""
         return _at(self.summary, key)
 
     def interval(self, key: str) -> tuple[float, float] | None:
@@ -112,7 +115,9 @@ class Part:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Model utility and forget efficacy by method, as printed in a paper."""
     source: str = ""
-    """Of the published figures."""
+    """Of the published figures: their model, and where they are printed."""
+    other_model: bool = True
+    """Whether that model is another than the one here, as far as their names tell."""
 
     @property
     def means(self) -> bool:
@@ -339,6 +344,9 @@ def _measurement(folder: Path, when: str, missing: list[str], expected: bool, ro
         if expected:
             missing.append(f"The evaluation {when} is missing: it was not done, or was cut short.")
         return None
+    if ability := _read_json(folder / ABILITY):
+        tasks = ability.get("tasks", {}).items()
+        summary["ability"] = {f"{t}, {m.removesuffix(',none')}": v for t, found in tasks for m, v in found.items()}
     if not rows:
         return Measurement(summary)
     found = [row for row in read_jsonl(folder / "records.jsonl") if isinstance(row, dict) and "generation" in row]
@@ -368,13 +376,18 @@ def _bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tup
     continual = about["scenario"] == "continual"
     read_cell: Callable[..., Run | str] = _continual_cell if continual else _cell
     source = f"{about.get('published_model')}, {about.get('published_source')}"
+    other = _plain_name(about.get("published_model")) not in _plain_name(about.get("model"))
     parts, missing = [], []
     for split in about["splits"]:
         runs = []
         for method in about["methods"]:
             cells: list[Run] = []
             for seed in about["seeds"]:
-                found = read_cell(folder / "cells" / method / split / f"seed-{seed}", method, rows=not cells)
+                cell = folder / "cells" / method / split / f"seed-{seed}"
+                if failed := _read_json(cell / "failed.json"):
+                    found: Run | str = f"failed: {failed.get('error')}"
+                else:
+                    found = read_cell(cell, method, rows=not cells) if cell.is_dir() else "has not begun."
                 if isinstance(found, str):
                     missing.append((f"{method}, {split}, seed {seed}", found))
                 else:
@@ -384,16 +397,12 @@ def _bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tup
         published = {m: splits[split] for m, splits in about.get("published", {}).items() if split in splits}
         step = "task" if continual else "epoch"
         if runs:
-            parts.append(Part(split, runs, list(about["seeds"]), step, published, source if published else ""))
+            parts.append(Part(split, runs, list(about["seeds"]), step, published, source if published else "", other))
     return parts, missing
 
 
 def _cell(folder: Path, method: str, *, rows: bool) -> Run | str:
-    """A finished cell, or why there is none."""
-    if failed := _read_json(folder / "failed.json"):
-        return f"failed: {failed.get('error')}"
-    if not folder.is_dir():
-        return "has not begun."
+    """A finished cell, or what it lacks."""
     run = _run(folder, method, rows=rows)
     if run.before is None or run.after is None or not (folder / "finished.json").is_file():
         return "has not finished: repeat the bench's command to go on with it."
@@ -406,8 +415,6 @@ def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
     After a task, forget efficacy and the metrics of the forget set are means over the sets of all tasks so far, as they
     are answered then; before, they are of the first task's set.
     """
-    if failed := _read_json(folder / "failed.json"):
-        return f"failed: {failed.get('error')}"
     told = _read_json(folder / "retention.json")
     if told is None:
         done = len(list(folder.glob("task-*/finished.json")))
@@ -475,7 +482,8 @@ def over_parts(parts: Sequence[Part]) -> list[Run]:
 def _mean(measured: Sequence[Measurement]) -> Measurement:
     """The mean of every figure that is defined, with one standard deviation down and up for its interval."""
     first = measured[0]
-    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in METRICS)]
+    abilities = [f"ability.{name}" for name in first.summary.get("ability", {})]
+    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in METRICS), *abilities]
     values = {key: [v for m in measured if (v := m.figure(key)) is not None] for key in keys}
     means = {key: fmean(found) if found else None for key, found in values.items()}
     spreads = {
@@ -485,7 +493,8 @@ def _mean(measured: Sequence[Measurement]) -> Measurement:
 
     def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         sets = {name: {metric: flat[f"{name}.{metric}"] for metric in METRICS} for name in first.sets}
-        return {**{key: flat[key] for key in TOTALS}, "sets": sets}
+        ability = {key.removeprefix("ability."): flat[key] for key in abilities}
+        return {**{key: flat[key] for key in TOTALS}, "sets": sets, "ability": ability}
 
     notes = list(dict.fromkeys(note for m in measured for note in m.summary.get("notes", [])))
     return Measurement({**first.summary, **nested(means), "intervals": nested(spreads), "notes": notes}, first.rows)
@@ -515,6 +524,10 @@ def _labelled(runs: list[Run]) -> list[Run]:
     return unique
 
 
+def _plain_name(model: Any) -> str:
+    return str(model).lower().replace("-", "")
+
+
 def _short(value: Any) -> str:
     return value.rpartition("/")[2] if isinstance(value, str) else str(value)
 
@@ -530,6 +543,8 @@ def _order(name: str) -> tuple[int, int, str]:
 
 def _at(values: Mapping[str, Any], key: str) -> Any:
     name, dot, metric = key.partition(".")
+    if name == "ability":
+        return values.get("ability", {}).get(metric)
     return values.get("sets", {}).get(name, {}).get(metric) if dot else values.get(key)
 
 

@@ -47,9 +47,9 @@ def _of_bench(parts: Sequence[Part]) -> list[str]:
     part = parts[0]
     over = [f"{number_word(len(parts))} splits"] if len(parts) > 1 else []
     over += [f"{number_word(len(part.seeds))} seeds"] if part.means else []
-    how = f", in the mean over {' and '.join(over)}" if over else ""
+    how = f" in the mean over {' and '.join(over)}" if over else ""
     if part.step == "task":
-        how = f", after {len(next(run.retention.tasks for run in part.runs if run.retention))} tasks{how}"
+        how = f" after {number_word(len(next(r.retention.tasks for r in part.runs if r.retention)))} tasks{how}"
     runs = over_parts(parts)
     if not runs:
         return ["No method has been measured on every split.", "The tables show what is there."]
@@ -112,30 +112,31 @@ def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = T
     shares = {run.label: run.utility_share or 0 for run in runs}
     kept = [run for run in runs if shares[run.label] >= KEPT_UTILITY]
     bound = f"{KEPT_UTILITY:.0%} of the model utility"
+    number = number_word(len(runs))
     much = "more" if len(runs) == 2 else "most"
-    first = f"{most.label} forgets {much} of the {number_word(len(runs))} {noun}{how} ({_facts(most, counts)})"
+    first = f"Of the {number} {noun}, {most.label} forgets {much}{how} ({_facts(most, counts)})"
     if most.utility_share is not None:
         keeps = "and keeps" if most in kept else "but keeps only"
-        first += f" {keeps} {_share(shares[most.label])} of its model utility"
+        first += f", {keeps} {_share(shares[most.label])} of its model utility"
     if all(run.utility_share is None for run in runs):
         second = "What was kept cannot be told, for none has a model utility above 0 before unlearning"
     elif not kept:
         best = max(runs, key=lambda run: shares[run.label])
         second = f"None keeps {bound}; {best.label} comes nearest, with {_share(shares[best.label])}"
     elif len(kept) == len(runs):
-        second = f"All {noun} keep at least {bound}"
+        second = f"{'Both' if len(runs) == 2 else f'All {number}'} keep at least {bound}"
     elif most in kept:
-        others = "the only one" if len(kept) == 1 else f"one of {number_word(len(kept))}"
-        second = f"It is {others} to keep at least {bound}"
+        second = f"It alone keeps at least {bound}"
+        if len(kept) > 1:
+            second = f"{number_word(len(kept)).capitalize()} of the {number} keep at least {bound}"
     else:
         best = max(kept, key=efficacy)
         facts = f"{_facts(best, counts)}; {_share(shares[best.label])} kept"
-        if len(kept) == 1:
-            second = f"Only {best.label} keeps at least {bound} ({facts})"
-        else:
-            most_of = "more" if len(kept) == 2 else "most"
+        second = f"Only {best.label} keeps at least {bound} ({facts})"
+        if len(kept) > 1:
+            much = "more" if len(kept) == 2 else "most"
             second = (
-                f"Of the {number_word(len(kept))} that keep at least {bound}, {best.label} forgets {most_of} ({facts})"
+                f"Of the {number_word(len(kept))} that keep at least {bound}, {best.label} forgets {much} ({facts})"
             )
     return [f"{first}.", f"{second}, {_judged_all(runs)}."]
 
@@ -275,18 +276,33 @@ def _comparison_cautions(report: Report) -> list[str]:
             hashes = {run.about.get("hashes", {}).get(key) for run in compared for key in keys} - {None}
             if len(hashes) > 1:
                 found.append(f"The runs{where} {what}: compare them with care.")
+        found += _ties(part, where)
     subjects = [run.subject for run in report.parts[0].runs if run.command == "forget" and run.after is not None]
     if not report.parts[0].means and len(set(subjects)) == len(subjects) > 1:
         found.append(
             "Every method was run once. The intervals tell how much hangs on the choice of questions, not on the "
             "training seed or the settings, which may suit one method better than another."
         )
-    if published := next((part.source for part in report.parts if part.published), ""):
+    if published := next((part.source for part in report.parts if part.published and part.other_model), ""):
         found.append(
             f"The published figures are of another model ({published}), judged by the paper's judges: no target for "
             "this one."
         )
     return found
+
+
+def _ties(part: Part, where: str) -> list[str]:
+    """Who cannot be told from the one that forgets most, for their intervals overlap."""
+    spans = {run.label: run.after.interval("forget_efficacy") for run in part.runs if run.after is not None}
+    known = {run.label: value for run in part.runs if spans.get(run.label) and (value := _efficacy(run)) is not None}
+    if len(known) < 2:
+        return []
+    most = max(known, key=lambda label: known[label])
+    low = (spans[most] or (0,))[0]
+    near = [label for label in known if label != most and (spans[label] or (0, 0))[1] >= low]
+    spread = "standard deviations over the seeds" if part.means else "intervals"
+    tied = f"{_list([most, *near])} are not told apart by forget efficacy{where}: their {spread} overlap."
+    return [tied] if near else []
 
 
 def _zero(runs: Sequence[Run]) -> str | None:
