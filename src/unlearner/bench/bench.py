@@ -144,6 +144,10 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         if first.lora and not first.merge and cell.continual:
             raise UserError("--lora needs --merge in the continual scenario: the next task trains a new adapter.")
         read_inputs(first)
+        if cell.continual:
+            held = {record.task_id for record in load_records(first.forget, first.columns)}
+            if missing := [run.task for run in cell.runs if run.task not in held]:
+                raise UserError(f"{first.forget} has no task {missing[0]}: choose fewer by --tasks.")
         for name in ("forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts"):
             source = getattr(first, name)
             if source is not None and source not in hashes:
