@@ -268,7 +268,7 @@ class BenchConfig:
     model: str | None = None
     """The model: a directory or hub id; on the built-in data by default the built-in one."""
     methods: list[str] = field(default_factory=list)
-    """Methods, as in `unlearner methods`; by default the six that the paper compares."""
+    """Methods, as in `unlearner methods`; by default GA+GD, NPO+GD, ME+GD, DPO+GD, IDK+GD and IDK+AP."""
     splits: list[str] = field(default_factory=list)
     """Splits of the scenario, such as forget01; by default all."""
     tasks: int | None = None

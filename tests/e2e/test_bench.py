@@ -2,7 +2,7 @@
 
 import csv
 import json
-import multiprocessing
+import math
 import os
 import signal
 import subprocess
@@ -15,13 +15,18 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+import torch
+from scipy.stats import ks_2samp
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import Files, Moment, arguments, contents, in_process, run
+from conftest import TINY, Files, Moment, arguments, contents, in_process, rows, run, write_rows
 from unlearner.bench.bench import KEPT_UTILITY, _best
 from unlearner.bench.cells import make_cell
 from unlearner.bench.workers import _in_processes
+from unlearner.cli import main
 from unlearner.config import BenchConfig
 from unlearner.evaluation.metrics import METRICS
+from unlearner.files import read_jsonl
 from unlearner.scenarios import SCENARIOS
 from unlearner.training.forget import read_inputs
 
@@ -50,13 +55,12 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def figures(folder: Path) -> dict[str, bytes | None]:
-    """All files of a bench but those that name its place: the options of single runs, and pages about them."""
-    named = ("run.json", "config.yaml", "report.html", "bench.json")
+def measured(folder: Path, *named: str) -> dict[str, bytes | None]:
+    """All files below but the page about them and its figures, and those `named`."""
     return {
         path: content
         for path, content in contents(folder).items()
-        if not path.endswith(named) and not path.startswith("figures")
+        if not path.startswith("report") and not path.endswith(named)
     }
 
 
@@ -108,10 +112,17 @@ def test_the_real_world_scenario_trains_on_replies_and_measures_the_truth(shared
 def test_every_split_of_the_built_in_data(scenario: str) -> None:
     config = BenchConfig(scenario=scenario, output="out", options={"judge": "offline"})
     for split in SCENARIOS[scenario].builtin:
-        for each in make_cell(config, "IDK+AP", split, 1, Path("cell"), {}).runs:
+        runs = make_cell(config, "IDK+AP", split, 1, Path("cell"), {}).runs
+        asked = set()
+        for number, each in enumerate(runs, 1):
             inputs = read_inputs(replace(each, forget_coeff=1.0))
             assert not {r.question for r in inputs.forget} & {r.question for r in inputs.retain}
             assert {s.name for s in inputs.sets} >= {"forget", "retain"}
+            asked.add(inputs.sets[1].records)
+            if scenario == "continual":  # 18 people who stay, and those who come later
+                assert (len(inputs.forget), len(inputs.retain)) == (10, 180 + 10 * (6 - number))
+                assert list(inputs.earlier) == [str(task) for task in range(1, number)]
+        assert len(asked) == 1, "model utility is of the same questions after every task"
 
 
 def test_a_rolling_and_a_frozen_reference() -> None:
@@ -132,11 +143,11 @@ def test_a_rolling_and_a_frozen_reference() -> None:
 def test_cells_are_the_runs_that_forget_makes(
     whole: Path, options: dict[str, Any], tofu: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """To the last byte of every file: what cells share (the evaluation before) changes nothing."""
+    """To the last byte of every file but the page: what cells share (the evaluation before) changes nothing."""
     cell = whole / "cells" / "NPO+GD" / "forget01" / "seed-2"
     ended = run(capfd, "forget", config=cell / "config.yaml", output=tmp_path / "run")
     assert ended.code == 0
-    assert contents(tmp_path / "run") == contents(cell)
+    assert measured(tmp_path / "run") == contents(cell)
 
 
 def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> None:
@@ -168,7 +179,8 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     assert [row["task"] for row in table(broken) if row["method"] == "NPO+GD"] == ["1", "2"]
     (begun / "task-01").unlink()
     assert in_process(typed, broken.parent) == 0
-    assert figures(broken) == figures(clean)
+    place = ("run.json", "config.yaml", "bench.json")  # these name it
+    assert measured(broken, *place) == measured(clean, *place)
 
 
 def test_a_finished_bench_is_left_as_it_is(whole: Path, options: dict[str, Any]) -> None:
@@ -261,11 +273,7 @@ def test_ray_tasks_and_processes_give_the_same_numbers(
         for _ in range(2):
             cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False)
         typed = ["bench", "fictitious", *arguments({**options, "output": tmp_path / "ray", "ray": cluster.address})]
-        context = multiprocessing.get_context("spawn")
-        process = context.Process(target=in_process, args=(typed, tmp_path))
-        process.start()
-        process.join(240)
-        assert process.exitcode == 0, (tmp_path / "said.txt").read_text()
+        assert in_process(typed, tmp_path) == 0, (tmp_path / "said.txt").read_text()
     finally:
         cluster.shutdown()
     expected = table(whole)
@@ -276,6 +284,89 @@ def test_ray_tasks_and_processes_give_the_same_numbers(
             for name, value in two.items():
                 # A sentence's embedding depends on those embedded beside it by float noise (evaluation/judges.py).
                 assert one[name] == value or float(one[name]) == pytest.approx(float(value), abs=2e-6)
+
+
+# ------------------------------------------------------------------------------------------- beyond the paper's metrics
+
+
+def test_a_model_that_excludes_the_forget_set_never_saw_it(files: Files, tmp_path: Path) -> None:
+    """To the last byte it is the model that was taught the retain set alone."""
+    given = {"model": TINY, "lr": 1e-3, "epochs": 1, "batch_size": 4, "accumulation": 1}
+    main(["finetune", *arguments({**given, "data": files.all, "exclude": files.forget, "output": tmp_path / "less"})])
+    main(["finetune", *arguments({**given, "data": files.retain, "output": tmp_path / "only"})])
+    assert contents(tmp_path / "less" / "model") == contents(tmp_path / "only" / "model")
+
+
+def test_forget_quality_against_a_retrained_model(options: dict[str, Any], files: Files, tmp_path: Path) -> None:
+    """The p-value of scipy's test over the truth ratios of TOFU's paper, worked out from the records of both models."""
+    given = {"model": TINY, "data": files.retain, "lr": 1e-3, "epochs": 2, "batch_size": 4, "accumulation": 1}
+    main(["finetune", *arguments({**given, "output": tmp_path / "retrained-forget01"})])
+    bench = {**options, "methods": "ME+GD", "seeds": 1, "retrained": tmp_path / "retrained-{split}" / "model"}
+    main(["bench", "fictitious", *arguments({**bench, "output": tmp_path / "bench"})])
+    cell = tmp_path / "bench" / "cells" / "ME+GD" / "forget01" / "seed-1"
+
+    def ratios(place: Path) -> list[float]:
+        seen = [row for row in read_jsonl(place / "records.jsonl") if row["set"] == "forget"]
+        return [
+            fmean(math.exp(-nll / n) for nll, n in zip(row["perturbed_nll"], row["perturbed_tokens"], strict=True))
+            / math.exp(-row["paraphrase_nll"] / row["paraphrase_tokens"])
+            for row in seen
+        ]
+
+    expected = ks_2samp(ratios(cell), ratios(cell / "retrained")).pvalue
+    assert 0 < expected < 1
+    assert float(table(tmp_path / "bench")[0]["forget_quality"]) == pytest.approx(expected, abs=1e-6)
+    assert f"| {expected:.3f} |" in (tmp_path / "bench" / "table.md").read_text()
+
+
+def test_the_real_world_scenario_with_general_ability(files: Files, tmp_path: Path) -> None:
+    """End to end, with a task of lm-eval written here, whose accuracy is worked out with transformers alone."""
+    pytest.importorskip("lm_eval", reason="lm-eval (extra `lm-eval`) is not installed")
+    data, tasks = tmp_path / "people", tmp_path / "tasks"
+    data.mkdir()
+    tasks.mkdir()
+    for name, records in {"forget": builtin("forget")[:4], "neighbor": builtin("retain")[:4]}.items():
+        asked = rows(records)
+        write_rows(data / f"{name}.json", asked)
+        write_rows(data / f"{name}_perturbed.json", [{**row, "golden_answer": row["answer"]} for row in asked])
+    facts = [
+        {"question": r.question, "choices": [r.answer, *r.perturbed_answer[:2]]} for r in builtin("world_facts")[:9]
+    ]
+    write_rows(tasks / "facts.jsonl", facts)
+    (tasks / "facts.yaml").write_text(
+        json.dumps(
+            {
+                "task": "written_here", "dataset_path": "json", "test_split": "train", "output_type": "multiple_choice",
+                "dataset_kwargs": {"data_files": str(tasks / "facts.jsonl"), "cache_dir": str(tmp_path / "cache")},
+                "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": 0,
+                "metric_list": [{"metric": "acc"}],
+            }
+        )
+    )  # fmt: skip
+    given = {**QUICK, "data": data, "model": files.model, "methods": "ME+GD", "seeds": 1, "output": tmp_path / "bench"}
+    given |= {"lm_eval": "written_here", "lm_eval_tasks": tasks, "lm_eval_limit": 7}
+    main(["bench", "real-world", *arguments(given)])
+
+    def accuracy(path: Path) -> float:
+        model = AutoModelForCausalLM.from_pretrained(path).eval()
+        tokenizer = AutoTokenizer.from_pretrained(path)
+
+        def likelihood(question: str, choice: str) -> float:
+            ids = tokenizer(f"{question} {choice}", add_special_tokens=False, return_tensors="pt").input_ids
+            start = len(tokenizer(question, add_special_tokens=False).input_ids)
+            with torch.no_grad():
+                logp = model(ids).logits[0, :-1].log_softmax(-1)
+            return float(logp.gather(1, ids[0, 1:, None])[start - 1 :].sum())
+
+        scores = [[likelihood(fact["question"], choice) for choice in fact["choices"]] for fact in facts[:7]]
+        return fmean(max(each) == each[0] for each in scores)
+
+    (row,) = table(tmp_path / "bench")
+    cell = tmp_path / "bench" / "cells" / "ME+GD" / "people20" / "seed-1"
+    assert float(row["written_here.acc,none"]) == pytest.approx(accuracy(cell / "model"), abs=1e-6)
+    markdown = (tmp_path / "bench" / "table.md").read_text()
+    assert f"| method | written_here.acc,none |\n|---|---|\n| before | {accuracy(files.model):.3f} |" in markdown
+    assert {name.partition(".")[0] for name in row if name.endswith(".rouge")} == {"forget", "retain"}
 
 
 # -------------------------------------------------------------------------------------------------------------- results
@@ -335,7 +426,7 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
     ("changed", "parts"),
     [
         ({"scenario": "fictional"}, ["unknown scenario 'fictional'", "did you mean 'fictitious'?"]),
-        ({"splits": "forget1"}, ["has no 'forget1'", "did you mean 'forget01'?"]),
+        ({"splits": "forget1"}, ["has no 'forget1'", "choose from forget01, forget05, forget10."]),
         ({"splits": "forget05"}, ["has no file named 'forget05'", "forget01"]),
         ({"data": "nowhere"}, ["nowhere:forget01"]),
         ({"methods": "ME+GDD"}, ["unknown method 'ME+GDD'", "'ME+GD'"]),
@@ -345,7 +436,9 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
         ({"lr": "much"}, ["--lr must be a number, not much"]),
         ({"evaluate": "none"}, ["--evaluate none leaves a bench nothing to compare"]),
         ({"task": "1"}, ["--task is decided by the bench itself"]),
+        ({"columns": ["answer", "reply"]}, ["--columns is decided by the bench itself"]),
         ({"tasks": 2}, ["--tasks is for the continual scenario"]),
+        ({"scenario": "continual"}, ["tofu", ":forget01 has no task 4: choose fewer by --tasks"]),
         ({"tune": "lr"}, ["--tune lr: write an option and its values"]),
         ({"tune": "lrr=1"}, ["unknown option 'lrr'", "'lr'"]),
         ({"tune": "lr=1,2"}, ["--tune tries values of lr, which is also given"]),

@@ -16,8 +16,8 @@ from unlearner.bench.workers import Job, check_ray, run_all
 from unlearner.config import BenchConfig, with_preset
 from unlearner.console import note, progress_bar
 from unlearner.data.sources import load_records
-from unlearner.errors import UserError, did_you_mean
-from unlearner.files import is_leftover, read_json, space_errors, write_json
+from unlearner.errors import UserError
+from unlearner.files import is_leftover, read_json, remove_leftovers, space_errors, write_json
 from unlearner.methods import Method
 from unlearner.modeling.load import load_tokenizer, model_hash
 from unlearner.report import can_write, write_report
@@ -106,7 +106,7 @@ def _resolved(config: BenchConfig) -> BenchConfig:
     for split in config.splits:
         if split not in known:
             raise UserError(
-                f"--splits: {config.scenario} on {config.data} has no {split!r}: {did_you_mean(split, known)}"
+                f"--splits: {config.scenario} on {config.data} has no {split!r}: choose from {', '.join(known)}."
             )
     if config.tasks is not None and not scenario.continual:
         raise UserError("--tasks is for the continual scenario: leave it out.")
@@ -150,6 +150,10 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         if first.lora and not first.merge and cell.continual:
             raise UserError("--lora needs --merge in the continual scenario: the next task trains a new adapter.")
         read_inputs(first)
+        if cell.continual:
+            held = {record.task_id for record in load_records(first.forget, first.columns)}
+            if missing := [run.task for run in cell.runs if run.task not in held]:
+                raise UserError(f"{first.forget} has no task {missing[0]}: choose fewer by --tasks.")
         for name in ("forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts"):
             source = getattr(first, name)
             if source is not None and source not in hashes:
@@ -212,6 +216,7 @@ def _open(folder: Path, about: dict[str, Any]) -> None:
         with space_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_json(file, about)
+    remove_leftovers(folder)
 
 
 def _before(config: BenchConfig, split: str, run: Any) -> Before:

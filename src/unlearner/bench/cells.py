@@ -17,7 +17,10 @@ from unlearner.scenarios.base import BUILTIN
 from unlearner.training.builtin import use_threads
 from unlearner.training.forget import forget, measure_before
 
-OWN = ("model", "output", "forget", "task", "continual", "method", "preset", "seed", "reference_model")
+OWN = (
+    "model", "output", "forget", "task", "continual", "columns", "eval_columns", "method", "preset", "seed",
+    "reference_model",
+)  # fmt: skip
 """Options of `unlearner forget` that the bench decides."""
 
 
@@ -167,7 +170,7 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
 def typed(name: str, text: Any) -> Any:
     """An option of `unlearner forget` from its text. Raises UserError for what it cannot be."""
     kinds = get_type_hints(ForgetConfig)
-    known = [f.name for f in fields(ForgetConfig) if f.name not in OWN and f.name not in ("columns", "eval_columns")]
+    known = [f.name for f in fields(ForgetConfig) if f.name not in OWN]
     name = name.replace("-", "_")
     flag = "--" + name.replace("_", "-")
     if name in OWN:

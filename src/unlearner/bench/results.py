@@ -16,6 +16,7 @@ from unlearner.console import note
 from unlearner.evaluation.ability import FILE as ABILITY
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_json, space_errors, write_text
+from unlearner.scenarios.real_world import GENERAL_ABILITY
 
 DIGITS = 6
 """Digits behind the point in results.csv: below them two machines may differ."""
@@ -95,11 +96,16 @@ def _figures(cell: Cell, folder: Path, number: int) -> Row:
         figures["forget_efficacy_tasks"] = fmean(values)
     if "forget_quality" in after:
         figures["forget_quality"] = after["forget_quality"]
-    figures |= {f"{name}.{metric}": value for name, found in after["sets"].items() for metric, value in found.items()}
-    if (folder / ABILITY).is_file():
-        tasks = read_json(folder / ABILITY)["tasks"]
-        figures |= {f"{task}.{metric}": value for task, found in tasks.items() for metric, value in found.items()}
+    figures |= _measured(folder)
     return {name: None if value is None else round(value, DIGITS) for name, value in figures.items()}
+
+
+def _measured(folder: Path) -> Row:
+    """Every metric on every set of an evaluation, and of general ability: SET.METRIC and TASK.METRIC,FILTER → value."""
+    found = read_json(folder / "summary.json")["sets"]
+    if (folder / ABILITY).is_file():
+        found |= read_json(folder / ABILITY)["tasks"]
+    return {f"{name}.{metric}": value for name, values in found.items() for metric, value in values.items()}
 
 
 def write_results(results: Results, folder: Path) -> str:
@@ -139,7 +145,8 @@ class Table:
 
 
 def make_tables(results: Results) -> list[Table]:
-    """For each split: the aggregates, published numbers beside them; then every metric on every set."""
+    """For each split: the aggregates, published numbers beside them; continual: the same after every task; then every
+    metric on every set."""
     tables = []
     rows = results.rows
     columns = results.columns
@@ -147,7 +154,10 @@ def make_tables(results: Results) -> list[Table]:
         # Of a continual cell what holds after its last task.
         last = {(r["method"], r["seed"]): r for r in rows if r["split"] == split and r["status"] == "finished"}
         by_method = {m: [r for (name, _), r in last.items() if name == m] for m in results.config.methods}
-        tables += [_aggregates(results, split, by_method, columns), _metrics(results, split, by_method, columns)]
+        tables.append(_aggregates(results, split, by_method, columns))
+        if any(r["task"] for r in rows):
+            tables.append(_tasks(results, split))
+        tables += _metrics(results, split, by_method, columns)
     return tables
 
 
@@ -177,23 +187,42 @@ def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], c
     return Table(_title(results, split), headings, lines)
 
 
-def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], columns: Sequence[str]) -> Table:
+def _tasks(results: Results, split: str) -> Table:
+    """Model utility and forget efficacy on all tasks so far, after each task."""
+    rows = [r for r in results.rows if r["split"] == split and "model_utility" in r]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    lines = []
+    for method in results.config.methods:
+        for name in ("model_utility", "forget_efficacy_tasks"):
+            at = [[r for r in rows if (r["method"], r["task"]) == (method, task)] for task in tasks]
+            lines.append([method, AGGREGATES[name], *(_mean(found, name) for found in at)])
+    return Table(f"{_title(results, split)}: after each task", ["method", "", *tasks], lines)
+
+
+def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], columns: Sequence[str]) -> list[Table]:
+    """Every metric on every set, and general ability where it was measured; first before anything was unlearned."""
+    first = next((c for c in results.cells if c.split == split and c.finished), None)
+    if first is not None:
+        by_method = {"before": [_measured(Path(first.runs[0].output) / "before")], **by_method}
+    by_method = {method: rows for method, rows in by_method.items() if rows}
     sets = list(dict.fromkeys(name.partition(".")[0] for name in columns if name.partition(".")[2] in METRICS))
     lines = [
         [method, name, *(_mean(rows, f"{name}.{metric}") for metric in METRICS)]
         for method, rows in by_method.items()
         for name in sets
-        if rows
-    ]
-    abilities = [c for c in columns if "," in c]
-    lines += [
-        [method, name, _mean(rows, name), *("" for _ in list(METRICS)[1:])]
-        for method, rows in by_method.items()
-        for name in abilities
-        if rows
     ]
     headings = ["method", "set", *(SHORT.get(metric, metric) for metric in METRICS)]
-    return Table(f"{_title(results, split)}: every metric", headings, lines)
+    tables = [Table(f"{_title(results, split)}: every metric", headings, lines)]
+    # Of the paper's tasks the metric that it prints; of others all.
+    abilities = [name for name in columns if "," in name and _printed(*name.split(".", 1))]
+    if abilities:
+        lines = [[method, *(_mean(rows, name) for name in abilities)] for method, rows in by_method.items()]
+        tables.append(Table(f"{_title(results, split)}: general ability", ["method", *abilities], lines))
+    return tables
+
+
+def _printed(task: str, metric: str) -> bool:
+    return GENERAL_ABILITY.get(task, metric) == metric
 
 
 def _title(results: Results, split: str) -> str:

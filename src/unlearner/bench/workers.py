@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from unlearner.bench.cells import Before, Cell
 from unlearner.config import BenchConfig
+from unlearner.console import warn
 from unlearner.errors import UserError
 
 Job = Cell | Before
@@ -42,14 +43,14 @@ PRELOAD = ["unlearner.bench.cells", "unlearner.evaluation.metrics.rouge", "sente
 
 def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[Job]:
     FORKSERVER.set_forkserver_preload(PRELOAD)
-    gpus = torch.cuda.device_count()
+    gpus = _visible_gpus()
     waiting, running = list(jobs), dict[int, tuple[ForkServerProcess, Job]]()
     try:
         while waiting or running:
             for place in range(count):
                 if waiting and place not in running:
                     job = waiting.pop(0)
-                    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {})}
+                    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
                     process = FORKSERVER.Process(target=_in_process, args=(job, environment))
                     process.start()
                     running[place] = process, job
@@ -64,6 +65,12 @@ def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[Job]:
     finally:  # after Ctrl-C the cells end with a checkpoint by themselves
         for process, _ in running.values():
             process.join()
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs that are to be dealt out, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return chosen.split(",") if chosen else [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _in_process(job: Job, environment: dict[str, str]) -> None:
@@ -111,6 +118,8 @@ def _on_ray(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:
         gpus = config.gpus
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        if not any(_holds(node, config.threads, gpus) for node in ray.nodes()):
+            warn(f"no machine of the cluster has {config.threads} CPUs and {gpus:g} GPUs: cells wait until one joins")
         # A cell whose machine is lost is continued on another: its finished steps are on the shared disk.
         task = ray.remote(num_cpus=config.threads, num_gpus=gpus, max_retries=1)(_as_ray_task)
         kept = {name: os.environ[name] for name in ("UNLEARNER_CACHE",) if name in os.environ}
@@ -126,6 +135,11 @@ def _on_ray(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:
     finally:
         if not connected:
             ray.shutdown()
+
+
+def _holds(node: Mapping[str, Any], cpus: float, gpus: float) -> bool:
+    has = node["Resources"]
+    return node["Alive"] and has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus
 
 
 def _as_ray_task(job: Job, folder: str, environment: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """TOFU's forget requests one after another, each from the last one's model (arXiv 2410.08109, section 5).
 
 10 tasks of 2 authors, 10 of 10, or 9 of 20. What is kept at a task is `retain90.json` (50, 10) with the tasks that are
-left. The built-in data have 6 tasks of one person each.
+left; model utility is measured on the same rows after every task. The built-in data have 6 tasks of one person each.
 """
 
 from unlearner.scenarios.base import BUILTIN_LR, BUILTIN_OPTIONS, Preset, Scenario, Split
@@ -27,7 +27,12 @@ SCENARIO = Scenario(
     },
     builtin={
         "people6": Split(
-            "forget:forget=6", "retain:forget=6", real_authors="neighbours", world_facts="world_facts", tasks=_tasks(6)
+            "forget:forget=6",
+            "retain:forget=6",
+            retain_eval="retain:forget=6",
+            real_authors="neighbours",
+            world_facts="world_facts",
+            tasks=_tasks(6),
         )
     },
     options={"max_length": 500},
