@@ -18,7 +18,7 @@ from unlearner.methods.kl import KL
 from unlearner.methods.llmu import Mismatch
 from unlearner.methods.me import ME
 from unlearner.methods.npo import NPO
-from unlearner.modeling.scoring import Batch, Head, backbone, score_views
+from unlearner.modeling.scoring import Batch, Head, score_views
 
 FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in (GA, NPO, ME, DPO, IDK)}
 RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in (GD, KL, AP)}
@@ -146,10 +146,7 @@ class Method:
             with torch.no_grad():
                 batch = self._with_reference_nll(reference, batch)
                 if self.kl_view is not None:
-                    out = backbone(reference)(
-                        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-                    )
-                    states = out.last_hidden_state.flatten(0, 1)[batch.views[self.kl_view].kl_index]
+                    states = batch.states(reference)[batch.views[self.kl_view].kl_index]
                     kl_reference = states, Head.of(reference)
         return self.combine(score_views(model, batch, self.needs, reference=kl_reference))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,9 @@ EPSILON = 1e-12
 KINDS = ("logp", "mean_logp", "entropy", "kl")
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 """Memory of one chunk of logits; about three such buffers live at a time."""
+FORWARD_TOKENS = {"cpu": 128}
+"""What a further forward and backward pass costs beside its tokens, in tokens of a model of few million parameters (of
+a larger one less). Elsewhere rows are padded: a GPU is slowed more by many small kernels than by padding."""
 
 
 # ---------------------------------------------------------------------------------------------------- the model's parts
@@ -256,7 +260,7 @@ def _reference_log_q(reference: tuple[Tensor, Head], part: slice) -> Tensor:
 
 @dataclass(frozen=True)
 class ViewIndex:
-    """The positions of one view that count, as flat indices into the (rows · T) hidden states of its batch.
+    """The positions of one view that count, as indices into the hidden states of its batch (`Batch.states`).
 
     Made on the CPU, so that the training loop never has to ask the device how many there are.
     """
@@ -298,13 +302,16 @@ class RowWeights:
 
 @dataclass(frozen=True)
 class Batch:
-    """All views of some items as one batch: a single forward serves them."""
+    """All views of some items as one batch: a single forward serves them, or one for each block of like lengths."""
 
     input_ids: Tensor
-    """(R, T), the views' rows below one another."""
+    """(R, T), the views' rows below one another; with several blocks, the longest first."""
     attention_mask: Tensor | None
     """(R, T), or None for right-padded rows: causal attention never looks at padding on the right."""
     views: dict[str, ViewIndex]
+    blocks: tuple[tuple[slice, int], ...]
+    """Consecutive rows of like length and the columns that they fill: each block is a forward without the others'
+    padding. The views' indices count the positions of these blocks, one block after the other."""
 
     def to(self, device: torch.device) -> Self:
         return replace(
@@ -322,32 +329,77 @@ class Batch:
         official: bool = False,
         weights: Mapping[str, RowWeights] | None = None,
         keep_mask: bool = True,
+        forward_tokens: int | None = None,
     ) -> Self:
         """Join views of `input_ids`, `labels`, `attention_mask`, each (B, T), T and B as each view likes.
 
         Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
-        code does (PAPER section 7); the default never does.
+        code does (PAPER section 7); the default never does. With `forward_tokens`, what a further forward costs in
+        tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs.
         """
         first = next(iter(views.values()))["input_ids"]
         width = max(view["input_ids"].shape[1] for view in views.values())
         height = sum(view["input_ids"].shape[0] for view in views.values())
         ids = first.new_zeros((height, width))
         mask = torch.zeros_like(ids)
-        indices: dict[str, ViewIndex] = {}
         top = 0
-        for name, view in views.items():
+        for view in views.values():
             rows, columns = view["input_ids"].shape
             ids[top : top + rows, :columns] = view["input_ids"]
             mask[top : top + rows, :columns] = view["attention_mask"]
-            chosen = None if weights is None else weights[name]
-            indices[name] = _index_view(view, top, width, official, chosen)
             top += rows
-        return cls(ids, mask if keep_mask else None, indices)
+        blocks: tuple[tuple[slice, int], ...] = ((slice(0, height), width),)
+        starts = torch.arange(height, device=first.device) * width
+        if forward_tokens is not None:
+            lengths = mask.sum(1).numpy()
+            order = np.argsort(-lengths, kind="stable")
+            blocks = like_lengths(lengths[order], forward_tokens)
+            widths = np.concatenate([np.full(rows.stop - rows.start, columns) for rows, columns in blocks])
+            starts[torch.from_numpy(order)] = torch.from_numpy(np.cumsum(widths) - widths)
+            ids, mask = ids[order], mask[order]
+        indices: dict[str, ViewIndex] = {}
+        top = 0
+        for name, view in views.items():
+            rows = len(view["input_ids"])
+            chosen = None if weights is None else weights[name]
+            indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen)
+            top += rows
+        return cls(ids, mask if keep_mask else None, indices, blocks)
+
+    def states(self, model: nn.Module) -> Tensor:
+        """Last hidden states of all blocks, one after the other, (positions, H)."""
+        body = backbone(model)
+        parts = []
+        for rows, width in self.blocks:
+            mask = None if self.attention_mask is None else self.attention_mask[rows, :width]
+            out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
+            parts.append(out.last_hidden_state.flatten(0, 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def like_lengths(lengths: np.ndarray, forward_tokens: int) -> tuple[tuple[slice, int], ...]:
+    """Rows, given the longest first, cut into blocks with the least padded tokens + `forward_tokens` for each block.
+
+    Returns each block's rows and the length of its longest.
+    """
+    n = len(lengths)
+    least, begins = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+    for stop in range(1, n + 1):
+        cost = least[:stop] + (stop - np.arange(stop)) * lengths[:stop] + forward_tokens
+        begins[stop], least[stop] = cost.argmin(), cost.min()
+    blocks = []
+    stop = n
+    while stop:
+        begin = int(begins[stop])
+        blocks.append((slice(begin, stop), int(lengths[begin])))
+        stop = begin
+    return tuple(reversed(blocks))
 
 
 def _index_view(
-    view: Mapping[str, Tensor], top: int, width: int, official: bool, weights: RowWeights | None
+    view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None
 ) -> ViewIndex:
+    """`starts` (B,) is where each row's first token stands among the batch's positions."""
     labels, mask = view["labels"], view["attention_mask"]
     shifted = labels[:, 1:] != IGNORE
     if not official:
@@ -364,12 +416,12 @@ def _index_view(
     return ViewIndex(
         first_row=top,
         rows=labels.shape[0],
-        index=(row + top) * width + column,
+        index=starts[row] + column,
         target=labels[row, column + 1],
         row=row,
         token_weight=weights.token[row],
         sequence_weight=weights.sequence,
-        kl_index=(kl_row + top) * width + kl_column,
+        kl_index=starts[kl_row] + kl_column,
         kl_weight=weights.kl[kl_row],
     )
 
@@ -436,14 +488,11 @@ def score_views(
     reference: "tuple[Tensor, Head] | None" = None,
     chunk_bytes: int | None = None,
 ) -> dict[str, ViewScores]:
-    """One forward over all rows of `batch`, then the scores that `needs` names for each view.
+    """One forward over each block of `batch`, then the scores that `needs` names for each view.
 
     `reference` holds the reference's hidden states (M, H') at the `kl_index` of the view that needs `kl`, and its head.
     """
-    states = backbone(model)(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).last_hidden_state
-    states = states.flatten(0, 1)
+    states = batch.states(model)
     head = Head.of(model)
     out: dict[str, ViewScores] = {}
     for name, kinds in needs.items():

@@ -30,7 +30,7 @@ from unlearner.methods import Method
 from unlearner.modeling.compiled import compile_layers, restore_layers
 from unlearner.modeling.load import uses_bf16
 from unlearner.modeling.reference import Reference
-from unlearner.modeling.scoring import Batch, RowWeights, score_views
+from unlearner.modeling.scoring import FORWARD_TOKENS, Batch, RowWeights, score_views
 from unlearner.modeling.sharding import Engine, full, is_sharded, shard, whole, within
 from unlearner.training import checkpoint
 from unlearner.training.objective import Objective, with_reference_nll
@@ -111,6 +111,9 @@ def train(
     }
     if reference_model is not None and method.kl_view is None and not is_sharded(reference_model):
         reference_model.to("cpu")  # it has answered: its memory is the training's
+    # A sharded model's processes need as many forwards each; the reference's distribution is read row by row of a view.
+    one_block = accelerator.num_processes > 1 or method.official or method.kl_view is not None
+    forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
     if options.compile:
         compile_layers(model)
 
@@ -155,7 +158,9 @@ def train(
             )  # fmt: skip
             losses = torch.zeros(3, device=accelerator.device)
             for number, part in enumerate(parts):
-                batch = assemble(part, views, pad_id, known_nll, official=method.official).to(accelerator.device)
+                batch = assemble(
+                    part, views, pad_id, known_nll, official=method.official, forward_tokens=forward_tokens
+                ).to(accelerator.device)
                 last = number == len(parts) - 1
                 # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
                 with nullcontext() if last or sharded else accelerator.no_sync(wrapped):
@@ -189,9 +194,15 @@ def train(
 
 
 def assemble(
-    part: MicroBatch, views: Mapping[str, View], pad_id: int, known_nll: Mapping[str, np.ndarray], *, official: bool
+    part: MicroBatch,
+    views: Mapping[str, View],
+    pad_id: int,
+    known_nll: Mapping[str, np.ndarray],
+    *,
+    official: bool,
+    forward_tokens: int | None = None,
 ) -> Batch:
-    """The tensors of one micro-batch: all views below one another, every row with its weight in the step's means."""
+    """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`)."""
     tensors = {name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()}
     weights = {
         name: RowWeights(*(
@@ -200,7 +211,7 @@ def assemble(
         for name in part.rows
     }  # fmt: skip
     # Right-padded rows need no mask, save where official mode lets padding count.
-    batch = Batch.build(tensors, official=official, weights=weights, keep_mask=official)
+    batch = Batch.build(tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens)
     return with_reference_nll(batch, {name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
 
 
@@ -214,6 +225,8 @@ def reference_nll(
     out = torch.zeros(len(view.table), device=accelerator.device)
     widest = int(view.table.lengths.max(initial=1)) if pad_to is None else pad_to
     size = max(1, max_tokens // widest)
+    one_block = pad_to is not None or is_sharded(model)
+    forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
     with (
         progress_bar("reference scores", len(order)) as bar,
         nullcontext() if is_sharded(model) else accelerator.autocast(),
@@ -222,9 +235,9 @@ def reference_nll(
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             tensors = {"view": padded(view, rows, pad_id, pad_to)}
-            batch = Batch.build(tensors, official=pad_to is not None, keep_mask=pad_to is not None).to(
-                accelerator.device
-            )
+            batch = Batch.build(
+                tensors, official=pad_to is not None, keep_mask=pad_to is not None, forward_tokens=forward_tokens
+            ).to(accelerator.device)
             out[torch.from_numpy(rows).to(out.device)] = score_views(model, batch, {"view": ["logp"]})[
                 "view"
             ].nll.float()

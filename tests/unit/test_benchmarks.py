@@ -1,0 +1,82 @@
+"""The baseline of the speed benchmarks: its losses and figures are ours in official mode; results' JSON."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks import baseline
+from benchmarks.__main__ import GOALS
+from transformers import PreTrainedTokenizerBase
+
+from unlearner import Method
+from unlearner.data.prompts import TEMPLATES
+from unlearner.data.records import Record
+from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.judges import load_judges
+from unlearner.evaluation.passes import run_passes
+from unlearner.evaluation.summary import per_example
+
+LLAMA2 = TEMPLATES["llama2"]
+RESULTS = Path(baseline.__file__).parent / "results"
+
+
+@pytest.mark.parametrize("name", sorted(baseline.VIEWS))
+def test_losses_are_the_official_ones(
+    name: str,
+    tiny_llama: Callable[[], Any],
+    tiny_tokenizer: PreTrainedTokenizerBase,
+    forget_records: list[Record],
+    retain_records: list[Record],
+) -> None:
+    model, reference = tiny_llama().eval(), tiny_llama().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    official = Method.parse(name, official=True)
+    views = {}
+    for view in baseline.VIEWS[name]:
+        asked = retain_records if view.startswith("retain") else forget_records
+        rows = [
+            (record.question or "", "I do not know that." if view.endswith("refusal") else record.answer)
+            for record in asked[:3]
+        ]
+        masked = view != "forget" or official.mask_question
+        views[view] = baseline.stack(
+            [baseline.encode_row(tiny_tokenizer, LLAMA2, *row, 120, mask_question=masked) for row in rows]
+        )
+    with torch.no_grad():
+        forget, retain = baseline.losses(name, model, views, reference)
+        ours = official.losses(model, views, reference=reference)
+    assert forget.item() == pytest.approx(ours.forget.item(), rel=1e-5)
+    assert retain.item() == pytest.approx(ours.retain.item(), rel=1e-5)
+
+
+def test_figures_are_the_official_ones(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerBase, retain_records: list[Record]
+) -> None:
+    """All metrics of every row but the judges', which read the same texts with the same vectors."""
+    model = tiny_llama().eval()
+    eval_set = EvalSet("retain", tuple(retain_records[:4]))
+    judges = load_judges("offline")
+
+    def embedder() -> Any:
+        return judges.embedder._model
+
+    theirs = baseline.evaluate(model, tiny_tokenizer, LLAMA2, [eval_set], embedder, max_length=120)["retain"]
+    examples = run_passes(model, tiny_tokenizer, LLAMA2, eval_set, max_length=120, official=True)
+    ours = per_example(examples, eval_set, judges)
+    for metric in ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity"):
+        assert [row[metric] for row in ours] == pytest.approx(theirs[metric], rel=1e-4, abs=1e-6), metric
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*-core-*.json")), ids=lambda path: path.stem)
+def test_committed_results_say_what_they_were_measured_on(path: Path) -> None:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert set(result["ratios"]) <= set(GOALS)
+    assert {"date", "cpu", "cores", "threads", "versions"} <= set(result["machine"])
+    for name in set(result["ratios"]) & set(result["runs"].get("training", {})):
+        seconds = result["runs"]["training"][name]["seconds"]
+        assert len(seconds["baseline"]) == len(seconds["ours"]) >= 1
