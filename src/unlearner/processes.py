@@ -196,6 +196,16 @@ class _Watch(threading.Thread):
         self.stopped = threading.Event()
         self.store.set(f"name/{rank()}", _name())
         self.store.set(f"beat/{rank()}", "0")
+        self.answered = time.monotonic()
+        threading.Thread(target=self._guard, name="guard", daemon=True).start()
+
+    def _guard(self) -> None:
+        """A question to a machine that is cut off never returns."""
+        while not self.stopped.wait(BEAT_SECONDS):
+            if time.monotonic() - self.answered > SILENCE_SECONDS:
+                lost = f"{_name()} has lost the main process' machine: {REPEAT}"
+                _say(lost, "bold red")
+                self._exit(f"1 {lost}")
 
     def run(self) -> None:
         beats, heard, since = 0, b"", time.monotonic()
@@ -207,6 +217,7 @@ class _Watch(threading.Thread):
                 beats += 1
                 self.store.set(f"beat/{rank()}", str(beats))
                 beat, now = self.store.get(f"beat/{following}"), time.monotonic()
+                self.answered = now
                 if beat != heard:
                     heard, since = beat, now
                 elif now - since > SILENCE_SECONDS:

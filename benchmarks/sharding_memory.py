@@ -1,0 +1,108 @@
+"""Peak memory of a process while a sharded model trains, with one, two and three processes, against the plan.
+
+    python -m benchmarks.sharding_memory          # two minutes, 10 GiB; writes benchmarks/results/
+
+Counted is what a process' resident memory rises by, at its peak over three steps of ME+GD in float32, above what the
+libraries take. The plan, for P weights of which R are around the layers (embeddings, norm, output embedding) and L in
+a layer, n processes, in float32:
+
+    4·4·P/n     weights, gradients and AdamW's two states, each process its part
+    + for n > 1: 4·3·R   the weights around the layers whole, their gradients, and these laid out to be summed
+                 4·3·L   the same of one layer
+
+Activations and what the allocator keeps are not in it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.loss_memory import resident
+from benchmarks.shapes import Shape
+from benchmarks.timing import machine
+from unlearner import processes
+from unlearner.config import TrainOptions
+from unlearner.data.batches import Plan
+from unlearner.data.prompts import TokenTable
+from unlearner.data.views import View
+from unlearner.methods import Method
+from unlearner.modeling.new import new_model
+from unlearner.training import loop
+
+SHAPE = Shape(vocabulary=8192, hidden=1024, inner=4096, layers=14, heads=16, kv_heads=8)
+LENGTH, ITEMS, STEPS = 32, 6, 3
+
+
+def planned(count: int) -> float:
+    """Bytes of one of `count` processes."""
+    layer = SHAPE.body / SHAPE.layers
+    around = SHAPE.parameters - SHAPE.body
+    return 16 * SHAPE.parameters / count + (12 * (around + layer) if count > 1 else 0)
+
+
+def measure(folder: Path) -> int:
+    """The rise of this process' memory, in bytes."""
+    options = TrainOptions(
+        model="", precision="fp32", lr=1e-5, epochs=STEPS, batch_size=ITEMS, accumulation=1, save_every=1000,
+    )  # fmt: skip
+    processes.join()
+    _, tokenizer = new_model("new:hidden=32,layers=1,heads=2,vocabulary=300", ["a few words"], seed=0)
+    accelerator = loop.make_accelerator(options, folder)
+    method, plan = Method.parse("ME+GD"), Plan(ITEMS, STEPS, ITEMS, 1, seed=0)
+    ids = np.random.default_rng(0).integers(3, 8000, ITEMS * LENGTH, dtype=np.int32)
+    table = TokenTable(ids, np.arange(ITEMS + 1) * LENGTH, np.full(ITEMS, 4, np.int32), np.ones(ITEMS, bool))
+    view = View(table, np.tile(np.arange(ITEMS), (STEPS, 1)), np.full(ITEMS, 4))
+    before = resident("VmRSS")
+    model = SHAPE.make(dtype=torch.float32)
+    engine: Any = "fsdp" if processes.count() > 1 else "ddp"
+    model, _ = loop.place(model, None, method, options, accelerator, engine)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: how a model is loaded is not asked here
+    peak = 0
+
+    def at_epoch(_: Any, epoch: int) -> bool:
+        nonlocal peak
+        peak = resident("VmHWM")
+        return False
+
+    views = dict.fromkeys(method.needs, view)
+    loop.train(
+        model, tokenizer, method, views, plan, options, folder, accelerator=accelerator, parallel=engine,
+        at_epoch=at_epoch,
+    )  # fmt: skip
+    return peak - before
+
+
+def main() -> None:
+    rows = []
+    for count in (1, 2, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+            subprocess.run(
+                [*launch, "-m", "benchmarks.sharding_memory", folder], check=True, stdout=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+            peaks = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("peak-*.json"))]
+        row = {"processes": count, "planned_bytes": round(planned(count)), "peak_bytes": peaks}
+        row["largest_over_planned"] = round(max(peaks) / planned(count), 3)
+        rows.append(row)
+        print(json.dumps(row))
+    result = {"parameters": SHAPE.parameters, "shape": vars(SHAPE), "machine": machine(), "runs": rows}
+    path = Path(__file__).parent / "results" / "sharding_memory.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        place = Path(sys.argv[1])
+        (place / f"peak-{processes.rank()}.json").write_text(str(measure(place)))
+        processes.leave()
+    else:
+        main()
