@@ -109,7 +109,7 @@ def ours(
     """The steps as `training/loop.py` takes them."""
     if options.lora:
         model = loop.add_lora(model, options)
-    reference = loop._reference(model, method, None, accelerator)
+    reference = loop._reference(model, method, None)
     known = {
         name: loop.reference_nll(model, views[name], EOS, None, options.max_tokens, accelerator)
         for name in method.reference_nll

@@ -3,6 +3,7 @@
     python -m benchmarks.memory_plan                    the tables of docs/scaling.md, as Markdown
     python -m benchmarks.memory_plan --check 0.5b       a plan against the peak that is measured on this machine's CPU
 
+A plan of many layers is that of two and of four layers, drawn on in a straight line: layers are alike.
 torch's `FakeTensorMode` runs the objective, its backward pass and the optimiser without memory or arithmetic, and its
 `MemTracker` follows what would lie there, so that the tables know whatever the code does. Time is arithmetic:
 operations ÷ (the share of its peak that a device is assumed to reach).
@@ -11,6 +12,7 @@ operations ÷ (the share of its peak that a device is assumed to reach).
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -35,8 +37,8 @@ from unlearner.modeling.scoring import Batch
 from unlearner.training import loop
 from unlearner.training.objective import Objective
 
-ROW, LABELLED = 128, 85
-"""Tokens of a row, and how many of them are labelled."""
+ROW, LABELLED, TOKENS = 128, 85, 16_384
+"""Tokens of a row, how many of them are labelled, and the tokens of one forward (`--max-tokens`)."""
 PART_NAMES = {"Parameter": "weights", "Gradient": "gradients", "Optstate": "states", "Activation": "activations"}
 PEAK_OPERATIONS, MFU = {"A100": 312e12, "H100": 989e12, "H200": 989e12}, 0.4
 """Published dense bf16 peaks, and the share of them that is assumed, for there was no GPU to measure on."""
@@ -84,16 +86,25 @@ def step(objective: Any, optimizer: Any, autocast: Any, batch: Batch, tracker: M
 
 def plan(
     shape: Shape, name: str = "ME+GD", *, lora: bool = False, precision: str = "pure-bf16", optimizer: str = "adamw",
-    checkpointing: bool = False, tokens: int = 16384, chunk_bytes: int = scoring.CHUNK_BYTES["cuda"],
-    layers: int | None = None,
+    checkpointing: bool = False, tokens: int = TOKENS, chunk_bytes: int = scoring.CHUNK_BYTES["cuda"],
 ) -> dict[str, int]:  # fmt: skip
     """Bytes at the peak of a step, by part, and their `total`.
 
     `vocabulary` is what passes at the peak: chunks of logits and the head's gradient. `states` of adamw-8bit are
     reckoned: one byte each and a float32 for every 256 of them.
     """
-    method = Method.parse(name)
-    options = options_for(lora=lora, precision=precision, checkpointing=checkpointing)
+
+    def of(layers: int) -> dict[str, int]:
+        options = options_for(lora=lora, precision=precision, checkpointing=checkpointing)
+        return _followed(shape, Method.parse(name), options, tokens, chunk_bytes, layers, optimizer)
+
+    two, four = of(2), of(4)
+    return {part: two[part] + (four[part] - two[part]) * (shape.layers - 2) // 2 for part in two}
+
+
+def _followed(
+    shape: Shape, method: Method, options: TrainOptions, tokens: int, chunk_bytes: int, layers: int, optimizer: str
+) -> dict[str, int]:
     batch = batch_of(method, tokens)
     with _sizes_only(chunk_bytes), FakeTensorMode(allow_non_fake_inputs=True):
         objective, adamw, autocast = prepared(shape, method, options, layers)
@@ -135,3 +146,107 @@ def _sizes_only(chunk_bytes: int) -> Iterator[None]:
         patch.object(torch.nn.Module, "_apply", lambda self, *_, **__: self),
     ):
         yield
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+PLANS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("full", {}),
+    ("full, 8-bit states", {"optimizer": "adamw-8bit"}),
+    ("full, bf16 arithmetic only", {"precision": "bf16"}),
+    ("LoRA", {"lora": True, "tokens": 4096}),
+)
+"""What the tables show, by the options of `plan`; all with recomputed activations."""
+COLUMNS = ("weights", "gradients", "states", "activations", "vocabulary", "total")
+
+
+def tables() -> str:
+    """Markdown: a row for every shape and way of training, in GB (10⁹ bytes)."""
+    lines = [f"| model | training | tokens of a forward | {' | '.join(COLUMNS)} |", f"|---|---|---{'|---' * 6}|"]
+    for name in ("1b", "8b", "70b"):
+        for way, options in PLANS:
+            made = plan(SHAPES[name], checkpointing=True, **options)
+            cells = " | ".join(f"{made[column] / 1e9:.1f}" for column in COLUMNS)
+            lines.append(f"| {name.upper()} | {way} | {options.get('tokens', TOKENS):,} | {cells} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def times(rows: int = 400, epochs: int = 5) -> str:
+    """Markdown: hours for `epochs` over as many forget and retain rows, at `MFU` of a device's peak."""
+    lines = ["| model | operations | one A100 | one H100 or H200 |", "|---|---|---|---|"]
+    for name in ("1b", "8b", "70b"):
+        shape = SHAPES[name]
+        # Forward, backward (2) and, with recomputed activations, the layers' forward once more.
+        work = 4 * shape.forward_flops([ROW] * 2 * rows * epochs, LABELLED * 2 * rows * epochs)
+        minutes = [work / (MFU * PEAK_OPERATIONS[device]) / 60 for device in ("A100", "H100")]
+        lines.append(f"| {name.upper()} | {work:.1e} | " + " | ".join(f"{m:.1f} min" for m in minutes) + " |")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------------- check
+
+
+RETURNING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+"""glibc's malloc otherwise keeps what was freed, in pieces: up to 1.6 GB here that no tensor holds."""
+
+
+def measured(name: str, method: str, lora: bool, tokens: int) -> dict[str, float]:
+    """What this process' resident memory rises by in real steps in float32, at its peak, and seconds of a step."""
+    options = options_for(lora=lora, precision="fp32", checkpointing=True)
+    batch = batch_of(Method.parse(method), tokens)
+    if lora:
+        import peft  # noqa: F401  # libraries are no part of the peak
+    before = loss_memory.resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    objective, optimizer, autocast = prepared(SHAPES[name], Method.parse(method), options, None)
+    step(objective, optimizer, autocast, batch)
+    start = time.perf_counter()
+    step(objective, optimizer, autocast, batch)
+    return {
+        "seconds": time.perf_counter() - start,
+        "peak_bytes": loss_memory.resident("VmHWM") - before,
+    }
+
+
+def check(name: str, tokens: int = 512) -> dict[str, Any]:
+    """Plans against measurements, each in a process of its own."""
+    found: dict[str, Any] = {"machine": machine(), "shape": name, "tokens": tokens, "precision": "fp32", "runs": []}
+    for method, lora in (("ME+GD", False), ("ME+KL", False), ("ME+GD", True), ("ME+KL", True)):
+        planned = plan(
+            SHAPES[name], method, lora=lora, precision="fp32", checkpointing=True, tokens=tokens,
+            chunk_bytes=scoring.CHUNK_BYTES["cpu"],
+        )  # fmt: skip
+        command = [sys.executable, "-m", __spec__.name, "--measure", json.dumps([name, method, lora, tokens])]
+        real = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=RETURNING).stdout)
+        off = planned["total"] / real["peak_bytes"] - 1
+        found["runs"].append({"method": method, "lora": lora, "planned": planned, "measured": real, "off": off})
+        print(
+            f"{name} {method:7}{' LoRA' if lora else ' full'}  planned {planned['total'] / 1e9:6.2f} GB   "
+            f"measured {real['peak_bytes'] / 1e9:6.2f} GB   {off:+.1%}",
+            flush=True,
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], prog="python -m benchmarks.memory_plan")
+    parser.add_argument("--check", choices=list(SHAPES), help="measure real steps of this shape on the CPU")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure is not None:
+        print(json.dumps(measured(*options.measure)))
+    elif options.check is not None:
+        found = check(options.check)
+        options.output.mkdir(parents=True, exist_ok=True)
+        path = options.output / f"{found['machine']['date']}-memory-plan-{options.check}.json"
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"written to {path}")
+    else:
+        print(f"{tables()}\n\n{times()}")
+
+
+if __name__ == "__main__":
+    main()
