@@ -46,10 +46,10 @@ def everything(tofu: Path, runs: Path) -> None:
     )
     settings = (
         f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 --accumulation 1 "
-        "--eval-limit 80 --max-new-tokens 64 --judge offline --jobs 2"
+        "--max-new-tokens 64 --judge offline --jobs 2"
     )
-    run(f"bench fictitious {settings} --tune lr=5e-5,1e-4,2e-4,4e-4 --output {runs}/fictitious")
-    run(f"bench continual {settings} --methods GA+GD NPO+GD ME+GD IDK+AP --tasks 4 --output {runs}/continual")
+    run(f"bench fictitious {settings} --eval-limit 80 --tune lr=5e-5,1e-4,2e-4,4e-4 --output {runs}/fictitious")
+    run(f"bench continual {settings} --eval-limit 40 --methods GA+GD NPO+GD ME+GD --tasks 3 --output {runs}/continual")
 
 
 if __name__ == "__main__":
