@@ -25,6 +25,7 @@ from unlearner.bench.cells import make_cell
 from unlearner.bench.workers import _in_processes
 from unlearner.cli import main
 from unlearner.config import BenchConfig
+from unlearner.data.profiles import builtin
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
 from unlearner.scenarios import SCENARIOS
