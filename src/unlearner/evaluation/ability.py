@@ -3,6 +3,7 @@ can do that neither set asks for. The paper's five tasks, or any other by name."
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,13 @@ def _measured(model: Any, tokenizer: Any, options: EvalOptions, autocast: Any) -
 
 
 def _tasks(options: EvalOptions) -> Any:
+    return _task_manager(options.lm_eval_tasks)
+
+
+@cache  # it reads thousands of files
+def _task_manager(folder: str | None) -> Any:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UserError('--lm-eval needs lm-evaluation-harness: pip install "unlearner[lm-eval]"') from error
-    return TaskManager(include_path=options.lm_eval_tasks)
+    return TaskManager(include_path=folder)
