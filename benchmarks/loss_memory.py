@@ -7,6 +7,7 @@ output embedding is trained, its gradient: both ways need those. Each measuremen
 """
 
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -23,6 +24,9 @@ from unlearner.modeling.scoring import Head, token_scores
 VOCABULARY, HIDDEN, TOKENS = 128_256, 2_048, 2_048
 KINDS = ("logp", "mean_logp")
 """What CE, NPO and DPO need, and what ME needs."""
+
+RETURNING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+"""glibc's malloc otherwise keeps what was freed, in pieces: up to 1.6 GB here that no tensor holds."""
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor, kind: str) -> Tensor:

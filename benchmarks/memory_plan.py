@@ -12,7 +12,6 @@ operations ÷ (the share of its peak that a device is assumed to reach).
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -188,10 +187,6 @@ def times(rows: int = 400, epochs: int = 5) -> str:
 # --------------------------------------------------------------------------------------------------------------- check
 
 
-RETURNING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-"""glibc's malloc otherwise keeps what was freed, in pieces: up to 1.6 GB here that no tensor holds."""
-
-
 def measured(name: str, method: str, lora: bool, tokens: int) -> dict[str, float]:
     """What this process' resident memory rises by in real steps in float32, at its peak, and seconds of a step."""
     options = options_for(lora=lora, precision="fp32", checkpointing=True)
@@ -219,7 +214,9 @@ def check(name: str, tokens: int = 512) -> dict[str, Any]:
             chunk_bytes=scoring.CHUNK_BYTES["cpu"],
         )  # fmt: skip
         command = [sys.executable, "-m", __spec__.name, "--measure", json.dumps([name, method, lora, tokens])]
-        real = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=RETURNING).stdout)
+        real = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=loss_memory.RETURNING).stdout
+        )
         off = planned["total"] / real["peak_bytes"] - 1
         found["runs"].append({"method": method, "lora": lora, "planned": planned, "measured": real, "off": off})
         print(

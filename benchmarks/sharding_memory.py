@@ -14,7 +14,6 @@ Activations and what the allocator keeps are not in it.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.loss_memory import resident
+from benchmarks.loss_memory import RETURNING, resident
 from benchmarks.shapes import Shape
 from benchmarks.timing import machine
 from unlearner import processes
@@ -86,7 +85,7 @@ def main() -> None:
             launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
             subprocess.run(
                 [*launch, "-m", "benchmarks.sharding_memory", folder], check=True, stdout=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**RETURNING, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
             peaks = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("peak-*.json"))]
         row = {"processes": count, "planned_bytes": round(planned(count)), "peak_bytes": peaks}
