@@ -49,7 +49,10 @@ def everything(tofu: Path, runs: Path) -> None:
         "--max-new-tokens 64 --judge offline --jobs 2"
     )
     run(f"bench fictitious {settings} --eval-limit 80 --tune lr=5e-5,1e-4,2e-4,4e-4 --output {runs}/fictitious")
-    run(f"bench continual {settings} --eval-limit 40 --methods GA+GD NPO+GD ME+GD --tasks 3 --output {runs}/continual")
+    run(
+        f"bench continual {settings} --lr 2e-4 --eval-limit 40 --methods GA+GD NPO+GD ME+GD --tasks 3 "
+        f"--output {runs}/continual"
+    )
 
 
 if __name__ == "__main__":
