@@ -270,6 +270,9 @@ def test_ray_tasks_and_processes_give_the_same_numbers(
     processes = {**options, "output": tmp_path / "processes", "jobs": 2}
     assert in_process(["bench", "fictitious", *arguments(processes)], tmp_path) == 0
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for patience in ("health_check_timeout_ms", "health_check_initial_delay_ms"):
+        monkeypatch.setenv(f"RAY_{patience}", "120000")  # else two nodes on a busy machine count as dead
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "300")
     cluster = Cluster()
     try:
         for _ in range(2):
