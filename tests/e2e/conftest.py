@@ -233,7 +233,7 @@ def in_process(typed: Sequence[str], folder: Path, moment: Moment | None = None)
     environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
     process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), moment))
     process.start()
-    process.join(120)
+    process.join(400)
     assert process.exitcode is not None, "the command hangs"
     return process.exitcode
 

@@ -67,7 +67,7 @@ def test_a_killed_process_ends_the_run_and_repeating_it_goes_on(files: Files, tm
         assert not (killed / "model").exists()
     again, undisturbed = torchrun(forgetting(files, killed)), torchrun(forgetting(files, whole))
     for run in (again, undisturbed):
-        out, said = run.communicate(timeout=120)
+        out, said = run.communicate(timeout=400)
         assert run.returncode == 0, said
         assert out.count("The model is in") == 1 and said.count("2 processes, fsdp") == 1
     assert contents(killed) == contents(whole)
@@ -94,7 +94,7 @@ def test_two_agents_make_what_one_makes(files: Files, tmp_path: Path) -> None:
             for node in range(nodes)
         ]
         for run in runs:
-            _, said = run.communicate(timeout=120)
+            _, said = run.communicate(timeout=400)
             assert run.returncode == 0, said
         made.append(contents(output))
     assert made[0] == made[1]
@@ -122,6 +122,6 @@ def test_the_choice_is_by_size_and_said(
 @pytest.mark.slow
 def test_a_bench_under_torchrun_says_how_to_start_it(tmp_path: Path) -> None:
     run = torchrun(["bench", "fictitious", "--output", str(tmp_path / "bench")])
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=300)
     assert run.returncode != 0 and "call it without torchrun" in said
     assert not (tmp_path / "bench").exists()

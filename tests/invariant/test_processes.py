@@ -96,7 +96,7 @@ def main(folder: Path, killed: Path | None) -> None:
 # ---------------------------------------------------------------------------------------------------------------- tests
 
 
-def torchrun(count: int, *command: str, timeout: int = 90) -> "subprocess.CompletedProcess[str]":
+def torchrun(count: int, *command: str, timeout: int = 400) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     return subprocess.run([*launch, *command], env=environment, capture_output=True, text=True, timeout=timeout)
