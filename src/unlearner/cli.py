@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -125,7 +126,7 @@ def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
 
 def _teach(config_type: type, program: str) -> str:
     return (
-        (config_type.__doc__ or "")
+        cleandoc(config_type.__doc__ or "")
         + EXAMPLES.get(program, "")
         + "\n\nAny option may stand in a YAML file: --config FILE."
     )

@@ -188,6 +188,7 @@ def test_sources(source: str, parts: list[str], place_of_it: str, refused: Calla
         (forgetting(retain="half_text.jsonl", method="IDK+AP"), ["half_text.jsonl, row 2 is plain text"]),
         (evaluating(), ["nothing to evaluate: give --forget"]),
         (finetuning(exclude="forget.jsonl"), ["--exclude forget.jsonl leaves no row"]),
+        (finetuning(exclude="retain.jsonl"), ["--exclude retain.jsonl has no row of --data"]),
         (finetuning(exclude="forgte.jsonl"), ["no file forgte.jsonl"]),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_cells_are_the_runs_that_forget_makes(
 def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> None:
     """A continual bench, killed at many moments, then with a cell that fails, ends as one without any of it."""
     given = {**options, "methods": ["NPO+GD", "ME+GD"], "seeds": [1], "tasks": 2, "eval_limit": 4}
-    given |= {"tune": "lr=1e-4,1e-3", "lr": None}
+    given |= {"tune": ["lr=1e-4", "pairing=fixed,redrawn"], "lr": None}
     clean, broken = tmp_path / "clean" / "bench", tmp_path / "broken" / "bench"
     for output in (clean, broken):
         output.parent.mkdir()
@@ -163,7 +164,7 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     for moment in (
         Moment("os.rename", "bench.json"),
         Moment("open", "before-forget01/passes.jsonl", 2),
-        Moment("os.rename", "lr=0.0001/retention.json"),
+        Moment("os.rename", "lr=0.0001,pairing=fixed/retention.json"),
         Moment("os.rename", "tuning.json"),
         Moment("os.rename", "seed-1/task-01/model"),
         Moment("os.rename", "seed-1/task-02/earlier/1/summary.json"),
@@ -174,6 +175,7 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     (begun / "task-01").write_text("in the way")
     assert in_process(typed, broken.parent) == 1
     assert "ME+GD, forget01, seed 1: --output" in (broken / "table.md").read_text()
+    assert "ME+GD, forget01, seed 1 failed: --output" in (broken.parent / "said.txt").read_text()
     failed = [row for row in table(broken) if row["status"] == "failed"]
     assert [(row["method"], row["seed"]) for row in failed] == [("ME+GD", "1")]
     assert "is a file" in failed[0]["error"]
@@ -182,6 +184,13 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     assert in_process(typed, broken.parent) == 0
     place = ("run.json", "config.yaml", "bench.json")  # these name it
     assert measured(broken, *place) == measured(clean, *place)
+    told = json.loads((clean / "tuning.json").read_text())
+    for method in ("NPO+GD", "ME+GD"):  # the same grid for each; what was chosen was run
+        tried = [{name: trial[name] for name in ("lr", "pairing")} for trial in told[method]["forget01"]["trials"]]
+        assert tried == [{"lr": 1e-4, "pairing": "fixed"}, {"lr": 1e-4, "pairing": "redrawn"}]
+        chosen = told[method]["forget01"]["chosen"]["pairing"]
+        assert {row["pairing"] for row in table(clean) if row["method"] == method} == {chosen}
+        assert f"| {method} | 0.0001 | {chosen} | 1 of 1 |" in (clean / "table.md").read_text()
 
 
 def test_a_finished_bench_is_left_as_it_is(whole: Path, options: dict[str, Any]) -> None:
@@ -208,6 +217,12 @@ def test_retention_is_what_the_evaluations_say(options: dict[str, Any], tmp_path
     begins, ends = (json.loads((cell / p / "summary.json").read_text()) for p in ("task-03/before", "task-02"))
     assert begins["sets"]["retain"] == ends["sets"]["retain"]
     assert begins["model_utility"] == told["model_utility"][1]
+    # The models of finished cells may be deleted (docs/reproduce.md).
+    results = (tmp_path / "bench" / "results.csv").read_text()
+    for model in cell.glob("task-*/model"):
+        shutil.rmtree(model)
+    assert in_process(typed, tmp_path) == 0, (tmp_path / "said.txt").read_text()
+    assert (tmp_path / "bench" / "results.csv").read_text() == results
 
 
 @dataclass(frozen=True)
@@ -452,6 +467,9 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
         ({"tune": "lr"}, ["--tune lr: write an option and its values"]),
         ({"tune": "lrr=1"}, ["unknown option 'lrr'", "'lr'"]),
         ({"tune": "lr=1,2"}, ["--tune tries values of lr, which is also given"]),
+        ({"tune": ["beta=1", "beta=2"]}, ["--tune tries values of beta, which is also given"]),
+        ({"tune": "beta=0.1,.1"}, ["--tune beta=0.1,.1 names a value twice"]),
+        ({"tune": "beta=-1"}, ["--beta must be a positive number, not -1.0"]),
         ({"jobs": 2, "ray": "local"}, ["--jobs is for one machine and --ray for several"]),
         ({"epoch": 2}, ["unknown option --epoch: did you mean '--epochs'?"]),
     ],

@@ -1,4 +1,4 @@
-"""What the README tells a user to type works as it stands there."""
+"""What the README and docs/ tell a user to type works as it stands there."""
 
 import json
 import re
@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 
 from unlearner import cli
+from unlearner.bench.cells import typed
+from unlearner.config import BenchConfig
 from unlearner.data.profiles import builtin
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    """Every `unlearner` command of the README, continuation lines joined."""
-    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line)[1:] for line in lines if line.startswith("unlearner ")]
+def commands(page: str = README) -> list[list[str]]:
+    """Every `unlearner` command of a page, continuation lines joined and comments left out."""
+    lines = "\n".join(blocks("sh", page)).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("unlearner ")]
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Any) -> Path:
 
 
 def test_the_two_commands_are_make_targets() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", blocks("sh")[0], re.MULTILINE):
         assert re.search(rf"^{target}: setup", makefile, re.MULTILINE), target
 
@@ -57,11 +61,19 @@ def test_the_python_example(user: Path, capsys: pytest.CaptureFixture[str], monk
     assert str(Path("runs/me/model")) in capsys.readouterr().out
 
 
-def test_every_option_in_the_readme_exists() -> None:
-    for name, *rest in commands():
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_told_of_exists(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for file in blocks("yaml", text):
+        Path("bench.yaml").write_text(file, encoding="utf-8")
+    for name, *rest in commands(text):
         config_type, _ = cli.COMMANDS[name]
-        assert config_type is not None
-        cli.parse(config_type, rest, f"unlearner {name}")
+        if config_type is not None:
+            config = cli.parse(config_type, rest, f"unlearner {name}")
+            if isinstance(config, BenchConfig):
+                for option, value in config.options.items():
+                    typed(option, value)
 
 
 def test_every_method_and_metric_is_listed() -> None:
@@ -75,6 +87,5 @@ def test_every_method_and_metric_is_listed() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    root = Path(__file__).parents[2]
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (root / target).exists(), target
+        assert (ROOT / target).exists(), target

@@ -14,7 +14,7 @@ from unlearner.bench.cells import Before, Cell, make_cell, typed
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.workers import Job, check_ray, run_all
 from unlearner.config import BenchConfig, with_preset
-from unlearner.console import note, progress_bar
+from unlearner.console import console, note, progress_bar
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.files import is_leftover, read_json, remove_leftovers, space_errors, write_json
@@ -72,9 +72,11 @@ def bench(config: BenchConfig) -> BenchResult:
 
         def work(jobs: Sequence[Job]) -> None:
             nonlocal done
-            for _ in run_all(jobs, config) if jobs else ():
+            for job in run_all(jobs, config) if jobs else ():
                 done += 1
                 bar(done)
+                if not console.is_terminal:  # no bar there: a line in the log
+                    note(f"{done} of {total}: {job.name}" + (f" failed: {job.error}" if job.error else ""))
 
         work(befores)
         work(tries)
@@ -146,7 +148,6 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         if cell.seed != config.seeds[0]:
             continue
         first = with_preset(cell.runs[0])
-        first.check()
         if first.lora and not first.merge and cell.continual:
             raise UserError("--lora needs --merge in the continual scenario: the next task trains a new adapter.")
         read_inputs(first)
@@ -235,9 +236,11 @@ def _grid(config: BenchConfig) -> list[dict[str, Any]]:
         name = name.replace("-", "_")
         if not equals or not values:
             raise UserError(f"--tune {axis}: write an option and its values, as in lr=1e-5,5e-6.")
-        if name in config.options:
+        if name in config.options or name in axes:
             raise UserError(f"--tune tries values of {name}, which is also given: leave one out.")
         axes[name] = [typed(name, value) for value in values.split(",")]
+        if any(axes[name].count(value) > 1 for value in axes[name]):
+            raise UserError(f"--tune {axis} names a value twice: leave one out.")
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes else []
 
 

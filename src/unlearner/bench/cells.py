@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import console
@@ -41,7 +41,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.method}, {self.split}, seed {self.seed}"
+        """ME+GD, forget01, seed 1; or what a trial of --tune tries: ME+GD, forget01, lr=1e-05."""
+        return f"{self.method}, {self.split}, {self.folder.name.replace('seed-', 'seed ')}"
 
     @property
     def finished(self) -> bool:
@@ -102,6 +103,7 @@ class Cell:
 class Before:
     """The evaluation of the model before unlearning, which all cells of a split share."""
 
+    error: ClassVar[None] = None
     split: str
     config: ForgetConfig
     known: Path
@@ -131,7 +133,7 @@ def quiet() -> Iterator[None]:
 
 
 def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: Path, chosen: Mapping[str, Any]) -> Cell:
-    """The cell in `folder`; `chosen` are options that were tuned."""
+    """The cell in `folder`; `chosen` are options that were tuned. Raises UserError for an option that cannot be."""
     scenario = SCENARIOS[config.scenario]
     builtin = config.data == BUILTIN
     rows = (scenario.builtin if builtin else scenario.splits)[split]
@@ -144,6 +146,7 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
     first = ForgetConfig(
         model=model, method=method, preset=config.scenario, seed=seed, output=str(folder), **options  # type: ignore[arg-type]
     )  # fmt: skip
+    first.check()
     if first.retrained is not None:
         first = replace(first, retrained=first.retrained.replace("{split}", split))
     runs = [first]

@@ -178,7 +178,7 @@ def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], c
         line = ["before", *("–" for _ in settings), "–", *(_number(before.get(name)) for name in shown)]
         lines.append(line + ["–", "–"] * bool(published))
     for method, rows in by_method.items():
-        line = [method, *(f"{rows[0][name]:g}" if rows else "–" for name in settings)]
+        line = [method, *(_setting(rows[0][name]) if rows else "–" for name in settings)]
         line.append(f"{len(rows)} of {len(results.config.seeds)}")
         line += [_mean(rows, name) for name in shown]
         if published:
@@ -252,6 +252,10 @@ def _mean(rows: Sequence[Row], name: str) -> str:
     if not values:
         return "–"
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _setting(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -38,6 +38,8 @@ def finetune(config: FinetuneConfig) -> Path:
         kept = [r for r in records if (r.question, r.answer) not in excluded]
         if not kept:
             raise UserError(f"--exclude {config.exclude} leaves no row to learn: choose other --data.")
+        if len(kept) == len(records):  # a model that passes for one that never saw them should not have learned them
+            raise UserError(f"--exclude {config.exclude} has no row of --data, question and answer: leave it out.")
         note(f"{len(records) - len(kept)} of {len(records)} rows are left out by --exclude {config.exclude}")
         records = kept
     model, tokenizer = _model(config, records)
