@@ -1,13 +1,15 @@
 """The baseline of the speed benchmarks: its losses and figures are ours in official mode; results' JSON."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from benchmarks import baseline
+from benchmarks import baseline, growth, loss_memory
 from benchmarks.__main__ import GOALS
 from transformers import PreTrainedTokenizerBase
 
@@ -70,6 +72,50 @@ def test_figures_are_the_official_ones(
     ours = per_example(examples, eval_set, judges)
     for metric in ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity"):
         assert [row[metric] for row in ours] == pytest.approx(theirs[metric], rel=1e-4, abs=1e-6), metric
+
+
+@pytest.mark.parametrize("kind", loss_memory.KINDS)
+def test_both_ways_of_the_loss_have_the_same_gradients(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(size, 16, generator=generator) for size in (7, 50))
+    targets = torch.randint(50, (7,), generator=generator)
+    found = []
+    for score in (loss_memory.plain, loss_memory.ours):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        scores = score(h, w, targets, kind)
+        scores.mean().backward()
+        found.append((scores.detach(), h.grad, w.grad))
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_is_measured_with_a_malloc_that_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise what glibc keeps of freed pieces counts as the loss' memory. Tiny sizes, real processes."""
+    environments = []
+    run = subprocess.run
+
+    def watched(command: list[str], **options: Any) -> Any:
+        environments.append(options["env"])
+        code = (
+            "import json, sys; from benchmarks import loss_memory as m; m.VOCABULARY, m.HIDDEN = 20_000, 64; "
+            "print(json.dumps(m.measurement(*sys.argv[1:], tokens=256)))"
+        )
+        return run([sys.executable, "-c", code, *command[3:]], **options)
+
+    monkeypatch.setattr(loss_memory, "KINDS", ("logp",))
+    monkeypatch.setattr(subprocess, "run", watched)
+    ratios, runs = loss_memory.benchmark(1)
+    assert all(each["MALLOC_MMAP_THRESHOLD_"] == "65536" for each in environments)
+    assert set(ratios) == {"loss_memory", "loss_time"}
+    assert {name: {way: len(rows) for way, rows in found.items()} for name, found in runs.items()} == {
+        f"logp, head {head}": {"plain": 1, "ours": 1} for head in ("trained", "frozen")
+    }
+
+
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_a_start_is_measured_on_as_many_rows_as_it_says(name: str) -> None:
+    assert len(growth.made_rows(name, 100)) == 100
+    assert len(growth.made_rows(name, 2000)) == 2000
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*-core-*.json")), ids=lambda path: path.stem)
