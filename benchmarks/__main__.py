@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--tofu", type=Path, help="folder with TOFU's files; built-in rows stand in for them")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     options = parser.parse_args()
+    if options.tofu is not None and not options.tofu.is_dir():
+        parser.error(f"--tofu {options.tofu} is no folder: name the one that holds forget01.json and retain90.json")
     texts = load_texts(options.tofu)
     result: dict[str, Any] = {"machine": machine(), "texts": texts.name, "model": MODEL, "runs_each": options.runs}
     ratios: dict[str, float] = {}

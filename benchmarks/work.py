@@ -64,6 +64,7 @@ def load_texts(tofu: Path | None) -> Texts:
         }  # fmt: skip
         rows = {name: load_records(f"{tofu}:{source}") for name, source in sources.items()}
         return Texts("TOFU forget01", refusals=refusals, **rows)
+    print("TOFU is not here (../shared/data/tofu is no folder, see --tofu): built-in rows stand in for it", flush=True)
     forget = load_records(f"builtin:forget:{BUILTIN_PEOPLE}")
     retain = load_records(f"builtin:retain:{BUILTIN_PEOPLE}")
     neighbours, facts = load_records("builtin:neighbours"), load_records("builtin:world_facts")

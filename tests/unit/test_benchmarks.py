@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import baseline, growth, loss_memory
+from benchmarks import __main__ as command
+from benchmarks import baseline, growth, loss_memory, work
 from benchmarks.__main__ import GOALS
 from transformers import PreTrainedTokenizerBase
 
@@ -110,6 +111,26 @@ def test_memory_is_measured_with_a_malloc_that_gives_back(monkeypatch: pytest.Mo
     assert {name: {way: len(rows) for way, rows in found.items()} for name, found in runs.items()} == {
         f"logp, head {head}": {"plain": 1, "ours": 1} for head in ("trained", "frozen")
     }
+
+
+def test_a_folder_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--tofu", str(tmp_path / "tofo")])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    assert "tofo is no folder" in capsys.readouterr().err
+
+
+def test_built_in_rows_stand_in_for_tofu_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(work, "SHARED_TOFU", tmp_path / "tofu")
+    texts = work.load_texts(None)
+    assert texts.name == "built-in people (TOFU is not here)"
+    assert len(texts.forget) == 40
+    assert "built-in rows stand in for it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["forget", "retain"])
