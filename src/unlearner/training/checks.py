@@ -1,11 +1,28 @@
 """What a user should know about the data before training, and what cannot be trained at all: counted, not guessed."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from unlearner.config import TrainOptions
 from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.errors import UserError
+from unlearner.modeling.load import load_model
+from unlearner.training.loop import weights_dtype
+
+
+def load_to_train(config: TrainOptions) -> Any:
+    """The model that training starts from; an adapter is merged into its base model. Raises UserError."""
+    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
+    if not hasattr(model, "peft_config"):
+        return model
+    if config.lora and not config.merge:
+        raise UserError(
+            f"{config.model} is an adapter already, and a second one cannot be saved on top of it: add --merge, or "
+            "train without --lora."
+        )
+    return model.merge_and_unload().requires_grad_(True)  # peft had frozen them
 
 
 def warn_truncated(views: Mapping[str, View], max_length: int) -> None:
