@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, Moment, arguments, contents, in_process, run_arguments, stamps, start, write_rows
 
@@ -47,6 +48,7 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         write_rows(folder / name, [ROW, second])
     write_rows(folder / "text.jsonl", [{"text": "Once upon a time."}])
+    write_rows(folder / "who.jsonl", [ROW])
     write_rows(folder / "tasks.jsonl", [{**ROW, "task_id": "a"}])
     _spoil_models(folder)
     for name, text in {
@@ -91,6 +93,12 @@ def _spoil_models(folder: Path) -> None:
     (spoilt("baseless", "config.json") / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     lost = {"peft_type": "LORA", "base_model_name_or_path": "../lost", "task_type": "CAUSAL_LM"}
     (spoilt("lost_base", "config.json") / "adapter_config.json").write_text(json.dumps(lost))
+    tokenizer = json.loads((folder / "good" / "tokenizer.json").read_text())
+    foreign = {"id": 400, "content": "Who", "special": False, "normalized": False, "single_word": False}
+    tokenizer["added_tokens"].append(foreign | {"lstrip": False, "rstrip": False})
+    (spoilt("foreign_tokenizer") / "tokenizer.json").write_text(json.dumps(tokenizer))
+    few = GPT2Config(vocab_size=400, n_embd=8, n_layer=1, n_head=1, n_positions=24, bos_token_id=0, eos_token_id=1)
+    GPT2LMHeadModel(few).save_pretrained(spoilt("few_positions", "*.safetensors"))
     with_config("wider", hidden_size=64)
     with_config("deeper", num_hidden_layers=3)
     with_config("unheard_of", model_type="unheard-of")
@@ -336,6 +344,28 @@ def test_option_files(file: str, parts: list[str], refused: Callable[..., str]) 
 def test_models(model: str, parts: list[str], refused: Callable[..., str]) -> None:
     refused(forgetting(model=model), *parts)
     refused(evaluating(model=model, forget="forget.jsonl"), *parts)
+
+
+@pytest.mark.parametrize("command", [forgetting, evaluating, finetuning])
+def test_a_tokenizer_of_another_model(command: Callable[..., list[str]], refused: Callable[..., str]) -> None:
+    source = {"data": "who.jsonl"} if command is finetuning else {"forget": "who.jsonl"}
+    refused(command(model="foreign_tokenizer", **source), "token 'Who' has number 400", "knows 400 tokens only")
+
+
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        (forgetting(model="few_positions"), "lower --max-length"),
+        (
+            forgetting(model="few_positions", forget="who.jsonl", batch_size=1, accumulation=1, official=True),
+            "lower --max-length",
+        ),
+        (finetuning(model="few_positions"), "lower --max-length"),
+        (evaluating(model="few_positions", forget="who.jsonl"), "lower --eval-max-length or --max-new-tokens"),
+    ],
+)
+def test_a_model_with_few_positions(typed: list[str], remedy: str, refused: Callable[..., str]) -> None:
+    refused(typed, remedy, "24 positions")
 
 
 @pytest.mark.parametrize("model", ["models/llama", "llama-3-8b-that-nobody-made", "good/mode", "new:"])

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from unlearner.config import TrainOptions
 from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.errors import UserError
-from unlearner.modeling.load import load_model
+from unlearner.modeling.load import check_fits, load_model
 from unlearner.training.loop import weights_dtype
 
 
@@ -33,6 +35,15 @@ def warn_truncated(views: Mapping[str, View], max_length: int) -> None:
             warn(
                 f"{cut} of {len(view.table)} {name} rows are longer than --max-length {max_length} tokens and were cut"
             )
+
+
+def check_training_fits(
+    model: Any, tokenizer: PreTrainedTokenizerBase, views: Mapping[str, View], pad_to: int = 0
+) -> None:
+    """Raises UserError for texts, padded to `pad_to` tokens, that the model has no embeddings for."""
+    tables = [view.table for view in views.values()]
+    longest = max(pad_to, *(int(table.lengths.max()) for table in tables))
+    check_fits(model, tokenizer, max(int(table.ids.max()) for table in tables), longest, "lower --max-length")
 
 
 def check_steps(plan: Plan) -> None:

@@ -21,7 +21,7 @@ from unlearner.modeling import new
 from unlearner.modeling.load import load_tokenizer, model_hash
 from unlearner.modeling.sharding import choose
 from unlearner.run import check_output, open_run, records_hash
-from unlearner.training.checks import check_room, check_steps, load_to_train, warn_truncated
+from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.loop import check_tracker, make_accelerator, train
 
 
@@ -52,6 +52,7 @@ def finetune(config: FinetuneConfig) -> Path:
         max_length=config.max_length, cache=cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)
+    check_training_fits(model, tokenizer, views)
     hashes = {"data": records_hash(records), "model": model_hash(config.model)}
     accelerator = make_accelerator(config, Path(config.output))
     folder = open_run(config.output, "finetune", settings, hashes)
