@@ -159,6 +159,8 @@ EXAMPLES = {
 
 def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[str]:
     """Arguments with those of the `--config` file put before them, so that the command line wins."""
+    if sum(argument.partition("=")[0] == "--config" for argument in arguments) > 1:
+        raise UserError("--config may be given once: put all options into one file.")
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option != "--config":
@@ -191,9 +193,11 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
         option = known[flag]
         if isinstance(value, dict | list) and get_origin(option.type) is not type(value):
             raise UserError(f"--config {file}: {key} takes one value, not {value!r}.")
+        if option.type is bool and not isinstance(value, bool):
+            raise UserError(f"--config {file}: {key} must be true or false, not {value!r}.")
         if (value is None and option.default in (None, MISSING)) or value in ([], {}):
             continue
-        if isinstance(value, bool) and option.type is bool:
+        if option.type is bool:
             arguments.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, dict):
             arguments += [flag, *(str(part) for pair in value.items() for part in pair)]
