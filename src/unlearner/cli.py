@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from inspect import cleandoc
@@ -39,6 +40,7 @@ options on the command line win.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit code 0 if all went well, 1 for failed cells of a bench, 2 for what the user can mend."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries tell one another's programmers
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
