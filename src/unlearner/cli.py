@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from inspect import cleandoc
@@ -39,6 +40,7 @@ options on the command line win.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit code 0 if all went well, 1 for failed cells of a bench, 2 for what the user can mend."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries tell one another's programmers
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
@@ -159,6 +161,8 @@ EXAMPLES = {
 
 def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[str]:
     """Arguments with those of the `--config` file put before them, so that the command line wins."""
+    if sum(argument.partition("=")[0] == "--config" for argument in arguments) > 1:
+        raise UserError("--config may be given once: put all options into one file.")
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option != "--config":
@@ -191,9 +195,11 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
         option = known[flag]
         if isinstance(value, dict | list) and get_origin(option.type) is not type(value):
             raise UserError(f"--config {file}: {key} takes one value, not {value!r}.")
+        if option.type is bool and not isinstance(value, bool):
+            raise UserError(f"--config {file}: {key} must be true or false, not {value!r}.")
         if (value is None and option.default in (None, MISSING)) or value in ([], {}):
             continue
-        if isinstance(value, bool) and option.type is bool:
+        if option.type is bool:
             arguments.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, dict):
             arguments += [flag, *(str(part) for pair in value.items() for part in pair)]

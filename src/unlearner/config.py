@@ -6,6 +6,9 @@ from typing import Any, Literal
 from unlearner.errors import UserError, did_you_mean
 from unlearner.scenarios import SCENARIOS
 
+MOST_EPOCHS = 10_000
+"""More can only be a slip; the pairs of every epoch are drawn before the first."""
+
 
 @dataclass(kw_only=True)
 class ModelOptions:
@@ -81,6 +84,8 @@ class TrainOptions(ModelOptions):
     def check_training(self) -> None:
         _positive(self, "epochs", "batch_size", "accumulation", "max_tokens", "clip", "lora_rank", "lora_alpha")
         _positive(self, "keep_checkpoints", "log_every")
+        if self.epochs > MOST_EPOCHS:
+            raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
         _positive(self, *(name for name in ("lr", "save_every") if getattr(self, name) is not None))
         _not_negative(self, "weight_decay", "warmup_epochs")
         if not 0 <= self.lora_dropout < 1:

@@ -31,8 +31,10 @@ def space_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"no space left on device while writing {path}: free some and repeat the command."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise UserError(f"not allowed to write {path}: choose another --output.") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            cached = path.is_relative_to(cache_directory())
+            remedy = "set UNLEARNER_CACHE to a folder of yours" if cached else "choose another --output"
+            raise UserError(f"cannot write {path} ({error.strerror}): {remedy}.") from error
         raise
     except Exception as error:  # safetensors and torch wrap the system's error in types of their own
         if any(sign in str(error) for sign in NO_SPACE):

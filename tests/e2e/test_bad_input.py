@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, Moment, arguments, contents, in_process, run_arguments, stamps, start, write_rows
 
@@ -33,6 +34,7 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "unknown.txt": "Who? Nobody.",
         "latin.jsonl": "",
         "ragged.csv": "question,answer\nWho?,Nobody,indeed\n",
+        "twice.csv": "question,answer,question\nWho?,Nobody,When?\n",
         "no.parquet": "not parquet",
         "no_refusals.txt": "\n",
     }.items():
@@ -47,6 +49,8 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         write_rows(folder / name, [ROW, second])
     write_rows(folder / "text.jsonl", [{"text": "Once upon a time."}])
+    write_rows(folder / "who.jsonl", [ROW])
+    write_rows(folder / "many.jsonl", [{"question": f"Who is {i}?", "answer": "Nobody."} for i in range(2000)])
     write_rows(folder / "tasks.jsonl", [{**ROW, "task_id": "a"}])
     _spoil_models(folder)
     for name, text in {
@@ -55,6 +59,7 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "list.yaml": "- lr\n",
         "empty.yaml": "",
         "word.yaml": "lr: much\n",
+        "lora.yaml": "lora: maybe\n",
         "nested.yaml": "lr: {peak: 1}\n",
         "null.yaml": "epochs: null\n",
     }.items():
@@ -91,6 +96,16 @@ def _spoil_models(folder: Path) -> None:
     (spoilt("baseless", "config.json") / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     lost = {"peft_type": "LORA", "base_model_name_or_path": "../lost", "task_type": "CAUSAL_LM"}
     (spoilt("lost_base", "config.json") / "adapter_config.json").write_text(json.dumps(lost))
+    picky = spoilt("picky_template") / "tokenizer_config.json"
+    picky.write_text(
+        json.dumps(json.loads(picky.read_text()) | {"chat_template": "{{ raise_exception('roles must alternate') }}"})
+    )
+    tokenizer = json.loads((folder / "good" / "tokenizer.json").read_text())
+    foreign = {"id": 400, "content": "Who", "special": False, "normalized": False, "single_word": False}
+    tokenizer["added_tokens"].append(foreign | {"lstrip": False, "rstrip": False})
+    (spoilt("foreign_tokenizer") / "tokenizer.json").write_text(json.dumps(tokenizer))
+    few = GPT2Config(vocab_size=400, n_embd=8, n_layer=1, n_head=1, n_positions=24, bos_token_id=0, eos_token_id=1)
+    GPT2LMHeadModel(few).save_pretrained(spoilt("few_positions", "*.safetensors"))
     with_config("wider", hidden_size=64)
     with_config("deeper", num_hidden_layers=3)
     with_config("unheard_of", model_type="unheard-of")
@@ -152,6 +167,7 @@ def finetuning(**options: Any) -> list[str]:
         ("wrong_list.jsonl", ["wrong_list.jsonl, line 2: 'perturbed_answer' must be a list of texts"]),
         ("latin.jsonl", ["latin.jsonl, line 1: this is not UTF-8 text"]),
         ("ragged.csv", ["ragged.csv, line 2", "cells"]),
+        ("twice.csv", ["twice.csv, line 1: the header names 'question' twice"]),
         ("no.parquet", ["no.parquet is not a readable Parquet file"]),
         ("unknown.txt", ["unknown extension '.txt'", ".jsonl"]),
         ("good", ["good is a folder"]),
@@ -205,6 +221,8 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(method="ME+GDD"), ["unknown method 'ME+GDD': did you mean 'ME+GD'?"]),
         (forgetting(method="nop"), ["unknown method 'nop': did you mean 'NPO'?"]),
         (forgetting(template="lama3"), ["unknown template 'lama3': did you mean 'llama3'?"]),
+        (forgetting(model="picky_template"), ["chat template refuses", "roles must alternate", "--template plain"]),
+        ([*forgetting(), "--config", "lora.yaml", "--config", "word.yaml"], ["--config may be given once"]),
         (forgetting(template="chat"), ["no chat template", "--template plain"]),
         (evaluating(forget="forget.jsonl", template="plane"), ["did you mean 'plain'?"]),
         (["forgett"], ["unknown command 'forgett': did you mean 'forget'?"]),
@@ -260,6 +278,7 @@ FRACTIONS = ["lr", "epochs", "beta", "clip", "weight_decay", "forget_coeff"]
         ("stop_forget_efficacy", 2, "must lie between 0 and 1"),
         ("max_length", 2, "leaves no token of the answer in 6 of 6"),
         ("eval_max_length", 2, "leaves no token of the answer in row 1"),
+        ("epochs", 1e308, "must be at most 10000"),
         ("epochs", 0.1, "6 rows in 0.1 epochs make no step"),
     ],
 )
@@ -294,6 +313,7 @@ def test_official_mode_without_a_whole_step(refused: Callable[..., str]) -> None
         ("list.yaml", ["list.yaml holds no options"]),
         ("empty.yaml", ["empty.yaml holds no options"]),
         ("word.yaml", ["--lr must be a number, not 'much'"]),
+        ("lora.yaml", ["lora.yaml: lora must be true or false, not 'maybe'"]),
         ("nested.yaml", ["nested.yaml: lr takes one value"]),
         ("null.yaml", ["--epochs must be a number, not 'None'"]),
         ("good/model.safetensors", ["is not YAML"]),
@@ -336,6 +356,28 @@ def test_option_files(file: str, parts: list[str], refused: Callable[..., str]) 
 def test_models(model: str, parts: list[str], refused: Callable[..., str]) -> None:
     refused(forgetting(model=model), *parts)
     refused(evaluating(model=model, forget="forget.jsonl"), *parts)
+
+
+@pytest.mark.parametrize("command", [forgetting, evaluating, finetuning])
+def test_a_tokenizer_of_another_model(command: Callable[..., list[str]], refused: Callable[..., str]) -> None:
+    source = {"data": "who.jsonl"} if command is finetuning else {"forget": "who.jsonl"}
+    refused(command(model="foreign_tokenizer", **source), "token 'Who' has number 400", "knows 400 tokens only")
+
+
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        (forgetting(model="few_positions"), "lower --max-length"),
+        (
+            forgetting(model="few_positions", forget="who.jsonl", batch_size=1, accumulation=1, official=True),
+            "lower --max-length",
+        ),
+        (finetuning(model="few_positions"), "lower --max-length"),
+        (evaluating(model="few_positions", forget="who.jsonl"), "lower --eval-max-length or --max-new-tokens"),
+    ],
+)
+def test_a_model_with_few_positions(typed: list[str], remedy: str, refused: Callable[..., str]) -> None:
+    refused(typed, remedy, "24 positions")
 
 
 @pytest.mark.parametrize("model", ["models/llama", "llama-3-8b-that-nobody-made", "good/mode", "new:"])
@@ -391,6 +433,13 @@ def test_output_of_another_run(
     refused(forgetting(**options), "run.json cannot be read", keep=output)
 
 
+@pytest.mark.parametrize("model", ["builtin:", "good"])
+def test_a_cache_that_cannot_be(model: str, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
+    monkeypatch.setenv("UNLEARNER_CACHE", "forget.jsonl")
+    typed = forgetting(model=model, forget="many.jsonl", retain=None, method="GA")
+    refused(typed, "cannot write forget.jsonl/", "set UNLEARNER_CACHE")
+
+
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[None]:
     """A file system of its own on `folder`, in memory."""
@@ -408,7 +457,7 @@ def test_read_only_output(place: Path, tmp_path: Path, refused: Callable[..., st
     with mounted(tmp_path / "disk", "-o", "ro"):
         for typed in (forgetting, finetuning):
             refused(typed(output=tmp_path / "disk" / "run"), "nothing may be written in", str(tmp_path / "disk"))
-        refused(forgetting(output=tmp_path / "disk"), f"not allowed to write {tmp_path / 'disk'}", "choose another")
+        refused(forgetting(output=tmp_path / "disk"), f"cannot write {tmp_path / 'disk'}", "choose another")
 
 
 def test_a_mounted_folder_as_output(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

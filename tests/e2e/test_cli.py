@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import AutoTokenizer
 
@@ -243,6 +244,31 @@ def test_adapter_and_merged_model_score_alike(
     before = summary(tmp_path / "adapter" / "before")["sets"]["forget"]["probability"]
     assert probability[0] == pytest.approx(probability[1], rel=1e-4)
     assert probability[0] != pytest.approx(before, rel=1e-3)
+
+
+def test_an_adapter_is_trained_further_as_the_merged_model_would_be(
+    data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quick = {**QUICK, "lr": 1e-2, "evaluate": "none"}
+    for name, options in {"adapter": {}, "merged": {"merge": True}}.items():
+        assert run(capfd, "forget", **data, **quick, lora=True, **options, output=tmp_path / name).code == 0
+    starts = {"adapter": tmp_path / "adapter" / "adapter", "merged": tmp_path / "merged" / "model"}
+    made = {}
+    for name, model in starts.items():
+        again = {**data, **quick, "model": model, "method": "NPO+KL", "output": tmp_path / f"again from {name}"}
+        ended = run(capfd, "forget", **again)
+        assert ended.code == 0, ended.err
+        made[name] = load_model(str(tmp_path / f"again from {name}" / "model")).state_dict()
+    begun = load_model(str(starts["merged"])).state_dict()
+    assert made["adapter"].keys() == begun.keys()
+    for weight, value in made["merged"].items():
+        assert not torch.equal(value, begun[weight])
+        assert torch.allclose(made["adapter"][weight], value, atol=1e-4)
+
+    ended = run(capfd, "finetune", model=starts["adapter"], data=data["forget"], lora=True, output=tmp_path / "no")
+    assert ended.code == 2
+    assert "is an adapter already" in ended.err
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_stop_criterion_ends_the_run_after_an_epoch(

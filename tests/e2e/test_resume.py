@@ -87,6 +87,7 @@ def test_forget_with_an_adapter(forgetting: dict[str, Any], tmp_path: Path) -> N
     left = killed_and_continued("forget", options, tmp_path, moments)
     assert "adapter/adapter_model.safetensors" in left
     assert not any(name.startswith("model") for name in left)
+    assert "Warning" not in (tmp_path / "whole" / "said.txt").read_text()
 
 
 def test_forget_with_a_merged_adapter(forgetting: dict[str, Any], tmp_path: Path) -> None:

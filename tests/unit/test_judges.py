@@ -59,7 +59,8 @@ def test_auto_is_offline_where_the_hub_does_not_answer(no_cache: None):
 
 def test_auto_is_the_papers_where_both_models_are_cached(no_cache: None, tmp_path: Path):
     files = ("config.json", "tokenizer.json", "model.safetensors")
-    cached_model(tmp_path / "hub", judges.PAPER_JUDGE, files)
+    judge = cached_model(tmp_path / "hub", judges.PAPER_JUDGE, files)
+    (judge / files[0]).write_text('{"model_type": "deberta-v2", "id2label": {"0": "entailment", "1": "neutral"}}')
     half = cached_model(tmp_path / "hub", judges.PAPER_EMBEDDINGS, files[:2])
     assert load_judges().judge == "offline"  # weights are missing
     (half / files[2]).touch()
@@ -325,7 +326,7 @@ def test_nli_texts_that_are_too_long_are_cut(nli: NliJudge):
 
 def test_nli_labels(tmp_path: Path):
     two_way = NliJudge("two", tiny_nli(tmp_path / "two", ("Entailment", "not_entailment")), device="cpu")
-    assert two_way._model[1] == {"Entailment"}
+    assert two_way.labels == {"Entailment"}
     sentiment = NliJudge("org/sentiment", tiny_nli(tmp_path / "none", ("positive", "negative")), device="cpu")
     with pytest.raises(UserError, match=r"org/sentiment is no NLI model.*\(positive, negative\)"):
         sentiment.entailed(random_examples(1), FORWARD)
@@ -338,4 +339,6 @@ def test_an_nli_model_may_be_a_directory(tmp_path: Path, no_cache: None):
     assert len(chosen.entailed(random_examples(3), FORWARD)) == 3
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="does not load as a text classification model"):
-        load_judges(str(tmp_path / "empty")).entailed(random_examples(1), FORWARD)
+        load_judges(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="is no NLI model"):
+        load_judges(str(tiny_nli(tmp_path / "none", ("positive", "negative"))))

@@ -1,5 +1,6 @@
 """Every loss against a plain implementation on full logits and against numbers worked by hand; names, errors."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -350,6 +351,20 @@ def test_officially_padding_counts_for_me_and_kl(name: str, moves: tuple[bool, b
         assert (a.item() != pytest.approx(b.item(), rel=1e-4)) == moved
 
 
+def test_officially_every_view_has_a_width_of_its_own(models: tuple[Any, Any]) -> None:
+    """Padding on the left that may look at nothing looks, in some models, at everything: at all columns there are."""
+    model, reference = (copy.deepcopy(each) for each in models)
+    for each in (model, reference):
+        each.set_attn_implementation("eager")
+    views = {
+        name: {key: value.flip(1) for key, value in make_view(seed, (6, 9, 7), width=20 - 2 * seed).items()}
+        for seed, name in enumerate(VIEWS)
+    }
+    loss = Method.parse("GA+KL", official=True).losses(model, views, reference=reference).retain
+    expected = Plain(model, reference, views, beta=1.0, official=True).kl()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_default_is_official_where_nothing_is_padded(name: str, models: tuple[Any, Any]) -> None:
     model, reference = models
@@ -484,7 +499,7 @@ def test_parts_in_the_wrong_place_are_unknown(name: str) -> None:
         Method.parse(name)
 
 
-@pytest.mark.parametrize("beta", [0, -0.1, math.nan])
+@pytest.mark.parametrize("beta", [0, -0.1, math.nan, math.inf])
 def test_beta_must_be_positive(beta: float) -> None:
     with pytest.raises(UserError, match="beta must be positive"):
         Method.parse("NPO", beta=beta)

@@ -443,6 +443,12 @@ def test_broken_json(tmp_path: Path) -> None:
     assert refusal(digits).startswith(f"{digits}, line 1: this is not valid JSON (")
 
 
+def test_a_csv_cell_may_hold_a_whole_book(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"text\n{'x' * 200_000}\n")
+    assert len(load_records(path)[0].answer) == 200_000
+
+
 def test_broken_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for row in ("Who, me,Ada", "Who"):
@@ -452,7 +458,6 @@ def test_broken_csv(tmp_path: Path) -> None:
         (1, 'question,"answer'),
         (2, 'question,answer\n"Who?,Ada\nq,a'),
         (3, 'question,answer\nq,a\n"Who?"s,Ada\n'),
-        (3, f"question,answer\nq,a\nq,{'x' * 200_000}\n"),
     ]:
         path.write_text(text)
         assert refusal(path).startswith(f"{path}, line {line}: this is not valid CSV (")

@@ -70,8 +70,13 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     user = {"role": "user", "content": SENTINEL}
     answer = SENTINEL.upper()
     options: dict[str, Any] = {"tokenize": False, "date_string": "26 Jul 2024"}
-    prompt = str(tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
-    whole = str(tokenizer.apply_chat_template([user, {"role": "assistant", "content": answer}], **options))
+    try:
+        prompt = str(tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
+        whole = str(tokenizer.apply_chat_template([user, {"role": "assistant", "content": answer}], **options))
+    except Exception as error:  # a template is a program, and can fail in any way
+        raise UserError(
+            f"the model's chat template refuses a question with its answer ({error}): choose --template plain."
+        ) from error
     if SENTINEL not in prompt or answer not in whole:
         raise UserError("the model's chat template changes the question's text: choose --template plain.")
     end = whole[whole.index(answer) + len(answer) :].strip()

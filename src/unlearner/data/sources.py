@@ -342,10 +342,14 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(2**31 - 1)  # documents are longer than the 131,072 characters that are allowed by default
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
     last = 0  # where the last good row ended: on failure the reader's own count may or may not include the bad line
     try:
         last = reader.line_num if reader.fieldnames else 0
+        names = list(reader.fieldnames or ())
+        if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+            raise UserError(f"{path}, line {last}: the header names {twice!r} twice; rename one of the columns.")
         for cells in reader:
             last = reader.line_num
             if None in cells or None in cells.values():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,22 +13,23 @@ from transformers import PreTrainedTokenizerBase
 from unlearner import processes
 from unlearner.config import EvalOptions, EvaluateConfig, ModelOptions, resolved
 from unlearner.console import note, progress_bar
-from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
+from unlearner.data.prompts import DOCUMENT, Template, encode, encode_prompts, find_template
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
 from unlearner.evaluation.judges import Judges, load_judges
-from unlearner.evaluation.passes import Store, labelled_tokens, run_passes
+from unlearner.evaluation.passes import Store, labelled_tokens, run_passes, variants
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.evaluation.summary import Row, per_example, summarise
 from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
-from unlearner.modeling.load import load_model, load_tokenizer, model_hash, uses_bf16
+from unlearner.modeling.load import check_fits, load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.modeling.sharding import placed
 from unlearner.run import check_output, open_run, records_hash
 
 OFFICIAL_MAX_LENGTH = 200
+EVALUATION_REMEDY = "lower --eval-max-length or --max-new-tokens, or leave out long questions"
 
 
 def max_length(options: EvalOptions, official: bool) -> int:
@@ -36,20 +37,42 @@ def max_length(options: EvalOptions, official: bool) -> int:
     return OFFICIAL_MAX_LENGTH if official else options.eval_max_length
 
 
+class Extent(NamedTuple):
+    """What texts ask of a model."""
+
+    highest: int
+    """The highest token id."""
+    longest: int
+    """Tokens of the longest text, a generation among them."""
+
+
 def check_answers(
-    tokenizer: PreTrainedTokenizerBase, template: Template, sets: Sequence[EvalSet], length: int, official: bool
-) -> None:
-    """Raises UserError for a question so long that nothing of its answer would be scored: before a run begins."""
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    sets: Sequence[EvalSet],
+    options: EvalOptions,
+    official: bool,
+) -> Extent:
+    """Raises UserError for a question so long that nothing of an answer would be scored: before a run begins."""
+    length = max_length(options, official)
+    highest = longest = 0
     for eval_set in sets:
-        pairs = [(record.question, record.answer) for record in eval_set.records]
+        rows = [(i, record.question, text) for i, record in enumerate(eval_set.records) for text in variants(record)]
         prompt = DOCUMENT if eval_set.documents else template
-        labelled = labelled_tokens(encode(tokenizer, prompt, pairs, length, official=official))
+        table = encode(
+            tokenizer, prompt, [(question, answer) for _, question, answer in rows], length, official=official
+        )
+        labelled = labelled_tokens(table)
         if labelled.min() < 1:
-            row = int(labelled.argmin())
+            row = rows[int(labelled.argmin())][0] + 1
             raise UserError(
-                f"--eval-max-length {length} leaves no token of the answer in row {row + 1} of the evaluation set "
+                f"--eval-max-length {length} leaves no token of the answer in row {row} of the evaluation set "
                 f"{eval_set.name}: raise it, or leave out the row."
             )
+        asked = max(map(len, encode_prompts(tokenizer, prompt, [record.question for record in eval_set.records])))
+        written = max(asked, length) if official else asked + options.max_new_tokens
+        highest, longest = max(highest, int(table.ids.max())), max(longest, int(table.lengths.max()), written)
+    return Extent(highest, longest)
 
 
 def measure(
@@ -136,13 +159,15 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     path = path or config.model
     tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
-    check_answers(tokenizer, template, sets, max_length(config, config.official), config.official)
+    extent = check_answers(tokenizer, template, sets, config, config.official)
     check_ability(config)
     if config.retrained is not None:
         check_retrained(config.retrained, sets, config.trust_remote_code)
     processes.join()
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
-    model = placed(load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code), config)
+    model = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code)
+    check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
+    model = placed(model, config)
     hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
     if config.retrained is not None:
         hashes["retrained model"] = retrained_hash(config.retrained)

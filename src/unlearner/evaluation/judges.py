@@ -219,16 +219,32 @@ class NliJudge:
             for premise, hypothesis in (premise_and_hypothesis(example, eval_set) for example in examples)
         ]
         longest_first = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i].values())))
-        classify, entailment_labels, max_length = self._model
+        classify, max_length = self._model
         with _full_precision(classify.device):
             results = classify([pairs[i] for i in longest_first], batch_size=32, truncation=True, max_length=max_length)
         verdicts = [False] * len(pairs)
         for i, result in zip(longest_first, results, strict=True):
-            verdicts[i] = result["label"] in entailment_labels
+            verdicts[i] = result["label"] in self.labels
         return verdicts
 
     @cached_property
-    def _model(self) -> tuple[Any, set[str], int]:
+    def labels(self) -> set[str]:
+        """The model's labels that mean entailment. Raises UserError where there is none: before anything is judged."""
+        from transformers import AutoConfig
+
+        try:
+            names = AutoConfig.from_pretrained(self._directory, local_files_only=True).id2label.values()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.name} does not load as a text classification model: {error}") from error
+        labels = {label for label in names if _means_entailment(label)}
+        if not labels:
+            raise UserError(
+                f"{self.name} is no NLI model: none of its labels ({', '.join(names)}) is called entailment."
+            )
+        return labels
+
+    @cached_property
+    def _model(self) -> tuple[Any, int]:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
         try:
@@ -238,18 +254,8 @@ class NliJudge:
             tokenizer = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name} does not load as a text classification model: {error}") from error
-        labels = {label for label in model.config.id2label.values() if _means_entailment(label)}
-        if not labels:
-            raise UserError(
-                f"{self.name} is no NLI model: none of its labels "
-                f"({', '.join(model.config.id2label.values())}) is called entailment."
-            )
-        max_length = min(512, model.config.max_position_embeddings)
-        return (
-            pipeline("text-classification", model=model, tokenizer=tokenizer, device=self._device),
-            labels,
-            max_length,
-        )
+        classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device=self._device)
+        return classify, min(512, model.config.max_position_embeddings)
 
 
 def premise_and_hypothesis(example: Example, eval_set: EvalSet) -> tuple[str, str]:
@@ -309,7 +315,9 @@ def _embedder(name: str, device: str | None, cache: Path) -> Embedder:
 
 @cache
 def _nli_judge(name: str, device: str | None) -> NliJudge:
-    return NliJudge(name, _fetch(name), device)
+    judge = NliJudge(name, _fetch(name), device)
+    assert judge.labels  # read now: an unfit model is told before a run begins
+    return judge
 
 
 def _bundled_embeddings() -> Path:

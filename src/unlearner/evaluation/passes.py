@@ -92,7 +92,7 @@ def run_passes(
             [prompt or [tokenizer.eos_token_id] for prompt in prompts],
             max_new_tokens=max_new_tokens,
             end_ids=ends,
-            pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            pad_id=tokenizer.eos_token_id,
             batch_tokens=generation_tokens,
             total_length=total_length,
             batch_size=batch_size,

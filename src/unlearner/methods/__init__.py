@@ -1,5 +1,6 @@
 """Unlearning methods: FORGET+RETAIN, any forget loss with any retain loss. A new loss is one file and one line here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
@@ -60,7 +61,7 @@ class Method:
 
         Raises UserError, with the nearest name, for a name that is not known, and for β ≤ 0 or a negative coefficient.
         """
-        if not beta > 0:
+        if not 0 < beta < math.inf:
             raise UserError(f"beta must be positive, not {beta}.")
         if forget_coeff < 0 or retain_coeff < 0:
             raise UserError(

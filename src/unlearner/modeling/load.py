@@ -10,11 +10,12 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from unlearner.errors import UserError
-from unlearner.modeling.scoring import check_head
+from unlearner.modeling.scoring import bare, check_head
 
 transformers_logging.disable_progress_bar()  # its bars for loading and saving are over before they can be read
 
@@ -186,5 +187,19 @@ def model_hash(model: str) -> str | None:
     return digest.hexdigest()
 
 
-def model_config(model: str, *, trust_remote_code: bool = False) -> Any:
-    return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+def check_fits(model: Any, tokenizer: PreTrainedTokenizerBase, highest: int, longest: int, remedy: str) -> None:
+    """Raises UserError for token ids, or a length of texts, for which the model has no embedding.
+
+    Only positions that were learned one by one, as in GPT-2, come to an end.
+    """
+    inner = bare(model)
+    embeddings = inner.get_input_embeddings()
+    if highest >= embeddings.weight.shape[0]:
+        raise UserError(
+            f"the tokenizer's token {tokenizer.convert_ids_to_tokens(highest)!r} has number {highest}, but the model "
+            f"knows {embeddings.weight.shape[0]} tokens only: take the tokenizer that belongs to the model."
+        )
+    learned = any(isinstance(part, nn.Embedding) and part is not embeddings for part in inner.modules())
+    positions = inner.config.get_text_config().max_position_embeddings if learned else longest
+    if longest > positions:
+        raise UserError(f"the model has {positions} positions, and a text takes {longest} tokens: {remedy}.")

@@ -8,6 +8,7 @@ B sequences, T tokens, N scored positions, H hidden size, V vocabulary size.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -348,15 +349,19 @@ class Batch:
             ids[top : top + rows, :columns] = view["input_ids"]
             mask[top : top + rows, :columns] = view["attention_mask"]
             top += rows
-        blocks: tuple[tuple[slice, int], ...] = ((slice(0, height), width),)
-        starts = torch.arange(height, device=first.device) * width
+        own = [view["input_ids"].shape[1] for view in views.values() for _ in view["input_ids"]]
+        # Where padding counts, so does what it attends to: officially a view's forward has the view's own width.
+        blocks = _of_one_width(own if official else [width] * height)
+        order = np.arange(height)
         if forward_tokens is not None:
             lengths = mask.sum(1).numpy()
             order = np.argsort(-lengths, kind="stable")
             blocks = like_lengths(lengths[order], forward_tokens)
-            widths = np.concatenate([np.full(rows.stop - rows.start, columns) for rows, columns in blocks])
-            starts[torch.from_numpy(order)] = torch.from_numpy(np.cumsum(widths) - widths)
             ids, mask = ids[order], mask[order]
+        widths = np.concatenate([np.full(rows.stop - rows.start, columns) for rows, columns in blocks])
+        starts = torch.empty(height, dtype=torch.long)
+        starts[torch.from_numpy(order)] = torch.from_numpy(np.cumsum(widths) - widths)
+        starts = starts.to(first.device)
         indices: dict[str, ViewIndex] = {}
         top = 0
         for name, view in views.items():
@@ -375,6 +380,12 @@ class Batch:
             out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
             parts.append(out.last_hidden_state.flatten(0, 1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _of_one_width(widths: Sequence[int]) -> tuple[tuple[slice, int], ...]:
+    """Consecutive rows of the same width as blocks."""
+    cuts = [0, *(i for i in range(1, len(widths)) if widths[i] != widths[i - 1]), len(widths)]
+    return tuple((slice(begin, stop), widths[begin]) for begin, stop in pairwise(cuts))
 
 
 def like_lengths(lengths: np.ndarray, forward_tokens: int) -> tuple[tuple[slice, int], ...]:

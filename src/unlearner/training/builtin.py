@@ -11,7 +11,7 @@ import torch
 from unlearner.config import FinetuneConfig
 from unlearner.console import note
 from unlearner.data.sources import load_records
-from unlearner.files import cache_directory
+from unlearner.files import cache_directory, space_errors
 from unlearner.run import records_hash
 from unlearner.training.finetune import finetune
 
@@ -34,8 +34,9 @@ def builtin_model() -> Path:
     key = hashlib.sha256(repr((asdict(made), records_hash(data))).encode()).hexdigest()[:16]
     folder = cache_directory() / "models" / f"builtin-{key}"
     if not (folder / "finished.json").is_file():
+        with space_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         note(f"Teaching a tiny Llama the built-in data, once, in about a minute; it is kept in {folder}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with use_threads():
             finetune(recipe(str(folder)))
     return folder / "model"

@@ -1,11 +1,30 @@
 """What a user should know about the data before training, and what cannot be trained at all: counted, not guessed."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from unlearner.config import TrainOptions
 from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.errors import UserError
+from unlearner.modeling.load import check_fits, load_model
+from unlearner.training.loop import weights_dtype
+
+
+def load_to_train(config: TrainOptions) -> Any:
+    """The model that training starts from; an adapter is merged into its base model. Raises UserError."""
+    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
+    if not hasattr(model, "peft_config"):
+        return model
+    if config.lora and not config.merge:
+        raise UserError(
+            f"{config.model} is an adapter already, and a second one cannot be saved on top of it: add --merge, or "
+            "train without --lora."
+        )
+    return model.merge_and_unload().requires_grad_(True)  # peft had frozen them
 
 
 def warn_truncated(views: Mapping[str, View], max_length: int) -> None:
@@ -16,6 +35,15 @@ def warn_truncated(views: Mapping[str, View], max_length: int) -> None:
             warn(
                 f"{cut} of {len(view.table)} {name} rows are longer than --max-length {max_length} tokens and were cut"
             )
+
+
+def check_training_fits(
+    model: Any, tokenizer: PreTrainedTokenizerBase, views: Mapping[str, View], pad_to: int = 0
+) -> None:
+    """Raises UserError for texts, padded to `pad_to` tokens, that the model has no embeddings for."""
+    tables = [view.table for view in views.values()]
+    longest = max(pad_to, *(int(table.lengths.max()) for table in tables))
+    check_fits(model, tokenizer, max(int(table.ids.max()) for table in tables), longest, "lower --max-length")
 
 
 def check_steps(plan: Plan) -> None:

@@ -18,11 +18,11 @@ from unlearner.files import cache_directory, write_json
 from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.modeling import new
-from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.modeling.load import load_tokenizer, model_hash
 from unlearner.modeling.sharding import choose
 from unlearner.run import check_output, open_run, records_hash
-from unlearner.training.checks import check_room, check_steps, warn_truncated
-from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
+from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
+from unlearner.training.loop import check_tracker, make_accelerator, train
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -52,6 +52,7 @@ def finetune(config: FinetuneConfig) -> Path:
         max_length=config.max_length, cache=cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)
+    check_training_fits(model, tokenizer, views)
     hashes = {"data": records_hash(records), "model": model_hash(config.model)}
     accelerator = make_accelerator(config, Path(config.output))
     folder = open_run(config.output, "finetune", settings, hashes)
@@ -78,6 +79,4 @@ def _model(config: FinetuneConfig, records: list[Record]) -> tuple[Any, Any]:
     if config.model.startswith(new.PREFIX):
         texts = (f"{r.question or ''}\n {text}" for r in records for text in (r.answer, r.paraphrased_answer) if text)
         return new.new_model(config.model, texts, config.seed)
-    trust = config.trust_remote_code
-    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=trust)
-    return model, load_tokenizer(config.model, trust_remote_code=trust)
+    return load_to_train(config), load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)

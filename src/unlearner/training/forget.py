@@ -20,9 +20,9 @@ from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
 from unlearner.evaluation.evaluate import (
+    EVALUATION_REMEDY,
     check_answers,
     check_retrained,
-    max_length,
     measure,
     retrained_hash,
     retrained_rows,
@@ -32,11 +32,11 @@ from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
-from unlearner.modeling.load import load_model, load_tokenizer, model_hash
+from unlearner.modeling.load import check_fits, load_model, load_tokenizer, model_hash
 from unlearner.modeling.sharding import choose, placed
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
-from unlearner.training.checks import check_room, check_steps, warn_truncated
+from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.loop import check_tracker, make_accelerator, needs_copy, place, train, weights_dtype
 
 
@@ -79,9 +79,11 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
     config = replace(config, model=resolve_model(config.model))
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
-    check_answers(tokenizer, template, inputs.sets, max_length(config, config.official), config.official)
+    extent = check_answers(tokenizer, template, inputs.sets, config, config.official)
     plan, views = _plan(config, inputs, tokenizer, template)
-    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
+    model = load_to_train(config)
+    check_training_fits(model, tokenizer, views, config.max_length if config.official else 0)
+    check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
     reference = None
     if config.reference_model is not None and not (inputs.method.reference_nll or inputs.method.kl_view):
         warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
@@ -146,7 +148,7 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
     config = replace(config, model=resolve_model(config.model))
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
-    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
+    model = load_to_train(config)
     accelerator = make_accelerator(config)
     model.to(accelerator.device)
     evaluations = _Evaluations(config, inputs, tokenizer, template, Path(config.output), accelerator, known)

@@ -102,8 +102,7 @@ def train(
     """
     if not is_sharded(model):
         model, reference_model = place(model, reference_model, method, options, accelerator, parallel)
-    own_pad = tokenizer.pad_token_id is not None and not method.official  # the official code pads with EOS
-    pad_id = tokenizer.pad_token_id if own_pad else tokenizer.eos_token_id
+    pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
     known_nll = {
         name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
