@@ -182,6 +182,23 @@ def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
     assert_same_weights(trained[0], trained[2], atol=EXACT)
 
 
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, lora=True, gradient_checkpointing=True)])
+def test_attention_needs_no_mask_in_memory(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of any lengths, the reference's too: causal kernels know the mask, and on a GPU can be flash attention."""
+    attend = nn.functional.scaled_dot_product_attention
+    seen = set()
+
+    def note(*inputs: Any, attn_mask: Any = None, is_causal: bool = False, **more: Any) -> Tensor:
+        seen.add((attn_mask is None, is_causal))
+        return attend(*inputs, attn_mask=attn_mask, is_causal=is_causal, **more)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", note)
+    run("NPO+KL", tmp_path, options=replace(options, epochs=1))
+    assert seen == {(True, True)}
+
+
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
 def test_gradient_checkpointing_changes_nothing(lora: bool, tmp_path: Path) -> None:
     options = replace(OPTIONS, lora=lora, lora_dropout=0.0)
