@@ -34,7 +34,7 @@ from unlearner.data.prompts import TokenTable
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.modeling.compiled import compile_layers
-from unlearner.modeling.scoring import CHUNK_BYTES, Head, token_scores
+from unlearner.modeling.scoring import CHUNK_BYTES, FORWARD_TOKENS, Head, token_scores
 from unlearner.training import loop
 from unlearner.training.objective import Objective
 
@@ -119,11 +119,13 @@ def ours(
     objective = Objective(model, method, reference)
     wrapped, optimizer = accelerator.prepare(objective, loop._optimizer(objective, options))
     wrapped.train()
+    forward_tokens = None if method.kl_view is not None else FORWARD_TOKENS.get(device().type)
 
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
         for part in micro_batches(plan, views, number, max_tokens=options.max_tokens):
-            values = wrapped(loop.assemble(part, views, EOS, known, official=False).to(accelerator.device))
+            batch = loop.assemble(part, views, EOS, known, official=False, forward_tokens=forward_tokens)
+            values = wrapped(batch.to(accelerator.device))
             accelerator.backward(values[0])
             total += values[0].detach()
         accelerator.clip_grad_norm_(wrapped.parameters(), options.clip)
@@ -233,6 +235,9 @@ def ceiling(dtype: torch.dtype) -> float:
             a @ b
         wait()
         best = max(best, 2 * n**3 * rounds / (time.perf_counter() - start))
+    del a, b
+    if on_gpu():
+        torch.cuda.empty_cache()  # the cells' processes need the memory
     return best
 
 

@@ -1,7 +1,7 @@
 """Memory and time of training, worked out: a step of our own code on tensors that have sizes but no contents.
 
     python -m benchmarks.memory_plan                    the tables of docs/scaling.md, as Markdown
-    python -m benchmarks.memory_plan --check 0.5b       a plan against the peak that is measured on this machine's CPU
+    python -m benchmarks.memory_plan --check 0.5b       plans against peaks that are measured on this machine's CPU
 
 A plan of many layers is that of two and of four layers, drawn on in a straight line: layers are alike.
 torch's `FakeTensorMode` runs the objective, its backward pass and the optimiser without memory or arithmetic, and its
@@ -43,8 +43,10 @@ PEAK_OPERATIONS, MFU = {"A100": 312e12, "H100": 989e12, "H200": 989e12}, 0.4
 """Published dense bf16 peaks, and the share of them that is assumed, for there was no GPU to measure on."""
 
 
-def options_for(*, lora: bool, precision: str, checkpointing: bool) -> TrainOptions:
-    return TrainOptions(model="", lr=1e-5, lora=lora, precision=precision, gradient_checkpointing=checkpointing)  # type: ignore[arg-type]
+def options_for(*, lora: bool, precision: str, checkpointing: bool, optimizer: str = "adamw") -> TrainOptions:
+    return TrainOptions(
+        model="", lr=1e-5, lora=lora, precision=precision, gradient_checkpointing=checkpointing, optimizer=optimizer,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def batch_of(method: Method, tokens: int) -> Batch:
@@ -187,12 +189,31 @@ def times(rows: int = 400, epochs: int = 5) -> str:
 # --------------------------------------------------------------------------------------------------------------- check
 
 
-def measured(name: str, method: str, lora: bool, tokens: int) -> dict[str, float]:
-    """What this process' resident memory rises by in real steps in float32, at its peak, and seconds of a step."""
-    options = options_for(lora=lora, precision="fp32", checkpointing=True)
+FP32 = {"precision": "fp32"}
+CHECKS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
+    "0.5b": (
+        ("full, float32", "ME+GD", FP32),
+        ("full, float32, frozen copy", "ME+KL", FP32),
+        ("LoRA, float32", "ME+GD", FP32 | {"lora": True}),
+        ("LoRA, float32, adapter off", "ME+KL", FP32 | {"lora": True}),
+    ),
+    "1b": (
+        ("full", "ME+GD", {}),
+        ("full, 8-bit states", "ME+GD", {"optimizer": "adamw-8bit"}),
+        ("LoRA", "ME+GD", {"lora": True}),
+    ),
+    "8b": (("LoRA", "ME+GD", {"lora": True}),),
+}
+"""What is measured of each shape, by the options of `plan`; all with recomputed activations."""
+TOLERANCE = 0.05
+"""How far a plan may be from its measurement."""
+
+
+def measured(name: str, method: str, tokens: int, changed: dict[str, Any]) -> dict[str, float]:
+    """What this process' resident memory rises by in real steps, at its peak, and seconds of a step."""
+    options = options_for(**{"lora": False, "precision": "pure-bf16", "checkpointing": True} | changed)
     batch = batch_of(Method.parse(method), tokens)
-    if lora:
-        import peft  # noqa: F401  # libraries are no part of the peak
+    _step_of_nothing(options)  # libraries, and what they make once, are no part of the peak
     before = loss_memory.resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     objective, optimizer, autocast = prepared(SHAPES[name], Method.parse(method), options, None)
@@ -205,22 +226,27 @@ def measured(name: str, method: str, lora: bool, tokens: int) -> dict[str, float
     }
 
 
+def _step_of_nothing(options: TrainOptions) -> None:
+    method = Method.parse("ME+GD")
+    objective, optimizer, autocast = prepared(SHAPES["tiny"], method, options, 1)
+    step(objective, optimizer, autocast, batch_of(method, ROW))
+
+
 def check(name: str, tokens: int = 512) -> dict[str, Any]:
     """Plans against measurements, each in a process of its own."""
-    found: dict[str, Any] = {"machine": machine(), "shape": name, "tokens": tokens, "precision": "fp32", "runs": []}
-    for method, lora in (("ME+GD", False), ("ME+KL", False), ("ME+GD", True), ("ME+KL", True)):
+    found: dict[str, Any] = {"machine": machine(), "shape": name, "tokens": tokens, "runs": []}
+    for what, method, changed in CHECKS[name]:
         planned = plan(
-            SHAPES[name], method, lora=lora, precision="fp32", checkpointing=True, tokens=tokens,
-            chunk_bytes=scoring.CHUNK_BYTES["cpu"],
-        )  # fmt: skip
-        command = [sys.executable, "-m", __spec__.name, "--measure", json.dumps([name, method, lora, tokens])]
+            SHAPES[name], method, checkpointing=True, tokens=tokens, chunk_bytes=scoring.CHUNK_BYTES["cpu"], **changed
+        )
+        command = [sys.executable, "-m", __spec__.name, "--measure", json.dumps([name, method, tokens, changed])]
         real = json.loads(
             subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=loss_memory.RETURNING).stdout
         )
         off = planned["total"] / real["peak_bytes"] - 1
-        found["runs"].append({"method": method, "lora": lora, "planned": planned, "measured": real, "off": off})
+        found["runs"].append({"training": what, "method": method, "planned": planned, "measured": real, "off": off})
         print(
-            f"{name} {method:7}{' LoRA' if lora else ' full'}  planned {planned['total'] / 1e9:6.2f} GB   "
+            f"{name} {method} {what:28} planned {planned['total'] / 1e9:6.2f} GB   "
             f"measured {real['peak_bytes'] / 1e9:6.2f} GB   {off:+.1%}",
             flush=True,
         )
@@ -229,7 +255,7 @@ def check(name: str, tokens: int = 512) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], prog="python -m benchmarks.memory_plan")
-    parser.add_argument("--check", choices=list(SHAPES), help="measure real steps of this shape on the CPU")
+    parser.add_argument("--check", choices=list(CHECKS), help="measure real steps of this shape on the CPU")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -241,6 +267,8 @@ def main() -> None:
         path = options.output / f"{found['machine']['date']}-memory-plan-{options.check}.json"
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"written to {path}")
+        if (worst := max(abs(run["off"]) for run in found["runs"])) > TOLERANCE:
+            sys.exit(f"a plan is off by {worst:.1%}, more than {TOLERANCE:.0%}")
     else:
         print(f"{tables()}\n\n{times()}")
 

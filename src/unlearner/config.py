@@ -56,7 +56,7 @@ class TrainOptions(ModelOptions):
     warmup_epochs: float = 1.0
     """Length of the linear warm-up; a linear decay to zero follows."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """Optimiser; adamw-8bit keeps its states in 8 bits (needs bitsandbytes and a GPU)."""
+    """Optimiser; adamw-8bit keeps its states in 8 bits (extra 8bit; not with fsdp)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False

@@ -28,6 +28,7 @@ from unlearner.modeling.compiled import compile_layers
 from unlearner.modeling.load import load_model
 from unlearner.modeling.new import new_model
 from unlearner.modeling.reference import Reference
+from unlearner.modeling.sharding import choose
 from unlearner.training import checkpoint, loop
 from unlearner.training.loop import add_lora, make_accelerator, train
 from unlearner.training.objective import Objective
@@ -181,6 +182,23 @@ def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
     assert_same_weights(trained[0], trained[2], atol=EXACT)
 
 
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, lora=True, gradient_checkpointing=True)])
+def test_attention_needs_no_mask_in_memory(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of any lengths, the reference's too: causal kernels know the mask, and on a GPU can be flash attention."""
+    attend = nn.functional.scaled_dot_product_attention
+    seen = set()
+
+    def note(*inputs: Any, attn_mask: Any = None, is_causal: bool = False, **more: Any) -> Tensor:
+        seen.add((attn_mask is None, is_causal))
+        return attend(*inputs, attn_mask=attn_mask, is_causal=is_causal, **more)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", note)
+    run("NPO+KL", tmp_path, options=replace(options, epochs=1))
+    assert seen == {(True, True)}
+
+
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
 def test_gradient_checkpointing_changes_nothing(lora: bool, tmp_path: Path) -> None:
     options = replace(OPTIONS, lora=lora, lora_dropout=0.0)
@@ -273,6 +291,43 @@ def test_learning_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+# ---------------------------------------------------------------------------------------------------- optimiser states
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "dtype"),
+    [("fp32", "adamw", torch.float32), ("pure-bf16", "adamw", torch.bfloat16), ("fp32", "adamw-8bit", torch.uint8)],
+)
+def test_states_are_kept_as_the_options_say(precision: Any, optimizer: Any, dtype: torch.dtype) -> None:
+    options = replace(OPTIONS, precision=precision, optimizer=optimizer)
+    model = fresh_model(dtype=loop.weights_dtype(options))
+    adamw = loop._optimizer(model, options)
+    model(input_ids=torch.arange(3, 40)[None]).logits.float().square().mean().backward()
+    adamw.step()
+    large = model.get_input_embeddings().weight  # bitsandbytes leaves tensors of under 4,096 values as they are
+    assert [v.dtype for v in adamw.state[large].values() if torch.is_tensor(v) and v.shape == large.shape] == [
+        dtype
+    ] * 2
+
+
+def test_states_in_8_bits_learn_as_others_do(tmp_path: Path) -> None:
+    full, small = (
+        run("ME+GD", tmp_path / name, options=replace(OPTIONS, optimizer=name))  # type: ignore[arg-type]
+        for name in ("adamw", "adamw-8bit")
+    )
+    losses = [[row["loss"] for row in log_of(tmp_path / name)] for name in ("adamw", "adamw-8bit")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01) and losses[0][-1] < losses[0][0] - 0.3
+    assert any(not torch.equal(a, b) for a, b in zip(full.parameters(), small.parameters(), strict=True))
+
+
+def test_states_in_8_bits_are_not_sharded() -> None:
+    options = replace(OPTIONS, optimizer="adamw-8bit", parallel="fsdp")
+    with pytest.raises(
+        UserError, match=r"adamw-8bit does not go with fsdp \(as --parallel says.*take --optimizer adamw"
+    ):
+        choose(fresh_model(), options)
+
+
 # ------------------------------------------------------------------------------------------------------ killed, resumed
 
 
@@ -294,6 +349,8 @@ KINDS: dict[str, tuple[str, Callable[[], Any], dict[str, Any]]] = {
     "IDK+AP, tied": ("IDK+AP", lambda: fresh_model(tied=True), {}),
     "NPO+KL": ("NPO+KL", fresh_model, {}),
     "NPO+KL, LoRA with dropout": ("NPO+KL", fresh_model, {"lora": True}),
+    "ME+GD, pure-bf16": ("ME+GD", lambda: fresh_model(dtype=torch.bfloat16), {"precision": "pure-bf16"}),
+    "ME+GD, 8-bit states": ("ME+GD", fresh_model, {"optimizer": "adamw-8bit"}),
 }
 
 

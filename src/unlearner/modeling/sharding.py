@@ -34,7 +34,7 @@ def choose(model: nn.Module, options: ModelOptions, *, copies: int = 1) -> Engin
     """How the processes share `model`, by --parallel, its size and the devices' memory; one line says it and why.
 
     With `TrainOptions` the model is to be trained, else only to be asked; `copies` counts the model and a frozen
-    reference. All processes take part.
+    reference. All processes take part. Raises UserError for options that do not go together.
     """
     if options.cpu_offload and options.parallel == "ddp":
         raise UserError("--cpu-offload goes with --parallel fsdp: ddp keeps all weights on every device.")
@@ -51,6 +51,11 @@ def choose(model: nn.Module, options: ModelOptions, *, copies: int = 1) -> Engin
     else:
         engine, why = "fsdp", f"{what} take {size}, more than {limit}"
     engine, why = processes.agreed((engine, why))
+    if engine == "fsdp" and isinstance(options, TrainOptions) and options.optimizer == "adamw-8bit":
+        raise UserError(
+            f"--optimizer adamw-8bit does not go with fsdp ({why}), for its states cannot be sharded: take --optimizer "
+            "adamw, or --parallel ddp without --cpu-offload."
+        )
     if processes.count() > 1 or engine == "fsdp":
         held = "each with all of the model" if engine == "ddp" else "each with a part of every weight"
         note(f"{processes.count()} processes, {engine}, {held}: {why}")

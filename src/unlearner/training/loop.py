@@ -306,7 +306,7 @@ def _optimizer(objective: nn.Module, options: TrainOptions) -> torch.optim.Optim
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
-            raise UserError("--optimizer adamw-8bit needs bitsandbytes and a GPU: pip install bitsandbytes.") from error
+            raise UserError("--optimizer adamw-8bit needs bitsandbytes: pip install 'unlearner[8bit]'.") from error
         return AdamW8bit(trained, lr=options.lr, weight_decay=options.weight_decay)
     return torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
