@@ -24,6 +24,7 @@ from unlearner.data.prompts import TEMPLATES, TokenTable
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.methods.learn import Learn
+from unlearner.modeling import products
 from unlearner.modeling.compiled import compile_layers
 from unlearner.modeling.load import load_model
 from unlearner.modeling.new import new_model
@@ -205,6 +206,21 @@ def test_gradient_checkpointing_changes_nothing(lora: bool, tmp_path: Path) -> N
     plain = run("NPO+KL", tmp_path / "plain", options=options)
     recomputed = run("NPO+KL", tmp_path / "recomputed", options=replace(options, gradient_checkpointing=True))
     assert_same_weights(plain, recomputed, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_products_by_convolution_give_the_same_weights(
+    checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an AMD processor, whatever the processor; checkpointed layers are left as they are."""
+    trained = []
+    for fast in (False, True):
+        monkeypatch.setattr(products, "_mkl_is_slow", lambda fast=fast: fast)
+        monkeypatch.setattr(products, "LEAST_POSITIONS", 1)
+        options = replace(OPTIONS, gradient_checkpointing=checkpointing)
+        trained.append(run("NPO+GD", tmp_path / str(fast), options=options))
+    assert_moved(trained[0])
+    assert_same_weights(*trained, atol=1e-5)
 
 
 @pytest.mark.slow

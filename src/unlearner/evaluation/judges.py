@@ -8,8 +8,8 @@ result carries the names of both, so that an offline number never passes for the
 import hashlib
 import socket
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -137,13 +137,25 @@ class Embedder:
             missing = [text for text in new if text not in stored]
             self._known |= stored
             if missing:
-                # encode() sorts by length itself, so that a batch holds little padding.
-                with _full_precision(self._model.device):
-                    vectors = self._model.encode(missing, batch_size=64, normalize_embeddings=True)
-                computed = dict(zip(missing, np.asarray(vectors, dtype=np.float32), strict=True))
+                computed = self._compute(missing)
                 self._store.put(computed)
                 self._known |= computed
         return np.stack([self._known[text] for text in texts])
+
+    def _compute(self, texts: list[str]) -> dict[str, np.ndarray]:
+        from unlearner.modeling.scoring import FORWARD_TOKENS, like_lengths
+
+        model, blocks = self._model, [texts]
+        if cost := FORWARD_TOKENS.get(model.device.type):
+            tokens = model.tokenizer(texts, truncation=True)["input_ids"]
+            by_length = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
+            cuts = like_lengths(np.array([len(tokens[i]) for i in by_length]), cost)
+            blocks = [[texts[i] for i in by_length[rows]] for rows, _ in cuts]
+        vectors: dict[str, np.ndarray] = {}
+        with _computing(model.device):
+            for block in blocks:
+                vectors |= zip(block, model.encode(block, batch_size=64, normalize_embeddings=True), strict=True)
+        return vectors
 
     @cached_property
     def _store(self) -> "VectorStore":
@@ -220,7 +232,7 @@ class NliJudge:
         ]
         longest_first = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i].values())))
         classify, max_length = self._model
-        with _full_precision(classify.device):
+        with _computing(classify.device):
             results = classify([pairs[i] for i in longest_first], batch_size=32, truncation=True, max_length=max_length)
         verdicts = [False] * len(pairs)
         for i, result in zip(longest_first, results, strict=True):
@@ -335,11 +347,15 @@ def _bundled_embeddings() -> Path:
     return weights.parent
 
 
-def _full_precision(device: "torch.device") -> AbstractContextManager[None]:
+@contextmanager
+def _computing(device: "torch.device") -> Iterator[None]:
     """Autocast off: judges say the same inside a bf16 training run, whose rounding would else stay in the cache."""
     import torch
 
-    return torch.autocast(device.type, enabled=False)
+    from unlearner.modeling.products import fast_products
+
+    with torch.autocast(device.type, enabled=False), fast_products(device):
+        yield
 
 
 def _need_package(module: str, purpose: str, extra: str) -> None:

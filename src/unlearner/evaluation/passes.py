@@ -25,6 +25,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.modeling import generation
+from unlearner.modeling.products import fast_products
 from unlearner.modeling.scoring import Head, backbone, bare, token_scores
 from unlearner.modeling.sharding import whole
 
@@ -186,7 +187,8 @@ def score_answers(
     described = [["answers", [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows]
 
     def compute(i: int) -> list[float]:
-        return _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget)
+        with fast_products(bare(model).device):
+            return _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget)
 
     done = 0
 

@@ -29,6 +29,7 @@ from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.methods import Method
 from unlearner.modeling.compiled import compile_layers, restore_layers
 from unlearner.modeling.load import uses_bf16
+from unlearner.modeling.products import fast_products
 from unlearner.modeling.reference import Reference
 from unlearner.modeling.scoring import FORWARD_TOKENS, Batch, RowWeights, score_views
 from unlearner.modeling.sharding import Engine, full, is_sharded, shard, whole, within
@@ -137,6 +138,7 @@ def train(
     with (
         progress_bar(method.name, plan.steps, step) as bar,
         _ctrl_c() as interrupted,
+        nullcontext() if options.compile or options.gradient_checkpointing else fast_products(accelerator.device),
     ):
         while True:
             if step in epoch_ends and at_epoch is not None:
@@ -230,6 +232,7 @@ def reference_nll(
         progress_bar("reference scores", len(order)) as bar,
         nullcontext() if is_sharded(model) else accelerator.autocast(),
         whole(model),
+        fast_products(accelerator.device),
     ):
         for first in range(0, len(order), size):
             rows = order[first : first + size]
