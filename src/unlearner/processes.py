@@ -26,6 +26,8 @@ SILENCE_SECONDS = 45.0
 """After so long without a sign of life a process counts as gone; Python's lock may be held for some seconds."""
 VERDICT_SECONDS = 4.0
 """How long a process whose collective operation broke listens for signs of life, to know which other is to blame."""
+ERROR_SECONDS = 10.0
+"""Within these all processes meet an error that has the same cause in all of them."""
 REPEAT = "repeat the same command to go on from what was finished."
 
 
@@ -130,6 +132,24 @@ def gathered(value: Value) -> list[Value]:
     return values
 
 
+def met_by_all(error: str) -> bool:
+    """Whether every process has met this very error: then all stand at the same place, and may go on from there.
+
+    One that has not may be inside a collective operation, waiting for those that have.
+    """
+    if _watch is None:
+        return True
+    _watch.errors += 1
+    keys = [f"error/{_watch.errors}/{r}" for r in range(count())]
+    _watch.store.set(keys[rank()], error)
+    patience = time.monotonic() + ERROR_SECONDS
+    while not _watch.store.check(keys):
+        if time.monotonic() > patience:
+            return False
+        time.sleep(0.05)
+    return {_watch.store.get(key).decode() for key in keys} == {error}
+
+
 def shares(costs: list[float]) -> list[int]:
     """Which process takes each of several pieces of work: the dearest first, each to who has least so far."""
     loads = [0.0] * count()
@@ -194,6 +214,7 @@ class _Watch(threading.Thread):
         self.store = PrefixStore("unlearner", store)
         self.store.set_timeout(timedelta(seconds=30))
         self.stopped = threading.Event()
+        self.errors = 0
         self.store.set(f"name/{rank()}", _name())
         self.store.set(f"beat/{rank()}", "0")
         self.answered = time.monotonic()

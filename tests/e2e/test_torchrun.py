@@ -1,6 +1,8 @@
 """The command line under torchrun: a process that is killed ends the run and is named, repeating goes on; two agents,
 as on two machines; what only one process may do."""
 
+import csv
+import json
 import os
 import signal
 import socket
@@ -8,20 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from conftest import Files, arguments, contents
+from conftest import Files, arguments, contents, in_process, run_arguments
 from unlearner.config import EvaluateConfig, TrainOptions
 from unlearner.errors import UserError
 from unlearner.modeling import sharding
 from unlearner.modeling.load import load_model
 
 
-def torchrun(typed: list[str], *, launch: tuple[str, ...] = ("--standalone", "--nproc-per-node=2")) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "unlearner", *typed]
+def torchrun(
+    typed: list[str], *, launch: tuple[str, ...] = ("--standalone", "--nproc-per-node=2"),
+    launcher: str = "torch.distributed.run",
+) -> subprocess.Popen:  # fmt: skip
+    command = [sys.executable, "-m", launcher, *launch, "-m", "unlearner", *typed]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -74,7 +81,7 @@ def test_a_killed_process_ends_the_run_and_repeating_it_goes_on(files: Files, tm
 
 
 @pytest.mark.slow
-def test_two_agents_make_what_one_makes(files: Files, tmp_path: Path) -> None:
+def test_two_agents_and_accelerate_make_what_one_agent_makes(files: Files, tmp_path: Path) -> None:
     """As on two machines: an agent with one process on each, who find each other by a c10d rendezvous."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -97,7 +104,20 @@ def test_two_agents_make_what_one_makes(files: Files, tmp_path: Path) -> None:
             _, said = run.communicate(timeout=400)
             assert run.returncode == 0, said
         made.append(contents(output))
-    assert made[0] == made[1]
+    launch = ("--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+    run = torchrun(forgetting(files, tmp_path / "accelerate"), launch=launch, launcher="accelerate.commands.launch")
+    _, said = run.communicate(timeout=400)
+    assert run.returncode == 0, said
+    assert made[0] == made[1] == contents(tmp_path / "accelerate")
+
+
+def test_what_accelerate_would_do_to_the_model_is_refused(
+    files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    ended = run_arguments(capfd, forgetting(files, tmp_path / "run"))
+    assert ended.code == 2 and "leave that to --parallel fsdp" in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_choice_is_by_size_and_said(
@@ -120,8 +140,50 @@ def test_the_choice_is_by_size_and_said(
 
 
 @pytest.mark.slow
-def test_a_bench_under_torchrun_says_how_to_start_it(tmp_path: Path) -> None:
-    run = torchrun(["bench", "fictitious", "--output", str(tmp_path / "bench")])
-    _, said = run.communicate(timeout=300)
-    assert run.returncode != 0 and "call it without torchrun" in said
+def test_a_bench_under_torchrun_is_that_of_one_process(files: Files, tofu: Path, tmp_path: Path) -> None:
+    """Two continual tasks, tuned; the trial whose gradient is not finite fails in all processes, and they go on."""
+
+    def typed(output: Path, parallel: str) -> list[str]:
+        return ["bench", "continual", *arguments({
+            "data": tofu, "model": files.model, "splits": "forget01", "methods": "NPO+KL", "seeds": 1, "tasks": 2,
+            "tune": "lr=1e-3,1e30", "epochs": 1, "batch_size": 2, "accumulation": 1, "judge": "offline",
+            "max_new_tokens": 8, "parallel": parallel, "output": output,
+        })]  # fmt: skip
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert in_process(typed(one, "ddp"), tmp_path) == 0, (tmp_path / "said.txt").read_text()
+    run = torchrun(typed(two, "fsdp"))
+    out, said = run.communicate(timeout=400)
+    assert run.returncode == 0 and out.count("Report:") == 1, said
+    assert contents(one).keys() == contents(two).keys()
+    tuned = json.loads((two / "tuning.json").read_text())["NPO+KL"]["forget01"]
+    assert tuned["chosen"] == {"lr": 1e-3} and "norm nan" in tuned["trials"][1]["error"]
+    places = [path.relative_to(one) for path in sorted(one.rglob("records.jsonl")) if "lr=1e+30" not in path.parts]
+    assert len(places) == 2 * (2 * 2 + 1)  # the trial and the run: of both tasks before and after, of the first again
+    for name in (*places, "results.csv"):
+        for ours, theirs in zip(*(values(folder / name) for folder in (two, one)), strict=True):
+            assert ours == (pytest.approx(theirs, rel=1e-4, abs=1e-5) if isinstance(theirs, float) else theirs), name
+
+
+def values(path: Path) -> list[Any]:
+    """Every value in a file of rows, numbers as numbers."""
+    if path.suffix == ".csv":
+        return [value for row in csv.DictReader(path.open()) for value in flat(dict(row))]
+    return [value for line in path.read_text().splitlines() for value in flat(json.loads(line))]
+
+
+def flat(value: Any) -> list[Any]:
+    if isinstance(value, dict | list):
+        return [part for inner in (value.values() if isinstance(value, dict) else value) for part in flat(inner)]
+    with suppress(TypeError, ValueError):
+        return [float(value)]
+    return [value]
+
+
+def test_what_a_bench_under_torchrun_cannot_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("unlearner.processes.count", lambda: 2)
+    ended = run_arguments(capfd, ["bench", "fictitious", "--jobs", "2", "--output", str(tmp_path / "bench")])
+    assert ended.code == 2 and "leave out --jobs and --ray" in ended.err
     assert not (tmp_path / "bench").exists()

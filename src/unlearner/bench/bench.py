@@ -41,12 +41,10 @@ class BenchResult:
 
 
 def bench(config: BenchConfig) -> BenchResult:
-    """Run what is left of the bench in `config.output` and write its results. Raises UserError before any work."""
-    if processes.count() > 1:
-        raise UserError(
-            "unlearner bench starts processes of its own, one for a cell: call it without torchrun, with --jobs or "
-            "--ray; a model too large for one GPU takes a torchrun of unlearner forget for each cell."
-        )
+    """Run what is left of the bench in `config.output` and write its results. Raises UserError before any work.
+
+    Several processes (torchrun) share every cell, one cell after the other; the main one writes.
+    """
     config = _resolved(config)
     folder = Path(config.output)
     grid = _grid(config)
@@ -54,10 +52,13 @@ def bench(config: BenchConfig) -> BenchResult:
     trials = {pair: _trials(config, *pair, grid) for pair in tuned}
     cells = _cells(config, {})
     about = _about(config, cells)
-    _open(folder, about)
+    processes.join()
+    if processes.is_main():
+        _open(folder, about)
 
     def left(of: Sequence[Cell]) -> list[Cell]:
-        return [cell for cell in of if not cell.finished]
+        finished = processes.agreed([cell.finished for cell in of])
+        return [cell for cell, done in zip(of, finished, strict=True) if not done]
 
     tries = left([cell for _, cell in (trial for pair in trials.values() for trial in pair)])
     unfinished = left(cells)
@@ -80,9 +81,10 @@ def bench(config: BenchConfig) -> BenchResult:
 
         work(befores)
         work(tries)
-        chosen = {pair: _best(trials[pair]) for pair in tuned}
+        chosen = processes.agreed({pair: _best(trials[pair]) for pair in tuned} if processes.is_main() else {})
         if tuned:
-            write_json(folder / "tuning.json", _told(trials, chosen))
+            if processes.is_main():
+                write_json(folder / "tuning.json", _told(trials, chosen))
             cells = _cells(config, chosen)
         for method, split in tuned:
             if chosen[method, split] is None:
@@ -90,12 +92,17 @@ def bench(config: BenchConfig) -> BenchResult:
                     if (cell.method, cell.split) == (method, split):
                         cell.fail("no trial of --tune came to an end (tuning.json)")
         work([cell for cell in left(cells) if not tuned or chosen[cell.method, cell.split] is not None])
-    results = Results(config, cells, about)
-    failed = {cell.name: cell.error for cell in cells if cell.error is not None}
+    main = processes.is_main()
+    return processes.agreed(_result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}))
+
+
+def _result(results: Results, folder: Path) -> BenchResult:
+    """Write tables and report."""
+    failed = {cell.name: cell.error for cell in results.cells if cell.error is not None}
     table = write_results(results, folder)
     if not failed:
         shutil.rmtree(folder / ".known", ignore_errors=True)
-    if can_write() and any(cell.finished for cell in cells):
+    if can_write() and any(cell.finished for cell in results.cells):
         write_report([folder], folder / "report.html")
     return BenchResult(folder, table, failed)
 
@@ -113,6 +120,11 @@ def _resolved(config: BenchConfig) -> BenchConfig:
     if config.tasks is not None and not scenario.continual:
         raise UserError("--tasks is for the continual scenario: leave it out.")
     methods = [Method.parse(method).name for method in config.methods]
+    if processes.count() > 1 and (config.jobs > 1 or config.ray is not None):
+        raise UserError(
+            "torchrun's processes run one cell after the other, all of them together: leave out --jobs and --ray, or "
+            "start unlearner bench without torchrun."
+        )
     if config.ray is not None:
         check_ray()
     return replace(

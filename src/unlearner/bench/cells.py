@@ -2,11 +2,12 @@
 
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from unlearner import processes
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import console
 from unlearner.errors import UserError, did_you_mean
@@ -55,20 +56,26 @@ class Cell:
         return str(read_json(file)["error"]) if file.is_file() else None
 
     def run(self) -> None:
-        """Run what is left. An error ends the cell and stays in its failed.json."""
-        (self.folder / "failed.json").unlink(missing_ok=True)
+        """Run what is left. An error ends the cell and stays in its failed.json; with several processes one that not
+        all of them meet is raised, and ends the bench."""
+        if processes.is_main():
+            (self.folder / "failed.json").unlink(missing_ok=True)
         try:
             with use_threads(self.threads), quiet():
                 for run in self.runs:
                     forget(run, known=self.known)
-                if self.continual:
+                    processes.barrier()  # the next task reads the files of this one
+                if self.continual and processes.is_main():
                     write_json(self.folder / "retention.json", self._retention())
-        except UserError as error:
-            self.fail(str(error))
         except Exception as error:
-            self.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+            told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if not processes.met_by_all(told):
+                raise
+            self.fail(told, None if isinstance(error, UserError) else traceback.format_exc())
 
     def fail(self, error: str, trace: str | None = None) -> None:
+        if not processes.is_main():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         told = {"error": error} if trace is None else {"error": error, "traceback": trace}
         write_json(self.folder / "failed.json", told)
@@ -115,8 +122,12 @@ class Before:
 
     def run(self) -> None:
         """Measure it, if it can be: if not, the cells will say why."""
-        with suppress(Exception), use_threads(self.threads), quiet():
-            measure_before(self.config, self.known)
+        try:
+            with use_threads(self.threads), quiet():
+                measure_before(self.config, self.known)
+        except Exception as error:
+            if not processes.met_by_all(str(error)):
+                raise
 
     def fail(self, error: str) -> None:
         """Nothing: every cell measures for itself."""

@@ -148,9 +148,8 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
     config = replace(config, model=resolve_model(config.model))
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
-    model = load_to_train(config)
     accelerator = make_accelerator(config)
-    model.to(accelerator.device)
+    model = placed(load_to_train(config), config)
     evaluations = _Evaluations(config, inputs, tokenizer, template, Path(config.output), accelerator, known)
     evaluations.measure(model, ".", "before", config.model)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -40,17 +41,29 @@ AtEpoch = Callable[[nn.Module, int], bool]
 """Called with the model and the number of the epoch just done; True ends the training."""
 LAUNCHER_SECONDS = 2
 """Within these, a second Ctrl-C is the first one, passed on by torchrun."""
+ACCELERATE = {
+    "ACCELERATE_USE_FSDP": "--parallel fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "--parallel fsdp",
+    "ACCELERATE_DYNAMO_BACKEND": "--compile",
+}
+"""What `accelerate launch` may set that would change the model behind our back, and what to use instead."""
 
 
 def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
-    """Devices, processes and precision as accelerate finds them."""
+    """Devices and processes as accelerate finds them. Raises UserError for settings of `accelerate launch` that would
+    wrap or compile the model."""
+    for setting, ours in ACCELERATE.items():
+        if (value := os.environ.get(setting, "no")).lower() not in ("no", "false"):
+            raise UserError(f"accelerate is set to {setting}={value}, which is not followed: leave that to {ours}.")
     processes.join()
     bf16 = uses_bf16(options.precision)
     AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
     tracker = None if options.tracker == "none" else options.tracker
+    # Gradients lie in the buffers in which ddp sums them: otherwise each process would hold them twice.
+    once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(
         mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder,
-        cpu=not torch.cuda.is_available(),
+        cpu=not torch.cuda.is_available(), kwargs_handlers=[once],
     )  # fmt: skip
 
 
