@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from conftest import Files, arguments, contents, in_process, run_arguments
 from unlearner.config import EvaluateConfig, TrainOptions
@@ -129,14 +130,14 @@ def test_the_choice_is_by_size_and_said(
     monkeypatch.setattr(sharding.processes, "agreed", lambda value: value)
     for share, training, asked in ((3.9, "fsdp", "ddp"), (4.1, "ddp", "ddp"), (0.9, "fsdp", "fsdp")):
         monkeypatch.setattr(sharding, "device_memory", lambda device, share=share: share * size / sharding.ROOM)
-        assert sharding.choose(model, TrainOptions(model="")) == training
-        assert sharding.choose(model, EvaluateConfig(model="", output="")) == asked
-    assert sharding.choose(model, TrainOptions(model="", parallel="fsdp")) == "fsdp"
+        assert sharding.choose(model, TrainOptions(model=""), torch.float32) == training
+        assert sharding.choose(model, EvaluateConfig(model="", output=""), torch.float32) == asked
+    assert sharding.choose(model, TrainOptions(model="", parallel="fsdp"), torch.float32) == "fsdp"
     said = capfd.readouterr().err
     assert "2 processes, fsdp, each with a part of every weight: weights, gradients and optimiser states take" in said
     assert "as --parallel says" in said
     with pytest.raises(UserError, match="--cpu-offload goes with --parallel fsdp"):
-        sharding.choose(model, TrainOptions(model="", parallel="ddp", cpu_offload=True))
+        sharding.choose(model, TrainOptions(model="", parallel="ddp", cpu_offload=True), torch.float32)
 
 
 @pytest.mark.slow

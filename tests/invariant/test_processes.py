@@ -25,6 +25,7 @@ from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
 from unlearner.modeling import sharding
 from unlearner.modeling.load import load_model
+from unlearner.modeling.sharding import Engine
 
 SHORT = replace(OPTIONS, lora_dropout=0.0, lr=1e-3, epochs=1.9, max_tokens=150)
 """Five steps in several forwards each, the last of three rows."""
@@ -40,13 +41,20 @@ TRAININGS: dict[str, tuple[str, TrainOptions]] = {
 }
 OFTEN = replace(SHORT, save_every=2)
 KILLED = ("NPO+KL", OFTEN), ("NPO+KL", replace(OFTEN, lora=True))
-ENGINES = ("ddp", "fsdp")
+ENGINES: tuple[Engine, ...] = ("ddp", "fsdp")
 
 
 def train_all(folder: Path, engine: str, names: tuple[str, ...] = tuple(TRAININGS)) -> None:
     for name in names:
         method, options = TRAININGS[name]
         run(method, folder / engine / name, options=options, parallel=engine)
+
+
+def train_half(folder: Path, engine: Engine, model: Path) -> None:
+    """From bf16 files in float32, with a frozen copy: several processes map them and widen what they keep."""
+    loaded = load_model(str(model), lazy=True)
+    assert (loaded.dtype == torch.bfloat16) == (processes.count() > 1)
+    run("ME+KL", folder / engine / "half", options=SHORT, model=loaded, parallel=engine)
 
 
 def kill_all(folder: Path, engine: str) -> None:
@@ -68,7 +76,7 @@ def evaluate_all(folder: Path, way: str) -> None:
     passes.ROUND = 3
     model = fresh_model()
     if way != "ddp":
-        sharding.shard(model, torch.device("cpu"), bf16=False, offload=False)
+        sharding.shard(model, torch.device("cpu"), torch.float32, bf16=False, offload=False)
     if way == "lockstep":
         sharding.ROOM = 0.0  # none to gather the whole model
     sets = [EvalSet("forget", tuple(FORGET)), EvalSet("retain", tuple(RETAIN))]
@@ -84,6 +92,7 @@ def main(folder: Path, killed: Path | None) -> None:
     processes.join()
     for engine in ENGINES:
         train_all(folder / "trained", engine)
+        train_half(folder / "trained", engine, folder.parent / "half")
         if killed is None:
             kill_all(folder / "killed", engine)
         else:
@@ -106,7 +115,9 @@ def torchrun(count: int, *command: str, timeout: int = 400) -> "subprocess.Compl
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one, two and three processes left, in folders 1, 2 and 3; 3 went on with what was killed in 2."""
     folder = tmp_path_factory.mktemp("processes")
+    fresh_model(dtype=torch.bfloat16).save_pretrained(folder / "half")
     train_all(folder / "1" / "trained", "ddp")
+    train_half(folder / "1" / "trained", "ddp", folder / "half")
     for place, (method, options) in enumerate(KILLED):
         run(method, folder / "1" / "whole" / str(place), options=options)
     for count in (2, 3):
@@ -130,7 +141,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", [*TRAININGS, "half"])
 def test_processes_train_as_one_does(made: Path, name: str, engine: str, count: int) -> None:
     one, several = made / "1" / "trained" / "ddp" / name, made / str(count) / "trained" / engine / name
     assert len(log_of(one)) == 5

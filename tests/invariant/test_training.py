@@ -341,7 +341,7 @@ def test_states_in_8_bits_are_not_sharded() -> None:
     with pytest.raises(
         UserError, match=r"adamw-8bit does not go with fsdp \(as --parallel says.*take --optimizer adamw"
     ):
-        choose(fresh_model(), options)
+        choose(fresh_model(), options, torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------------ killed, resumed

@@ -165,9 +165,9 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
         check_retrained(config.retrained, sets, config.trust_remote_code)
     processes.join()
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
-    model = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code)
+    model = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
     check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
-    model = placed(model, config)
+    model = placed(model, config, dtype)
     hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
     if config.retrained is not None:
         hashes["retrained model"] = retrained_hash(config.retrained)
@@ -222,7 +222,8 @@ def retrained_rows(
     if not processes.agreed((folder / "summary.json").is_file()):
         tokenizer = load_tokenizer(source, trust_remote_code=like.trust_remote_code)
         dtype = torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32
-        model = placed(load_model(source, dtype=dtype, trust_remote_code=like.trust_remote_code), like)
+        model = load_model(source, dtype=dtype, trust_remote_code=like.trust_remote_code, lazy=True)
+        model = placed(model, like, dtype)
         measure(
             model, tokenizer, find_template(like.template, tokenizer), [forget], folder, options, judges=judges,
             seed=like.seed, official=official, title="evaluation: the retrained model", autocast=autocast, known=known,

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from unlearner import processes
 from unlearner.errors import UserError
 from unlearner.modeling.scoring import bare, check_head
 
@@ -51,8 +52,13 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
+    lazy: bool = False,
 ) -> Any:
     """The causal LM at a path or hub id, in evaluation mode; a LoRA adapter's folder gives its base model with it.
+
+    Weights that are to be what the files hold are not read but mapped: the processes of a machine share them, and what
+    is sharded is copied from there. With `lazy`, float32 is left to `sharding.widen` where there are several processes,
+    so that this holds for it, too.
 
     Raises UserError where weights are missing or not safetensors, and for a model whose logits cannot be scored.
     """
@@ -75,7 +81,8 @@ def load_model(
     transformers_logging.set_verbosity_error()
     try:
         made: Any = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, local_files_only=offline,
+            model, dtype="auto" if lazy and dtype == torch.float32 and processes.count() > 1 else dtype,
+            trust_remote_code=trust_remote_code, use_safetensors=True, local_files_only=offline,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:

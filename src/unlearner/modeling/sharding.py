@@ -5,6 +5,7 @@ embedding, which the scores need (`scoring.Head`), are whole during the forward 
 in scoring, losses or generation knows about sharding; what has to know is `within` (training) and `whole` (evaluation).
 """
 
+import copy
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,15 +31,15 @@ ROOM = 0.8
 Engine = Literal["ddp", "fsdp"]
 
 
-def choose(model: nn.Module, options: ModelOptions, *, copies: int = 1) -> Engine:
+def choose(model: nn.Module, options: ModelOptions, dtype: torch.dtype, *, copies: int = 1) -> Engine:
     """How the processes share `model`, by --parallel, its size and the devices' memory; one line says it and why.
 
-    With `TrainOptions` the model is to be trained, else only to be asked; `copies` counts the model and a frozen
-    reference. All processes take part. Raises UserError for options that do not go together.
+    With `TrainOptions` the model is to be trained, else only to be asked; its weights will be `dtype`; `copies` counts
+    the model and a frozen reference. All processes take part. Raises UserError for options that do not go together.
     """
     if options.cpu_offload and options.parallel == "ddp":
         raise UserError("--cpu-offload goes with --parallel fsdp: ddp keeps all weights on every device.")
-    needed, what = _bytes_needed(model, options, copies)
+    needed, what = _bytes_needed(model, options, dtype, copies)
     room = ROOM * device_memory(_default_device())
     size, limit = f"{needed / 1e9:.3g} GB", f"{room / 1e9:.3g} GB, {ROOM:.0%} of a device's memory"
     engine: Engine = "ddp"
@@ -62,11 +63,25 @@ def choose(model: nn.Module, options: ModelOptions, *, copies: int = 1) -> Engin
     return engine
 
 
-def placed(model: Any, options: ModelOptions) -> Any:
-    """A model that is only to be asked, on its device: whole, or its part of this process."""
-    if choose(model, options) == "ddp":
-        return model.to(_default_device())
-    return shard(model, _default_device(), bf16=False, offload=options.cpu_offload)
+def placed(model: Any, options: ModelOptions, dtype: torch.dtype) -> Any:
+    """A model that is only to be asked, in `dtype` and on its device: whole, or its part of this process."""
+    if choose(model, options, dtype) == "ddp":
+        return widen(model, dtype).to(_default_device())
+    return shard(model, _default_device(), dtype, bf16=False, offload=options.cpu_offload)
+
+
+def widen(module: Any, dtype: torch.dtype) -> Any:
+    """`module` with the float32 that its lazy loading owes it (`load_model`), where `dtype` is that."""
+    if dtype == torch.float32:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dtype in (torch.bfloat16, torch.float16):
+                tensor.data = tensor.data.float()
+    return module
+
+
+def frozen(model: Any) -> Any:
+    """A copy of `model` without gradients that has the same weights in memory, until both are sharded."""
+    return copy.deepcopy(model, {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()})
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -75,8 +90,10 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def shard(model: Any, device: torch.device, *, bf16: bool, offload: bool) -> Any:
-    """Spread `model` over all processes, in place: weights lie on `device` (with `offload` in main memory).
+def shard(model: Any, device: torch.device, dtype: torch.dtype, *, bf16: bool, offload: bool) -> Any:
+    """Spread `model` over all processes, in place: weights of `dtype` lie on `device` (with `offload` in main memory).
+
+    Layer by layer: a process never holds more than its parts and one layer, or what is around the layers.
 
     With `bf16`, float32 weights are gathered and computed with in bf16 and gradients are summed in float32. Raises
     UserError for a model that does not name its layers.
@@ -102,8 +119,8 @@ def shard(model: Any, device: torch.device, *, bf16: bool, offload: bool) -> Any
         options["offload_policy"] = CPUOffloadPolicy()
     parts: list[Any] = layers(model)
     for layer in parts:
-        fully_shard(layer, **options)
-    fully_shard(model, reshard_after_forward=False, **options)
+        fully_shard(widen(layer, dtype), **options)
+    fully_shard(widen(model, dtype), reshard_after_forward=False, **options)
     # Which weights the backward pass gathers ahead: left to itself, torch goes by the forwards there were, and in an
     # evaluation not every process has the same.
     for layer, before in zip([*parts, model], [parts[0], *parts], strict=True):
@@ -204,12 +221,12 @@ def full(tensor: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------------------------------- what it takes
 
 
-def _bytes_needed(model: nn.Module, options: ModelOptions, copies: int) -> tuple[float, str]:
+def _bytes_needed(model: nn.Module, options: ModelOptions, dtype: torch.dtype, copies: int) -> tuple[float, str]:
     """Bytes of a process that holds all of the model, and what is counted."""
-    weights = _bytes_whole(model)
+    weights = float(dtype.itemsize * sum(p.numel() for p in model.parameters()))
     if not isinstance(options, TrainOptions) or options.lora:
         return copies * weights, "weights"
-    states = 2.0 if options.optimizer == "adamw" else 2.0 / next(model.parameters()).element_size()
+    states = 2.0 if options.optimizer == "adamw" else 2.0 / dtype.itemsize
     return (copies + 1 + states) * weights, "weights, gradients and optimiser states"
 
 

@@ -16,7 +16,10 @@ from unlearner.training.loop import weights_dtype
 
 def load_to_train(config: TrainOptions) -> Any:
     """The model that training starts from; an adapter is merged into its base model. Raises UserError."""
-    model = load_model(config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
+    # A new adapter takes its first values in the base model's type: that has to be there.
+    model = load_model(
+        config.model, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code, lazy=not config.lora
+    )
     if not hasattr(model, "peft_config"):
         return model
     if config.lora and not config.merge:

@@ -22,7 +22,7 @@ from unlearner.modeling.load import load_tokenizer, model_hash
 from unlearner.modeling.sharding import choose
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
-from unlearner.training.loop import check_tracker, make_accelerator, train
+from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -67,7 +67,7 @@ def finetune(config: FinetuneConfig) -> Path:
     if not trained.is_dir():
         train(
             model, tokenizer, method, views, plan, config, folder, accelerator=accelerator,
-            parallel=choose(model, config),
+            parallel=choose(model, config, weights_dtype(config)),
         )  # fmt: skip
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

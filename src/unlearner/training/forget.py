@@ -33,7 +33,7 @@ from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
 from unlearner.modeling.load import check_fits, load_model, load_tokenizer, model_hash
-from unlearner.modeling.sharding import choose, placed
+from unlearner.modeling.sharding import choose, placed, widen
 from unlearner.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
 from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
@@ -84,12 +84,12 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
     model = load_to_train(config)
     check_training_fits(model, tokenizer, views, config.max_length if config.official else 0)
     check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
-    reference = None
+    reference, dtype = None, weights_dtype(config)
     if config.reference_model is not None and not (inputs.method.reference_nll or inputs.method.kl_view):
         warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
     elif config.reference_model is not None:
         path = resolve_model(config.reference_model)
-        reference = load_model(path, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code)
+        reference = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
     hashes = {
         "the forget set": records_hash(inputs.forget),
         "the retain set": records_hash(inputs.retain),
@@ -112,11 +112,11 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
         return ForgetResult(folder, made, evaluations.read("before"), evaluations.read("."))
 
     copies = 1 + (reference is not None or needs_copy(inputs.method, config))
-    engine = choose(model, config, copies=copies)
+    engine = choose(model, config, dtype, copies=copies)
     if engine == "fsdp":
         model, reference = place(model, reference, inputs.method, config, accelerator, engine)
     else:
-        model.to(accelerator.device)
+        widen(model, dtype).to(accelerator.device)
     before = evaluations.measure(model, "before", "before", config.model)
     warn_truncated(views, config.max_length)
 
@@ -133,7 +133,7 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
         )  # fmt: skip
     else:  # trained to the end, then cut short while being evaluated
         trust = config.trust_remote_code
-        model = placed(load_model(str(made), dtype=weights_dtype(config), trust_remote_code=trust), config)
+        model = placed(load_model(str(made), dtype=dtype, trust_remote_code=trust, lazy=True), config, dtype)
     after = evaluations.last(model, str(made))
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -149,7 +149,7 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     template = find_template(config.template, tokenizer)
     accelerator = make_accelerator(config)
-    model = placed(load_to_train(config), config)
+    model = placed(load_to_train(config), config, weights_dtype(config))
     evaluations = _Evaluations(config, inputs, tokenizer, template, Path(config.output), accelerator, known)
     evaluations.measure(model, ".", "before", config.model)
 

@@ -1,6 +1,5 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
-import copy
 import math
 import os
 import signal
@@ -33,7 +32,7 @@ from unlearner.modeling.load import uses_bf16
 from unlearner.modeling.products import fast_products
 from unlearner.modeling.reference import Reference
 from unlearner.modeling.scoring import FORWARD_TOKENS, Batch, RowWeights, score_views
-from unlearner.modeling.sharding import Engine, full, is_sharded, shard, whole, within
+from unlearner.modeling.sharding import Engine, frozen, full, is_sharded, shard, whole, widen, within
 from unlearner.training import checkpoint
 from unlearner.training.objective import Objective, with_reference_nll
 
@@ -266,24 +265,25 @@ def place(
     """The model as it is to be trained, with its adapter, and the reference model: on their device, with fsdp spread
     over the processes."""
     set_seed(options.seed)
+    dtype = weights_dtype(options)
     if parallel == "fsdp" and reference is None and needs_copy(method, options):
-        reference = copy.deepcopy(model)
+        reference = frozen(model)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     if parallel != "fsdp":
-        model.to(accelerator.device)
+        widen(model, dtype).to(accelerator.device)
     if options.lora:
         model = add_lora(model, options)
     if reference is not None:
         reference.eval().requires_grad_(False)
         if parallel != "fsdp":
-            reference.to(accelerator.device)
+            widen(reference, dtype).to(accelerator.device)
     if parallel == "fsdp":
         bf16 = accelerator.mixed_precision == "bf16"
         for part in (model, reference):
             if part is not None:
-                shard(part, accelerator.device, bf16=bf16, offload=options.cpu_offload)
+                shard(part, accelerator.device, dtype, bf16=bf16, offload=options.cpu_offload)
     return model, reference
 
 
