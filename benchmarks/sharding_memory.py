@@ -12,7 +12,8 @@ a layer, n processes, in float32:
 
 Loading is from files in bf16, which several processes map; counted is what they hold beside the files:
 
-    4·P/n + (n > 1) 4·R   each its part, and, last of all, the weights around the layers whole
+    4·P/n                    each process its part
+    + for n > 1: 4·2·(R+L)   in the first forward, those around the layers and of one layer: received, and laid out
 
 Activations are not in it: at the end of a backward pass, when all gradients are there, they are gone. (Under ddp the
 gradients' buffers are there all the time, so that a process holds 16 bytes a weight and the activations.)
@@ -54,10 +55,10 @@ def planned(count: int) -> Peaks:
     """Those of one of `count` processes."""
     layer = SHAPE.body / SHAPE.layers
     around = SHAPE.parameters - SHAPE.body
-    whole = (around, around + layer) if count > 1 else (0, 0)
+    whole = around + layer if count > 1 else 0
     return {
-        "loading": round(4 * SHAPE.parameters / count + 4 * whole[0]),
-        "training": round(16 * SHAPE.parameters / count + 12 * whole[1]),
+        "loading": round(4 * SHAPE.parameters / count + 4 * 2 * whole),
+        "training": round(16 * SHAPE.parameters / count + 4 * 3 * whole),
     }
 
 
