@@ -141,7 +141,9 @@ def test_the_choice_is_by_size_and_said(
 
 
 @pytest.mark.slow
-def test_a_bench_under_torchrun_is_that_of_one_process(files: Files, tofu: Path, tmp_path: Path) -> None:
+def test_a_bench_under_torchrun_is_that_of_one_process(
+    files: Files, tofu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two continual tasks, tuned; the trial whose gradient is not finite fails in all processes, and they go on."""
 
     def typed(output: Path, parallel: str) -> list[str]:
@@ -153,6 +155,7 @@ def test_a_bench_under_torchrun_is_that_of_one_process(files: Files, tofu: Path,
 
     one, two = tmp_path / "one", tmp_path / "two"
     assert in_process(typed(one, "ddp"), tmp_path) == 0, (tmp_path / "said.txt").read_text()
+    monkeypatch.setenv("UNLEARNER_CACHE", str(tmp_path / "cache"))  # as in the other process
     run = torchrun(typed(two, "fsdp"))
     out, said = run.communicate(timeout=400)
     assert run.returncode == 0 and out.count("Report:") == 1, said
