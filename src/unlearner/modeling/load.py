@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from unlearner.errors import UserError
 from unlearner.modeling.scoring import bare, check_head
 
 transformers_logging.disable_progress_bar()  # its bars for loading and saving are over before they can be read
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels when peft imports it
 
 BUILTIN = "builtin:"
 
