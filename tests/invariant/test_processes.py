@@ -96,11 +96,11 @@ def main(folder: Path, killed: Path | None) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     processes.join()
-    assert processes.met_by_all("the same error") and not processes.met_by_all(f"an error of rank {processes.rank()}")
     if processes.count() == 1:  # alone, and in a process of its own, for DeepSpeed changes things that stay changed
         assert killed is not None
         resume_all(killed / "deepspeed", folder / "resumed" / "deepspeed", "deepspeed")
         return
+    assert processes.met_by_all("the same error") and not processes.met_by_all(f"an error of rank {processes.rank()}")
     for engine in ENGINES:
         train_all(folder / "trained", engine)
         train_half(folder / "trained", engine, folder.parent / "half")
