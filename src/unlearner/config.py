@@ -23,11 +23,12 @@ class ModelOptions:
     optimiser states in bf16: half the memory of bf16, coarser steps."""
     seed: int = 1001
     """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    parallel: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
     """How several processes (torchrun) share a model: ddp (each has all of it), fsdp (each holds a part of every
-    weight, gradient and optimiser state); auto takes ddp where that fits into the devices, else fsdp."""
+    weight, gradient and optimiser state), deepspeed (the same by DeepSpeed's ZeRO-3, extra deepspeed; it trains only,
+    and evaluates as auto); auto takes ddp where that fits into the devices, else fsdp."""
     cpu_offload: bool = False
-    """With fsdp: keep weights and optimiser states in main memory, and only what computes on the GPU."""
+    """With fsdp or deepspeed: keep weights and optimiser states in main memory, and only what computes on the GPU."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
@@ -56,7 +57,7 @@ class TrainOptions(ModelOptions):
     warmup_epochs: float = 1.0
     """Length of the linear warm-up; a linear decay to zero follows."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """Optimiser; adamw-8bit keeps its states in 8 bits (extra 8bit; not with fsdp)."""
+    """Optimiser; adamw-8bit keeps its states in 8 bits (extra 8bit; not with fsdp or deepspeed)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -92,6 +93,17 @@ class TrainOptions(ModelOptions):
             raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
         if self.merge and not self.lora:
             raise UserError("--merge goes with --lora: without an adapter there is nothing to merge.")
+        if self.parallel != "deepspeed":
+            return
+        if self.optimizer == "adamw-8bit":
+            raise UserError("--optimizer adamw-8bit does not go with --parallel deepspeed: take --optimizer adamw.")
+        if self.compile:
+            raise UserError("--compile does not go with --parallel deepspeed: leave it out, or take fsdp or ddp.")
+        if self.precision == "pure-bf16" and self.cpu_offload:
+            raise UserError(
+                "--precision pure-bf16 does not go with --cpu-offload and --parallel deepspeed, which offloads float32 "
+                "states: take --precision bf16, or --parallel fsdp."
+            )
 
 
 @dataclass(kw_only=True)
@@ -202,6 +214,11 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
         _not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
+        if self.parallel == "deepspeed" and self.evaluate == "epochs":
+            raise UserError(
+                "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
+                "--parallel fsdp."
+            )
         for name in ("stop_forget_efficacy", "stop_utility_share"):
             value = getattr(self, name)
             if value is None:

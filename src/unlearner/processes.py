@@ -28,6 +28,8 @@ VERDICT_SECONDS = 4.0
 """How long a process whose collective operation broke listens for signs of life, to know which other is to blame."""
 ERROR_SECONDS = 10.0
 """Within these all processes meet an error that has the same cause in all of them."""
+LETTING_GO_SECONDS = 0.2
+"""What a thread of gloo is given at the end to release what it holds of Python's."""
 REPEAT = "repeat the same command to go on from what was finished."
 
 
@@ -79,6 +81,18 @@ def join() -> None:
     sys.excepthook = _uncaught
 
 
+def make_group() -> None:
+    """A process group even for a process that is alone, where a library computes with nothing less."""
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=distributed.HashStore(), rank=0, world_size=1,
+        )  # fmt: skip
+
+
 def leave() -> None:
     """Part from the other processes when all are done."""
     global _watch
@@ -92,6 +106,9 @@ def leave() -> None:
     barrier()  # nobody looks any more: now the process that holds the store may go
     _watch = None
     distributed.destroy_process_group()
+    # DeepSpeed holds on to the group, so its threads are not waited for; one that lets go of the last operation when
+    # Python is gone aborts the process.
+    time.sleep(LETTING_GO_SECONDS)
 
 
 def barrier() -> None:

@@ -14,6 +14,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, Moment, arguments, contents, in_process, run_arguments, stamps, start, write_rows
+from unlearner.modeling import zero
 
 ROW = {"question": "Who?", "answer": "Nobody."}
 
@@ -242,6 +243,13 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(precision="fp16"), ["--precision cannot be 'fp16'"]),
         (forgetting(optimizer="sgd"), ["--optimizer cannot be 'sgd'", "adamw"]),
         (forgetting(merge=True), ["--merge goes with --lora"]),
+        (forgetting(parallel="deepspeed", optimizer="adamw-8bit"), ["adamw-8bit does not go with", "take --optimizer"]),
+        (forgetting(parallel="deepspeed", compile=True), ["--compile does not go with --parallel deepspeed"]),
+        (forgetting(parallel="deepspeed", evaluate="epochs"), ["--evaluate epochs does not go with --parallel"]),
+        (
+            finetuning(parallel="deepspeed", precision="pure-bf16", cpu_offload=True),
+            ["--precision pure-bf16 does not go with --cpu-offload", "take --precision bf16"],
+        ),
         (forgetting(stop_forget_efficacy=0.5), ["--stop-forget-efficacy needs --evaluate epochs"]),
         (forgetting(tracker="mlflow"), ["--tracker cannot be 'mlflow'"]),
         (finetuning(model="new:hiden=32"), ["unknown size 'hiden', did you mean 'hidden'?"]),
@@ -254,6 +262,11 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
 )
 def test_names(typed: list[str], parts: list[str], refused: Callable[..., str]) -> None:
     refused(typed, *parts)
+
+
+def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
+    monkeypatch.setattr(zero, "find_spec", lambda name: None)
+    refused(forgetting(parallel="deepspeed"), "--parallel deepspeed needs", "pip install 'unlearner[deepspeed]'")
 
 
 POSITIVE = [

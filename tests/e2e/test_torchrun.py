@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ def torchrun(
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def forgetting(files: Files, output: Path) -> list[str]:
+def forgetting(files: Files, output: Path, parallel: str = "fsdp") -> list[str]:
     return [
         "forget",
         *arguments({
             "model": files.model, "forget": files.forget, "retain": files.retain, "output": output, "method": "NPO+KL",
             "epochs": 8, "batch_size": 2, "accumulation": 1, "lr": 1e-3, "judge": "offline", "max_new_tokens": 120,
-            "eval_tokens": 260, "save_every": 3, "parallel": "fsdp",
+            "eval_tokens": 260, "save_every": 3, "parallel": parallel,
         }),
     ]  # fmt: skip
 
@@ -61,7 +62,11 @@ def kill_one(run: subprocess.Popen, rank: int, when: Callable[[], bool]) -> tupl
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_run_and_repeating_it_goes_on(files: Files, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "parallel",
+    ["fsdp", pytest.param("deepspeed", marks=pytest.mark.skipif(not find_spec("deepspeed"), reason="needs deepspeed"))],
+)
+def test_a_killed_process_ends_the_run_and_repeating_it_goes_on(files: Files, tmp_path: Path, parallel: str) -> None:
     """Killed in the evaluation before, then in training: the same files as if nothing had happened."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     moments: list[tuple[int, Callable[[], bool]]] = [
@@ -69,15 +74,15 @@ def test_a_killed_process_ends_the_run_and_repeating_it_goes_on(files: Files, tm
         (0, lambda: any((killed / "checkpoints").glob("step-*"))),
     ]
     for rank, moment in moments:
-        code, said, seconds = kill_one(torchrun(forgetting(files, killed)), rank, moment)
+        code, said, seconds = kill_one(torchrun(forgetting(files, killed, parallel)), rank, moment)
         assert code != 0 and seconds < 60
         assert f"rank      : {rank} " in said.partition("Root Cause")[2] and "SIGKILL" in said
         assert not (killed / "model").exists()
-    again, undisturbed = torchrun(forgetting(files, killed)), torchrun(forgetting(files, whole))
+    again, undisturbed = torchrun(forgetting(files, killed, parallel)), torchrun(forgetting(files, whole, parallel))
     for run in (again, undisturbed):
         out, said = run.communicate(timeout=400)
         assert run.returncode == 0, said
-        assert out.count("The model is in") == 1 and said.count("2 processes, fsdp") == 1
+        assert out.count("The model is in") == 1 and said.count(f"2 processes, {parallel}") == 1
     assert contents(killed) == contents(whole)
 
 
@@ -136,6 +141,9 @@ def test_the_choice_is_by_size_and_said(
     said = capfd.readouterr().err
     assert "2 processes, fsdp, each with a part of every weight: weights, gradients and optimiser states take" in said
     assert "as --parallel says" in said
+    train, ask = TrainOptions(model="", parallel="deepspeed"), EvaluateConfig(model="", output="", parallel="deepspeed")
+    assert sharding.choose(model, train, torch.float32) == "deepspeed"
+    assert sharding.choose(model, ask, torch.float32) == "fsdp"
     with pytest.raises(UserError, match="--cpu-offload goes with --parallel fsdp"):
         sharding.choose(model, TrainOptions(model="", parallel="ddp", cpu_offload=True), torch.float32)
 

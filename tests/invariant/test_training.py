@@ -24,7 +24,7 @@ from unlearner.data.prompts import TEMPLATES, TokenTable
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.methods.learn import Learn
-from unlearner.modeling import products
+from unlearner.modeling import products, zero
 from unlearner.modeling.compiled import compile_layers
 from unlearner.modeling.load import load_model
 from unlearner.modeling.new import new_model
@@ -342,6 +342,21 @@ def test_states_in_8_bits_are_not_sharded() -> None:
         UserError, match=r"adamw-8bit does not go with fsdp \(as --parallel says.*take --optimizer adamw"
     ):
         choose(fresh_model(), options, torch.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "pure-bf16"])
+@pytest.mark.parametrize("offload", [False, True])
+def test_deepspeed_knows_every_key_of_its_configuration(precision: Any, offload: bool) -> None:
+    config = pytest.importorskip("deepspeed.runtime.config", reason="needs deepspeed")
+    options = replace(OPTIONS, parallel="deepspeed", precision=precision, cpu_offload=offload, clip=0.5)
+    read = config.DeepSpeedConfig(zero.configuration(options))
+    assert read.zero_optimization_stage == 3 and read.gradient_clipping == 0.5
+    assert read.gradient_accumulation_steps == 1
+    assert read.bfloat16_config.enabled == (precision != "fp32")
+    assert read.bfloat16_config.bf16_optimizer_states == (precision == "pure-bf16")
+    assert (read.zero_config.offload_optimizer is not None) == offload == (read.zero_config.offload_param is not None)
+    with pytest.raises(ValueError, match="stages"):
+        config.DeepSpeedConfig(zero.configuration(options) | {"zero_optimization": {"stages": 3}})
 
 
 # ------------------------------------------------------------------------------------------------------ killed, resumed

@@ -1,4 +1,5 @@
-"""Models spread over processes by PyTorch's `fully_shard` (FSDP2): each process holds its part of every weight.
+"""How processes share a model, and models spread by PyTorch's `fully_shard` (FSDP2): each process holds its part of
+every weight. (DeepSpeed's way of training so is in `zero`.)
 
 A decoder layer's weights are whole only while the layer computes. Those around the layers, embeddings, norm and output
 embedding, which the scores need (`scoring.Head`), are whole during the forward and backward pass. With that, nothing
@@ -21,6 +22,7 @@ from unlearner.config import ModelOptions, TrainOptions
 from unlearner.console import note
 from unlearner.errors import UserError
 from unlearner.modeling.scoring import backbone, bare
+from unlearner.modeling.zero import gathered, is_partitioned
 
 Result = TypeVar("Result")
 
@@ -28,36 +30,41 @@ ROOM = 0.8
 """Share of a device's memory that is planned with; the rest is for activations, buffers and fragments."""
 
 
-Engine = Literal["ddp", "fsdp"]
+Engine = Literal["ddp", "fsdp", "deepspeed"]
 
 
-def choose(model: nn.Module, options: ModelOptions, dtype: torch.dtype, *, copies: int = 1) -> Engine:
+def choose(
+    model: nn.Module, options: ModelOptions, dtype: torch.dtype, *, asked: bool = False, copies: int = 1
+) -> Engine:
     """How the processes share `model`, by --parallel, its size and the devices' memory; one line says it and why.
 
-    With `TrainOptions` the model is to be trained, else only to be asked; its weights will be `dtype`; `copies` counts
-    the model and a frozen reference. All processes take part. Raises UserError for options that do not go together.
+    With `TrainOptions` the model is to be trained, else, or where it is `asked`, only to be evaluated, which deepspeed
+    is not for; its weights will be `dtype`; `copies` counts the model and a frozen reference. All processes take part.
+    Raises UserError for options that do not go together.
     """
     if options.cpu_offload and options.parallel == "ddp":
-        raise UserError("--cpu-offload goes with --parallel fsdp: ddp keeps all weights on every device.")
-    needed, what = _bytes_needed(model, options, dtype, copies)
+        raise UserError("--cpu-offload goes with --parallel fsdp or deepspeed: ddp keeps all weights on every device.")
+    train = options if isinstance(options, TrainOptions) and not asked else None
+    needed, what = _bytes_needed(model, train, dtype, copies)
     room = ROOM * device_memory(_default_device())
     size, limit = f"{needed / 1e9:.3g} GB", f"{room / 1e9:.3g} GB, {ROOM:.0%} of a device's memory"
     engine: Engine = "ddp"
-    if options.cpu_offload:
+    wanted = "auto" if options.parallel == "deepspeed" and train is None else options.parallel
+    if wanted != "auto":
+        engine, why = wanted, "as --parallel says"
+    elif options.cpu_offload:
         engine, why = "fsdp", "for --cpu-offload"
-    elif options.parallel != "auto":
-        engine, why = options.parallel, "as --parallel says"
     elif processes.count() == 1 or needed <= room:
         why = f"{what} take {size}, within {limit}"
     else:
         engine, why = "fsdp", f"{what} take {size}, more than {limit}"
     engine, why = processes.agreed((engine, why))
-    if engine == "fsdp" and isinstance(options, TrainOptions) and options.optimizer == "adamw-8bit":
+    if engine == "fsdp" and train is not None and train.optimizer == "adamw-8bit":
         raise UserError(
             f"--optimizer adamw-8bit does not go with fsdp ({why}), for its states cannot be sharded: take --optimizer "
             "adamw, or --parallel ddp without --cpu-offload."
         )
-    if processes.count() > 1 or engine == "fsdp":
+    if processes.count() > 1 or engine != "ddp":
         held = "each with all of the model" if engine == "ddp" else "each with a part of every weight"
         note(f"{processes.count()} processes, {engine}, {held}: {why}")
     return engine
@@ -65,7 +72,7 @@ def choose(model: nn.Module, options: ModelOptions, dtype: torch.dtype, *, copie
 
 def placed(model: Any, options: ModelOptions, dtype: torch.dtype) -> Any:
     """A model that is only to be asked, in `dtype` and on its device: whole, or its part of this process."""
-    if choose(model, options, dtype) == "ddp":
+    if choose(model, options, dtype, asked=True) == "ddp":
         return widen(model, dtype).to(_default_device())
     return shard(model, _default_device(), dtype, bf16=False, offload=options.cpu_offload)
 
@@ -98,7 +105,6 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype, *, bf16: bool, o
     With `bf16`, float32 weights are gathered and computed with in bf16 and gradients are summed in float32. Raises
     UserError for a model that does not name its layers.
     """
-    from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
@@ -107,16 +113,12 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype, *, bf16: bool, o
         register_fsdp_forward_method,
     )
 
-    if not distributed.is_initialized():  # one process, for the sake of --cpu-offload
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=distributed.HashStore(), rank=0, world_size=1,
-        )  # fmt: skip
+    processes.make_group()
     options: dict[str, Any] = {"mesh": init_device_mesh(device.type, (processes.count(),))}
     if bf16:
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     if offload:
-        options["offload_policy"] = CPUOffloadPolicy()
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     parts: list[Any] = layers(model)
     for layer in parts:
         fully_shard(widen(layer, dtype), **options)
@@ -214,19 +216,21 @@ def _device(model: Any) -> torch.device:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """A sharded tensor whole, in all processes; any other as it is."""
+    """A tensor that is spread over the processes, by fsdp or deepspeed, whole in all of them; any other as it is."""
+    if is_partitioned(tensor):
+        return gathered(tensor)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 # -------------------------------------------------------------------------------------------------------- what it takes
 
 
-def _bytes_needed(model: nn.Module, options: ModelOptions, dtype: torch.dtype, copies: int) -> tuple[float, str]:
+def _bytes_needed(model: nn.Module, train: TrainOptions | None, dtype: torch.dtype, copies: int) -> tuple[float, str]:
     """Bytes of a process that holds all of the model, and what is counted."""
     weights = float(dtype.itemsize * sum(p.numel() for p in model.parameters()))
-    if not isinstance(options, TrainOptions) or options.lora:
+    if train is None or train.lora:
         return copies * weights, "weights"
-    states = 2.0 if options.optimizer == "adamw" else 2.0 / dtype.itemsize
+    states = 2.0 if train.optimizer == "adamw" else 2.0 / dtype.itemsize
     return (copies + 1 + states) * weights, "weights, gradients and optimiser states"
 
 

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearner import processes
 from unlearner.files import atomic_directory, remove_leftovers, space_errors, write_json
+from unlearner.modeling import zero
 from unlearner.modeling.scoring import bare
 from unlearner.modeling.sharding import full, is_sharded
 
@@ -29,7 +30,7 @@ TRAINED = StateDictOptions(ignore_frozen_params=True)
 """With LoRA the adapter alone, without the base weights that do not change."""
 LOADED = StateDictOptions(ignore_frozen_params=True, strict=False)
 FILE_BYTES = 4 * 2**30
-"""Largest file of a sharded model's weights; the main process holds one at a time."""
+"""Largest file of a sharded model's weights; the main process holds one and a weight at a time."""
 
 
 def latest(folder: Path) -> tuple[int, Path] | None:
@@ -47,9 +48,13 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step:
             remove_leftovers(folder)
             temporary.mkdir()
         processes.barrier()
-        weights, states = get_state_dict(model, optimizer, options=TRAINED)
+        if zero.is_spread(model):
+            state = zero.state(model, step)
+        else:
+            weights, states = get_state_dict(model, optimizer, options=TRAINED)
+            state = {"model": weights, "optimizer": states}
         with _alone_or_not() as no_dist:
-            dcp.save({"model": weights, "optimizer": states}, checkpoint_id=temporary, no_dist=no_dist)
+            dcp.save(state, checkpoint_id=temporary, no_dist=no_dist)
         processes.barrier()
     if processes.is_main():
         if final.is_dir():
@@ -61,6 +66,11 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step:
 
 def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Continue from the checkpoint in `folder`, whatever number of processes wrote it."""
+    if zero.is_spread(model):
+        parts = zero.blank_state(model, optimizer)
+        dcp.load(parts, checkpoint_id=folder)
+        zero.restore(model, optimizer, parts)
+        return
     weights, states = get_state_dict(model, optimizer, options=TRAINED)
     with _alone_or_not() as no_dist:
         dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder, no_dist=no_dist)
@@ -87,13 +97,14 @@ def save_model(
     """
     model: Any = accelerator.unwrap_model(wrapped).model
     state: dict[str, Tensor] | None = None
-    streamed = is_sharded(model) and (merge or not hasattr(model, "peft_config"))
+    in_parts = is_sharded(model) or zero.is_spread(model)
+    streamed = in_parts and (merge or not hasattr(model, "peft_config"))
     if streamed:
         if not processes.is_main():
             for _ in _files(model):  # help to gather them
                 pass
-    elif is_sharded(model):
-        state = {name: full(p.detach()).cpu() for name, p in model.named_parameters() if p.requires_grad}
+    elif in_parts:
+        state = {name: full(p).detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
     elif merge:
         model = model.merge_and_unload()  # in every process: all of them go on to evaluate it
     else:
@@ -135,16 +146,16 @@ def _files(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     part: dict[str, Tensor] = {}
     size = 0
     for name, tensor, adapter in _weights(model):
-        if part and size + tensor.nbytes > FILE_BYTES:
+        weight = full(tensor).detach()
+        if part and size + weight.nbytes > FILE_BYTES:
             yield part
             part, size = {}, 0
-        weight = full(tensor.detach())
         if adapter is not None:
-            down, up = (full(half["default"].weight.detach()) for half in (adapter.lora_A, adapter.lora_B))
+            down, up = (full(half["default"].weight).detach() for half in (adapter.lora_A, adapter.lora_B))
             change = up @ down * adapter.scaling["default"]
             weight = weight + (change.T if adapter.fan_in_fan_out else change).to(weight.dtype)
         part[name] = weight.cpu().contiguous() if processes.is_main() else weight.new_empty(0)
-        size += tensor.nbytes
+        size += weight.nbytes
     yield part
 
 

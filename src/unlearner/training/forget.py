@@ -1,5 +1,6 @@
 """`unlearner forget`: the main job, from the user's files to a model that forgot and the evidence for it."""
 
+import gc
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -111,13 +112,17 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
         note(f"{folder} is finished already")
         return ForgetResult(folder, made, evaluations.read("before"), evaluations.read("."))
 
-    copies = 1 + (reference is not None or needs_copy(inputs.method, config))
+    copies = 1 + (reference is not None or needs_copy(inputs.method, config, config.parallel))
     engine = choose(model, config, dtype, copies=copies)
     if engine == "fsdp":
         model, reference = place(model, reference, inputs.method, config, accelerator, engine)
-    else:
+    elif engine == "ddp":
         widen(model, dtype).to(accelerator.device)
+    else:
+        model = placed(model, config, dtype)
     before = evaluations.measure(model, "before", "before", config.model)
+    if engine == "deepspeed":
+        model = load_to_train(config)  # which DeepSpeed spreads itself
     warn_truncated(views, config.max_length)
 
     def at_epoch(trained: nn.Module, epoch: int) -> bool:
@@ -126,12 +131,15 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
         summary = evaluations.measure(trained, f"epochs/{epoch}", f"epoch {epoch}")
         return should_stop(config, summary, before, epoch)
 
-    if not (made / "config.json").is_file() and not (made / "adapter_config.json").is_file():
+    trained = (made / "config.json").is_file() or (made / "adapter_config.json").is_file()
+    if not trained:
         model = train(
             model, tokenizer, inputs.method, views, plan, config, folder,
             accelerator=accelerator, parallel=engine, reference_model=reference, at_epoch=at_epoch,
         )  # fmt: skip
-    else:  # trained to the end, then cut short while being evaluated
+    if trained or engine == "deepspeed":  # to the end, then cut short while being evaluated; or spread by DeepSpeed
+        del model
+        gc.collect()
         trust = config.trust_remote_code
         model = placed(load_model(str(made), dtype=dtype, trust_remote_code=trust, lazy=True), config, dtype)
     after = evaluations.last(model, str(made))

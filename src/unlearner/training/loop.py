@@ -27,6 +27,7 @@ from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.methods import Method
+from unlearner.modeling import zero
 from unlearner.modeling.compiled import compile_layers, restore_layers
 from unlearner.modeling.load import uses_bf16
 from unlearner.modeling.products import fast_products
@@ -50,7 +51,9 @@ ACCELERATE = {
 
 def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
     """Devices and processes as accelerate finds them. Raises UserError for settings of `accelerate launch` that would
-    wrap or compile the model."""
+    wrap or compile the model, and where DeepSpeed is missing."""
+    if options.parallel == "deepspeed":
+        zero.check_installed()
     for setting, ours in ACCELERATE.items():
         if (value := os.environ.get(setting, "no")).lower() not in ("no", "false"):
             raise UserError(f"accelerate is set to {setting}={value}, which is not followed: leave that to {ours}.")
@@ -121,18 +124,23 @@ def train(
         name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
         for name in method.reference_nll
     }
-    if reference_model is not None and method.kl_view is None and not is_sharded(reference_model):
-        reference_model.to("cpu")  # it has answered: its memory is the training's
+    if reference_model is not None and method.kl_view is None:  # it has answered: its memory is the training's
+        if not is_sharded(reference_model):
+            reference_model.to("cpu")
+        reference_model = None
     # A sharded model's processes need as many forwards each; the reference's distribution is read row by row of a view.
-    one_block = accelerator.num_processes > 1 or method.official or method.kl_view is not None
+    spread = parallel != "ddp"
+    one_block = accelerator.num_processes > 1 or spread or method.official or method.kl_view is not None
     forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
     if options.compile:
         compile_layers(model)
 
     objective = Objective(model, method, _reference(model, method, reference_model))
     optimizer = _optimizer(objective, options)
-    sharded = is_sharded(model)
-    wrapped = objective if sharded else accelerator.prepare(objective)
+    if parallel == "deepspeed":
+        wrapped: Any = zero.start(objective, optimizer, options, accelerator.device)
+    else:
+        wrapped = objective if is_sharded(model) else accelerator.prepare(objective)
     peak = float(optimizer.param_groups[0]["lr"])
     warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
     if options.tracker != "none":
@@ -176,14 +184,21 @@ def train(
                 ).to(accelerator.device)
                 last = number == len(parts) - 1
                 # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
-                with nullcontext() if last or sharded else accelerator.no_sync(wrapped):
+                with nullcontext() if last or spread else accelerator.no_sync(wrapped):
                     values = within(model, wrapped, batch)
                     # Processes average their gradients; the weights already are those of the whole step's mean.
-                    accelerator.backward(values[0] * accelerator.num_processes)
+                    loss = values[0] * accelerator.num_processes
+                    if parallel == "deepspeed":
+                        zero.backward(wrapped, loss, last=last)
+                    else:
+                        accelerator.backward(loss)
                 losses += values.detach()
-            norm = full(nn.utils.clip_grad_norm_(objective.parameters(), options.clip))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            if parallel == "deepspeed":  # its last backward pass has changed the weights
+                norm = zero.norm(wrapped)
+            else:
+                norm = full(nn.utils.clip_grad_norm_(objective.parameters(), options.clip))
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
             log.add(step + 1, done, lr, losses, norm)
             step += 1
@@ -263,32 +278,35 @@ def place(
     model: Any, reference: Any, method: Method, options: TrainOptions, accelerator: Accelerator, parallel: Engine
 ) -> tuple[Any, Any]:
     """The model as it is to be trained, with its adapter, and the reference model: on their device, with fsdp spread
-    over the processes."""
+    over the processes. With deepspeed the model stays where it is, and the reference is spread as with fsdp."""
     set_seed(options.seed)
     dtype = weights_dtype(options)
-    if parallel == "fsdp" and reference is None and needs_copy(method, options):
+    if parallel != "ddp" and reference is None and needs_copy(method, options, parallel):
         reference = frozen(model)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    if parallel != "fsdp":
+    if parallel == "ddp":
         widen(model, dtype).to(accelerator.device)
+    elif parallel == "deepspeed":
+        widen(model, dtype)
     if options.lora:
         model = add_lora(model, options)
     if reference is not None:
         reference.eval().requires_grad_(False)
-        if parallel != "fsdp":
+        if parallel == "ddp":
             widen(reference, dtype).to(accelerator.device)
-    if parallel == "fsdp":
-        bf16 = accelerator.mixed_precision == "bf16"
-        for part in (model, reference):
-            if part is not None:
-                shard(part, accelerator.device, dtype, bf16=bf16, offload=options.cpu_offload)
+    bf16 = accelerator.mixed_precision == "bf16"
+    for part in {"ddp": (), "fsdp": (model, reference), "deepspeed": (reference,)}[parallel]:
+        if part is not None:
+            shard(part, accelerator.device, dtype, bf16=bf16, offload=options.cpu_offload)
     return model, reference
 
 
-def needs_copy(method: Method, options: TrainOptions) -> bool:
-    """Whether a frozen copy of the model is the reference in every step."""
+def needs_copy(method: Method, options: TrainOptions, parallel: str) -> bool:
+    """Whether a frozen copy of the model is the reference in every step, or, with deepspeed, before the first."""
+    if parallel == "deepspeed" and method.reference_nll:
+        return True
     return method.kl_view is not None and not options.lora
 
 
