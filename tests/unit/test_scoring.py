@@ -114,8 +114,18 @@ def check_against_plain(case: Case, kinds: Sequence[str], chunk_bytes: int | Non
     for kind in kinds:
         assert got[kind].dtype == case.hidden.dtype
         torch.testing.assert_close(got[kind], expected[kind], **close)
-    for ours, theirs in zip(case.gradients(got), case.gradients(expected), strict=True):
+    exact = case.gradients(expected)
+    for ours, theirs in zip(case.gradients(got), exact, strict=True):
         torch.testing.assert_close(ours, theirs, **close)
+
+    frozen = Head(case.weight.detach(), None if case.bias is None else case.bias.detach(), **head)
+    again = token_scores(
+        case.hidden, frozen, case.targets, kinds, chunk_bytes=chunk_bytes,
+        reference=case.reference if "kl" in kinds else None,
+    )  # fmt: skip
+    total = sum((again[kind] * case.upstream[kind]).sum() for kind in kinds)
+    assert all(torch.equal(again[kind], got[kind]) for kind in kinds)
+    torch.testing.assert_close(torch.autograd.grad(total, case.hidden)[0], exact[0], **close)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -221,9 +231,16 @@ def test_autocast_computes_logits_in_bf16_and_keeps_float32_gradients() -> None:
         assert got[kind].dtype == torch.float32
         assert not torch.equal(got[kind], exact[kind]), "no bf16 was used"
         torch.testing.assert_close(got[kind], exact[kind], rtol=0.05, atol=0.05)
-    for ours, theirs in zip(case.gradients(got), case.gradients(exact), strict=True):
+    exact_gradients = case.gradients(exact)
+    for ours, theirs in zip(case.gradients(got), exact_gradients, strict=True):
         assert ours.dtype == torch.float32
         assert torch.norm(ours - theirs) < 0.05 * torch.norm(theirs)
+    frozen = Head(case.weight.detach(), case.bias.detach())
+    with torch.autocast("cpu", torch.bfloat16):
+        got = token_scores(case.hidden, frozen, case.targets, KINDS, reference=case.reference)
+    (ours,) = torch.autograd.grad(sum((got[kind] * case.upstream[kind]).sum() for kind in KINDS), case.hidden)
+    assert ours.dtype == torch.float32
+    assert torch.norm(ours - exact_gradients[0]) < 0.05 * torch.norm(theirs)
 
 
 @pytest.mark.parametrize("chunk_bytes", [3 * ROW, None], ids=["chunks", "one chunk"])

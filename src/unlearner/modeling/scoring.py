@@ -22,7 +22,7 @@ EPSILON = 1e-12
 """Added to a probability inside the mean log-probability, as the official ME loss does (PAPER section 3)."""
 KINDS = ("logp", "mean_logp", "entropy", "kl")
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
-"""Memory of one chunk of logits; about three such buffers live at a time."""
+"""Memory of one chunk of logits; two or three such buffers live at a time."""
 FORWARD_TOKENS = {"cpu": 192}
 """What a further forward and backward pass costs beside its tokens, in tokens of a model of few million parameters (of
 a larger one less). Elsewhere rows are padded: a GPU is slowed more by many small kernels than by padding."""
@@ -124,8 +124,8 @@ def token_scores(
     - `entropy`: −Σ_k p_k log p_k, in nats
     - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
 
-    Logits exist for one chunk of positions at a time, of about `chunk_bytes`, and are computed again in the backward
-    pass, where their gradient has a closed form.
+    Logits exist for one chunk of positions at a time, of about `chunk_bytes`. Their gradient has a closed form: where
+    the head is trained they are computed again for it in the backward pass, else it is found on the way.
     """
     unknown = set(kinds) - set(KINDS)
     assert not unknown, unknown
@@ -171,38 +171,45 @@ class _TokenScores(torch.autograd.Function):
             reference = states, local if theirs.weight is head.weight else theirs.to(compute)
         out = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         lse = hidden.new_empty(n, dtype=wide)
-        logits: Tensor | None = None
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        # Of a head that is not trained no more is asked than the gradient in hidden: found here, up to a factor a row.
+        frozen_head = needs_hidden and not needs_weight and not needs_bias
+        slopes = [torch.empty_like(hidden, dtype=compute) for _ in kinds] if frozen_head else []
+        log_p: Tensor | None = None
         for start in range(0, n, rows):
             part = slice(start, start + rows)
             logits = local.logits(hidden[part].to(compute))
             lse[part] = torch.logsumexp(logits, dim=-1)
-            log_p = logits - lse[part, None] if set(kinds) - {"logp"} else None
+            log_p = logits.sub_(lse[part, None])
             for kind in kinds:
                 if kind == "logp":
-                    out[kind][part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
+                    out[kind][part] = log_p.gather(1, targets[part, None]).squeeze(1)
                 elif kind == "mean_logp":
-                    assert log_p is not None
                     out[kind][part] = log_p.exp().add_(EPSILON).log_().mean(-1)
                 elif kind == "entropy":
-                    assert log_p is not None
                     out[kind][part] = -(log_p.exp() * log_p).sum(-1)
                 else:
-                    assert log_p is not None and reference is not None
+                    assert reference is not None
                     log_q = _reference_log_q(reference, part)
                     out[kind][part] = (log_q.exp() * (log_q - log_p)).sum(-1)
+            for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
+                dz = _slope(kind, log_p, targets[part], out.get("entropy"), reference, part)
+                slope[part] = _through_head(dz, log_p, lse[part], head).to(compute) @ local.weight
         # A single chunk is within the memory budget: keep it rather than compute it twice.
-        kept = logits if rows >= n else None
-        entropy = out.get("entropy")
-        ctx.save_for_backward(hidden, local.weight, local.bias, targets, lse, kept, entropy)
+        kept = log_p if rows >= n and not frozen_head else None
+        ctx.save_for_backward(hidden, local.weight, local.bias, targets, lse, kept, out.get("entropy"), *slopes)
         ctx.head, ctx.reference, ctx.kinds, ctx.rows = replace(head, weight=lse, bias=None), reference, kinds, rows
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return tuple(out[kind] for kind in kinds)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, lse, kept, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, lse, kept, entropy, *slopes = ctx.saved_tensors
+        if slopes:
+            parts = [slope * grad[:, None] for slope, grad in zip(slopes, grads, strict=True)]
+            return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 8)
         head = replace(ctx.head, weight=weight, bias=bias)
-        vocabulary, wide = weight.shape[0], lse.dtype
+        wide = lse.dtype
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
@@ -210,27 +217,13 @@ class _TokenScores(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ctx.rows):
             part = slice(start, start + ctx.rows)
             states = hidden[part].to(weight.dtype)
-            logits = head.logits(states) if kept is None else kept
-            p = (logits - lse[part, None]).exp_()
+            log_p = head.logits(states).sub_(lse[part, None]) if kept is None else kept
             dz: Tensor | None = None
             for kind, grad in zip(ctx.kinds, grads, strict=True):
-                g = grad[part, None].to(wide)
-                if kind == "logp":
-                    one = p * -g
-                    one.scatter_add_(1, targets[part, None], g)
-                elif kind == "mean_logp":
-                    one = p / (p + EPSILON)
-                    one = one.addcmul_(p, one.sum(-1, keepdim=True), value=-1).mul_(g / vocabulary)
-                elif kind == "entropy":
-                    one = (logits - lse[part, None]).add_(entropy[part, None]).mul_(p).mul_(-g)
-                else:
-                    one = (p - _reference_log_q(ctx.reference, part).exp_()).mul_(g)
+                one = _slope(kind, log_p, targets[part], entropy, ctx.reference, part).mul_(grad[part, None].to(wide))
                 dz = one if dz is None else dz.add_(one)
             assert dz is not None
-            if head.softcap is not None:
-                dz.mul_(1 - (logits / head.softcap) ** 2)
-            if head.scale != 1.0:
-                dz.mul_(head.scale)
+            dz = _through_head(dz, log_p, lse[part], head)
             if grad_bias is not None:
                 grad_bias += dz.sum(0)
             dz = dz.to(weight.dtype)
@@ -248,6 +241,36 @@ class _TokenScores(torch.autograd.Function):
             None if grad_bias is None else grad_bias.to(bias_dtype),
             *([None] * 6),
         )
+
+
+def _slope(
+    kind: str,
+    log_p: Tensor,
+    targets: Tensor,
+    entropy: Tensor | None,
+    reference: tuple[Tensor, Head] | None,
+    part: slice,
+) -> Tensor:
+    """Gradient of each position's score in its logits, (rows, V); `entropy` (N,) and `reference` are all positions'."""
+    p = log_p.exp()
+    if kind == "logp":
+        ones = torch.ones_like(targets[:, None], dtype=p.dtype)
+        return p.neg_().scatter_add_(1, targets[:, None], ones)
+    if kind == "mean_logp":
+        r = (p + EPSILON).reciprocal_().mul_(p)
+        return r.addcmul_(p, r.sum(-1, keepdim=True), value=-1).div_(p.shape[1])
+    if kind == "entropy":
+        assert entropy is not None
+        return p.mul_(log_p + entropy[part, None]).neg_()
+    assert reference is not None
+    return p.sub_(_reference_log_q(reference, part).exp_())
+
+
+def _through_head(dz: Tensor, log_p: Tensor, lse: Tensor, head: Head) -> Tensor:
+    """`dz`, in place, as gradient in what the head's linear layer gives."""
+    if head.softcap is not None:
+        dz.mul_(1 - ((log_p + lse[:, None]) / head.softcap) ** 2)
+    return dz if head.scale == 1.0 else dz.mul_(head.scale)
 
 
 @torch.no_grad()
