@@ -135,6 +135,23 @@ def test_a_text_is_embedded_once_in_a_process_and_across_processes(
     assert "_model" not in vars(later)
 
 
+def test_of_processes_that_compute_a_text_at_once_the_first_counts(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = (Embedder(embedder.name, embedder._directory, cache=tmp_path) for _ in range(2))
+    compute = Embedder._compute
+
+    def late(self: Embedder, texts: list[str]) -> dict[str, np.ndarray]:
+        monkeypatch.setattr(Embedder, "_compute", compute)
+        first.embed(texts[:1])
+        return {text: vector[::-1] for text, vector in compute(self, texts).items()}  # more than float noise apart
+
+    monkeypatch.setattr(Embedder, "_compute", late)
+    found = second.embed(TEXTS)
+    assert np.array_equal(found[0], first.embed(TEXTS)[0])
+    assert np.array_equal(found, first.embed(TEXTS)), "and what only the second has computed, the first takes over"
+
+
 def test_an_embedding_does_not_depend_on_its_batch(embedder: Embedder, tmp_path: Path):
     words = ["a", "river", "of", "gold", "runs", "through", "the", "old", "town"]
     texts = [" ".join(words[: 1 + i % 9]) + f" {i}" for i in range(80)]
@@ -159,10 +176,11 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path):
         "b": [1, 0],
     }
     with sqlite3.connect(store.path) as db:
-        db.execute("UPDATE vectors SET vector = ? WHERE text = ?", (b"\0\0\0\0", judges._key("a")))
+        db.execute("UPDATE vectors SET vector = ? WHERE text = ?", (b"\0\0\0\0\0", judges._key("a")))
     assert list(store.get(["a", "b"])) == ["b"]
-    store.put({"a": vectors["a"]})
-    assert list(store.get(["a", "b"])) == ["a", "b"]
+    store.put({"a": vectors["a"], "b": vectors["a"]})
+    found = store.get(["a", "b"])
+    assert list(found) == ["a", "b"] and found["b"].tolist() == [1, 0], "what is sound stays as it is"
     store.path.write_bytes(b"no database at all" * 1000)
     assert store.get(["a"]) == {}
     store.put(vectors)

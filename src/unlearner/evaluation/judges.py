@@ -139,7 +139,8 @@ class Embedder:
             if missing:
                 computed = self._compute(missing)
                 self._store.put(computed)
-                self._known |= computed
+                # Another process may have been first: what it has stored counts, in every process.
+                self._known |= computed | self._store.get(missing)
         return np.stack([self._known[text] for text in texts])
 
     def _compute(self, texts: list[str]) -> dict[str, np.ndarray]:
@@ -190,18 +191,24 @@ class VectorStore:
             with closing(self._connect()) as db:
                 for text in texts:
                     row = db.execute("SELECT vector FROM vectors WHERE text = ?", (_key(text),)).fetchone()
-                    vector = np.frombuffer(row[0], dtype=np.float32) if row else np.empty(0)
-                    if abs(np.linalg.norm(vector) - 1) < 1e-3:  # a damaged vector is hardly of length one
+                    if row is None:
+                        continue
+                    vector = np.frombuffer(row[0][: len(row[0]) // 4 * 4], dtype=np.float32)
+                    if abs(np.linalg.norm(vector) - 1) < 1e-3:
                         found[text] = vector
+                    else:  # a damaged vector is hardly of length one
+                        with db:
+                            db.execute("DELETE FROM vectors WHERE text = ?", (_key(text),))
         except (sqlite3.Error, OSError, TypeError, ValueError) as error:
             self._discard(error)
         return found
 
     def put(self, vectors: Mapping[str, np.ndarray]) -> None:
+        """Keep the vectors of texts that have none yet."""
         try:
             with closing(self._connect()) as db, db:
                 rows = ((_key(text), vector.astype(np.float32).tobytes()) for text, vector in vectors.items())
-                db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+                db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
             self._discard(error)
 
