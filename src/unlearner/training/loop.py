@@ -43,7 +43,7 @@ LAUNCHER_SECONDS = 2
 """Within these, a second Ctrl-C is the first one, passed on by torchrun."""
 ACCELERATE = {
     "ACCELERATE_USE_FSDP": "--parallel fsdp",
-    "ACCELERATE_USE_DEEPSPEED": "--parallel fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "--parallel deepspeed",
     "ACCELERATE_DYNAMO_BACKEND": "--compile",
 }
 """What `accelerate launch` may set that would change the model behind our back, and what to use instead."""
