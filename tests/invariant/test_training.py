@@ -209,14 +209,14 @@ def test_gradient_checkpointing_changes_nothing(lora: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_products_by_convolution_give_the_same_weights(
+def test_products_by_onednn_give_the_same_weights(
     checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on an AMD processor, whatever the processor; checkpointed layers are left as they are."""
+    """As on an AMD processor, whatever the processor."""
     trained = []
     for fast in (False, True):
         monkeypatch.setattr(products, "_mkl_is_slow", lambda fast=fast: fast)
-        monkeypatch.setattr(products, "LEAST_POSITIONS", 1)
+        monkeypatch.setattr(products, "LEAST_PRODUCTS", 1)
         options = replace(OPTIONS, gradient_checkpointing=checkpointing)
         trained.append(run("NPO+GD", tmp_path / str(fast), options=options))
     assert_moved(trained[0])

@@ -25,7 +25,6 @@ from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.files import cache_directory
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
 
 PAPER_EMBEDDINGS = "sentence-transformers/paraphrase-MiniLM-L6-v2"
@@ -153,7 +152,7 @@ class Embedder:
             cuts = like_lengths(np.array([len(tokens[i]) for i in by_length]), cost)
             blocks = [[texts[i] for i in by_length[rows]] for rows, _ in cuts]
         vectors: dict[str, np.ndarray] = {}
-        with _computing(model.device):
+        with _computing(model):
             for block in blocks:
                 vectors |= zip(block, model.encode(block, batch_size=64, normalize_embeddings=True), strict=True)
         return vectors
@@ -239,7 +238,7 @@ class NliJudge:
         ]
         longest_first = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i].values())))
         classify, max_length = self._model
-        with _computing(classify.device):
+        with _computing(classify.model):
             results = classify([pairs[i] for i in longest_first], batch_size=32, truncation=True, max_length=max_length)
         verdicts = [False] * len(pairs)
         for i, result in zip(longest_first, results, strict=True):
@@ -355,13 +354,13 @@ def _bundled_embeddings() -> Path:
 
 
 @contextmanager
-def _computing(device: "torch.device") -> Iterator[None]:
+def _computing(model: Any) -> Iterator[None]:
     """Autocast off: judges say the same inside a bf16 training run, whose rounding would else stay in the cache."""
     import torch
 
     from unlearner.modeling.products import fast_products
 
-    with torch.autocast(device.type, enabled=False), fast_products(device):
+    with torch.autocast(model.device.type, enabled=False), fast_products(model):
         yield
 
 

@@ -85,7 +85,7 @@ def run_passes(
         described = [["generation", batch, max_new_tokens, total_length, sorted(ends)] for batch in batches]
         return store.get(described, compute, cost, progress, whole(model))
 
-    with evaluating(model):
+    with evaluating(model), fast_products(model):
         nll = score_answers(model, table, sizes, batch_tokens=batch_tokens, progress=progress, store=store)
         answers = generation.generate(
             model,
@@ -187,8 +187,7 @@ def score_answers(
     described = [["answers", [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows]
 
     def compute(i: int) -> list[float]:
-        with fast_products(bare(model).device):
-            return _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget)
+        return _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget)
 
     done = 0
 

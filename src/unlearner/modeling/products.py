@@ -1,61 +1,89 @@
 """Float32 matrix products on AMD processors, twice as fast.
 
-PyTorch gives matrix products on a CPU to MKL, which on AMD processors runs them at about half the rate of oneDNN; and
-convolutions to oneDNN. A linear layer is a convolution over one position: the same sums over the same memory.
+PyTorch gives the float32 products of linear layers to MKL, which on AMD processors runs them at about half the rate of
+oneDNN. PyTorch carries oneDNN, too, and calls it by an operator that `torch.compile` uses: here it is given gradients.
 """
 
 import platform
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.autograd.function import once_differentiable
 
-LEAST_POSITIONS = 128
-"""With fewer MKL is as fast, as in generation, token by token."""
-MOST_WEIGHTS = 2**26
-"""oneDNN copies the weights for each product: a larger layer, an output embedding, stays with MKL."""
+LEAST_PRODUCTS = 2**22
+"""Multiplications from which oneDNN is faster: 114 positions of 192 numbers to 192, one position of 2,048 to 2,048."""
 
 
-def fast_products(device: torch.device) -> AbstractContextManager[Any]:
-    """While entered, linear layers on an AMD CPU run as convolutions; elsewhere it changes nothing.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (…, K), weight (N, K), bias (N,) → (…, N): torch.nn.functional.linear, up to float noise."""
+    if not _gains(x, weight):
+        return nn.functional.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        return _Linear.apply(x, weight, bias)
+    return _product(x, weight, bias)
 
-    Results differ from the plain ones by float noise. Not for layers that are computed again in a backward pass:
-    there, PyTorch knows of no mode, and what was saved would not fit.
-    """
-    return _LinearAsConvolution() if device.type == "cpu" and _mkl_is_slow() else nullcontext()
+
+@contextmanager
+def fast_products(*models: nn.Module | None) -> Iterator[None]:
+    """While entered, the linear layers of `models` compute by `linear`, also where a backward pass repeats them."""
+    modules = [module for model in models if model is not None for module in model.modules()] if _mkl_is_slow() else []
+    layers = {m for m in modules if type(m).forward is nn.Linear.forward and "forward" not in vars(m)}
+    for layer in layers:
+        layer.forward = partial(_forward, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
+    return linear(x, layer.weight, layer.bias)
 
 
 @cache
 def _mkl_is_slow() -> bool:
     info = Path("/proc/cpuinfo")
     processor = info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
-    return "AuthenticAMD" in processor and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return (
+        "AuthenticAMD" in processor
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
-class _LinearAsConvolution(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is nn.functional.linear and not kwargs and _gains(*args):
-            return _convolution(*args)
-        return func(*args, **(kwargs or {}))
-
-
-def _gains(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+def _gains(x: Tensor, weight: Tensor) -> bool:
     plain = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter)  # no shards, no tensors without contents
     float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    fits = x.numel() >= LEAST_POSITIONS * x.shape[-1] and weight.numel() <= MOST_WEIGHTS
-    return plain and float32 and fits and x.device.type == "cpu"
+    large = x.numel() * weight.shape[0] >= LEAST_PRODUCTS
+    return plain and float32 and large and x.device.type == "cpu" and _mkl_is_slow()
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (…, K), weight (N, K), bias (N,) → (…, N)."""
-    positions = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
-    # A dilation means nothing to a single position, but on one thread PyTorch takes oneDNN for it and else not.
-    out = nn.functional.conv2d(positions, weight[:, :, None, None], bias, dilation=2)
-    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        return (
+            None if weight is None else _product(grad, weight.T),
+            None if x is None else _product(rows.T, x.flatten(0, -2).T),
+            rows.sum(0) if ctx.needs_input_grad[2] else None,
+        )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearner.errors import UserError
+from unlearner.modeling.products import linear
 
 IGNORE = -100
 EPSILON = 1e-12
@@ -80,9 +81,13 @@ class Head:
     def to(self, dtype: torch.dtype) -> Self:
         return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
 
+    def part(self, columns: slice) -> Self:
+        """The head of a part of the vocabulary."""
+        return replace(self, weight=self.weight[columns], bias=None if self.bias is None else self.bias[columns])
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, H) → (N, V), at least float32."""
-        z = nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        z = linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         if self.scale != 1.0:
             z = z * self.scale
@@ -124,8 +129,9 @@ def token_scores(
     - `entropy`: −Σ_k p_k log p_k, in nats
     - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
 
-    Logits exist for one chunk of positions at a time, of about `chunk_bytes`. Their gradient has a closed form: where
-    the head is trained they are computed again for it in the backward pass, else it is found on the way.
+    Logits exist for one chunk at a time, of about `chunk_bytes`: of positions in the forward pass, of the vocabulary in
+    the backward pass. Their gradient has a closed form: where the head is trained they are computed again for it, else
+    it is found on the way.
     """
     unknown = set(kinds) - set(KINDS)
     assert not unknown, unknown
@@ -171,6 +177,7 @@ class _TokenScores(torch.autograd.Function):
             reference = states, local if theirs.weight is head.weight else theirs.to(compute)
         out = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         lse = hidden.new_empty(n, dtype=wide)
+        sums = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Of a head that is not trained no more is asked than the gradient in hidden: found here, up to a factor a row.
         frozen_head = needs_hidden and not needs_weight and not needs_bias
@@ -181,62 +188,76 @@ class _TokenScores(torch.autograd.Function):
             logits = local.logits(hidden[part].to(compute))
             lse[part] = torch.logsumexp(logits, dim=-1)
             log_p = logits.sub_(lse[part, None])
+            log_q: Tensor | None = None
             for kind in kinds:
                 if kind == "logp":
                     out[kind][part] = log_p.gather(1, targets[part, None]).squeeze(1)
                 elif kind == "mean_logp":
-                    out[kind][part] = log_p.exp().add_(EPSILON).log_().mean(-1)
+                    p = log_p.exp()
+                    if needs_weight or needs_bias or needs_hidden:
+                        sums[kind][part] = (p + EPSILON).reciprocal_().mul_(p).sum(-1)
+                    out[kind][part] = p.add_(EPSILON).log_().mean(-1)
                 elif kind == "entropy":
-                    out[kind][part] = -(log_p.exp() * log_p).sum(-1)
+                    out[kind][part] = sums[kind][part] = -(log_p.exp() * log_p).sum(-1)
                 else:
                     assert reference is not None
-                    log_q = _reference_log_q(reference, part)
+                    states, theirs = reference
+                    log_q = theirs.logits(states[part])
+                    sums[kind][part] = torch.logsumexp(log_q, dim=-1)
+                    log_q = log_q.sub_(sums[kind][part, None])
                     out[kind][part] = (log_q.exp() * (log_q - log_p)).sum(-1)
             for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
-                dz = _slope(kind, log_p, targets[part], out.get("entropy"), reference, part)
-                slope[part] = _through_head(dz, log_p, lse[part], head).to(compute) @ local.weight
+                dz = _slope(kind, log_p, targets[part], sums[kind][part], log_q)
+                dz = _through_head(dz, log_p, lse[part], head).to(compute)
+                slope[part] = linear(dz, local.weight.T)
         # A single chunk is within the memory budget: keep it rather than compute it twice.
         kept = log_p if rows >= n and not frozen_head else None
-        ctx.save_for_backward(hidden, local.weight, local.bias, targets, lse, kept, out.get("entropy"), *slopes)
-        ctx.head, ctx.reference, ctx.kinds, ctx.rows = replace(head, weight=lse, bias=None), reference, kinds, rows
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.save_for_backward(
+            hidden, local.weight, local.bias, targets, lse, kept, *(slopes or (sums[kind] for kind in kinds))
+        )
+        ctx.head, ctx.reference, ctx.kinds = replace(head, weight=lse, bias=None), reference, kinds
+        ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * wide.itemsize))
+        ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
         return tuple(out[kind] for kind in kinds)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, lse, kept, entropy, *slopes = ctx.saved_tensors
-        if slopes:
-            parts = [slope * grad[:, None] for slope, grad in zip(slopes, grads, strict=True)]
+        hidden, weight, bias, targets, lse, kept, *found = ctx.saved_tensors
+        if ctx.frozen_head:
+            parts = [slope * grad[:, None] for slope, grad in zip(found, grads, strict=True)]
             return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 8)
         head = replace(ctx.head, weight=weight, bias=bias)
         wide = lse.dtype
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needs_bias else None
-        for start in range(0, hidden.shape[0], ctx.rows):
-            part = slice(start, start + ctx.rows)
-            states = hidden[part].to(weight.dtype)
-            log_p = head.logits(states).sub_(lse[part, None]) if kept is None else kept
+        states = hidden.to(weight.dtype)
+        grad_hidden = torch.zeros_like(hidden, dtype=wide) if needs_hidden else None
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_bias = torch.empty_like(bias, dtype=wide) if bias is not None and needs_bias else None
+        # All positions and some of the vocabulary at a time: each part of the weight's gradient is written once.
+        for start in range(0, weight.shape[0], ctx.columns):
+            part = slice(start, start + ctx.columns)
+            log_p = head.part(part).logits(states).sub_(lse[:, None]) if kept is None else kept
             dz: Tensor | None = None
-            for kind, grad in zip(ctx.kinds, grads, strict=True):
-                one = _slope(kind, log_p, targets[part], entropy, ctx.reference, part).mul_(grad[part, None].to(wide))
+            for kind, grad, total in zip(ctx.kinds, grads, found, strict=True):
+                log_q: Tensor | None = None
+                if kind == "kl":
+                    theirs = ctx.reference
+                    log_q = theirs[1].part(part).logits(theirs[0]).sub_(total[:, None])
+                one = _slope(kind, log_p, targets - start, total, log_q, weight.shape[0]).mul_(grad[:, None].to(wide))
                 dz = one if dz is None else dz.add_(one)
             assert dz is not None
-            dz = _through_head(dz, log_p, lse[part], head)
+            dz = _through_head(dz, log_p, lse, head)
+            del log_p
             if grad_bias is not None:
-                grad_bias += dz.sum(0)
+                grad_bias[part] = dz.sum(0)
             dz = dz.to(weight.dtype)
             if grad_hidden is not None:
-                grad_hidden[part] = dz @ weight
+                grad_hidden += linear(dz, weight[part].T)
             if grad_weight is not None:
-                if weight.dtype == wide:
-                    grad_weight.addmm_(dz.T, states)
-                else:
-                    grad_weight += dz.T @ states
+                grad_weight[part] = linear(dz.T, states.T)
         weight_dtype, bias_dtype = ctx.dtypes
         return (
-            grad_hidden,
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             None if grad_weight is None else grad_weight.to(weight_dtype),
             None if grad_bias is None else grad_bias.to(bias_dtype),
             *([None] * 6),
@@ -247,23 +268,27 @@ def _slope(
     kind: str,
     log_p: Tensor,
     targets: Tensor,
-    entropy: Tensor | None,
-    reference: tuple[Tensor, Head] | None,
-    part: slice,
+    total: Tensor,
+    log_q: Tensor | None,
+    vocabulary: int | None = None,
 ) -> Tensor:
-    """Gradient of each position's score in its logits, (rows, V); `entropy` (N,) and `reference` are all positions'."""
+    """Gradient of each position's score in its logits, of which `log_p` (rows, columns) holds all or a part.
+
+    `targets` (rows,) are counted from its first column, and may lie outside; `total` (rows,) is the sum over the whole
+    `vocabulary` that the gradient contains; `log_q` is the reference's `log_p`.
+    """
     p = log_p.exp()
+    columns = p.shape[1]
     if kind == "logp":
-        ones = torch.ones_like(targets[:, None], dtype=p.dtype)
-        return p.neg_().scatter_add_(1, targets[:, None], ones)
+        here = ((targets >= 0) & (targets < columns)).to(p.dtype)
+        return p.neg_().scatter_add_(1, targets.clamp(0, columns - 1)[:, None], here[:, None])
     if kind == "mean_logp":
         r = (p + EPSILON).reciprocal_().mul_(p)
-        return r.addcmul_(p, r.sum(-1, keepdim=True), value=-1).div_(p.shape[1])
+        return r.addcmul_(p, total[:, None], value=-1).div_(vocabulary or columns)
     if kind == "entropy":
-        assert entropy is not None
-        return p.mul_(log_p + entropy[part, None]).neg_()
-    assert reference is not None
-    return p.sub_(_reference_log_q(reference, part).exp_())
+        return p.mul_(log_p + total[:, None]).neg_()
+    assert log_q is not None
+    return p.sub_(log_q.exp())
 
 
 def _through_head(dz: Tensor, log_p: Tensor, lse: Tensor, head: Head) -> Tensor:
@@ -271,12 +296,6 @@ def _through_head(dz: Tensor, log_p: Tensor, lse: Tensor, head: Head) -> Tensor:
     if head.softcap is not None:
         dz.mul_(1 - ((log_p + lse[:, None]) / head.softcap) ** 2)
     return dz if head.scale == 1.0 else dz.mul_(head.scale)
-
-
-@torch.no_grad()
-def _reference_log_q(reference: tuple[Tensor, Head], part: slice) -> Tensor:
-    hidden, head = reference
-    return torch.log_softmax(head.logits(hidden[part]), dim=-1)
 
 
 # ------------------------------------------------------------------------------------------- which positions count, how

@@ -158,7 +158,7 @@ def train(
     with (
         progress_bar(method.name, plan.steps, step) as bar,
         _ctrl_c() as interrupted,
-        nullcontext() if options.compile or options.gradient_checkpointing else fast_products(accelerator.device),
+        nullcontext() if options.compile else fast_products(model, reference_model),
     ):
         while True:
             if step in epoch_ends and at_epoch is not None:
@@ -259,7 +259,7 @@ def reference_nll(
         progress_bar("reference scores", len(order)) as bar,
         nullcontext() if is_sharded(model) else accelerator.autocast(),
         whole(model),
-        fast_products(accelerator.device),
+        fast_products(model),
     ):
         for first in range(0, len(order), size):
             rows = order[first : first + size]
