@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
-from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.evaluation.examples import Example
 from unlearner.evaluation.passes import run_passes
 
 SETS = {
@@ -49,7 +49,7 @@ def measured(shared: Path, request: pytest.FixtureRequest) -> tuple[list[Example
         model,
         tokenizer,
         TEMPLATES["llama2"],
-        EvalSet(request.param, records),
+        records,
         max_length=settings["generation_max_length"],
         batch_size=settings["batch_size"],
         official=True,

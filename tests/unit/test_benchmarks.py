@@ -69,7 +69,7 @@ def test_figures_are_the_official_ones(
         return judges.embedder._model
 
     theirs = baseline.evaluate(model, tiny_tokenizer, LLAMA2, [eval_set], embedder, max_length=120)["retain"]
-    examples = run_passes(model, tiny_tokenizer, LLAMA2, eval_set, max_length=120, official=True)
+    examples = run_passes(model, tiny_tokenizer, LLAMA2, eval_set.records, max_length=120, official=True)
     ours = per_example(examples, eval_set, judges)
     for metric in ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity"):
         assert [row[metric] for row in ours] == pytest.approx(theirs[metric], rel=1e-4, abs=1e-6), metric

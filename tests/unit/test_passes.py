@@ -28,7 +28,7 @@ from unlearner.data.prompts import TEMPLATES, encode
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation import passes
-from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.evaluation.examples import Example
 from unlearner.evaluation.passes import Store, common_prefix, run_passes, score_answers, variants
 from unlearner.modeling import generation
 
@@ -174,7 +174,7 @@ def test_examples(tokenizer: PreTrainedTokenizerFast) -> None:
     """Every measurement stands with the record and the answer it belongs to."""
     model = make("llama")
     rows = records()
-    examples = run_passes(model, tokenizer, LLAMA2, EvalSet("forget", rows), max_new_tokens=8)
+    examples = run_passes(model, tokenizer, LLAMA2, rows, max_new_tokens=8)
     table, _ = tokenised(tokenizer, rows)
     nll = iter(plain_nll(model, table))
     counts = iter((table.lengths - table.start).tolist())
@@ -196,7 +196,7 @@ def test_examples(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_model_mode_is_kept(tokenizer: PreTrainedTokenizerFast) -> None:
     model = make("llama").train()
-    run_passes(model, tokenizer, LLAMA2, EvalSet("forget", records(1)), max_new_tokens=2)
+    run_passes(model, tokenizer, LLAMA2, records(1), max_new_tokens=2)
     assert model.training
 
 
@@ -209,7 +209,7 @@ def test_documents(name: str, request: pytest.FixtureRequest) -> None:
         Record(None, f"{person} was born in {place}.", f"It was in {place}.")
         for person, place in zip(PEOPLE, PLACES, strict=True)
     )
-    examples = run_passes(model, tokenizer, LLAMA2, EvalSet("forget", rows), max_new_tokens=4)
+    examples = run_passes(model, tokenizer, LLAMA2, rows, max_new_tokens=4)
     table, _ = tokenised(tokenizer, rows)
     assert [e.answer_nll for e in examples] == pytest.approx(plain_nll(model, table)[::2])
     for example in examples:
@@ -228,12 +228,10 @@ def test_cut_rows(tokenizer: PreTrainedTokenizerFast) -> None:
         (len(whole), len(whole) - prompt),
         (40, 40 - prompt),
     ):
-        (example,) = run_passes(
-            model, tokenizer, LLAMA2, EvalSet("forget", (row,)), max_length=length, official=True, total_length=50
-        )
+        (example,) = run_passes(model, tokenizer, LLAMA2, (row,), max_length=length, official=True, total_length=50)
         assert example.answer_tokens == tokens
     with pytest.raises(UserError, match="max_length 5 leaves no room"):
-        run_passes(model, tokenizer, LLAMA2, EvalSet("forget", (row,)), max_length=5)
+        run_passes(model, tokenizer, LLAMA2, (row,), max_length=5)
 
 
 class Killed(Exception):
@@ -259,7 +257,7 @@ def test_killed_and_resumed(
                 raise Killed
 
         return run_passes(
-            model, tokenizer, LLAMA2, EvalSet("forget", records(7)), max_new_tokens=6, batch_tokens=80,
+            model, tokenizer, LLAMA2, records(7), max_new_tokens=6, batch_tokens=80,
             generation_tokens=80, progress=progress, store=store,
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,12 @@ from unlearner.data.prompts import DOCUMENT, Template, encode, encode_prompts, f
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
-from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
 from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.passes import Store, labelled_tokens, run_passes, variants
 from unlearner.evaluation.sets import load_forget, load_sets
-from unlearner.evaluation.summary import Row, per_example, summarise
+from unlearner.evaluation.summary import Row, embed_together, per_example, summarise
 from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
 from unlearner.modeling.load import check_fits, load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.modeling.sharding import placed
@@ -96,7 +97,8 @@ def measure(
     All processes take part: the passes are shared out over them, the main one judges and writes. Finished batches are
     kept in `folder`/passes*.jsonl until the summary is there; a summary that is there is returned as it is.
     `retrained` are the retrained model's rows on the forget set. `known` is a folder of this very model, measured in
-    this very way: rows of a set that lie there are not computed again, others are put there.
+    this very way: rows of a set that lie there are not computed again, others are put there. A row depends on the
+    others that are measured with it, of all sets, by float noise only.
     """
     summary_file = folder / "summary.json"
     main = processes.is_main()
@@ -104,36 +106,40 @@ def measure(
         with space_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         store = Store(folder)
-        rows: dict[str, list[dict[str, Any]]] = {}
-        total = 2 * sum(len(s.records) for s in sets)
+        kept = {s.name: known and known / f"{s.name}-{records_hash([repr(s)])[:24]}.jsonl" for s in sets}
+        waiting = [s for s in sets if not processes.agreed((file := kept[s.name]) is not None and file.is_file())]
+        examples: dict[str, list[Example]] = {}
         done = 0
-        with progress_bar(title, total) as bar:
-            for eval_set in sets:
-                size = len(eval_set.records)
-                kept = None if known is None else known / f"{eval_set.name}-{records_hash([repr(eval_set)])[:24]}.jsonl"
-                if kept is not None and processes.agreed(kept.is_file()):
-                    rows[eval_set.name] = read_jsonl(kept)
-                    done += 2 * size
-                    continue
+        with progress_bar(title, 2 * sum(len(s.records) for s in waiting)) as bar:
+            for part in _together(waiting, official):
+                records = [record for s in part for record in s.records]
 
-                def advance(stage: str, finished: int, _: int, before: int = done, size: int = size) -> None:
+                def advance(stage: str, finished: int, size: int, before: int = done) -> None:
                     bar(before + finished + (size if stage == "generation" else 0))
 
                 with autocast() if autocast else nullcontext():
-                    examples = run_passes(
-                        model, tokenizer, template, eval_set,
+                    found = run_passes(
+                        model, tokenizer, DOCUMENT if part[0].documents else template, records,
                         max_length=max_length(options, official),
                         max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
                         generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
                     )  # fmt: skip
-                done += 2 * size
-                if not main:
-                    continue
-                rows[eval_set.name] = per_example(examples, eval_set, judges)
-                if kept is not None:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    write_jsonl(kept, rows[eval_set.name])
+                done += 2 * len(records)
+                measured = iter(found)
+                examples |= {s.name: list(islice(measured, len(s.records))) for s in part}
         if main:
+            embed_together(examples.values(), judges)
+            rows: dict[str, list[dict[str, Any]]] = {}
+            for eval_set in sets:
+                name, file = eval_set.name, kept[eval_set.name]
+                if name not in examples:
+                    assert file is not None
+                    rows[name] = read_jsonl(file)
+                    continue
+                rows[name] = per_example(examples[name], eval_set, judges)
+                if file is not None:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    write_jsonl(file, rows[name])
             write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
             write_json(summary_file, summarise(rows, **names, seed=seed, retrained=retrained))
@@ -141,6 +147,14 @@ def measure(
         for path in Store.files(folder):
             path.unlink()
     return processes.agreed(read_json(summary_file) if main else {})
+
+
+def _together(sets: Sequence[EvalSet], official: bool) -> list[list[EvalSet]]:
+    """Sets that share their passes: all of one kind, for fewer and fuller batches; in official mode each by itself."""
+    if official:
+        return [[eval_set] for eval_set in sets]
+    kinds = [[s for s in sets if s.documents], [s for s in sets if not s.documents]]
+    return [kind for kind in kinds if kind]
 
 
 def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class EntailmentJudge(Protocol):
 
     def entailed(self, examples: Sequence[Example], eval_set: EvalSet) -> list[bool]: ...
 
+    def texts(self, examples: Sequence[Example]) -> list[str]:
+        """The texts whose embeddings it will need."""
+        ...
+
 
 @dataclass(frozen=True)
 class Judges:
@@ -245,6 +249,9 @@ class NliJudge:
             verdicts[i] = result["label"] in self.labels
         return verdicts
 
+    def texts(self, examples: Sequence[Example]) -> list[str]:
+        return []
+
     @cached_property
     def labels(self) -> set[str]:
         """The model's labels that mean entailment. Raises UserError where there is none: before anything is judged."""
@@ -303,10 +310,12 @@ class OfflineJudge:
         self._embedder = embedder
 
     def entailed(self, examples: Sequence[Example], eval_set: EvalSet) -> list[bool]:
-        texts = {text for e in examples for text in (e.generation, *_right(e.record), *e.record.perturbed_answer)}
-        ordered = sorted(texts)
-        vectors = dict(zip(ordered, self._embedder.embed(ordered).astype(np.float64), strict=True))
+        texts = self.texts(examples)
+        vectors = dict(zip(texts, self._embedder.embed(texts).astype(np.float64), strict=True))
         return [self._entailed(example, vectors) for example in examples]
+
+    def texts(self, examples: Sequence[Example]) -> list[str]:
+        return sorted({t for e in examples for t in (e.generation, *_right(e.record), *e.record.perturbed_answer)})
 
     def _entailed(self, example: Example, vectors: Mapping[str, np.ndarray]) -> bool:
         record = example.record

@@ -1,4 +1,4 @@
-"""The two passes over an evaluation set: one scores every answer of a record, the other writes the model's own.
+"""The two passes over evaluation sets: one scores every answer of a record, the other writes the model's own.
 
 All metrics read the `Example`s that these leave behind (PAPER section 5). In the scoring pass a *group* is the rows of
 one record: its answer, paraphrased answer and wrong answers, each after the same question. The question is encoded
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from unlearner import processes
-from unlearner.data.prompts import DOCUMENT, Template, TokenTable, encode, encode_prompts, end_token_id
+from unlearner.data.prompts import Template, TokenTable, encode, encode_prompts, end_token_id
 from unlearner.data.records import Record
 from unlearner.errors import UserError
-from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.evaluation.examples import Example
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.modeling import generation
 from unlearner.modeling.products import fast_products
@@ -41,7 +41,7 @@ def run_passes(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
-    eval_set: EvalSet,
+    records: Sequence[Record],
     *,
     max_length: int = 200,
     max_new_tokens: int = 128,
@@ -53,16 +53,13 @@ def run_passes(
     progress: Progress | None = None,
     store: "Store | None" = None,
 ) -> list[Example]:
-    """Measure every record of `eval_set`, in its order.
+    """Measure all `records`, in their order.
 
     Question and answer are cut at `max_length` tokens. `official` counts the question's tokens as the official code
     does and generates in fixed batches of `batch_size`, each to `total_length` tokens in all (`max_length` unless
     given; the official code has one setting for both). Finished batches are kept in `store`, if there is one, and those
     found there are not computed again.
     """
-    records = eval_set.records
-    if eval_set.documents:
-        template = DOCUMENT
     pairs = [(record.question, answer) for record in records for answer in variants(record)]
     sizes = [len(variants(record)) for record in records]
     table = encode(tokenizer, template, pairs, max_length, official=official)

@@ -34,7 +34,7 @@ each other; MU and FE are computed within every resample.
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, harmonic_mean
 from typing import Any
 
@@ -52,6 +52,12 @@ FORGET_EFFICACY = ("rouge", "probability", "truth_ratio", "cosine_similarity", "
 RESAMPLES = 2000
 
 Row = dict[str, Any]
+
+
+def embed_together(sets: Iterable[Sequence[Example]], judges: Judges) -> None:
+    """Have all texts of all sets embedded at once: in a large batch, texts of like length meet."""
+    texts = [text for examples in sets for metric in METRICS.values() for text in metric.texts(examples, judges)]
+    judges.embed(texts)
 
 
 def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[Row]:

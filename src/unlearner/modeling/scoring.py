@@ -181,12 +181,16 @@ class _TokenScores(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Of a head that is not trained no more is asked than the gradient in hidden: found here, up to a factor a row.
         frozen_head = needs_hidden and not needs_weight and not needs_bias
+        only_values = kinds == ("logp",) and not any(ctx.needs_input_grad)
         slopes = [torch.empty_like(hidden, dtype=compute) for _ in kinds] if frozen_head else []
         log_p: Tensor | None = None
         for start in range(0, n, rows):
             part = slice(start, start + rows)
             logits = local.logits(hidden[part].to(compute))
             lse[part] = torch.logsumexp(logits, dim=-1)
+            if only_values:
+                out["logp"][part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
+                continue
             log_p = logits.sub_(lse[part, None])
             log_q: Tensor | None = None
             for kind in kinds:

@@ -23,3 +23,7 @@ class Metric:
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
         """The value of every example, in order; NaN where the metric is not defined for that example."""
         raise NotImplementedError
+
+    def texts(self, examples: Sequence[Example], judges: Judges) -> list[str]:
+        """The texts whose embeddings `values` will need."""
+        return []

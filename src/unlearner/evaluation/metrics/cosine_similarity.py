@@ -17,8 +17,10 @@ class CosineSimilarity(Metric):
     source = f"{PAPER}; Reimers and Gurevych 2019, arXiv 1908.10084"
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
-        texts = [example.generation for example in examples]
-        texts += [example.record.original_answer or example.record.answer for example in examples]
-        generations, references = np.split(judges.embed(texts).astype(np.float64), 2)
+        generations, references = np.split(judges.embed(self.texts(examples, judges)).astype(np.float64), 2)
         # Unit vectors: their scalar product is the cosine. The upper bound takes off float noise above 1.
         return np.clip(np.einsum("ij,ij->i", generations, references), 0, 1).tolist()
+
+    def texts(self, examples: Sequence[Example], judges: Judges) -> list[str]:
+        generations = [example.generation for example in examples]
+        return generations + [example.record.original_answer or example.record.answer for example in examples]

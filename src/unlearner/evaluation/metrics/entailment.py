@@ -23,7 +23,14 @@ class Entailment(Metric):
     source = PAPER
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
-        related = [rouge_l_recall(each.generation, each.rouge_reference) >= LEAST_ROUGE for each in examples]
+        related = [_is_related(example) for example in examples]
         asked = [example for example, ask in zip(examples, related, strict=True) if ask]
         verdicts = iter(judges.entailed(asked, eval_set))
         return [float(ask and next(verdicts)) for ask in related]
+
+    def texts(self, examples: Sequence[Example], judges: Judges) -> list[str]:
+        return judges.entailment.texts([example for example in examples if _is_related(example)])
+
+
+def _is_related(example: Example) -> bool:
+    return rouge_l_recall(example.generation, example.rouge_reference) >= LEAST_ROUGE
