@@ -44,7 +44,7 @@ def test_forget_evaluated_after_every_epoch(forgetting: dict[str, Any], tmp_path
     moments = [
         Moment("os.rename", "run/run.json"),
         Moment("os.rename", "run/config.yaml"),
-        Moment("open", "before/passes.jsonl", 3),
+        Moment("open", "before/passes.jsonl", 2),
         Moment("os.rename", "before/records.jsonl"),
         Moment("os.rename", "before/summary.json"),
         Moment("open", "run/log.jsonl", 2),
@@ -116,7 +116,7 @@ def test_evaluate(files: Files, tmp_path: Path) -> None:
         Moment("os.rename", "run/summary.json"),
         Moment("os.remove", "run/passes.jsonl"),
     ]
-    options = {"model": files.model, "forget": files.forget, "retain": files.retain}
+    options = {"model": files.model, "forget": files.forget, "retain": files.retain, "eval_tokens": 150}
     left = killed_and_continued("evaluate", {**options, "judge": "offline", "max_new_tokens": 12}, tmp_path, moments)
     assert left == {"run.json", "config.yaml", "records.jsonl", "summary.json"}
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ from unlearner.modeling import products, zero
 from unlearner.modeling.compiled import compile_layers
 from unlearner.modeling.load import load_model
 from unlearner.modeling.new import new_model
+from unlearner.modeling.packing import Packed
 from unlearner.modeling.reference import Reference
 from unlearner.modeling.sharding import choose
 from unlearner.training import checkpoint, loop
@@ -221,6 +223,27 @@ def test_products_by_onednn_give_the_same_weights(
         trained.append(run("NPO+GD", tmp_path / str(fast), options=options))
     assert_moved(trained[0])
     assert_same_weights(*trained, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["NPO+GD", "DPO+GD", "IDK+AP"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
+def test_packed_rows_give_the_same_weights(
+    method: str, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As packed by default against rows in padded blocks."""
+    options = replace(OPTIONS, lora=lora, lora_dropout=0.0)
+    forwards: list[int] = []
+    of = Packed.states
+    monkeypatch.setattr(Packed, "states", lambda self, *given: forwards.append(1) or of(self, *given))
+    packed = run(method, tmp_path / "packed", options=options)
+    assert len(forwards) > 8
+    monkeypatch.setattr(loop, "packing", lambda *_: nullcontext(False))
+    forwards.clear()
+    padded = run(method, tmp_path / "padded", options=options)
+    assert not forwards
+    if not lora:
+        assert_moved(packed)
+    assert_same_weights(packed, padded, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearner.errors import UserError
+from unlearner.modeling.packing import Packed
 from unlearner.modeling.products import linear
 
 IGNORE = -100
@@ -359,6 +360,8 @@ class Batch:
     blocks: tuple[tuple[slice, int], ...]
     """Consecutive rows of like length and the columns that they fill: each block is a forward without the others'
     padding. The views' indices count the positions of these blocks, one block after the other."""
+    packed: Packed | None = None
+    """With it `input_ids` is (1, P): all rows' tokens one after the other, which is what the indices count."""
 
     def to(self, device: torch.device) -> Self:
         return replace(
@@ -366,6 +369,7 @@ class Batch:
             input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=None if self.attention_mask is None else self.attention_mask.to(device, non_blocking=True),
             views={name: view.to(device) for name, view in self.views.items()},
+            packed=self.packed and self.packed.to(device),
         )
 
     @classmethod
@@ -377,12 +381,14 @@ class Batch:
         weights: Mapping[str, RowWeights] | None = None,
         keep_mask: bool = True,
         forward_tokens: int | None = None,
+        packed: bool = False,
     ) -> Self:
         """Join views of `input_ids`, `labels`, `attention_mask`, each (B, T), T and B as each view likes.
 
         Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
         code does (PAPER section 7); the default never does. With `forward_tokens`, what a further forward costs in
-        tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs.
+        tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs;
+        `packed` leaves out all their padding, for a model inside `packing`.
         """
         first = next(iter(views.values()))["input_ids"]
         width = max(view["input_ids"].shape[1] for view in views.values())
@@ -399,6 +405,11 @@ class Batch:
         # Where padding counts, so does what it attends to: officially a view's forward has the view's own width.
         blocks = _of_one_width(own if official else [width] * height)
         order = np.arange(height)
+        if packed:
+            rows_lengths = mask.sum(1)
+            starts = rows_lengths.cumsum(0) - rows_lengths
+            indices = cls._indices(views, starts, official, weights)
+            return cls(ids[mask.bool()][None], None, indices, (), Packed.of(rows_lengths))
         if forward_tokens is not None:
             lengths = mask.sum(1).numpy()
             order = np.argsort(-lengths, kind="stable")
@@ -407,7 +418,16 @@ class Batch:
         widths = np.concatenate([np.full(rows.stop - rows.start, columns) for rows, columns in blocks])
         starts = torch.empty(height, dtype=torch.long)
         starts[torch.from_numpy(order)] = torch.from_numpy(np.cumsum(widths) - widths)
-        starts = starts.to(first.device)
+        indices = cls._indices(views, starts.to(first.device), official, weights)
+        return cls(ids, mask if keep_mask else None, indices, blocks)
+
+    @staticmethod
+    def _indices(
+        views: Mapping[str, Mapping[str, Tensor]],
+        starts: Tensor,
+        official: bool,
+        weights: Mapping[str, RowWeights] | None,
+    ) -> dict[str, ViewIndex]:
         indices: dict[str, ViewIndex] = {}
         top = 0
         for name, view in views.items():
@@ -415,11 +435,13 @@ class Batch:
             chosen = None if weights is None else weights[name]
             indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen)
             top += rows
-        return cls(ids, mask if keep_mask else None, indices, blocks)
+        return indices
 
     def states(self, model: nn.Module) -> Tensor:
         """Last hidden states of all blocks, one after the other, (positions, H)."""
         body = backbone(model)
+        if self.packed is not None:
+            return self.packed.states(body, self.input_ids)
         parts = []
         for rows, width in self.blocks:
             mask = None if self.attention_mask is None else self.attention_mask[rows, :width]

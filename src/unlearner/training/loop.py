@@ -30,9 +30,10 @@ from unlearner.methods import Method
 from unlearner.modeling import zero
 from unlearner.modeling.compiled import compile_layers, restore_layers
 from unlearner.modeling.load import uses_bf16
+from unlearner.modeling.packing import packing
 from unlearner.modeling.products import fast_products
 from unlearner.modeling.reference import Reference
-from unlearner.modeling.scoring import FORWARD_TOKENS, Batch, RowWeights, score_views
+from unlearner.modeling.scoring import FORWARD_TOKENS, Batch, RowWeights, bare, score_views
 from unlearner.modeling.sharding import Engine, frozen, full, is_sharded, shard, whole, widen, within
 from unlearner.training import checkpoint
 from unlearner.training.objective import Objective, with_reference_nll
@@ -132,6 +133,8 @@ def train(
     spread = parallel != "ddp"
     one_block = accelerator.num_processes > 1 or spread or method.official or method.kl_view is not None
     forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
+    forward_autocast = nullcontext() if is_sharded(model) else accelerator.autocast()
+    packs = not (options.compile or parallel == "deepspeed" or method.official or method.kl_view is not None)
     if options.compile:
         compile_layers(model)
 
@@ -159,6 +162,7 @@ def train(
         progress_bar(method.name, plan.steps, step) as bar,
         _ctrl_c() as interrupted,
         nullcontext() if options.compile else fast_products(model, reference_model),
+        packing(bare(model), forward_autocast) if packs else nullcontext(False) as packed,
     ):
         while True:
             if step in epoch_ends and at_epoch is not None:
@@ -180,7 +184,13 @@ def train(
             losses = torch.zeros(3, device=accelerator.device)
             for number, part in enumerate(parts):
                 batch = assemble(
-                    part, views, pad_id, known_nll, official=method.official, forward_tokens=forward_tokens
+                    part,
+                    views,
+                    pad_id,
+                    known_nll,
+                    official=method.official,
+                    forward_tokens=forward_tokens,
+                    packed=packed,
                 ).to(accelerator.device)
                 last = number == len(parts) - 1
                 # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
@@ -229,6 +239,7 @@ def assemble(
     *,
     official: bool,
     forward_tokens: int | None = None,
+    packed: bool = False,
 ) -> Batch:
     """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`)."""
     tensors = {name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()}
@@ -239,7 +250,9 @@ def assemble(
         for name in part.rows
     }  # fmt: skip
     # Right-padded rows need no mask, save where official mode lets padding count.
-    batch = Batch.build(tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens)
+    batch = Batch.build(
+        tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed
+    )
     return with_reference_nll(batch, {name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
 
 
