@@ -243,7 +243,8 @@ def test_packed_rows_give_the_same_weights(
     assert not forwards
     if not lora:
         assert_moved(packed)
-    assert_same_weights(packed, padded, atol=1e-5)
+    # An adapter's first gradients are about zero, and Adam divides by them.
+    assert_same_weights(packed, padded, atol=1e-4 if lora else 1e-5)
 
 
 @pytest.mark.slow
