@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ from unlearner.data.prompts import TokenTable
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.modeling.compiled import compile_layers
-from unlearner.modeling.scoring import CHUNK_BYTES, FORWARD_TOKENS, Head, token_scores
+from unlearner.modeling.packing import packing
+from unlearner.modeling.products import fast_products
+from unlearner.modeling.scoring import CHUNK_BYTES, FORWARD_TOKENS, Head, bare, token_scores
 from unlearner.training import loop
 from unlearner.training.objective import Objective
 
@@ -120,11 +123,12 @@ def ours(
     wrapped, optimizer = accelerator.prepare(objective, loop._optimizer(objective, options))
     wrapped.train()
     forward_tokens = None if method.kl_view is not None else FORWARD_TOKENS.get(device().type)
+    packs = not options.compile and method.kl_view is None
 
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
         for part in micro_batches(plan, views, number, max_tokens=options.max_tokens):
-            batch = loop.assemble(part, views, EOS, known, official=False, forward_tokens=forward_tokens)
+            batch = loop.assemble(part, views, EOS, known, official=False, forward_tokens=forward_tokens, packed=packed)
             values = wrapped(batch.to(accelerator.device))
             accelerator.backward(values[0])
             total += values[0].detach()
@@ -133,8 +137,12 @@ def ours(
         optimizer.zero_grad(set_to_none=True)
         return total
 
-    for number in range(plan.steps):
-        yield lambda number=number: step(number)
+    with (
+        packing(bare(model), accelerator.autocast()) if packs else nullcontext(False) as packed,
+        nullcontext() if options.compile else fast_products(model),
+    ):
+        for number in range(plan.steps):
+            yield lambda number=number: step(number)
 
 
 def plain(

@@ -94,6 +94,7 @@ def _agrees(model: Any) -> bool:
     packed = Packed.of(torch.tensor([3, 5])).to(row.device)
     model.eval()
     try:
+        _try_gradients(model)
         alone = body(input_ids=row, use_cache=False).last_hidden_state[0].float()
         second, again = (packed.states(body, torch.cat([first, row], dim=1))[3:].float() for first in (before, other))
     except Exception:  # whatever a model may say to keywords that it does not know
@@ -102,6 +103,17 @@ def _agrees(model: Any) -> bool:
         model.train(training)
     near = torch.allclose(second, alone, rtol=2e-2, atol=2e-2 * float(alone.abs().max()))
     return near and torch.equal(second, again)
+
+
+@torch.enable_grad()
+def _try_gradients(model: Any) -> None:
+    """Raises what a backward pass through attention raises on this device, for heads of this size and type."""
+    config, embedding = model.config.get_text_config(), model.get_input_embeddings().weight
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    q, k, v = (torch.ones(1, heads, 8, size, device=model.device, dtype=embedding.dtype) for _ in range(3))
+    bounds = torch.tensor([0, 3, 8], dtype=torch.int32, device=model.device)
+    _attention(model, q.requires_grad_(), k, v, None, cu_seq_lens_q=bounds, max_length_q=5)[0].sum().backward()
 
 
 def _attention(
