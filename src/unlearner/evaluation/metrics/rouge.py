@@ -44,6 +44,7 @@ def _scorer() -> "RougeScorer":
         stem = staticmethod(lru_cache(maxsize=100_000)(PorterStemmer().stem))
 
         def tokenize(self, text: str) -> list[str]:
-            return tokenize(text, self)  # type: ignore[no-any-return]
+            words: list[str] = tokenize(text, self)
+            return words
 
     return RougeScorer(["rougeL"], tokenizer=Stemmed())
