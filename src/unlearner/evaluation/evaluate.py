@@ -132,18 +132,22 @@ def measure(
                 measured = iter(found)
                 examples |= {s.name: list(islice(measured, len(s.records))) for s in part}
         if main:
-            embed_together(examples.values(), judges)
             rows: dict[str, list[dict[str, Any]]] = {}
-            for eval_set in sets:
-                name, file = eval_set.name, kept[eval_set.name]
-                if name not in examples:
-                    assert file is not None
-                    rows[name] = read_jsonl(file)
-                    continue
-                rows[name] = per_example(examples[name], eval_set, judges)
-                if file is not None:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    write_jsonl(file, rows[name])
+            judged = 0
+            with progress_bar(f"{title}: judging", sum(map(len, examples.values()))) as bar:
+                embed_together(examples.values(), judges)
+                for eval_set in sets:
+                    name, file = eval_set.name, kept[eval_set.name]
+                    if name not in examples:
+                        assert file is not None
+                        rows[name] = read_jsonl(file)
+                        continue
+                    rows[name] = per_example(examples[name], eval_set, judges)
+                    judged += len(rows[name])
+                    bar(judged)
+                    if file is not None:
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        write_jsonl(file, rows[name])
             write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
             write_json(summary_file, summarise(rows, **names, seed=seed, retrained=retrained))
