@@ -1,5 +1,6 @@
 """Our greedy loop against transformers' own, token for token."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
 )
+from transformers.cache_utils import DynamicLayer
 
 from unlearner.modeling import generation
-from unlearner.modeling.generation import generate, length_batches
+from unlearner.modeling.generation import generation_pass, length_batches
 
 VOCABULARY = 50
 END_IDS = {3, 11, 17, 29, 41}
@@ -82,7 +84,8 @@ def expected(model: Any, prompts: list[list[int]], steps: int = STEPS) -> list[l
 
 
 def ours(model: Any, prompts: list[list[int]], **options: Any) -> list[list[int]]:
-    return generate(model, prompts, **{"max_new_tokens": STEPS, "end_ids": END_IDS, "pad_id": 0, **options})
+    options = {"max_new_tokens": STEPS, "end_ids": END_IDS, "pad_id": 0, **options}
+    return generation_pass(model, prompts, **options).run()
 
 
 def test_equals_transformers(model: Any, prompts: list[list[int]]) -> None:
@@ -141,24 +144,48 @@ def test_total_length(prompts: list[list[int]]) -> None:
     assert ours(model, [[1] * 20, [2]], total_length=total) == [[], []]
 
 
-def test_progress_and_remember(prompts: list[list[int]]) -> None:
+def test_describes_its_batches(prompts: list[list[int]]) -> None:
+    """All that a result depends on, and how long it takes: by these, results are kept and work is shared out."""
     torch.manual_seed(5)
     model = llama().double().eval()
-    seen: list[tuple[int, int]] = []
-    kept: dict[str, list[list[int]]] = {}
+    options: dict[str, Any] = {"max_new_tokens": STEPS, "end_ids": END_IDS, "pad_id": 0, "batch_tokens": 200}
+    work = generation_pass(model, prompts, **options)
+    assert len(work.batches) > 2
+    assert sum(work.rows) == len(prompts)
+    assert sorted(prompt for batch in work.batches for prompt in batch[1]) == sorted(prompts)
+    for batch, cost in zip(work.batches, work.costs, strict=True):
+        assert cost == sum(map(len, batch[1])) + STEPS * len(batch[1])
+    for changed in ({"max_new_tokens": 5}, {"end_ids": {3}}, {"total_length": 20}):
+        other = generation_pass(model, prompts, **options | changed)
+        assert not [batch for batch in other.batches if batch in work.batches]
+    answers = [work.compute(i) for i in range(len(work.batches))]
+    assert work.join(answers) == ours(model, prompts)
 
-    def remember(batches: list[list[list[int]]], compute: Any, cost: Any, done: Any) -> list[list[list[int]]]:
-        for i, batch in enumerate(batches):
-            kept[str(batch)] = kept.get(str(batch)) or compute(i)
-            assert cost(i) > sum(map(len, batch))
-            done(i)
-        return [kept[str(batch)] for batch in batches]
 
-    first = ours(model, prompts, batch_tokens=200, remember=remember, progress=lambda *at: seen.append(at))
-    assert len(seen) == len(kept) > 2
-    assert seen[-1] == (len(prompts), len(prompts))
-    model.model.register_forward_pre_hook(lambda *_: pytest.fail("nothing is left to compute"))
-    assert ours(model, prompts, batch_tokens=200, remember=remember) == first
+def test_roomy_layer() -> None:
+    """It holds what transformers' own layer holds, and copies nothing while there is room."""
+    torch.manual_seed(0)
+    plain, roomy, room = DynamicLayer(), generation.RoomyLayer(), generation.RoomyLayer.ROOM
+
+    def update(rows: int, tokens: int) -> int:
+        keys, values = torch.randn(2, rows, 2, tokens, 4)
+        for ours, theirs in zip(roomy.update(keys, values), plain.update(keys, values), strict=True):
+            assert torch.equal(ours, theirs)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+        return roomy.keys.data_ptr()
+
+    update(3, 5)
+    (place,) = {update(3, 1) for _ in range(room)}
+    assert update(3, 1) != place
+    before = roomy.keys.clone()
+    other = copy.copy(roomy)
+    for layer in (plain, roomy):
+        layer.reorder_cache(torch.tensor([2, 0]))
+    for _ in range(2 * room):
+        update(2, 1)
+    assert torch.equal(other.keys, before), "a selection leaves what it was made of"
+    update(2, 7)
+    update(2, 1)
 
 
 def test_length_batches() -> None:

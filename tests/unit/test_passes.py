@@ -29,8 +29,9 @@ from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation import passes
 from unlearner.evaluation.examples import Example
-from unlearner.evaluation.passes import Store, common_prefix, run_passes, score_answers, variants
-from unlearner.modeling import generation
+from unlearner.evaluation.passes import Store, common_prefix, run_passes, scoring_pass, variants
+from unlearner.modeling.generation import generation_pass
+from unlearner.modeling.threads import Pass
 
 LLAMA2 = TEMPLATES["llama2"]
 PEOPLE = ["Ada Weiss", "Bruno Okafor", "Clara Lindqvist-Moreau", "Dev", "Emre Yıldız", "Fatou Diallo"]
@@ -115,14 +116,14 @@ def test_scores_equal_plain_forward(kind: str, share: bool, tokenizer: PreTraine
     table, sizes = tokenised(tokenizer, records())
     narrow = kind in ("bloom", "mamba")  # float32 inside, whatever the model's type
     model = make(kind, torch.float32 if narrow else torch.float64)
-    nll = score_answers(model, table, sizes, share=share)
+    nll = scoring_pass(model, table, sizes, share=share).run()
     assert nll.tolist() == pytest.approx(plain_nll(model, table), rel=1e-5 if narrow else 1e-10)
 
 
 def test_sharing_in_float32(tokenizer: PreTrainedTokenizerFast) -> None:
     table, sizes = tokenised(tokenizer, records())
     model = make("llama", torch.float32)
-    shared, plain = (score_answers(model, table, sizes, share=share) for share in (True, False))
+    shared, plain = (scoring_pass(model, table, sizes, share=share).run() for share in (True, False))
     assert shared.tolist() == pytest.approx(plain.tolist(), rel=1e-5)
 
 
@@ -135,7 +136,7 @@ def test_sharing_encodes_questions_once(tokenizer: PreTrainedTokenizerFast) -> N
         model.model.register_forward_pre_hook(
             lambda _, __, kw, shapes=shapes: shapes.append(kw["input_ids"].numel()), with_kwargs=True
         )
-        score_answers(model, table, sizes, share=share, batch_tokens=64)
+        scoring_pass(model, table, sizes, share=share, batch_tokens=64).run()
         tokens[share] = sum(shapes)
     assert tokens[True] < 0.8 * tokens[False]
 
@@ -147,9 +148,11 @@ def test_batches_change_nothing(
 ) -> None:
     table, sizes = tokenised(tokenizer, records())
     model = make("llama")
-    whole = score_answers(model, table, sizes)
+    whole = scoring_pass(model, table, sizes).run()
     monkeypatch.setattr(passes, "ROUND", groups)
-    assert score_answers(model, table, sizes, batch_tokens=batch_tokens).tolist() == pytest.approx(whole, rel=1e-10)
+    assert scoring_pass(model, table, sizes, batch_tokens=batch_tokens).run().tolist() == pytest.approx(
+        whole, rel=1e-10
+    )
 
 
 def test_straddling_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -188,7 +191,7 @@ def test_examples(tokenizer: PreTrainedTokenizerFast) -> None:
         assert example.perturbed_nll == pytest.approx([next(nll) for _ in record.perturbed_answer])
         assert list(example.perturbed_tokens) == [next(counts) for _ in record.perturbed_answer]
         prompt = tokenizer(LLAMA2.question_part(record.question))["input_ids"]
-        tokens = generation.generate(model, [prompt], max_new_tokens=8, end_ids=[2], pad_id=2)[0]
+        (tokens,) = generation_pass(model, [prompt], max_new_tokens=8, end_ids=[2], pad_id=2).run()
         assert example.generation == tokenizer.decode(tokens, skip_special_tokens=True).strip()
         assert list(example.generation_ids) == tokenizer(example.generation, add_special_tokens=False)["input_ids"]
     assert next(nll, None) is None
@@ -288,7 +291,8 @@ def test_store_round_trips_floats(tmp_path: Path) -> None:
     values = [math.pi * 10**k for k in range(-300, 300, 7)] + [5e-324, 1 / 3, 0.1 + 0.2]
 
     def get(batch: str, compute: Any) -> Any:
-        return Store(tmp_path).get([[batch]], compute, lambda i: 1.0, lambda i: None)
+        (results,) = Store(tmp_path).run([Pass("answers", [batch], compute, [1], [1.0], list)], None)
+        return results
 
     assert get("x", lambda i: values) == [values]
     assert get("x", lambda i: pytest.fail("computed again")) == [values]

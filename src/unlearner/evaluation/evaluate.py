@@ -112,13 +112,14 @@ def measure(
         kept = {s.name: known and known / f"{s.name}-{records_hash([repr(s)])[:24]}.jsonl" for s in sets}
         waiting = [s for s in sets if not processes.agreed((file := kept[s.name]) is not None and file.is_file())]
         examples: dict[str, list[Example]] = {}
-        done = 0
+        done: dict[tuple[int, str], int] = {}
         with progress_bar(title, 2 * sum(len(s.records) for s in waiting)) as bar:
-            for part in _together(waiting, official):
+            for place, part in enumerate(_together(waiting, official)):
                 records = [record for s in part for record in s.records]
 
-                def advance(stage: str, finished: int, size: int, before: int = done) -> None:
-                    bar(before + finished + (size if stage == "generation" else 0))
+                def advance(name: str, rows: int, _: int, place: int = place) -> None:
+                    done[place, name] = rows
+                    bar(sum(done.values()))
 
                 with autocast() if autocast else nullcontext():
                     found = run_passes(
@@ -128,7 +129,6 @@ def measure(
                         generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
                         engine=engine,
                     )  # fmt: skip
-                done += 2 * len(records)
                 measured = iter(found)
                 examples |= {s.name: list(islice(measured, len(s.records))) for s in part}
         if main:

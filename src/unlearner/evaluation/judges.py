@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -33,6 +34,8 @@ OFFLINE_EMBEDDINGS = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_JUDGE = "offline"
 
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}
+"""Budget of one forward of an embedding model: texts x longest text."""
 NEEDED_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
@@ -147,19 +150,25 @@ class Embedder:
         return np.stack([self._known[text] for text in texts])
 
     def _compute(self, texts: list[str]) -> dict[str, np.ndarray]:
-        from unlearner.modeling.scoring import FORWARD_TOKENS, like_lengths
+        from unlearner.modeling.generation import length_batches
+        from unlearner.modeling.threads import twin, two_at_a_time
 
-        model, blocks = self._model, [texts]
-        if cost := FORWARD_TOKENS.get(model.device.type):
-            tokens = model.tokenizer(texts, truncation=True)["input_ids"]
-            by_length = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
-            cuts = like_lengths(np.array([len(tokens[i]) for i in by_length]), cost)
-            blocks = [[texts[i] for i in by_length[rows]] for rows, _ in cuts]
-        vectors: dict[str, np.ndarray] = {}
-        with _computing(model):
-            for block in blocks:
-                vectors |= zip(block, model.encode(block, batch_size=64, normalize_embeddings=True), strict=True)
-        return vectors
+        model = self._model
+        lengths = [len(ids) for ids in model.tokenizer(texts, truncation=True)["input_ids"]]
+        budget = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
+        blocks = [[texts[i] for i in rows] for rows in length_batches(lengths, budget)]
+        with two_at_a_time(model, len(blocks)) as run:
+            idle = [model] if run is map else [model, twin(model)]  # a tokenizer serves one thread at a time
+
+            def encode(block: list[str]) -> np.ndarray:
+                encoder = idle.pop()
+                try:
+                    return encoder.encode(block, batch_size=len(block), normalize_embeddings=True)
+                finally:
+                    idle.append(encoder)
+
+            with _computing(*idle):
+                return dict(zip(chain.from_iterable(blocks), chain.from_iterable(run(encode, blocks)), strict=True))
 
     def check_weights(self, sha256: str) -> None:
         """Raises UserError for other weights than those of the bundled model."""
@@ -379,13 +388,13 @@ def _bundled_embeddings() -> Path:
 
 
 @contextmanager
-def _computing(model: Any) -> Iterator[None]:
+def _computing(*models: Any) -> Iterator[None]:
     """Autocast off: judges say the same inside a bf16 training run, whose rounding would else stay in the cache."""
     import torch
 
     from unlearner.modeling.products import fast_products
 
-    with torch.autocast(model.device.type, enabled=False), fast_products(model):
+    with torch.autocast(models[0].device.type, enabled=False), fast_products(*models):
         yield
 
 

@@ -5,11 +5,10 @@ one record: its answer, paraphrased answer and wrong answers, each after the sam
 once; its keys and values then serve all of the group's rows.
 """
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,14 @@ from unlearner.modeling import generation
 from unlearner.modeling.products import fast_products
 from unlearner.modeling.scoring import Head, backbone, bare, token_scores
 from unlearner.modeling.sharding import whole
+from unlearner.modeling.threads import Map, Pass, two_at_a_time
 from unlearner.modeling.vllm_engine import Engine
 
 Progress = Callable[[str, int, int], None]
 """Called with the pass (`answers` or `generation`), the records done and all records."""
-BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
+BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}
 """Default budget of one forward of the scoring pass: rows x longest row."""
-ROUND = 64
+ROUND = 32
 """Groups whose questions are encoded in one forward, and whose rows are then sorted by length."""
 
 
@@ -60,7 +60,7 @@ def run_passes(
     Question and answer are cut at `max_length` tokens. `official` counts the question's tokens as the official code
     does and generates in fixed batches of `batch_size`, each to `total_length` tokens in all (`max_length` unless
     given; the official code has one setting for both). Finished batches are kept in `store`, if there is one, and those
-    found there are not computed again. `engine` generates in the place of `generation.generate`.
+    found there are not computed again. `engine` generates in the place of `generation_pass`.
     """
     pairs = [(record.question, answer) for record in records for answer in variants(record)]
     sizes = [len(variants(record)) for record in records]
@@ -74,33 +74,24 @@ def run_passes(
         total_length = max_length
     ends = end_ids(model, tokenizer, template)
     store = store or Store()
-
-    def remember(
-        batches: list[list[list[int]]],
-        compute: Callable[[int], list[list[int]]],
-        cost: Callable[[int], float],
-        progress: Callable[[int], None],
-    ) -> list[list[list[int]]]:
-        described = [["generation", batch, max_new_tokens, total_length, sorted(ends)] for batch in batches]
-        return store.get(described, compute, cost, progress, whole(model))
-
+    # A document under a tokenizer without a start token: the end token stands for one, as in GPT-2's training.
+    prompts = [prompt or [tokenizer.eos_token_id] for prompt in prompts]
+    scoring = scoring_pass(model, table, sizes, batch_tokens=batch_tokens)
     with evaluating(model), fast_products(model):
-        nll = score_answers(model, table, sizes, batch_tokens=batch_tokens, progress=progress, store=store)
-        # A document under a tokenizer without a start token: the end token stands for one, as in GPT-2's training.
-        prompts = [prompt or [tokenizer.eos_token_id] for prompt in prompts]
-        told = None if progress is None else functools.partial(progress, "generation")
         if engine is None:
-            answers = generation.generate(
+            writing = generation.generation_pass(
                 model, prompts, max_new_tokens=max_new_tokens, end_ids=ends, pad_id=tokenizer.eos_token_id,
-                batch_tokens=generation_tokens, total_length=total_length, batch_size=batch_size, remember=remember,
-                progress=told,
+                batch_tokens=generation_tokens, total_length=total_length, batch_size=batch_size,
             )  # fmt: skip
+            nll, answers = store.run([scoring, writing], model, progress)
         else:
-            described = [["vllm", prompts, max_new_tokens, sorted(ends)]]
-            (answers,) = store.get(
-                described, lambda _: engine(prompts, max_new_tokens, ends), lambda _: 1.0,
-                lambda _: told(len(prompts), len(prompts)) if told else None,
+            written = [["vllm", prompts, max_new_tokens, sorted(ends)]]
+            at_once = Pass(
+                "generation", written, lambda _: engine(prompts, max_new_tokens, ends), [len(prompts)], [1.0],
+                lambda results: results[0],
             )  # fmt: skip
+            (nll,) = store.run([scoring], model, progress)
+            (answers,) = store.run([at_once], None, progress)
     texts = [_decode(tokenizer, answer) for answer in answers]
     # As in the official token entropy: the text alone, no special tokens around it.
     text_ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -161,17 +152,14 @@ def labelled_tokens(table: TokenTable) -> np.ndarray:
     return table.lengths - np.maximum(table.start, 1)
 
 
-@torch.inference_mode()
-def score_answers(
+def scoring_pass(
     model: nn.Module,
     table: TokenTable,
     sizes: Sequence[int],
     *,
     batch_tokens: int | None = None,
     share: bool = True,
-    progress: Progress | None = None,
-    store: "Store | None" = None,
-) -> np.ndarray:
+) -> Pass[np.ndarray]:
     """NLL of each row of `table` summed over its labelled tokens, float64 of shape (rows,).
 
     Group i is the next `sizes[i]` rows. Without `share`, and for any model that keeps anything but keys and values of
@@ -182,29 +170,23 @@ def score_answers(
     share = share and generation.row_cache(model) is not None
     prefixes = np.array([common_prefix(table, rows) if share else 0 for rows in groups], dtype=np.int64)
     budget = batch_tokens or BATCH_TOKENS.get(bare(model).device.type, BATCH_TOKENS["cuda"])
-    store = store or Store()
     rounds = list(_rounds(table, groups, prefixes))
     rows = [np.concatenate([groups[i] for i in chosen]) for chosen in rounds]
-    described = [["answers", [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows]
 
-    def compute(i: int) -> list[float]:
-        return _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget)
+    def join(results: list[list[float]]) -> np.ndarray:
+        nll = np.zeros(len(table))
+        for part, result in zip(rows, results, strict=True):
+            nll[part] = result
+        return nll
 
-    done = 0
-
-    def told(i: int) -> None:
-        nonlocal done
-        done += len(rounds[i])
-        if progress is not None:
-            progress("answers", done, len(groups))
-
-    def cost(i: int) -> float:
-        return float(table.lengths[rows[i]].sum())
-
-    nll = np.zeros(len(table))
-    for part, result in zip(rows, store.get(described, compute, cost, told, whole(model)), strict=True):
-        nll[part] = result
-    return nll
+    return Pass(
+        "answers",
+        [["answers", [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows],
+        lambda i: _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget),
+        [len(chosen) for chosen in rounds],
+        [float(table.lengths[part].sum()) for part in rows],
+        join,
+    )
 
 
 def common_prefix(table: TokenTable, rows: np.ndarray) -> int:
@@ -227,6 +209,7 @@ def _rounds(table: TokenTable, groups: Sequence[np.ndarray], prefixes: np.ndarra
             yield order[first : first + ROUND]
 
 
+@torch.inference_mode()
 def _score_round(
     model: nn.Module, table: TokenTable, groups: Sequence[np.ndarray], prefixes: np.ndarray, batch_tokens: int
 ) -> list[float]:
@@ -339,34 +322,45 @@ class Store:
     def files(folder: Path) -> list[Path]:
         return sorted(folder.glob("passes*.jsonl"))
 
-    def get(
-        self,
-        batches: Sequence[list[Any]],
-        compute: Callable[[int], Any],
-        cost: Callable[[int], float],
-        done: Callable[[int], None],
-        meanwhile: AbstractContextManager[None] | None = None,
-    ) -> list[Any]:
-        """The results for what `batches` (JSON values) describe, in their order and in every process.
+    def run(self, passes: Sequence[Pass[Any]], model: nn.Module | None, progress: Progress | None = None) -> list[Any]:
+        """The results of all `passes`, in every process.
 
-        `compute(i)` is called where there is none yet, by one process for each batch; `cost(i)` says about how long
-        that takes, and `done(i)` is told of every batch that this process has, found or computed; `meanwhile` is
-        entered for the computing, before the processes exchange what they have. The batches are those of one process,
-        whatever the number of processes, so that the results are, too.
+        What is not kept is computed, each batch by one process and maybe beside another one; `model` is what computes.
+        The batches are those of one process, whatever the number of processes, so that the results are, too. The
+        passes take turns: where two batches run side by side, one that waits for Python and one that does not.
         """
-        keys = [hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:24] for batch in batches]
-        missing = {keys[i]: i for i in reversed(range(len(keys))) if keys[i] not in self._results}
-        places = sorted(missing.values())
-        owners = dict(zip(places, processes.shares([cost(i) for i in places]), strict=True))
-        made = {}
-        with meanwhile or nullcontext():
-            for i, key in enumerate(keys):
-                if owners.get(i) == processes.rank():
-                    made[key] = self._results[key] = compute(i)
+        turns = range(max(len(work.batches) for work in passes))
+        jobs = [(p, i) for i in turns for p, work in enumerate(passes) if i < len(work.batches)]
+        keys = {(p, i): _key(passes[p].batches[i]) for p, i in jobs}
+        missing = {keys[job]: job for job in reversed(jobs) if keys[job] not in self._results}
+        owners: dict[tuple[int, int], int] = {}
+        for p, work in enumerate(passes):
+            places = sorted(job for job in missing.values() if job[0] == p)
+            owners |= zip(places, processes.shares([work.costs[i] for _, i in places]), strict=True)
+        made: dict[str, Any] = {}
+        done = [0] * len(passes)
+        with ExitStack() as stack:
+            run: Map = map
+            if model is not None:
+                stack.enter_context(whole(model))
+                run = stack.enter_context(two_at_a_time(model, len(jobs)))
+            mine = [job for job in jobs if owners.get(job) == processes.rank()]
+            results = run(lambda job: passes[job[0]].compute(job[1]), mine)
+            for p, i in jobs:
+                if owners.get((p, i)) == processes.rank():
+                    key = keys[p, i]
+                    made[key] = self._results[key] = next(results)
                     if self.path is not None:
                         with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                             file.write(json.dumps({"batch": key, "result": made[key]}) + "\n")
-                done(i)
+                done[p] += passes[p].rows[i]
+                if progress is not None:
+                    progress(passes[p].name, done[p], sum(passes[p].rows))
         for theirs in processes.gathered(made):
             self._results |= theirs
-        return [self._results[key] for key in keys]
+        results_of = [[self._results[keys[p, i]] for i in range(len(work.batches))] for p, work in enumerate(passes)]
+        return [work.join(results) for work, results in zip(passes, results_of, strict=True)]
+
+
+def _key(batch: Any) -> str:
+    return hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:24]

@@ -4,8 +4,10 @@ B rows of a batch, P tokens of its longest prompt, V vocabulary size.
 """
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +15,15 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unlearner.modeling.scoring import Head, backbone, bare
+from unlearner.modeling.threads import Pass
 
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 32_768}
 """Default budget of a batch: rows x (longest prompt + new tokens)."""
-Remember = Callable[
-    [
-        list[list[list[int]]], Callable[[int], list[list[int]]], Callable[[int], float], Callable[[int], None]
-    ],
-    list[list[list[int]]],
-]  # fmt: skip
-"""Gives the answers to all batches of prompts, by `compute(i)`, which takes about `cost(i)`, and tells `done(i)`."""
 LEAVE_SHARE = 0.125
 """Finished rows leave once they are this share of the batch: each time, the cache is copied once."""
 
 
-@torch.inference_mode()
-def generate(
+def generation_pass(
     model: nn.Module,
     prompts: Sequence[list[int]],
     *,
@@ -38,15 +33,12 @@ def generate(
     batch_tokens: int | None = None,
     total_length: int | None = None,
     batch_size: int = 30,
-    remember: Remember | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[list[int]]:
+) -> Pass[list[list[int]]]:
     """The most likely continuation of every prompt, token by token, in the order given.
 
     A continuation ends before the first of `end_ids`, or after `max_new_tokens` tokens. `total_length` is the official
     way instead (PAPER section 5): batches of `batch_size` in the order given, each to that many tokens in all, padding
-    included. `remember` answers for all batches of prompts, from what it kept or by asking back; `progress(done, all)`
-    follows each batch.
+    included.
     """
     if total_length is None:
         budget = batch_tokens or BATCH_TOKENS.get(bare(model).device.type, BATCH_TOKENS["cuda"])
@@ -58,38 +50,21 @@ def generate(
     def steps(batch: list[list[int]]) -> int:
         return max_new_tokens if total_length is None else max(total_length - max(map(len, batch)), 0)
 
-    def compute(i: int) -> list[list[int]]:
-        return _generate_batch(model, chosen[i], steps(chosen[i]), sorted(end_ids), pad_id)
+    def join(answers: list[list[list[int]]]) -> list[list[int]]:
+        out: list[list[int]] = [[] for _ in prompts]
+        for rows, part in zip(batches, answers, strict=True):
+            for i, answer in zip(rows, part, strict=True):
+                out[i] = answer
+        return out
 
-    def cost(i: int) -> float:
-        return float(sum(len(prompt) + steps(chosen[i]) for prompt in chosen[i]))
-
-    done = 0
-
-    def told(i: int) -> None:
-        nonlocal done
-        done += len(batches[i])
-        if progress is not None:
-            progress(done, len(prompts))
-
-    out: list[list[int]] = [[] for _ in prompts]
-    for rows, answers in zip(batches, (remember or _at_once)(chosen, compute, cost, told), strict=True):
-        for i, answer in zip(rows, answers, strict=True):
-            out[i] = answer
-    return out
-
-
-def _at_once(
-    batches: list[list[list[int]]],
-    compute: Callable[[int], list[list[int]]],
-    cost: Callable[[int], float],
-    done: Callable[[int], None],
-) -> list[list[list[int]]]:
-    answers = []
-    for i in range(len(batches)):
-        answers.append(compute(i))
-        done(i)
-    return answers
+    return Pass(
+        "generation",
+        [["generation", batch, max_new_tokens, total_length, sorted(end_ids)] for batch in chosen],
+        lambda i: _generate_batch(model, chosen[i], steps(chosen[i]), sorted(end_ids), pad_id),
+        [len(batch) for batch in chosen],
+        [float(sum(len(prompt) + steps(batch) for prompt in batch)) for batch in chosen],
+        join,
+    )
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -103,6 +78,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
     return batches
 
 
+@torch.inference_mode()
 def _generate_batch(
     model: nn.Module, prompts: list[list[int]], steps: int, end_ids: list[int], pad_id: int
 ) -> list[list[int]]:
@@ -166,18 +142,57 @@ def _decode(model: nn.Module, cache: DynamicCache, ids: Tensor, mask: Tensor, en
 
 def position_ids(body: nn.Module, positions: Tensor) -> dict[str, Tensor]:
     """`positions` as a keyword for models that take it; the others (Bloom, MPT) go by the attention mask."""
-    return {"position_ids": positions} if "position_ids" in inspect.signature(body.forward).parameters else {}
+    return {"position_ids": positions} if "position_ids" in _options(type(body).forward) else {}
+
+
+@functools.cache
+def _options(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def row_cache(model: nn.Module) -> DynamicCache | None:
     """An empty cache whose rows can be selected, or None where a model keeps anything but keys and values of past
     tokens (state-space and hybrid models)."""
-    if "past_key_values" not in inspect.signature(backbone(model).forward).parameters:
+    if "past_key_values" not in _options(type(backbone(model)).forward):
         return None
     cache = DynamicCache(config=bare(model).config)
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         return None
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room behind them, into which the next tokens are written: growing by one token copies none.
+
+    `keys` and `values` (B, heads, tokens, dimensions) are views of what is allocated.
+    """
+
+    ROOM = 64
+    """Tokens."""
+    _allocated: tuple[Tensor, ...] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        length = self.get_seq_length()
+        if length == 0 or key_states.shape[-2] > 1:
+            self._allocated = ()
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self._allocated or self._allocated[0].shape[-2] == length:
+            assert self.keys is not None and self.values is not None
+            room = (0, 0, 0, self.ROOM)
+            self._allocated = nn.functional.pad(self.keys, room), nn.functional.pad(self.values, room)
+        for allocated, states in zip(self._allocated, (key_states, value_states), strict=True):
+            allocated[:, :, length] = states[:, :, 0]
+        self.keys, self.values = (allocated[:, :, : length + 1] for allocated in self._allocated)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Any) -> None:
+        if self._allocated:
+            length = self.get_seq_length()
+            self._allocated = tuple(allocated.index_select(0, beam_idx) for allocated in self._allocated)
+            self.keys, self.values = (allocated[:, :, :length] for allocated in self._allocated)
+        else:
+            super().reorder_cache(beam_idx)
 
 
 def select_rows(cache: DynamicCache, rows: Tensor) -> DynamicCache:
