@@ -6,7 +6,6 @@ python -m benchmarks.growth forget.jsonl retain.jsonl MODEL OUTPUT     one start
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import training
+from benchmarks.loss_memory import resident
 from benchmarks.work import Texts, taught_model
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
@@ -99,7 +99,7 @@ def start(forget: str, retain: str, model: str, output: str) -> None:
     began = time.perf_counter()
 
     def report(*_: Any) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resident("VmHWM")  # not ru_maxrss, which a process takes over from the one that started it
         print(json.dumps({"seconds": time.perf_counter() - began, "peak_bytes": peak}), flush=True)
         os._exit(0)  # the rest of the run is not of interest
 
