@@ -360,3 +360,17 @@ def test_an_nli_model_may_be_a_directory(tmp_path: Path, no_cache: None):
         load_judges(str(tmp_path / "empty"))
     with pytest.raises(UserError, match="is no NLI model"):
         load_judges(str(tiny_nli(tmp_path / "none", ("positive", "negative"))))
+
+
+def test_static_embeddings(embedder: Embedder, tmp_path: Path) -> None:
+    """A model without layers, whose tokenizer is not one of transformers'."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(embedder._directory / "tokenizer.json"))
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    model.save(str(tmp_path / "static"))
+    texts = [f"{'more ' * i}of {i}" for i in range(200)]
+    found = load_judges("offline", str(tmp_path / "static"), device="cpu", cache=tmp_path / "cache").embed(texts)
+    assert found == pytest.approx(model.encode(texts, normalize_embeddings=True), abs=1e-6)

@@ -154,7 +154,9 @@ class Embedder:
         from unlearner.modeling.threads import twin, two_at_a_time
 
         model = self._model
-        lengths = [len(ids) for ids in model.tokenizer(texts, truncation=True)["input_ids"]]
+        # Static embeddings come with a bare tokenizer and know no padding: there characters will do.
+        tokens = model.tokenizer(texts, truncation=True)["input_ids"] if callable(model.tokenizer) else texts
+        lengths = [len(each) for each in tokens]
         budget = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
         blocks = [[texts[i] for i in rows] for rows in length_batches(lengths, budget)]
         with two_at_a_time(model, len(blocks)) as run:
