@@ -16,7 +16,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/unlearner demo
 
-test: setup
+# PyTorch's CUDA builds bring Triton along; without one, its interpreter runs the GPU kernels in the tests.
+$(VENV)/.triton: $(VENV)/.ready
+	[ "$$(uname)" != Linux ] || $(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet triton==3.9.0
+	touch $@
+
+test: setup $(VENV)/.triton
 	$(BIN)/pytest
 
 lint: setup

@@ -251,14 +251,18 @@ def ceiling(dtype: torch.dtype) -> float:
 
 
 def vocabulary(shape: Shape, dtype: torch.dtype, tokens: int, rounds: int) -> list[dict[str, Any]]:
-    """Seconds and peak memory of loss and gradient at the vocabulary: all logits at once, and in chunks."""
+    """Seconds and peak memory of loss and gradient at the vocabulary: all logits at once, and in chunks; on a GPU the
+    chunks by PyTorch's operators and by the kernels."""
     found = []
     sizes = [2**20 * n for n in ((64, 128, 256, 512, 1024, 2048) if on_gpu() else (4, 16, 64, 256))]
-    ways: list[tuple[str, Any]] = [("plain", None), *((f"chunks of {size >> 20} MiB", size) for size in sizes)]
+    ways: list[tuple[str, int | None, bool]] = [("plain", None, False)]
+    for fused in (False, True) if on_gpu() else (False,):
+        ways += [(f"{size >> 20} MiB {'kernels' if fused else 'chunks'}", size, fused) for size in sizes]
     for kind in loss_memory.KINDS:
-        for name, chunk in ways:
+        for name, chunk, fused in ways:
             try:
-                found.append({"kind": kind, "way": name, **_vocabulary(shape, dtype, tokens, rounds, kind, chunk)})
+                made = _vocabulary(shape, dtype, tokens, rounds, kind, chunk, fused)
+                found.append({"kind": kind, "way": name, **made})
             except torch.OutOfMemoryError:
                 found.append({"kind": kind, "way": name, "error": "out of memory"})
                 torch.cuda.empty_cache()
@@ -267,7 +271,7 @@ def vocabulary(shape: Shape, dtype: torch.dtype, tokens: int, rounds: int) -> li
 
 
 def _vocabulary(
-    shape: Shape, dtype: torch.dtype, tokens: int, rounds: int, kind: str, chunk: int | None
+    shape: Shape, dtype: torch.dtype, tokens: int, rounds: int, kind: str, chunk: int | None, fused: bool
 ) -> dict[str, Any]:
     hidden = torch.randn(tokens, shape.hidden, device=device(), dtype=dtype, requires_grad=True)
     weight = (torch.randn(shape.vocabulary, shape.hidden, device=device(), dtype=dtype) * 0.02).requires_grad_()
@@ -282,7 +286,7 @@ def _vocabulary(
         if chunk is None:
             scores = loss_memory.plain(hidden, weight, targets, kind)
         else:
-            scores = token_scores(hidden, Head(weight), targets, [kind], chunk_bytes=chunk)[kind]
+            scores = token_scores(hidden, Head(weight), targets, [kind], chunk_bytes=chunk, fused=fused)[kind]
         scores.mean().backward()
         wait()
         seconds.append(time.perf_counter() - start)

@@ -4,6 +4,7 @@ import os
 
 # Tiny models on one thread: threads that wait for one another on a busy machine take tens of times longer.
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in the processes that tests start
+os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, by whatever library: its kernels run without a GPU
 
 import copy
 from collections.abc import Callable

@@ -8,7 +8,9 @@ B sequences, T tokens, N scored positions, H hidden size, V vocabulary size.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import pairwise
+from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -86,9 +88,13 @@ class Head:
         """The head of a part of the vocabulary."""
         return replace(self, weight=self.weight[columns], bias=None if self.bias is None else self.bias[columns])
 
+    def products(self, hidden: Tensor) -> Tensor:
+        """(N, H) → (N, V) in the weight's type: the logits before scale and cap."""
+        return linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, H) → (N, V), at least float32."""
-        z = linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        z = self.products(hidden)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         if self.scale != 1.0:
             z = z * self.scale
@@ -122,6 +128,7 @@ def token_scores(
     *,
     reference: tuple[Tensor, Head] | None = None,
     chunk_bytes: int | None = None,
+    fused: bool | None = None,
 ) -> dict[str, Tensor]:
     """Scores of N positions, each (N,) in float32 (float64 for a float64 model), differentiable in hidden and head.
 
@@ -132,7 +139,8 @@ def token_scores(
 
     Logits exist for one chunk at a time, of about `chunk_bytes`: of positions in the forward pass, of the vocabulary in
     the backward pass. Their gradient has a closed form: where the head is trained they are computed again for it, else
-    it is found on the way.
+    it is found on the way. `fused` has `logp` and `mean_logp` computed by Triton kernels (modeling/kernels.py); by
+    default it is True on CUDA where they are there and a trial finds them faster.
     """
     unknown = set(kinds) - set(KINDS)
     assert not unknown, unknown
@@ -141,8 +149,10 @@ def token_scores(
         chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"])
     kind = hidden.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+    if fused is None:
+        fused = kind == "cuda" and _kernels_gain(hidden.device, compute, head.vocabulary, tuple(kinds))
     values = _TokenScores.apply(
-        hidden, head.weight, head.bias, targets, head, reference, tuple(kinds), chunk_bytes, compute
+        hidden, head.weight, head.bias, targets, head, reference, tuple(kinds), chunk_bytes, compute, fused
     )
     return dict(zip(kinds, values, strict=True))
 
@@ -168,10 +178,12 @@ class _TokenScores(torch.autograd.Function):
         kinds: tuple[str, ...],
         chunk_bytes: int,
         compute: torch.dtype,
+        fused: bool,
     ) -> tuple[Tensor, ...]:
         n, vocabulary = hidden.shape[0], weight.shape[0]
         wide = torch.promote_types(compute, torch.float32)
-        rows = max(1, chunk_bytes // (vocabulary * wide.itemsize))
+        itemsize = compute.itemsize if fused else wide.itemsize
+        rows = max(1, chunk_bytes // (vocabulary * itemsize))
         local = head.to(compute)
         if reference is not None and compute != weight.dtype:  # under autocast, which is off in the backward pass
             states, theirs = reference
@@ -184,44 +196,50 @@ class _TokenScores(torch.autograd.Function):
         frozen_head = needs_hidden and not needs_weight and not needs_bias
         only_values = kinds == ("logp",) and not any(ctx.needs_input_grad)
         slopes = [torch.empty_like(hidden, dtype=compute) for _ in kinds] if frozen_head else []
-        log_p: Tensor | None = None
+        chunk: Tensor | None = None  # of what the gradient is made: products for the kernels, else log p
         for start in range(0, n, rows):
             part = slice(start, start + rows)
-            logits = local.logits(hidden[part].to(compute))
-            lse[part] = torch.logsumexp(logits, dim=-1)
-            if only_values:
-                out["logp"][part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
-                continue
-            log_p = logits.sub_(lse[part, None])
+            here, totals = ({kind: tensor[part] for kind, tensor in each.items()} for each in (out, sums))
             log_q: Tensor | None = None
-            for kind in kinds:
-                if kind == "logp":
-                    out[kind][part] = log_p.gather(1, targets[part, None]).squeeze(1)
-                elif kind == "mean_logp":
-                    p = log_p.exp()
-                    if needs_weight or needs_bias or needs_hidden:
-                        sums[kind][part] = (p + EPSILON).reciprocal_().mul_(p).sum(-1)
-                    out[kind][part] = p.add_(EPSILON).log_().mean(-1)
-                elif kind == "entropy":
-                    out[kind][part] = sums[kind][part] = -(log_p.exp() * log_p).sum(-1)
-                else:
-                    assert reference is not None
-                    states, theirs = reference
-                    log_q = theirs.logits(states[part])
-                    sums[kind][part] = torch.logsumexp(log_q, dim=-1)
-                    log_q = log_q.sub_(sums[kind][part, None])
-                    out[kind][part] = (log_q.exp() * (log_q - log_p)).sum(-1)
+            if fused:
+                chunk = local.products(hidden[part].to(compute))
+                _kernels().values(chunk, head, targets[part], lse[part], totals, here)
+            else:
+                logits = local.logits(hidden[part].to(compute))
+                lse[part] = torch.logsumexp(logits, dim=-1)
+                if only_values:
+                    out["logp"][part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
+                    continue
+                chunk = log_p = logits.sub_(lse[part, None])
+                for kind in kinds:
+                    if kind == "logp":
+                        out[kind][part] = log_p.gather(1, targets[part, None]).squeeze(1)
+                    elif kind == "mean_logp":
+                        p = log_p.exp()
+                        if needs_weight or needs_bias or needs_hidden:
+                            sums[kind][part] = (p + EPSILON).reciprocal_().mul_(p).sum(-1)
+                        out[kind][part] = p.add_(EPSILON).log_().mean(-1)
+                    elif kind == "entropy":
+                        out[kind][part] = sums[kind][part] = -(log_p.exp() * log_p).sum(-1)
+                    else:
+                        assert reference is not None
+                        states, theirs = reference
+                        log_q = theirs.logits(states[part])
+                        sums[kind][part] = torch.logsumexp(log_q, dim=-1)
+                        log_q = log_q.sub_(sums[kind][part, None])
+                        out[kind][part] = (log_q.exp() * (log_q - log_p)).sum(-1)
             for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
-                dz = _slope(kind, log_p, targets[part], sums[kind][part], log_q)
-                dz = _through_head(dz, log_p, lse[part], head).to(compute)
-                slope[part] = linear(dz, local.weight.T)
+                assert chunk is not None
+                dz = _slopes(chunk, head, targets[part], lse[part], totals, {kind: None}, vocabulary, log_q, fused)
+                slope[part] = linear(dz.to(compute), local.weight.T)
         # A single chunk is within the memory budget: keep it rather than compute it twice.
-        kept = log_p if rows >= n and not frozen_head else None
+        kept = chunk if rows >= n and not frozen_head else None
         ctx.save_for_backward(
             hidden, local.weight, local.bias, targets, lse, kept, *(slopes or (sums[kind] for kind in kinds))
         )
         ctx.head, ctx.reference, ctx.kinds = replace(head, weight=lse, bias=None), reference, kinds
-        ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * wide.itemsize))
+        ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * itemsize))
+        ctx.fused = fused
         ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
         return tuple(out[kind] for kind in kinds)
 
@@ -230,7 +248,7 @@ class _TokenScores(torch.autograd.Function):
         hidden, weight, bias, targets, lse, kept, *found = ctx.saved_tensors
         if ctx.frozen_head:
             parts = [slope * grad[:, None] for slope, grad in zip(found, grads, strict=True)]
-            return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 8)
+            return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 9)
         head = replace(ctx.head, weight=weight, bias=bias)
         wide = lse.dtype
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -238,23 +256,22 @@ class _TokenScores(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden, dtype=wide) if needs_hidden else None
         grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_bias = torch.empty_like(bias, dtype=wide) if bias is not None and needs_bias else None
+        sums, of = (dict(zip(ctx.kinds, each, strict=True)) for each in (found, grads))
         # All positions and some of the vocabulary at a time: each part of the weight's gradient is written once.
         for start in range(0, weight.shape[0], ctx.columns):
             part = slice(start, start + ctx.columns)
-            log_p = head.part(part).logits(states).sub_(lse[:, None]) if kept is None else kept
-            dz: Tensor | None = None
-            for kind, grad, total in zip(ctx.kinds, grads, found, strict=True):
-                log_q: Tensor | None = None
-                if kind == "kl":
-                    theirs = ctx.reference
-                    log_q = theirs[1].part(part).logits(theirs[0]).sub_(total[:, None])
-                one = _slope(kind, log_p, targets - start, total, log_q, weight.shape[0]).mul_(grad[:, None].to(wide))
-                dz = one if dz is None else dz.add_(one)
-            assert dz is not None
-            dz = _through_head(dz, log_p, lse, head)
-            del log_p
+            here, log_q = head.part(part), None
+            if kept is not None:
+                chunk = kept
+            else:
+                chunk = here.products(states) if ctx.fused else here.logits(states).sub_(lse[:, None])
+            if ctx.reference is not None:
+                theirs, head_of_theirs = ctx.reference
+                log_q = head_of_theirs.part(part).logits(theirs).sub_(sums["kl"][:, None])
+            dz = _slopes(chunk, head, targets - start, lse, sums, of, weight.shape[0], log_q, ctx.fused)
+            del chunk, log_q
             if grad_bias is not None:
-                grad_bias[part] = dz.sum(0)
+                grad_bias[part] = dz.sum(0, dtype=wide)
             dz = dz.to(weight.dtype)
             if grad_hidden is not None:
                 grad_hidden += linear(dz, weight[part].T)
@@ -265,31 +282,60 @@ class _TokenScores(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             None if grad_weight is None else grad_weight.to(weight_dtype),
             None if grad_bias is None else grad_bias.to(bias_dtype),
-            *([None] * 6),
+            *([None] * 7),
         )
 
 
-def _slope(
-    kind: str,
-    log_p: Tensor,
-    targets: Tensor,
-    total: Tensor,
-    log_q: Tensor | None,
-    vocabulary: int | None = None,
-) -> Tensor:
-    """Gradient of each position's score in its logits, of which `log_p` (rows, columns) holds all or a part.
+def _kernels() -> ModuleType:
+    from unlearner.modeling import kernels  # needs Triton, which not every machine has
 
-    `targets` (rows,) are counted from its first column, and may lie outside; `total` (rows,) is the sum over the whole
-    `vocabulary` that the gradient contains; `log_q` is the reference's `log_p`.
+    return kernels
+
+
+def _kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+    return find_spec("triton") is not None and bool(_kernels().gain(device, compute, vocabulary, kinds))
+
+
+def _slopes(
+    chunk: Tensor,
+    head: Head,
+    targets: Tensor,
+    lse: Tensor,
+    sums: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor | None],
+    vocabulary: int,
+    log_q: Tensor | None,
+    fused: bool,
+) -> Tensor:
+    """(rows, columns): gradient of the scores in what the head's linear layer gives, or in a part of its columns.
+
+    `chunk` (rows, columns) is `log_p`, or for the kernels the products; `log_q` is the reference's `log_p`. `targets`
+    (rows,) are counted from the first column, and may lie outside; `sums` are over the whole `vocabulary`; `grads` are
+    the gradients in each kind of score, each (rows,), None standing for 1.
     """
+    if fused:
+        dz: Tensor = _kernels().slopes(chunk, head, targets, lse, sums, grads, vocabulary)
+        return dz
+    total: Tensor | None = None
+    for kind, grad in grads.items():
+        slope = _slope(kind, chunk, targets, sums[kind], log_q, vocabulary)
+        if grad is not None:
+            slope.mul_(grad[:, None].to(slope.dtype))
+        total = slope if total is None else total.add_(slope)
+    assert total is not None
+    return _through_head(total, chunk, lse, head)
+
+
+def _slope(kind: str, log_p: Tensor, targets: Tensor, total: Tensor, log_q: Tensor | None, vocabulary: int) -> Tensor:
+    """Gradient of each position's score in its logits: see `_TokenScores`, `_slopes`."""
     p = log_p.exp()
-    columns = p.shape[1]
     if kind == "logp":
+        columns = p.shape[1]
         here = ((targets >= 0) & (targets < columns)).to(p.dtype)
         return p.neg_().scatter_add_(1, targets.clamp(0, columns - 1)[:, None], here[:, None])
     if kind == "mean_logp":
         r = (p + EPSILON).reciprocal_().mul_(p)
-        return r.addcmul_(p, total[:, None], value=-1).div_(vocabulary or columns)
+        return r.addcmul_(p, total[:, None], value=-1).div_(vocabulary)
     if kind == "entropy":
         return p.mul_(log_p + total[:, None]).neg_()
     assert log_q is not None
