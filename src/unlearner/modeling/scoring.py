@@ -206,11 +206,13 @@ class _TokenScores(torch.autograd.Function):
                 _kernels().values(chunk, head, targets[part], lse[part], totals, here)
             else:
                 logits = local.logits(hidden[part].to(compute))
-                lse[part] = torch.logsumexp(logits, dim=-1)
+                log_p = torch.log_softmax(logits, dim=-1)
                 if only_values:
-                    out["logp"][part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
+                    out["logp"][part] = log_p.gather(1, targets[part, None]).squeeze(1)
                     continue
-                chunk = log_p = logits.sub_(lse[part, None])
+                lse[part] = _log_sum_exp(logits, log_p)
+                del logits
+                chunk = log_p
                 for kind in kinds:
                     if kind == "logp":
                         out[kind][part] = log_p.gather(1, targets[part, None]).squeeze(1)
@@ -224,9 +226,10 @@ class _TokenScores(torch.autograd.Function):
                     else:
                         assert reference is not None
                         states, theirs = reference
-                        log_q = theirs.logits(states[part])
-                        sums[kind][part] = torch.logsumexp(log_q, dim=-1)
-                        log_q = log_q.sub_(sums[kind][part, None])
+                        logits = theirs.logits(states[part])
+                        log_q = torch.log_softmax(logits, dim=-1)
+                        sums[kind][part] = _log_sum_exp(logits, log_q)
+                        del logits
                         out[kind][part] = (log_q.exp() * (log_q - log_p)).sum(-1)
             for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
                 assert chunk is not None
@@ -296,6 +299,11 @@ def _kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, k
     return find_spec("triton") is not None and bool(_kernels().gain(device, compute, vocabulary, kinds))
 
 
+def _log_sum_exp(logits: Tensor, log_p: Tensor) -> Tensor:
+    """(N,) of (N, V): cheaper than torch.logsumexp, which goes over memory many times where log_softmax does not."""
+    return logits.amax(-1) - log_p.amax(-1)
+
+
 def _slopes(
     chunk: Tensor,
     head: Head,
@@ -318,28 +326,35 @@ def _slopes(
         return dz
     total: Tensor | None = None
     for kind, grad in grads.items():
-        slope = _slope(kind, chunk, targets, sums[kind], log_q, vocabulary)
-        if grad is not None:
-            slope.mul_(grad[:, None].to(slope.dtype))
+        factor = torch.ones_like(lse) if grad is None else grad.to(lse.dtype)
+        slope = _slope(kind, chunk, targets, sums[kind], log_q, vocabulary, factor[:, None])
         total = slope if total is None else total.add_(slope)
     assert total is not None
     return _through_head(total, chunk, lse, head)
 
 
-def _slope(kind: str, log_p: Tensor, targets: Tensor, total: Tensor, log_q: Tensor | None, vocabulary: int) -> Tensor:
-    """Gradient of each position's score in its logits: see `_TokenScores`, `_slopes`."""
+def _slope(
+    kind: str,
+    log_p: Tensor,
+    targets: Tensor,
+    total: Tensor,
+    log_q: Tensor | None,
+    vocabulary: int,
+    factor: Tensor,
+) -> Tensor:
+    """Gradient of each position's score in its logits (`_TokenScores`), times its `factor` (rows, 1); see `_slopes`."""
     p = log_p.exp()
     if kind == "logp":
         columns = p.shape[1]
-        here = ((targets >= 0) & (targets < columns)).to(p.dtype)
-        return p.neg_().scatter_add_(1, targets.clamp(0, columns - 1)[:, None], here[:, None])
+        here = ((targets >= 0) & (targets < columns))[:, None]
+        return p.mul_(-factor).scatter_add_(1, targets.clamp(0, columns - 1)[:, None], factor * here)
     if kind == "mean_logp":
         r = (p + EPSILON).reciprocal_().mul_(p)
-        return r.addcmul_(p, total[:, None], value=-1).div_(vocabulary)
+        return r.addcmul_(p, total[:, None], value=-1).mul_(factor / vocabulary)
     if kind == "entropy":
-        return p.mul_(log_p + total[:, None]).neg_()
+        return p.mul_(log_p + total[:, None]).mul_(-factor)
     assert log_q is not None
-    return p.sub_(log_q.exp())
+    return p.sub_(log_q.exp()).mul_(factor)
 
 
 def _through_head(dz: Tensor, log_p: Tensor, lse: Tensor, head: Head) -> Tensor:
