@@ -1,6 +1,7 @@
 """The baseline of the speed benchmarks: its losses and figures are ours in official mode; results' JSON."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +122,31 @@ def test_a_folder_that_is_not_there_is_refused(
         command.main()
     assert ended.value.code == 2
     assert "tofo is no folder" in capsys.readouterr().err
+
+
+def test_every_part_is_a_process_of_its_own_and_all_are_in_one_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The command's own processes, in which two parts measure no more than who they are."""
+    run = subprocess.run
+
+    def small(command: list[str], **options: Any) -> Any:
+        code = (
+            "import os; from benchmarks import __main__ as m, growth, training; "
+            "growth.linearity = lambda texts, runs: {'process': os.getpid(), 'runs': runs}; "
+            "training.benchmark = lambda texts, runs: ({'ME+GD': 9.0}, {'process': os.getpid()}); m.main()"
+        )
+        return run([sys.executable, "-c", code, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "run", small)
+    options = ["--only", "training", "linearity", "--runs", "3", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *options])
+    command.main()
+    (path,) = (tmp_path / "out").glob("*-core-*-training-linearity.json")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["ratios"] == {"ME+GD": 9.0} and result["runs"]["linearity"]["runs"] == result["runs_each"] == 3
+    assert len({os.getpid(), *(part["process"] for part in result["runs"].values())}) == 3
+    assert "| ME+GD | 9.00 | 8 |" in capsys.readouterr().out
 
 
 def test_built_in_rows_stand_in_for_tofu_and_say_so(
