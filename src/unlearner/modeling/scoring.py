@@ -192,51 +192,29 @@ class _TokenScores(torch.autograd.Function):
         lse = hidden.new_empty(n, dtype=wide)
         sums = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_any = needs_hidden or needs_weight or needs_bias
         # Of a head that is not trained no more is asked than the gradient in hidden: found here, up to a factor a row.
         frozen_head = needs_hidden and not needs_weight and not needs_bias
-        only_values = kinds == ("logp",) and not any(ctx.needs_input_grad)
         slopes = [torch.empty_like(hidden, dtype=compute) for _ in kinds] if frozen_head else []
-        chunk: Tensor | None = None  # of what the gradient is made: products for the kernels, else log p
         for start in range(0, n, rows):
             part = slice(start, start + rows)
             here, totals = ({kind: tensor[part] for kind, tensor in each.items()} for each in (out, sums))
-            log_q: Tensor | None = None
+            chunk = log_q = None  # the last ones' memory
             if fused:
                 chunk = local.products(hidden[part].to(compute))
                 _kernels().values(chunk, head, targets[part], lse[part], totals, here)
             else:
-                logits = local.logits(hidden[part].to(compute))
-                log_p = torch.log_softmax(logits, dim=-1)
-                if only_values:
-                    out["logp"][part] = log_p.gather(1, targets[part, None]).squeeze(1)
-                    continue
-                lse[part] = _log_sum_exp(logits, log_p)
-                del logits
-                chunk = log_p
-                for kind in kinds:
-                    if kind == "logp":
-                        out[kind][part] = log_p.gather(1, targets[part, None]).squeeze(1)
-                    elif kind == "mean_logp":
-                        p = log_p.exp()
-                        if needs_weight or needs_bias or needs_hidden:
-                            sums[kind][part] = (p + EPSILON).reciprocal_().mul_(p).sum(-1)
-                        out[kind][part] = p.add_(EPSILON).log_().mean(-1)
-                    elif kind == "entropy":
-                        out[kind][part] = sums[kind][part] = -(log_p.exp() * log_p).sum(-1)
-                    else:
-                        assert reference is not None
-                        states, theirs = reference
-                        logits = theirs.logits(states[part])
-                        log_q = torch.log_softmax(logits, dim=-1)
-                        sums[kind][part] = _log_sum_exp(logits, log_q)
-                        del logits
-                        out[kind][part] = (log_q.exp() * (log_q - log_p)).sum(-1)
+                if reference is not None:
+                    states, theirs = reference
+                    log_q = _log_softmax(theirs.logits(states[part]), totals["kl"])
+                chunk = _log_softmax(local.logits(hidden[part].to(compute)), lse[part] if needs_any else None)
+                _values(chunk, log_q, targets[part], totals, here)
             for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
-                assert chunk is not None
                 dz = _slopes(chunk, head, targets[part], lse[part], totals, {kind: None}, vocabulary, log_q, fused)
                 slope[part] = linear(dz.to(compute), local.weight.T)
+                del dz
         # A single chunk is within the memory budget: keep it rather than compute it twice.
-        kept = chunk if rows >= n and not frozen_head else None
+        kept = chunk if 0 < n <= rows and not frozen_head else None
         ctx.save_for_backward(
             hidden, local.weight, local.bias, targets, lse, kept, *(slopes or (sums[kind] for kind in kinds))
         )
@@ -299,9 +277,30 @@ def _kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, k
     return find_spec("triton") is not None and bool(_kernels().gain(device, compute, vocabulary, kinds))
 
 
-def _log_sum_exp(logits: Tensor, log_p: Tensor) -> Tensor:
-    """(N,) of (N, V): cheaper than torch.logsumexp, which goes over memory many times where log_softmax does not."""
-    return logits.amax(-1) - log_p.amax(-1)
+def _log_softmax(logits: Tensor, lse: Tensor | None) -> Tensor:
+    """(N, V) log-probabilities; fills their log-sum-exp `lse` (N,). torch.logsumexp goes over memory more often."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    if lse is not None:
+        torch.sub(logits.amax(-1), log_p.amax(-1), out=lse)
+    return log_p
+
+
+def _values(
+    log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Mapping[str, Tensor], out: Mapping[str, Tensor]
+) -> None:
+    """Fill the scores that `out` holds by kind, each (rows,), and the `sums` that their gradients contain."""
+    for kind, values in out.items():
+        if kind == "logp":
+            values[:] = log_p.gather(1, targets[:, None]).squeeze(1)
+        elif kind == "mean_logp":
+            p = log_p.exp()
+            sums[kind][:] = (p + EPSILON).reciprocal_().mul_(p).sum(-1)
+            values[:] = p.add_(EPSILON).log_().mean(-1)
+        elif kind == "entropy":
+            values[:] = sums[kind][:] = -(log_p.exp() * log_p).sum(-1)
+        else:
+            assert log_q is not None
+            values[:] = (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
 def _slopes(
