@@ -17,6 +17,7 @@ demo: setup
 	$(BIN)/unlearner demo
 
 # PyTorch's CUDA builds bring Triton along; without one, its interpreter runs the GPU kernels in the tests.
+# Not in constraints.txt: a CUDA build asks for a version of its own.
 $(VENV)/.triton: $(VENV)/.ready
 	[ "$$(uname)" != Linux ] || $(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet triton==3.9.0
 	touch $@
