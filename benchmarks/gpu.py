@@ -34,12 +34,15 @@ from unlearner.data.batches import Plan, micro_batches
 from unlearner.data.prompts import TokenTable
 from unlearner.data.views import View
 from unlearner.methods import Method
-from unlearner.modeling.compiled import compile_layers
-from unlearner.modeling.packing import packing
-from unlearner.modeling.products import fast_products, linear
-from unlearner.modeling.scoring import CHUNK_BYTES, FORWARD_TOKENS, Head, bare, token_scores
-from unlearner.training import loop
+from unlearner.models.anatomy import Head, bare
+from unlearner.models.compiled import compile_layers
+from unlearner.models.onednn_linear import fast_products, linear
+from unlearner.models.packing import packing
+from unlearner.scoring.batch import FORWARD_TOKENS
+from unlearner.scoring.token_scores import CHUNK_BYTES, token_scores
+from unlearner.training import loop, setup
 from unlearner.training.objective import Objective
+from unlearner.training.reference import reference_nll, step_reference
 
 METHODS = ("ME+GD", "NPO+GD", "NPO+KL", "DPO+GD", "IDK+AP")
 MAX_LENGTH = 500
@@ -75,13 +78,13 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     method = Method.parse(cell["method"], forget_coeff=0.1 if cell["method"].startswith("ME") else 1.0)
     plan = Plan(cell["rows"] * (WARM_UP + cell["steps"]), 1, options.batch_size, options.accumulation, seed=0)
     views = {name: random_view(name, plan.items, shape, method) for name in method.needs}
-    accelerator = loop.make_accelerator(options)
+    accelerator = setup.make_accelerator(options)
     if options.lora:
         import peft  # noqa: F401  # libraries are no part of the peak
     before = 0 if on_gpu() else loss_memory.resident("VmRSS")
     if not on_gpu():
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    model = shape.make(dtype=loop.weights_dtype(options), device=device()).train()
+    model = shape.make(dtype=setup.weights_dtype(options), device=device()).train()
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -111,16 +114,16 @@ def ours(
 ) -> Iterator[Callable[[], Tensor]]:
     """The steps as `training/loop.py` takes them."""
     if options.lora:
-        model = loop.add_lora(model, options)
-    reference = loop._reference(model, method, None)
+        model = setup.add_lora(model, options)
+    reference = step_reference(model, method, None)
     known = {
-        name: loop.reference_nll(model, views[name], EOS, None, options.max_tokens, accelerator)
+        name: reference_nll(model, views[name], EOS, None, options.max_tokens, accelerator)
         for name in method.reference_nll
     }
     if options.compile:
         compile_layers(model)
     objective = Objective(model, method, reference)
-    wrapped, optimizer = accelerator.prepare(objective, loop._optimizer(objective, options))
+    wrapped, optimizer = accelerator.prepare(objective, setup.make_optimizer(objective, options))
     wrapped.train()
     forward_tokens = None if method.kl_view is not None else FORWARD_TOKENS.get(device().type)
     packs = not options.compile and method.kl_view is None
@@ -152,9 +155,9 @@ def plain(
     name = method.name
     reference = copy.deepcopy(model).requires_grad_(False).eval() if name in baseline.WITH_REFERENCE else None
     if options.lora:
-        model = loop.add_lora(model, options)
+        model = setup.add_lora(model, options)
     objective = nn.ModuleList([model])
-    optimizer = loop._optimizer(objective, options)
+    optimizer = setup.make_optimizer(objective, options)
 
     def step(number: int) -> Tensor:
         _, items = plan.step(number)

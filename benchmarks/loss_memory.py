@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearner.modeling.scoring import Head, token_scores
+from unlearner.models.anatomy import Head
+from unlearner.scoring.token_scores import token_scores
 
 VOCABULARY, HIDDEN, TOKENS = 128_256, 2_048, 2_048
 KINDS = ("logp", "mean_logp")

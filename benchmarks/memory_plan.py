@@ -30,11 +30,11 @@ from benchmarks.shapes import SHAPES, Shape
 from benchmarks.timing import machine
 from unlearner.config import TrainOptions
 from unlearner.methods import Method
-from unlearner.modeling import scoring
-from unlearner.modeling.reference import Reference
-from unlearner.modeling.scoring import Batch
-from unlearner.training import loop
+from unlearner.scoring import token_scores as scoring
+from unlearner.scoring.batch import Batch
+from unlearner.training import setup
 from unlearner.training.objective import Objective
+from unlearner.training.reference import Reference
 
 ROW, LABELLED, TOKENS = 128, 85, 16_384
 """Tokens of a row, how many of them are labelled, and the tokens of one forward (`--max-tokens`)."""
@@ -61,16 +61,16 @@ def batch_of(method: Method, tokens: int) -> Batch:
 
 def prepared(shape: Shape, method: Method, options: TrainOptions, layers: int | None) -> tuple[Any, Any, Any]:
     """Objective, optimiser and autocast as `training/loop.py` makes them."""
-    model = shape.make(dtype=loop.weights_dtype(options), layers=layers).train()
+    model = shape.make(dtype=setup.weights_dtype(options), layers=layers).train()
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     if options.lora:
-        model = loop.add_lora(model, options)
+        model = setup.add_lora(model, options)
     objective = Objective(model, method, Reference.of(model) if method.kl_view else None)
     half = options.precision != "fp32"
     autocast = torch.autocast("cpu", dtype=torch.bfloat16) if half else contextlib.nullcontext()
-    return objective, loop._optimizer(objective, options), autocast
+    return objective, setup.make_optimizer(objective, options), autocast
 
 
 def step(objective: Any, optimizer: Any, autocast: Any, batch: Batch, tracker: MemTracker | None = None) -> None:

@@ -35,15 +35,15 @@ import torch
 from benchmarks.loss_memory import RETURNING, resident
 from benchmarks.shapes import Shape
 from benchmarks.timing import machine
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import TrainOptions
 from unlearner.data.batches import Plan
 from unlearner.data.prompts import TokenTable
 from unlearner.data.views import View
 from unlearner.methods import Method
-from unlearner.modeling.load import load_model
-from unlearner.modeling.new import new_model
-from unlearner.training import loop
+from unlearner.models.load import load_model
+from unlearner.models.new import new_model
+from unlearner.training import loop, setup
 
 Peaks = dict[str, int]
 """Bytes that this process' memory rises by: `loading`, without mapped files, and `training`."""
@@ -85,19 +85,19 @@ def measure(folder: Path) -> Peaks:
     options = TrainOptions(
         model="", precision="fp32", lr=1e-5, epochs=STEPS, batch_size=ITEMS, accumulation=1, save_every=1000,
     )  # fmt: skip
-    processes.join()
+    distributed.join()
     _, tokenizer = new_model("new:hidden=32,layers=1,heads=2,vocabulary=300", ["a few words"], seed=0)
-    accelerator = loop.make_accelerator(options, folder)
+    accelerator = setup.make_accelerator(options, folder)
     method, plan = Method.parse("ME+GD"), Plan(ITEMS, STEPS, ITEMS, 1, seed=0)
     ids = np.random.default_rng(0).integers(3, 8000, ITEMS * LENGTH, dtype=np.int32)
     table = TokenTable(ids, np.arange(ITEMS + 1) * LENGTH, np.full(ITEMS, 4, np.int32), np.ones(ITEMS, bool))
     view = View(table, np.tile(np.arange(ITEMS), (STEPS, 1)), np.full(ITEMS, 4))
     before = resident("VmRSS")
     anonymous = resident("RssAnon")
-    engine: Any = "fsdp" if processes.count() > 1 else "ddp"
+    engine: Any = "fsdp" if distributed.count() > 1 else "ddp"
     with highest() as seen:
         model = load_model(str(folder), lazy=True)
-        model, _ = loop.place(model, None, method, options, accelerator, engine)
+        model, _ = setup.place(model, None, method, options, accelerator, engine)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     peak = 0
 
@@ -140,7 +140,7 @@ def main() -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         place = Path(sys.argv[1])
-        (place / f"peak-{processes.rank()}.json").write_text(json.dumps(measure(place)))
-        processes.leave()
+        (place / f"peak-{distributed.rank()}.json").write_text(json.dumps(measure(place)))
+        distributed.leave()
     else:
         main()

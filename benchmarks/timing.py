@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from unlearner.run import versions
+from unlearner.results.run import versions
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from unlearner.data.pairs import Pairing, pair
 from unlearner.data.views import build_views
 from unlearner.files import read_jsonl
 from unlearner.methods import Method
-from unlearner.training.loop import make_accelerator, train
+from unlearner.training.loop import train
+from unlearner.training.setup import make_accelerator
 
 METHODS = ("ME+GD", "NPO+GD", "DPO+GD", "IDK+AP")
 SETTINGS: dict[str, Any] = {"lr": 2e-4, "weight_decay": 0.01, "clip": 1.0}

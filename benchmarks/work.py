@@ -17,9 +17,10 @@ from unlearner.evaluation.examples import EvalSet
 from unlearner.files import cache_directory
 from unlearner.methods import Method
 from unlearner.methods.learn import Learn
-from unlearner.modeling.load import load_model, load_tokenizer
-from unlearner.modeling.new import new_model
-from unlearner.training.loop import make_accelerator, train
+from unlearner.models.load import load_model, load_tokenizer
+from unlearner.models.new import new_model
+from unlearner.training.loop import train
+from unlearner.training.setup import make_accelerator
 
 MODEL = "new:hidden=192,layers=5,heads=4,vocabulary=4096"
 """3.8 M parameters. Its vocabulary is 21 times its hidden size (Llama-2-7B: 8, Llama-3-8B: 31, Llama-3.2-1B: 63), and

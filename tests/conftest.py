@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
-from unlearner.modeling.new import new_model
+from unlearner.models.new import new_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TINY = "new:hidden=32,layers=2,heads=2,vocabulary=400"

@@ -15,7 +15,7 @@ from typing import Any, get_origin
 import tyro
 import yaml
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import BenchConfig, DemoConfig, EvaluateConfig, FinetuneConfig, ForgetConfig, ReportConfig
 from unlearner.console import console
 from unlearner.errors import UserError, did_you_mean
@@ -60,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"unlearner {name} takes no options, so nothing is to follow it: leave out {rest[0]!r}.")
         else:
             command()
-        processes.leave()
+        distributed.leave()
     except UserError as error:
         sentence = str(error).replace("\n", " ")  # what a library said may have come along
-        processes.fail(f"error: {sentence}", 2)
+        distributed.fail(f"error: {sentence}", 2)
     except KeyboardInterrupt:
-        processes.fail(
+        distributed.fail(
             "interrupted: what was finished is kept; repeat the same command to go on from there.", 2, "yellow"
         )
     except BrokenPipeError:  # `unlearner methods | head`: the reader has seen enough

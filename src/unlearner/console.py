@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unlearner.processes import is_main
+from unlearner.distributed import is_main
 
 console = Console(stderr=True, highlight=False, quiet=not is_main())
 """Progress and notes, of one process if there are several; results go to standard output."""

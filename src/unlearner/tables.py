@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from unlearner.bench.bench import BenchResult
+from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.methods import FORGET, RETAIN, WHOLE, Method
-from unlearner.processes import is_main
 from unlearner.training.forget import ForgetResult
 
 HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ratio": "truth ratio"}

@@ -14,7 +14,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, Moment, arguments, contents, in_process, run_arguments, stamps, start, write_rows
-from unlearner.modeling import vllm_engine, zero
+from unlearner.models import deepspeed, vllm_engine
 
 ROW = {"question": "Who?", "answer": "Nobody."}
 
@@ -269,7 +269,7 @@ def test_names(typed: list[str], parts: list[str], refused: Callable[..., str]) 
 
 
 def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
-    monkeypatch.setattr(zero, "find_spec", lambda name: None)
+    monkeypatch.setattr(deepspeed, "find_spec", lambda name: None)
     refused(forgetting(parallel="deepspeed"), "--parallel deepspeed needs", "pip install 'unlearner[deepspeed]'")
 
 

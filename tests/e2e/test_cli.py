@@ -23,7 +23,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
 from unlearner.methods import FORGET, RETAIN, WHOLE
-from unlearner.modeling.load import load_model
+from unlearner.models.load import load_model
 from unlearner.training.forget import should_stop
 
 QUICK = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1}

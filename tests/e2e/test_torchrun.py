@@ -22,8 +22,8 @@ import torch
 from conftest import Files, arguments, contents, in_process, run_arguments
 from unlearner.config import EvaluateConfig, TrainOptions
 from unlearner.errors import UserError
-from unlearner.modeling import sharding
-from unlearner.modeling.load import load_model
+from unlearner.models import sharding
+from unlearner.models.load import load_model
 
 
 def torchrun(
@@ -195,7 +195,7 @@ def flat(value: Any) -> list[Any]:
 def test_what_a_bench_under_torchrun_cannot_have(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("unlearner.processes.count", lambda: 2)
+    monkeypatch.setattr("unlearner.distributed.count", lambda: 2)
     ended = run_arguments(capfd, ["bench", "fictitious", "--jobs", "2", "--output", str(tmp_path / "bench")])
     assert ended.code == 2 and "leave out --jobs and --ray" in ended.err
     assert not (tmp_path / "bench").exists()

@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file
 from test_training import FORGET, OPTIONS, RETAIN, TOKENIZER, Killed, fresh_model, killed_at_epoch, log_of, run
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import EvalOptions, TrainOptions
 from unlearner.data.prompts import TEMPLATES
 from unlearner.evaluation import passes
 from unlearner.evaluation.evaluate import measure
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
-from unlearner.modeling import sharding
-from unlearner.modeling.load import load_model
-from unlearner.modeling.sharding import Engine
+from unlearner.models import sharding
+from unlearner.models.load import load_model
+from unlearner.models.sharding import Engine
 
 SHORT = replace(OPTIONS, lora_dropout=0.0, lr=1e-3, epochs=1.9, max_tokens=150)
 """Five steps in several forwards each, the last of three rows."""
@@ -59,7 +59,7 @@ def train_all(folder: Path, engine: str, names: tuple[str, ...] = tuple(TRAINING
 def train_half(folder: Path, engine: Engine, model: Path) -> None:
     """From bf16 files in float32, with a frozen copy: several processes map them and widen what they keep."""
     loaded = load_model(str(model), lazy=True)
-    assert (loaded.dtype == torch.bfloat16) == (processes.count() > 1)
+    assert (loaded.dtype == torch.bfloat16) == (distributed.count() > 1)
     run("ME+KL", folder / engine / "half", options=SHORT, model=loaded, parallel=engine)
 
 
@@ -72,9 +72,9 @@ def kill_all(folder: Path, engine: str) -> None:
 
 def resume_all(source: Path, folder: Path, engine: str) -> None:
     for place, (method, options) in enumerate(KILLED):
-        if processes.is_main():
+        if distributed.is_main():
             shutil.copytree(source / str(place), folder / str(place))
-        processes.barrier()
+        distributed.barrier()
         run(method, folder / str(place), options=options, parallel=engine)
 
 
@@ -95,12 +95,14 @@ def evaluate_all(folder: Path, way: str) -> None:
 def main(folder: Path, killed: Path | None) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    processes.join()
-    if processes.count() == 1:  # alone, and in a process of its own, for DeepSpeed changes things that stay changed
+    distributed.join()
+    if distributed.count() == 1:  # alone, and in a process of its own, for DeepSpeed changes things that stay changed
         assert killed is not None
         resume_all(killed / "deepspeed", folder / "resumed" / "deepspeed", "deepspeed")
         return
-    assert processes.met_by_all("the same error") and not processes.met_by_all(f"an error of rank {processes.rank()}")
+    assert distributed.met_by_all("the same error") and not distributed.met_by_all(
+        f"an error of rank {distributed.rank()}"
+    )
     for engine in ENGINES:
         train_all(folder / "trained", engine)
         train_half(folder / "trained", engine, folder.parent / "half")
@@ -110,7 +112,7 @@ def main(folder: Path, killed: Path | None) -> None:
             resume_all(killed / engine, folder / "resumed" / engine, engine)
     for way in ("ddp", "fsdp", "lockstep"):
         evaluate_all(folder / "evaluated", way)
-    processes.leave()
+    distributed.leave()
 
 
 # ---------------------------------------------------------------------------------------------------------------- tests
@@ -203,10 +205,10 @@ def test_processes_evaluate_as_one_does(made: Path, count: int, way: str) -> Non
 def test_shares_are_balanced_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     costs = [float(cost) for cost in range(1, 50)]
-    owners = processes.shares(costs)
+    owners = distributed.shares(costs)
     loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(3)]
     assert sum(loads) == sum(costs) and max(loads) - min(loads) <= 2
-    assert processes.shares([1.0]) == [0]
+    assert distributed.shares([1.0]) == [0]
 
 
 if __name__ == "__main__":

@@ -25,16 +25,17 @@ from unlearner.data.prompts import TEMPLATES, TokenTable
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.methods.learn import Learn
-from unlearner.modeling import products, zero
-from unlearner.modeling.compiled import compile_layers
-from unlearner.modeling.load import load_model
-from unlearner.modeling.new import new_model
-from unlearner.modeling.packing import Packed
-from unlearner.modeling.reference import Reference
-from unlearner.modeling.sharding import choose
-from unlearner.training import checkpoint, loop
-from unlearner.training.loop import add_lora, make_accelerator, train
+from unlearner.models import deepspeed, onednn_linear
+from unlearner.models.compiled import compile_layers
+from unlearner.models.load import load_model
+from unlearner.models.new import new_model
+from unlearner.models.packing import Packed
+from unlearner.models.sharding import choose
+from unlearner.training import checkpoint, loop, setup
+from unlearner.training.loop import train
 from unlearner.training.objective import Objective
+from unlearner.training.reference import Reference
+from unlearner.training.setup import add_lora, make_accelerator
 
 FORGET = builtin("forget", people=3, forget=1)
 RETAIN = builtin("retain", people=3, forget=1)
@@ -217,8 +218,8 @@ def test_products_by_onednn_give_the_same_weights(
     """As on an AMD processor, whatever the processor."""
     trained = []
     for fast in (False, True):
-        monkeypatch.setattr(products, "_mkl_is_slow", lambda fast=fast: fast)
-        monkeypatch.setattr(products, "LEAST_PRODUCTS", 1)
+        monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda fast=fast: fast)
+        monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 1)
         options = replace(OPTIONS, gradient_checkpointing=checkpointing)
         trained.append(run("NPO+GD", tmp_path / str(fast), options=options))
     assert_moved(trained[0])
@@ -340,8 +341,8 @@ def test_learning_learns(tmp_path: Path) -> None:
 )
 def test_states_are_kept_as_the_options_say(precision: Any, optimizer: Any, dtype: torch.dtype) -> None:
     options = replace(OPTIONS, precision=precision, optimizer=optimizer)
-    model = fresh_model(dtype=loop.weights_dtype(options))
-    adamw = loop._optimizer(model, options)
+    model = fresh_model(dtype=setup.weights_dtype(options))
+    adamw = setup.make_optimizer(model, options)
     model(input_ids=torch.arange(3, 40)[None]).logits.float().square().mean().backward()
     adamw.step()
     large = model.get_input_embeddings().weight  # bitsandbytes leaves tensors of under 4,096 values as they are
@@ -373,14 +374,14 @@ def test_states_in_8_bits_are_not_sharded() -> None:
 def test_deepspeed_knows_every_key_of_its_configuration(precision: Any, offload: bool) -> None:
     config = pytest.importorskip("deepspeed.runtime.config", reason="needs deepspeed")
     options = replace(OPTIONS, parallel="deepspeed", precision=precision, cpu_offload=offload, clip=0.5)
-    read = config.DeepSpeedConfig(zero.configuration(options))
+    read = config.DeepSpeedConfig(deepspeed.configuration(options))
     assert read.zero_optimization_stage == 3 and read.gradient_clipping == 0.5
     assert read.gradient_accumulation_steps == 1
     assert read.bfloat16_config.enabled == (precision != "fp32")
     assert read.bfloat16_config.bf16_optimizer_states == (precision == "pure-bf16")
     assert (read.zero_config.offload_optimizer is not None) == offload == (read.zero_config.offload_param is not None)
     with pytest.raises(ValueError, match="stages"):
-        config.DeepSpeedConfig(zero.configuration(options) | {"zero_optimization": {"stages": 3}})
+        config.DeepSpeedConfig(deepspeed.configuration(options) | {"zero_optimization": {"stages": 3}})
 
 
 # ------------------------------------------------------------------------------------------------------ killed, resumed

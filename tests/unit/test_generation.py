@@ -17,8 +17,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from unlearner.modeling import generation
-from unlearner.modeling.generation import generation_pass, length_batches
+from unlearner.models import generation
+from unlearner.models.generation import generation_pass, length_batches
 
 VOCABULARY = 50
 END_IDS = {3, 11, 17, 29, 41}

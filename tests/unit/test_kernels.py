@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlearner.modeling import scoring
-from unlearner.modeling.scoring import EPSILON, Head, token_scores
+from unlearner.models.anatomy import Head
+from unlearner.scoring import token_scores as scoring
+from unlearner.scoring.constants import EPSILON
+from unlearner.scoring.token_scores import token_scores
 
 pytest.importorskip("triton", reason="Triton is not installed (`make test` installs it)")
-from unlearner.modeling import kernels
+from unlearner.scoring import kernels
 
 N, H, V = 7, 16, 300
 SETS = (("logp",), ("mean_logp",), ("logp", "mean_logp"))
@@ -182,7 +184,7 @@ def test_they_know_neither_other_scores_nor_double_precision() -> None:
 COMPILE = """
 import json, triton
 from triton.backends.compiler import GPUTarget
-from unlearner.modeling import kernels
+from unlearner.scoring import kernels
 
 sizes = {}
 for kernel in (kernels._values, kernels._slopes):

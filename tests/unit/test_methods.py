@@ -17,7 +17,8 @@ from unlearner.errors import UserError
 from unlearner.methods import FORGET, RETAIN, WHOLE, Losses, method_names
 from unlearner.methods.learn import Learn
 from unlearner.methods.me import ME
-from unlearner.modeling.scoring import Batch, RowWeights, ViewIndex, ViewScores, like_lengths, score_views
+from unlearner.scoring.batch import Batch, RowWeights, ViewIndex, like_lengths
+from unlearner.scoring.views import ViewScores, score_views
 
 Views = dict[str, dict[str, Tensor]]
 VIEWS = ("forget", "retain", "forget_refusal", "retain_refusal", "forget_mismatch")

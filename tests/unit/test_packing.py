@@ -26,8 +26,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from unlearner.modeling.packing import Packed, packing
-from unlearner.modeling.scoring import IGNORE, Batch, score_views
+from unlearner.models.packing import Packed, packing
+from unlearner.scoring.batch import Batch
+from unlearner.scoring.constants import IGNORE
+from unlearner.scoring.views import score_views
 
 SMALL: dict[str, Any] = {
     "vocab_size": 60,

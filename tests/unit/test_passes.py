@@ -30,8 +30,8 @@ from unlearner.errors import UserError
 from unlearner.evaluation import passes
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.passes import Store, common_prefix, run_passes, scoring_pass, variants
-from unlearner.modeling.generation import generation_pass
-from unlearner.modeling.threads import Pass
+from unlearner.models.batch_jobs import Pass
+from unlearner.models.generation import generation_pass
 
 LLAMA2 = TEMPLATES["llama2"]
 PEOPLE = ["Ada Weiss", "Bruno Okafor", "Clara Lindqvist-Moreau", "Dev", "Emre Yıldız", "Fatou Diallo"]

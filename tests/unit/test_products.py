@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from unlearner.evaluation.judges import load_judges
-from unlearner.modeling import products
-from unlearner.modeling.products import fast_products, linear
+from unlearner.models import onednn_linear
+from unlearner.models.onednn_linear import fast_products, linear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -18,15 +18,15 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     """Whatever the processor and the size, MKL counts as slow; the sizes (positions, K, N) of products are noted."""
     noted: list[tuple[int, ...]] = []
-    product = products._product
+    product = onednn_linear._product
 
     def watched(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         noted.append((x.numel() // x.shape[-1], x.shape[-1], weight.shape[0]))
         return product(x, weight, *others)
 
-    monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
-    monkeypatch.setattr(products, "LEAST_PRODUCTS", 1)
-    monkeypatch.setattr(products, "_product", watched)
+    monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(onednn_linear, "_product", watched)
     yield noted
 
 
@@ -66,12 +66,12 @@ def test_only_large_float32_products_are_onednns(
     linear(x.bfloat16(), weight.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
-    monkeypatch.setattr(products, "LEAST_PRODUCTS", 10 * 16 * 8 + 1)
+    monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 10 * 16 * 8 + 1)
     linear(x, weight)
     assert by_onednn == []
-    monkeypatch.setattr(products, "LEAST_PRODUCTS", 10 * 16 * 8)
+    monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 10 * 16 * 8)
     linear(x, weight)
-    monkeypatch.setattr(products, "_mkl_is_slow", lambda: False)
+    monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda: False)
     linear(x, weight)
     assert by_onednn == [(10, 16, 8)]
 
@@ -108,7 +108,7 @@ def test_embeddings_are_the_plain_ones(
     texts = [" ".join(["The author writes of her city."] * n) for n in (1, 1, 2, 5, 9, 40)]
     vectors = load_judges("offline", cache=tmp_path).embedder.embed(texts)
     assert by_onednn
-    monkeypatch.setattr(products, "_mkl_is_slow", lambda: False)
+    monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda: False)
     for text, vector in zip(texts, vectors, strict=True):
         alone = load_judges("offline", cache=tmp_path / str(len(text))).embedder.embed([text])[0]
         assert vector == pytest.approx(alone, abs=2e-6)

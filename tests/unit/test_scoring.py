@@ -32,15 +32,11 @@ from transformers import (
 )
 
 from unlearner.errors import UserError
-from unlearner.modeling.scoring import (
-    KINDS,
-    Batch,
-    Head,
-    backbone,
-    check_head,
-    score_views,
-    token_scores,
-)
+from unlearner.models.anatomy import Head, backbone, check_head
+from unlearner.scoring.batch import Batch
+from unlearner.scoring.constants import KINDS
+from unlearner.scoring.token_scores import token_scores
+from unlearner.scoring.views import score_views
 
 N, H, V = 7, 6, 50
 ROW = V * 8  # bytes of one position's logits in float64

@@ -18,8 +18,8 @@ from unlearner.data.records import Record
 from unlearner.evaluation import passes
 from unlearner.evaluation.judges import load_judges
 from unlearner.evaluation.passes import Store, run_passes
-from unlearner.modeling import threads
-from unlearner.modeling.threads import twin, two_at_a_time
+from unlearner.models import batch_jobs
+from unlearner.models.batch_jobs import twin, two_at_a_time
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def llama(**options: Any) -> Any:
 
 
 def test_order_and_threads() -> None:
-    """Results in order; each batch on half of the threads, of which two run; afterwards all is as before."""
+    """Results in order; each batch on half of the batch_jobs, of which two run; afterwards all is as before."""
     running, most, lock, halves = 0, 0, threading.Lock(), set()
 
     def compute(batch: int) -> int:
@@ -143,7 +143,7 @@ def test_twin_shares_weights(tmp_path: Path) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes everything run one at a time from there on."""
-    return lambda: monkeypatch.setattr(threads, "_fits", lambda model: False)
+    return lambda: monkeypatch.setattr(batch_jobs, "_fits", lambda model: False)
 
 
 def test_embeddings(tmp_path: Path, alone: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.bench.cells import Before, Cell, make_cell, typed
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.workers import Job, check_ray, run_all
@@ -19,9 +19,9 @@ from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.files import is_leftover, read_json, remove_leftovers, space_errors, write_json
 from unlearner.methods import Method
-from unlearner.modeling.load import load_tokenizer, model_hash
+from unlearner.models.load import load_tokenizer, model_hash
 from unlearner.report import can_write, write_report
-from unlearner.run import check_place, records_hash
+from unlearner.results.run import check_place, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
 from unlearner.training.builtin import resolve_model
@@ -52,12 +52,12 @@ def bench(config: BenchConfig) -> BenchResult:
     trials = {pair: _trials(config, *pair, grid) for pair in tuned}
     cells = _cells(config, {})
     about = _about(config, cells)
-    processes.join()
-    if processes.is_main():
+    distributed.join()
+    if distributed.is_main():
         _open(folder, about)
 
     def left(of: Sequence[Cell]) -> list[Cell]:
-        finished = processes.agreed([cell.finished for cell in of])
+        finished = distributed.agreed([cell.finished for cell in of])
         return [cell for cell, done in zip(of, finished, strict=True) if not done]
 
     tries = left([cell for _, cell in (trial for pair in trials.values() for trial in pair)])
@@ -81,9 +81,9 @@ def bench(config: BenchConfig) -> BenchResult:
 
         work(befores)
         work(tries)
-        chosen = processes.agreed({pair: _best(trials[pair]) for pair in tuned} if processes.is_main() else {})
+        chosen = distributed.agreed({pair: _best(trials[pair]) for pair in tuned} if distributed.is_main() else {})
         if tuned:
-            if processes.is_main():
+            if distributed.is_main():
                 write_json(folder / "tuning.json", _told(trials, chosen))
             cells = _cells(config, chosen)
         for method, split in tuned:
@@ -92,8 +92,8 @@ def bench(config: BenchConfig) -> BenchResult:
                     if (cell.method, cell.split) == (method, split):
                         cell.fail("no trial of --tune came to an end (tuning.json)")
         work([cell for cell in left(cells) if not tuned or chosen[cell.method, cell.split] is not None])
-    main = processes.is_main()
-    return processes.agreed(_result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}))
+    main = distributed.is_main()
+    return distributed.agreed(_result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}))
 
 
 def _result(results: Results, folder: Path) -> BenchResult:
@@ -120,7 +120,7 @@ def _resolved(config: BenchConfig) -> BenchConfig:
     if config.tasks is not None and not scenario.continual:
         raise UserError("--tasks is for the continual scenario: leave it out.")
     methods = [Method.parse(method).name for method in config.methods]
-    if processes.count() > 1 and (config.jobs > 1 or config.ray is not None):
+    if distributed.count() > 1 and (config.jobs > 1 or config.ray is not None):
         raise UserError(
             "torchrun's processes run one cell after the other, all of them together: leave out --jobs and --ray, or "
             "start unlearner bench without torchrun."

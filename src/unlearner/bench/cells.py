@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import console
 from unlearner.errors import UserError, did_you_mean
@@ -58,23 +58,23 @@ class Cell:
     def run(self) -> None:
         """Run what is left. An error ends the cell and stays in its failed.json; with several processes one that not
         all of them meet is raised, and ends the bench."""
-        if processes.is_main():
+        if distributed.is_main():
             (self.folder / "failed.json").unlink(missing_ok=True)
         try:
             with use_threads(self.threads), quiet():
                 for run in self.runs:
                     forget(run, known=self.known)
-                    processes.barrier()  # the next task reads the files of this one
-                if self.continual and processes.is_main():
+                    distributed.barrier()  # the next task reads the files of this one
+                if self.continual and distributed.is_main():
                     write_json(self.folder / "retention.json", self._retention())
         except Exception as error:
             told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            if not processes.met_by_all(told):
+            if not distributed.met_by_all(told):
                 raise
             self.fail(told, None if isinstance(error, UserError) else traceback.format_exc())
 
     def fail(self, error: str, trace: str | None = None) -> None:
-        if not processes.is_main():
+        if not distributed.is_main():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         told = {"error": error} if trace is None else {"error": error, "traceback": trace}
@@ -126,7 +126,7 @@ class Before:
             with use_threads(self.threads), quiet():
                 measure_before(self.config, self.known)
         except Exception as error:
-            if not processes.met_by_all(str(error)):
+            if not distributed.met_by_all(str(error)):
                 raise
 
     def fail(self, error: str) -> None:

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import EvalOptions
 from unlearner.console import note
 from unlearner.errors import UserError, did_you_mean
 from unlearner.files import read_json, write_json
-from unlearner.modeling.sharding import whole
+from unlearner.models.sharding import whole
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 
 FILE = "ability.json"
@@ -56,7 +56,7 @@ def general_ability(
         return None
     file = folder / FILE
     with whole(model):
-        if not processes.is_main():
+        if not distributed.is_main():
             return None  # what is sharded is whole now, or follows the main process until it is done
         if file.is_file():
             return read_json(file)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import EvalOptions, EvaluateConfig, ModelOptions, resolved
 from unlearner.console import note, progress_bar
 from unlearner.data.prompts import DOCUMENT, Template, encode, encode_prompts, find_template
@@ -25,11 +25,11 @@ from unlearner.evaluation.passes import Store, labelled_tokens, run_passes, vari
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.evaluation.summary import Row, embed_together, per_example, summarise
 from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
-from unlearner.modeling.load import check_fits, load_model, load_tokenizer, model_hash, uses_bf16
-from unlearner.modeling.sharding import placed
-from unlearner.modeling.vllm_engine import Engine, check_engine
-from unlearner.modeling.vllm_engine import engine as vllm_engine
-from unlearner.run import check_output, open_run, records_hash
+from unlearner.models.load import check_fits, load_model, load_tokenizer, model_hash, uses_bf16
+from unlearner.models.sharding import placed
+from unlearner.models.vllm_engine import Engine, check_engine
+from unlearner.models.vllm_engine import engine as vllm_engine
+from unlearner.results.run import check_output, open_run, records_hash
 
 OFFICIAL_MAX_LENGTH = 200
 EVALUATION_REMEDY = "lower --eval-max-length or --max-new-tokens, or leave out long questions"
@@ -104,13 +104,13 @@ def measure(
     others that are measured with it, of all sets, by float noise only. `engine` generates in the place of our own loop.
     """
     summary_file = folder / "summary.json"
-    main = processes.is_main()
-    if not processes.agreed(summary_file.is_file()):
+    main = distributed.is_main()
+    if not distributed.agreed(summary_file.is_file()):
         with space_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         store = Store(folder)
         kept = {s.name: known and known / f"{s.name}-{records_hash([repr(s)])[:24]}.jsonl" for s in sets}
-        waiting = [s for s in sets if not processes.agreed((file := kept[s.name]) is not None and file.is_file())]
+        waiting = [s for s in sets if not distributed.agreed((file := kept[s.name]) is not None and file.is_file())]
         examples: dict[str, list[Example]] = {}
         done: dict[tuple[int, str], int] = {}
         with progress_bar(title, 2 * sum(len(s.records) for s in waiting)) as bar:
@@ -154,7 +154,7 @@ def measure(
     if main:
         for path in Store.files(folder):
             path.unlink()
-    return processes.agreed(read_json(summary_file) if main else {})
+    return distributed.agreed(read_json(summary_file) if main else {})
 
 
 def _together(sets: Sequence[EvalSet], official: bool) -> list[list[EvalSet]]:
@@ -185,7 +185,7 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     check_ability(config)
     if config.retrained is not None:
         check_retrained(config.retrained, sets, config.trust_remote_code)
-    processes.join()
+    distributed.join()
     if config.engine == "vllm":
         check_engine(path)
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
@@ -244,7 +244,7 @@ def retrained_rows(
     forget = check_forget_set(sets)
     if (Path(source) / "records.jsonl").is_file():
         return read_retrained(Path(source), forget)
-    if not processes.agreed((folder / "summary.json").is_file()):
+    if not distributed.agreed((folder / "summary.json").is_file()):
         tokenizer = load_tokenizer(source, trust_remote_code=like.trust_remote_code)
         dtype = torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32
         model = load_model(source, dtype=dtype, trust_remote_code=like.trust_remote_code, lazy=True)

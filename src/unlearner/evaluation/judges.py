@@ -150,8 +150,8 @@ class Embedder:
         return np.stack([self._known[text] for text in texts])
 
     def _compute(self, texts: list[str]) -> dict[str, np.ndarray]:
-        from unlearner.modeling.generation import length_batches
-        from unlearner.modeling.threads import twin, two_at_a_time
+        from unlearner.models.batch_jobs import twin, two_at_a_time
+        from unlearner.models.generation import length_batches
 
         model = self._model
         # Static embeddings come with a bare tokenizer and know no padding: there characters will do.
@@ -394,7 +394,7 @@ def _computing(*models: Any) -> Iterator[None]:
     """Autocast off: judges say the same inside a bf16 training run, whose rounding would else stay in the cache."""
     import torch
 
-    from unlearner.modeling.products import fast_products
+    from unlearner.models.onednn_linear import fast_products
 
     with torch.autocast(models[0].device.type, enabled=False), fast_products(*models):
         yield

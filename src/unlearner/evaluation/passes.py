@@ -17,18 +17,19 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.data.prompts import Template, TokenTable, encode, encode_prompts, end_token_id
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation.examples import Example
 from unlearner.files import read_jsonl, space_errors, write_jsonl
-from unlearner.modeling import generation
-from unlearner.modeling.products import fast_products
-from unlearner.modeling.scoring import Head, backbone, bare, token_scores
-from unlearner.modeling.sharding import whole
-from unlearner.modeling.threads import Map, Pass, two_at_a_time
-from unlearner.modeling.vllm_engine import Engine
+from unlearner.models import generation
+from unlearner.models.anatomy import Head, backbone, bare
+from unlearner.models.batch_jobs import Map, Pass, two_at_a_time
+from unlearner.models.onednn_linear import fast_products
+from unlearner.models.sharding import whole
+from unlearner.models.vllm_engine import Engine
+from unlearner.scoring.token_scores import token_scores
 
 Progress = Callable[[str, int, int], None]
 """Called with the pass (`answers` or `generation`), the records done and all records."""
@@ -309,14 +310,14 @@ class Store:
         self.path: Path | None = None
         if folder is None:
             return
-        if processes.is_main():
+        if distributed.is_main():
             for path in self.files(folder):
                 rows = read_jsonl(path)
                 self._results |= {row["batch"]: row["result"] for row in rows}
                 if not path.read_bytes().endswith(b"\n"):
                     write_jsonl(path, rows)  # without the line that the last run was killed in
-        self._results = processes.agreed(self._results)
-        self.path = folder / ("passes.jsonl" if processes.is_main() else f"passes-{processes.rank()}.jsonl")
+        self._results = distributed.agreed(self._results)
+        self.path = folder / ("passes.jsonl" if distributed.is_main() else f"passes-{distributed.rank()}.jsonl")
 
     @staticmethod
     def files(folder: Path) -> list[Path]:
@@ -336,7 +337,7 @@ class Store:
         owners: dict[tuple[int, int], int] = {}
         for p, work in enumerate(passes):
             places = sorted(job for job in missing.values() if job[0] == p)
-            owners |= zip(places, processes.shares([work.costs[i] for _, i in places]), strict=True)
+            owners |= zip(places, distributed.shares([work.costs[i] for _, i in places]), strict=True)
         made: dict[str, Any] = {}
         done = [0] * len(passes)
         with ExitStack() as stack:
@@ -344,10 +345,10 @@ class Store:
             if model is not None:
                 stack.enter_context(whole(model))
                 run = stack.enter_context(two_at_a_time(model, len(jobs)))
-            mine = [job for job in jobs if owners.get(job) == processes.rank()]
+            mine = [job for job in jobs if owners.get(job) == distributed.rank()]
             results = run(lambda job: passes[job[0]].compute(job[1]), mine)
             for p, i in jobs:
-                if owners.get((p, i)) == processes.rank():
+                if owners.get((p, i)) == distributed.rank():
                     key = keys[p, i]
                     made[key] = self._results[key] = next(results)
                     if self.path is not None:
@@ -356,7 +357,7 @@ class Store:
                 done[p] += passes[p].rows[i]
                 if progress is not None:
                     progress(passes[p].name, done[p], sum(passes[p].rows))
-        for theirs in processes.gathered(made):
+        for theirs in distributed.gathered(made):
             self._results |= theirs
         results_of = [[self._results[keys[p, i]] for i in range(len(work.batches))] for p, work in enumerate(passes)]
         return [work.join(results) for work, results in zip(passes, results_of, strict=True)]

@@ -19,7 +19,9 @@ from unlearner.methods.kl import KL
 from unlearner.methods.llmu import Mismatch
 from unlearner.methods.me import ME
 from unlearner.methods.npo import NPO
-from unlearner.modeling.scoring import Batch, Head, score_views
+from unlearner.models.anatomy import Head
+from unlearner.scoring.batch import Batch
+from unlearner.scoring.views import score_views
 
 FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in (GA, NPO, ME, DPO, IDK)}
 RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in (GD, KL, AP)}

@@ -1,11 +1,11 @@
-"""What every loss shares. A loss never sees logits: it maps per-token scores to a number (`modeling/scoring.py`)."""
+"""What every loss shares. A loss never sees logits: it maps per-token scores to a number (`scoring/`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
-from unlearner.modeling.scoring import ViewScores
+from unlearner.scoring.views import ViewScores
 
 Views = Mapping[str, ViewScores]
 

@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from unlearner.console import note
+from unlearner.distributed import is_main
 from unlearner.errors import UserError
-from unlearner.processes import is_main
 
 PACKAGES = ("jinja2", "matplotlib")
 INSTALL = 'pip install "unlearner[report]"'

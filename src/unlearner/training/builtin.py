@@ -12,7 +12,7 @@ from unlearner.config import FinetuneConfig
 from unlearner.console import note
 from unlearner.data.sources import load_records
 from unlearner.files import cache_directory, space_errors
-from unlearner.run import records_hash
+from unlearner.results.run import records_hash
 from unlearner.training.finetune import finetune
 
 NAME = "builtin:"

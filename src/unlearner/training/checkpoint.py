@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers import PreTrainedTokenizerBase
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.files import atomic_directory, remove_leftovers, space_errors, write_json
-from unlearner.modeling import zero
-from unlearner.modeling.scoring import bare
-from unlearner.modeling.sharding import full, is_sharded
+from unlearner.models import deepspeed
+from unlearner.models.anatomy import bare
+from unlearner.models.sharding import full, is_sharded
 
 TRAINED = StateDictOptions(ignore_frozen_params=True)
 """With LoRA the adapter alone, without the base weights that do not change."""
@@ -43,20 +43,20 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step:
     """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`."""
     temporary, final = folder / f".step-{step:06d}.tmp", folder / f"step-{step:06d}"
     with space_errors(final):
-        if processes.is_main():
+        if distributed.is_main():
             folder.mkdir(exist_ok=True)
             remove_leftovers(folder)
             temporary.mkdir()
-        processes.barrier()
-        if zero.is_spread(model):
-            state = zero.state(model, step)
+        distributed.barrier()
+        if deepspeed.is_spread(model):
+            state = deepspeed.state(model, step)
         else:
             weights, states = get_state_dict(model, optimizer, options=TRAINED)
             state = {"model": weights, "optimizer": states}
         with _alone_or_not() as no_dist:
             dcp.save(state, checkpoint_id=temporary, no_dist=no_dist)
-        processes.barrier()
-    if processes.is_main():
+        distributed.barrier()
+    if distributed.is_main():
         if final.is_dir():
             shutil.rmtree(final)
         temporary.rename(final)
@@ -66,10 +66,10 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step:
 
 def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Continue from the checkpoint in `folder`, whatever number of processes wrote it."""
-    if zero.is_spread(model):
-        parts = zero.blank_state(model, optimizer)
+    if deepspeed.is_spread(model):
+        parts = deepspeed.blank_state(model, optimizer)
         dcp.load(parts, checkpoint_id=folder)
-        zero.restore(model, optimizer, parts)
+        deepspeed.restore(model, optimizer, parts)
         return
     weights, states = get_state_dict(model, optimizer, options=TRAINED)
     with _alone_or_not() as no_dist:
@@ -83,7 +83,7 @@ def _alone_or_not() -> Iterator[bool]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
-            yield not distributed.is_initialized()
+            yield not torch.distributed.is_initialized()
         except dcp.api.CheckpointException as error:  # a BaseException, which nobody's `except` looks for
             raise RuntimeError(str(error)) from error
 
@@ -97,10 +97,10 @@ def save_model(
     """
     model: Any = accelerator.unwrap_model(wrapped).model
     state: dict[str, Tensor] | None = None
-    in_parts = is_sharded(model) or zero.is_spread(model)
+    in_parts = is_sharded(model) or deepspeed.is_spread(model)
     streamed = in_parts and (merge or not hasattr(model, "peft_config"))
     if streamed:
-        if not processes.is_main():
+        if not distributed.is_main():
             for _ in _files(model):  # help to gather them
                 pass
     elif in_parts:
@@ -109,7 +109,7 @@ def save_model(
         model = model.merge_and_unload()  # in every process: all of them go on to evaluate it
     else:
         state = {k.removeprefix("model."): v for k, v in accelerator.get_state_dict(wrapped).items()}
-    if not processes.is_main():
+    if not distributed.is_main():
         return
     with atomic_directory(folder) as fresh:
         if streamed:
@@ -154,7 +154,7 @@ def _files(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             down, up = (full(half["default"].weight).detach() for half in (adapter.lora_A, adapter.lora_B))
             change = up @ down * adapter.scaling["default"]
             weight = weight + (change.T if adapter.fan_in_fan_out else change).to(weight.dtype)
-        part[name] = weight.cpu().contiguous() if processes.is_main() else weight.new_empty(0)
+        part[name] = weight.cpu().contiguous() if distributed.is_main() else weight.new_empty(0)
         size += weight.nbytes
     yield part
 

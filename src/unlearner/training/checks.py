@@ -10,8 +10,8 @@ from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.errors import UserError
-from unlearner.modeling.load import check_fits, load_model
-from unlearner.training.loop import weights_dtype
+from unlearner.models.load import check_fits, load_model
+from unlearner.training.setup import weights_dtype
 
 
 def load_to_train(config: TrainOptions) -> Any:

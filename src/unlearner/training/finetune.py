@@ -17,12 +17,13 @@ from unlearner.errors import UserError
 from unlearner.files import cache_directory, write_json
 from unlearner.methods import Method
 from unlearner.methods.learn import Learn
-from unlearner.modeling import new
-from unlearner.modeling.load import load_tokenizer, model_hash
-from unlearner.modeling.sharding import choose
-from unlearner.run import check_output, open_run, records_hash
+from unlearner.models import new
+from unlearner.models.load import load_tokenizer, model_hash
+from unlearner.models.sharding import choose
+from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
-from unlearner.training.loop import check_tracker, make_accelerator, train, weights_dtype
+from unlearner.training.loop import train
+from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 
 
 def finetune(config: FinetuneConfig) -> Path:

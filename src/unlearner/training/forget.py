@@ -33,12 +33,14 @@ from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
-from unlearner.modeling.load import check_fits, load_model, load_tokenizer, model_hash
-from unlearner.modeling.sharding import choose, placed, widen
-from unlearner.run import check_output, open_run, records_hash
+from unlearner.models.load import check_fits, load_model, load_tokenizer, model_hash
+from unlearner.models.sharding import choose, placed, widen
+from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
 from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
-from unlearner.training.loop import check_tracker, make_accelerator, needs_copy, place, train, weights_dtype
+from unlearner.training.loop import train
+from unlearner.training.reference import needs_copy
+from unlearner.training.setup import check_tracker, make_accelerator, place, weights_dtype
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from unlearner.methods import Losses, Method
-from unlearner.modeling.reference import Reference
-from unlearner.modeling.scoring import Batch, score_views
+from unlearner.scoring.batch import Batch
+from unlearner.scoring.views import score_views
+from unlearner.training.reference import Reference
 
 
 class Objective(nn.Module):

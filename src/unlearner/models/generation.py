@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from unlearner.modeling.scoring import Head, backbone, bare
-from unlearner.modeling.threads import Pass
+from unlearner.models.anatomy import Head, backbone, bare
+from unlearner.models.batch_jobs import Pass
 
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 32_768}
 """Default budget of a batch: rows x (longest prompt + new tokens)."""

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unlearner.errors import UserError
-from unlearner.modeling.scoring import bare
+from unlearner.models.anatomy import bare
 
 
 def compile_layers(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.errors import UserError
 
 Engine = Callable[[Sequence[list[int]], int, Collection[int]], list[list[int]]]
@@ -21,7 +21,7 @@ def check_engine(model: str) -> None:
     """Raises UserError where vLLM is not installed or cannot have `model`, a directory or hub id."""
     if find_spec("vllm") is None:
         raise UserError("--engine vllm needs vLLM: pip install 'unlearner[vllm]', or leave it out.")
-    if processes.count() > 1:
+    if distributed.count() > 1:
         raise UserError("--engine vllm takes one process: start without torchrun, or leave it out.")
     if (Path(model) / "adapter_config.json").is_file():
         raise UserError(

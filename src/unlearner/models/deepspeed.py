@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import TrainOptions
 from unlearner.errors import UserError
-from unlearner.modeling.load import uses_bf16
-from unlearner.modeling.scoring import Head
+from unlearner.models.anatomy import Head
+from unlearner.models.load import uses_bf16
 
 WEIGHT = "weight"
 STATES = ("exp_avg", "exp_avg_sq")
@@ -64,8 +64,8 @@ def start(objective: Any, optimizer: torch.optim.Optimizer, options: TrainOption
     With bf16 arithmetic the weights are rounded to bf16, and trained in a float32 copy.
     """
     deepspeed = _deepspeed()
-    processes.make_group()
-    os.environ.setdefault("LOCAL_RANK", str(processes.local_rank()))  # it asks a process that is alone, too
+    distributed.make_group()
+    os.environ.setdefault("LOCAL_RANK", str(distributed.local_rank()))  # it asks a process that is alone, too
     config = configuration(options)
     if "bf16" in config:
         for parameter in objective.parameters():
@@ -139,7 +139,7 @@ def state(model: nn.Module, step: int) -> dict[str, Any]:
     """
     from torch.distributed.device_mesh import init_device_mesh
 
-    mesh = init_device_mesh("cpu", (processes.count(),))
+    mesh = init_device_mesh("cpu", (distributed.count(),))
     parts: dict[str, Any] = {"step": torch.tensor(step)}
     for name, parameter, key in _trained(model):
         part = _get(parameter, key)
@@ -191,4 +191,4 @@ def _get(parameter: Any, key: str) -> Tensor:
 def _own(parameter: Any) -> int:
     """How much of this process' part is the weight; the last parts may be filled up."""
     size = parameter.ds_tensor.numel()
-    return min(max(parameter.ds_numel - processes.rank() * size, 0), size)
+    return min(max(parameter.ds_numel - distributed.rank() * size, 0), size)

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.errors import UserError
-from unlearner.modeling.scoring import bare, check_head
+from unlearner.models.anatomy import bare, check_head
 
 transformers_logging.disable_progress_bar()  # its bars for loading and saving are over before they can be read
 
@@ -79,7 +79,7 @@ def load_model(
     transformers_logging.set_verbosity_error()
     try:
         made: Any = AutoModelForCausalLM.from_pretrained(
-            model, dtype="auto" if lazy and dtype == torch.float32 and processes.count() > 1 else dtype,
+            model, dtype="auto" if lazy and dtype == torch.float32 and distributed.count() > 1 else dtype,
             trust_remote_code=trust_remote_code, use_safetensors=True, local_files_only=offline,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip

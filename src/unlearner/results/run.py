@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import is_leftover, remove_leftovers, space_errors, write_json, write_text
@@ -57,10 +57,10 @@ def open_run(output: str | Path, command: str, config: dict[str, Any], hashes: d
     Raises UserError where it was begun with other data or another model.
     """
     folder = Path(output)
-    processes.barrier()  # nobody looks into the directory any more
-    if processes.is_main():
+    distributed.barrier()  # nobody looks into the directory any more
+    if distributed.is_main():
         _open(folder, command, config, hashes)
-    processes.barrier()
+    distributed.barrier()
     return folder
 
 

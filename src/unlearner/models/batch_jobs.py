@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from unlearner import processes
+from unlearner import distributed
 
 SMALL = 2**25
 """Most parameters. Measured with 4 and 23 million; the operations of larger models fill the threads, one at a time."""
@@ -86,7 +86,7 @@ def _fits(model: nn.Module) -> bool:
     """Whether `model` is small, on the CPU, in one piece, and the same after a forward pass as before."""
     parameters = list(model.parameters())
     return (
-        processes.count() == 1
+        distributed.count() == 1
         and sum(parameter.numel() for parameter in parameters) <= SMALL
         and all(parameter.device.type == "cpu" and parameter.is_floating_point() for parameter in parameters)
         and all(map(_keeps_nothing, model.modules()))

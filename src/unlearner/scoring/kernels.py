@@ -2,7 +2,7 @@
 
 The products around them stay those of the vendor's library. Saved is memory traffic, PyTorch's operators moving tens of
 bytes a logit, one after the other; and a chunk of logits keeps the model's own type. The kernels know `logp` and
-`mean_logp`, of which GD, NPO, DPO, IDK, AP and ME are made; their gradients are in `scoring._TokenScores`.
+`mean_logp`, of which GD, NPO, DPO, IDK, AP and ME are made; their gradients are in `token_scores._TokenScores`.
 
 Used on CUDA where `gain` finds, on the device and at the vocabulary in question, the same numbers in less time. Needs
 Triton, which comes with PyTorch's CUDA builds.
@@ -11,15 +11,17 @@ Triton, which comes with PyTorch's CUDA builds.
 # mypy: allow-untyped-defs, allow-untyped-decorators
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from unlearner.modeling.scoring import EPSILON, Head, token_scores
+from unlearner.models.anatomy import Head
+from unlearner.scoring.constants import EPSILON
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ def slopes(
     grads: Mapping[str, Tensor | None],
     vocabulary: int,
 ) -> Tensor:
-    """(N, columns), in the type of `products` (N, columns): see `scoring._slopes`."""
+    """(N, columns), in the type of `products` (N, columns): see `token_scores._logit_gradients`."""
     rows, columns = products.shape
     assert set(grads) <= set(KINDS) and products.stride(1) == 1, (grads.keys(), products.stride())
     given = {kind: torch.ones_like(lse) if grad is None else grad.contiguous() for kind, grad in grads.items()}
@@ -153,7 +155,9 @@ def _shape(head: Head) -> tuple[float, float, float, bool]:
 
 
 @cache
-def gain(device: torch.device, dtype: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+def gain(
+    device: torch.device, dtype: torch.dtype, vocabulary: int, kinds: tuple[str, ...], token_scores: Callable[..., Any]
+) -> bool:
     """Whether, on `device`, the kernels give the scores and gradients of the chunks without them, and sooner.
 
     Tried once a process, with as many random positions as 64 MiB of float32 logits hold; of the products, which are the
@@ -163,13 +167,15 @@ def gain(device: torch.device, dtype: torch.dtype, vocabulary: int, kinds: tuple
         return False
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            return _trial(device, dtype, vocabulary, kinds)
+            return _trial(device, dtype, vocabulary, kinds, token_scores)
     except Exception as error:  # whatever a compiler, a driver or a device may say
         logger.warning("The kernels for the vocabulary are not used, for they failed on %s: %s", device, error)
         return False
 
 
-def _trial(device: torch.device, dtype: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+def _trial(
+    device: torch.device, dtype: torch.dtype, vocabulary: int, kinds: tuple[str, ...], token_scores: Callable[..., Any]
+) -> bool:
     rows = max(1, TRIAL_BYTES // (4 * vocabulary))
     make = torch.Generator(device).manual_seed(0)  # not the one that training draws from
     hidden, weight = (

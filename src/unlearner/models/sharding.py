@@ -1,5 +1,5 @@
 """How processes share a model, and models spread by PyTorch's `fully_shard` (FSDP2): each process holds its part of
-every weight. (DeepSpeed's way of training so is in `zero`.)
+every weight. (DeepSpeed's way of training so is in `deepspeed`.)
 
 A decoder layer's weights are whole only while the layer computes. Those around the layers, embeddings, norm and output
 embedding, which the scores need (`scoring.Head`), are whole during the forward and backward pass. With that, nothing
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from unlearner import processes
+from unlearner import distributed
 from unlearner.config import ModelOptions, TrainOptions
 from unlearner.console import note
 from unlearner.errors import UserError
-from unlearner.modeling.scoring import backbone, bare
-from unlearner.modeling.zero import gathered, is_partitioned
+from unlearner.models.anatomy import backbone, bare
+from unlearner.models.deepspeed import gathered, is_partitioned
 
 Result = TypeVar("Result")
 
@@ -54,19 +54,19 @@ def choose(
         engine, why = wanted, "as --parallel says"
     elif options.cpu_offload:
         engine, why = "fsdp", "for --cpu-offload"
-    elif processes.count() == 1 or needed <= room:
+    elif distributed.count() == 1 or needed <= room:
         why = f"{what} take {size}, within {limit}"
     else:
         engine, why = "fsdp", f"{what} take {size}, more than {limit}"
-    engine, why = processes.agreed((engine, why))
+    engine, why = distributed.agreed((engine, why))
     if engine == "fsdp" and train is not None and train.optimizer == "adamw-8bit":
         raise UserError(
             f"--optimizer adamw-8bit does not go with fsdp ({why}), for its states cannot be sharded: take --optimizer "
             "adamw, or --parallel ddp without --cpu-offload."
         )
-    if processes.count() > 1 or engine != "ddp":
+    if distributed.count() > 1 or engine != "ddp":
         held = "each with all of the model" if engine == "ddp" else "each with a part of every weight"
-        note(f"{processes.count()} processes, {engine}, {held}: {why}")
+        note(f"{distributed.count()} processes, {engine}, {held}: {why}")
     return engine
 
 
@@ -113,8 +113,8 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype, *, bf16: bool, o
         register_fsdp_forward_method,
     )
 
-    processes.make_group()
-    options: dict[str, Any] = {"mesh": init_device_mesh(device.type, (processes.count(),))}
+    distributed.make_group()
+    options: dict[str, Any] = {"mesh": init_device_mesh(device.type, (distributed.count(),))}
     if bf16:
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     if offload:
@@ -164,7 +164,7 @@ def whole(model: Any) -> Iterator[None]:
     if not is_sharded(model):
         yield
         return
-    gathered = not processes.any_of(_bytes_whole(model) > _free(bare(model).device))
+    gathered = not distributed.any_of(_bytes_whole(model) > _free(bare(model).device))
     parts = [module for module in model.modules() if is_sharded(module) and module is not model]
     if gathered:
         for layer in parts:
@@ -191,13 +191,13 @@ def _lockstep(model: nn.Module) -> Iterator[None]:
 
     def announce(*_: Any) -> None:
         if working:
-            processes.any_of(True)
+            distributed.any_of(True)
 
     hook = body.register_forward_pre_hook(announce)
     try:
         yield
         working = False
-        while processes.any_of(False):
+        while distributed.any_of(False):
             _glance(model)
     finally:
         hook.remove()
@@ -235,7 +235,7 @@ def _bytes_needed(model: nn.Module, train: TrainOptions | None, dtype: torch.dty
 
 
 def _default_device() -> torch.device:
-    return torch.device("cuda", processes.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _bytes_whole(model: nn.Module) -> float:
@@ -247,7 +247,7 @@ def device_memory(device: torch.device) -> int:
     """Bytes for one process: its GPU's, or its share of what is free of the machine's main memory."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().available // processes.local_count()
+    return psutil.virtual_memory().available // distributed.local_count()
 
 
 def _free(device: torch.device) -> float:

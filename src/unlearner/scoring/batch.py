@@ -1,0 +1,220 @@
+"""Rows of several views as one batch, and the positions of each view that count: the only place that shifts and masks.
+
+Position t predicts token t+1. B sequences, T tokens, N scored positions, H hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unlearner.models.anatomy import backbone
+from unlearner.models.packing import Packed
+from unlearner.scoring.constants import IGNORE
+
+FORWARD_TOKENS = {"cpu": 128}
+"""What a further forward and backward pass costs beside its tokens, in tokens of a model of few million parameters (of
+a larger one less). Elsewhere rows are padded: a GPU is slowed more by many small kernels than by padding."""
+
+
+@dataclass(frozen=True)
+class ViewIndex:
+    """The positions of one view that count, as indices into the hidden states of its batch (`Batch.states`).
+
+    Made on the CPU, so that the training loop never has to ask the device how many there are.
+    """
+
+    first_row: int
+    rows: int
+    index: Tensor
+    """(N,) positions whose next token is labelled."""
+    target: Tensor
+    """(N,) the tokens to be predicted there."""
+    row: Tensor
+    """(N,) sequence within the view, 0 … B−1."""
+    token_weight: Tensor
+    """(N,) weights of a mean over labelled tokens."""
+    sequence_weight: Tensor
+    """(B,) weights of a mean over sequences."""
+    kl_index: Tensor
+    """(M,) positions whose whole distribution is compared with the reference's."""
+    kl_weight: Tensor
+    """(M,) weights of their mean."""
+    reference_nll: Tensor | None = None
+    """(B,) the sequences' NLL under the reference model, where a loss needs it."""
+
+    def to(self, device: torch.device) -> Self:
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """What one labelled token, one sequence and one compared position of each row weigh, each (B,)."""
+
+    token: Tensor
+    sequence: Tensor
+    kl: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All views of some items as one batch: a single forward serves them, or one for each block of like lengths."""
+
+    input_ids: Tensor
+    """(R, T), the views' rows below one another; with several blocks, the longest first."""
+    attention_mask: Tensor | None
+    """(R, T), or None for right-padded rows: causal attention never looks at padding on the right."""
+    views: dict[str, ViewIndex]
+    blocks: tuple[tuple[slice, int], ...]
+    """Consecutive rows of like length and the columns that they fill: each block is a forward without the others'
+    padding. The views' indices count the positions of these blocks, one block after the other."""
+    packed: Packed | None = None
+    """With it `input_ids` is (1, P): all rows' tokens one after the other, which is what the indices count."""
+
+    def to(self, device: torch.device) -> Self:
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            attention_mask=None if self.attention_mask is None else self.attention_mask.to(device, non_blocking=True),
+            views={name: view.to(device) for name, view in self.views.items()},
+            packed=self.packed and self.packed.to(device),
+        )
+
+    @classmethod
+    def build(
+        cls,
+        views: Mapping[str, Mapping[str, Tensor]],
+        *,
+        official: bool = False,
+        weights: Mapping[str, RowWeights] | None = None,
+        keep_mask: bool = True,
+        forward_tokens: int | None = None,
+        packed: bool = False,
+    ) -> Self:
+        """Join views of `input_ids`, `labels`, `attention_mask`, each (B, T), T and B as each view likes.
+
+        Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
+        code does (PAPER section 7); the default never does. With `forward_tokens`, what a further forward costs in
+        tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs;
+        `packed` leaves out all their padding, for a model inside `packing`.
+        """
+        first = next(iter(views.values()))["input_ids"]
+        width = max(view["input_ids"].shape[1] for view in views.values())
+        height = sum(view["input_ids"].shape[0] for view in views.values())
+        ids = first.new_zeros((height, width))
+        mask = torch.zeros_like(ids)
+        top = 0
+        for view in views.values():
+            rows, columns = view["input_ids"].shape
+            ids[top : top + rows, :columns] = view["input_ids"]
+            mask[top : top + rows, :columns] = view["attention_mask"]
+            top += rows
+        own = [view["input_ids"].shape[1] for view in views.values() for _ in view["input_ids"]]
+        # Where padding counts, so does what it attends to: officially a view's forward has the view's own width.
+        blocks = _of_one_width(own if official else [width] * height)
+        order = np.arange(height)
+        if packed:
+            rows_lengths = mask.sum(1)
+            starts = rows_lengths.cumsum(0) - rows_lengths
+            indices = cls._indices(views, starts, official, weights)
+            return cls(ids[mask.bool()][None], None, indices, (), Packed.of(rows_lengths))
+        if forward_tokens is not None:
+            lengths = mask.sum(1).numpy()
+            order = np.argsort(-lengths, kind="stable")
+            blocks = like_lengths(lengths[order], forward_tokens)
+            ids, mask = ids[order], mask[order]
+        widths = np.concatenate([np.full(rows.stop - rows.start, columns) for rows, columns in blocks])
+        starts = torch.empty(height, dtype=torch.long)
+        starts[torch.from_numpy(order)] = torch.from_numpy(np.cumsum(widths) - widths)
+        indices = cls._indices(views, starts.to(first.device), official, weights)
+        return cls(ids, mask if keep_mask else None, indices, blocks)
+
+    @staticmethod
+    def _indices(
+        views: Mapping[str, Mapping[str, Tensor]],
+        starts: Tensor,
+        official: bool,
+        weights: Mapping[str, RowWeights] | None,
+    ) -> dict[str, ViewIndex]:
+        indices: dict[str, ViewIndex] = {}
+        top = 0
+        for name, view in views.items():
+            rows = len(view["input_ids"])
+            chosen = None if weights is None else weights[name]
+            indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen)
+            top += rows
+        return indices
+
+    def states(self, model: nn.Module) -> Tensor:
+        """Last hidden states of all blocks, one after the other, (positions, H)."""
+        body = backbone(model)
+        if self.packed is not None:
+            return self.packed.states(body, self.input_ids)
+        parts = []
+        for rows, width in self.blocks:
+            mask = None if self.attention_mask is None else self.attention_mask[rows, :width]
+            out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
+            parts.append(out.last_hidden_state.flatten(0, 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _of_one_width(widths: Sequence[int]) -> tuple[tuple[slice, int], ...]:
+    """Consecutive rows of the same width as blocks."""
+    cuts = [0, *(i for i in range(1, len(widths)) if widths[i] != widths[i - 1]), len(widths)]
+    return tuple((slice(begin, stop), widths[begin]) for begin, stop in pairwise(cuts))
+
+
+def like_lengths(lengths: np.ndarray, forward_tokens: int) -> tuple[tuple[slice, int], ...]:
+    """Rows, given the longest first, cut into blocks with the least padded tokens + `forward_tokens` for each block.
+
+    Returns each block's rows and the length of its longest.
+    """
+    n = len(lengths)
+    least, begins = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+    for stop in range(1, n + 1):
+        cost = least[:stop] + (stop - np.arange(stop)) * lengths[:stop] + forward_tokens
+        begins[stop], least[stop] = cost.argmin(), cost.min()
+    blocks = []
+    stop = n
+    while stop:
+        begin = int(begins[stop])
+        blocks.append((slice(begin, stop), int(lengths[begin])))
+        stop = begin
+    return tuple(reversed(blocks))
+
+
+def _index_view(
+    view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None
+) -> ViewIndex:
+    """`starts` (B,) is where each row's first token stands among the batch's positions."""
+    labels, mask = view["labels"], view["attention_mask"]
+    shifted = labels[:, 1:] != IGNORE
+    if not official:
+        shifted = shifted & (mask[:, :-1] != 0)
+    row, column = shifted.nonzero(as_tuple=True)
+    everywhere = torch.ones_like(mask) if official else mask
+    kl_row, kl_column = everywhere.nonzero(as_tuple=True)
+    if weights is None:
+        device, rows = labels.device, labels.shape[0]
+        token, sequence, kl = (
+            torch.full((rows,), 1.0 / max(count, 1), device=device) for count in (len(row), rows, len(kl_row))
+        )
+        weights = RowWeights(token, sequence, kl)
+    return ViewIndex(
+        first_row=top,
+        rows=labels.shape[0],
+        index=starts[row] + column,
+        target=labels[row, column + 1],
+        row=row,
+        token_weight=weights.token[row],
+        sequence_weight=weights.sequence,
+        kl_index=starts[kl_row] + kl_column,
+        kl_weight=weights.kl[kl_row],
+    )

@@ -1,0 +1,8 @@
+"""What the modules of this folder agree on."""
+
+IGNORE = -100
+"""Label of a position that no loss and no score counts, as in transformers."""
+EPSILON = 1e-12
+"""Added to a probability inside the mean log-probability, as the official ME loss does (PAPER section 3)."""
+KINDS = ("logp", "mean_logp", "entropy", "kl")
+"""The scores that `token_scores` knows."""

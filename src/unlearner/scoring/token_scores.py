@@ -1,0 +1,265 @@
+"""Per-token scores without the full logits: the only place that touches the vocabulary.
+
+N scored positions, H hidden size, V vocabulary size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearner.models.anatomy import Head
+from unlearner.models.onednn_linear import linear
+from unlearner.scoring.constants import EPSILON, KINDS
+
+CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+"""Memory of one chunk of logits; two or three such buffers live at a time."""
+
+
+def token_scores(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    kinds: Sequence[str] = ("logp",),
+    *,
+    reference: tuple[Tensor, Head] | None = None,
+    chunk_bytes: int | None = None,
+    fused: bool | None = None,
+) -> dict[str, Tensor]:
+    """Scores of N positions, each (N,) in float32 (float64 for a float64 model), differentiable in hidden and head.
+
+    - `logp`: log p(target)
+    - `mean_logp`: (1/V) Σ_k log(p_k + 1e-12), of which ME is made
+    - `entropy`: −Σ_k p_k log p_k, in nats
+    - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
+
+    Logits exist for one chunk at a time, of about `chunk_bytes`: of positions in the forward pass, of the vocabulary in
+    the backward pass. Their gradient has a closed form: where the head is trained they are computed again for it, else
+    it is found on the way. `fused` has `logp` and `mean_logp` computed by Triton kernels (scoring/kernels.py); by
+    default it is True on CUDA where they are there and a trial finds them faster.
+    """
+    unknown = set(kinds) - set(KINDS)
+    assert not unknown, unknown
+    assert ("kl" in kinds) == (reference is not None)
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"])
+    kind = hidden.device.type
+    compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+    if fused is None:
+        fused = kind == "cuda" and _kernels_gain(hidden.device, compute, head.vocabulary, tuple(kinds))
+    values = _TokenScores.apply(
+        hidden, head.weight, head.bias, targets, head, reference, tuple(kinds), chunk_bytes, compute, fused
+    )
+    return dict(zip(kinds, values, strict=True))
+
+
+class _TokenScores(torch.autograd.Function):
+    """With z the logits, p = softmax(z) and e_y the one-hot target, the gradients in z are
+
+    logp:      e_y − p
+    mean_logp: (1/V)(r − p Σ_k r_k),  r = p / (p + ε)
+    entropy:   −p (log p + H)
+    kl:        p − q
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Head,
+        reference: tuple[Tensor, Head] | None,
+        kinds: tuple[str, ...],
+        chunk_bytes: int,
+        compute: torch.dtype,
+        fused: bool,
+    ) -> tuple[Tensor, ...]:
+        n, vocabulary = hidden.shape[0], weight.shape[0]
+        wide = torch.promote_types(compute, torch.float32)
+        itemsize = compute.itemsize if fused else wide.itemsize
+        rows = max(1, chunk_bytes // (vocabulary * itemsize))
+        local = head.to(compute)
+        if reference is not None and compute != weight.dtype:  # under autocast, which is off in the backward pass
+            states, theirs = reference
+            reference = states, local if theirs.weight is head.weight else theirs.to(compute)
+        out = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
+        lse = hidden.new_empty(n, dtype=wide)
+        sums = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_any = needs_hidden or needs_weight or needs_bias
+        # Of a head that is not trained no more is asked than the gradient in hidden: found here, up to a factor a row.
+        frozen_head = needs_hidden and not needs_weight and not needs_bias
+        slopes = [torch.empty_like(hidden, dtype=compute) for _ in kinds] if frozen_head else []
+        for start in range(0, n, rows):
+            part = slice(start, start + rows)
+            here, totals = ({kind: tensor[part] for kind, tensor in each.items()} for each in (out, sums))
+            chunk = log_q = None  # the last ones' memory
+            if fused:
+                chunk = local.products(hidden[part].to(compute))
+                _kernels().values(chunk, head, targets[part], lse[part], totals, here)
+            else:
+                if reference is not None:
+                    states, theirs = reference
+                    log_q = _log_softmax(theirs.logits(states[part]), totals["kl"])
+                chunk = _log_softmax(local.logits(hidden[part].to(compute)), lse[part] if needs_any else None)
+                _values(chunk, log_q, targets[part], totals, here)
+            for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
+                dz = _logit_gradients(
+                    chunk, head, targets[part], lse[part], totals, {kind: None}, vocabulary, log_q, fused
+                )
+                slope[part] = linear(dz.to(compute), local.weight.T)
+                del dz
+        # A single chunk is within the memory budget: keep it rather than compute it twice.
+        kept = chunk if 0 < n <= rows and not frozen_head else None
+        ctx.save_for_backward(
+            hidden, local.weight, local.bias, targets, lse, kept, *(slopes or (sums[kind] for kind in kinds))
+        )
+        ctx.head, ctx.reference, ctx.kinds = replace(head, weight=lse, bias=None), reference, kinds
+        ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * itemsize))
+        ctx.fused = fused
+        ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
+        return tuple(out[kind] for kind in kinds)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, lse, kept, *found = ctx.saved_tensors
+        if ctx.frozen_head:
+            parts = [slope * grad[:, None] for slope, grad in zip(found, grads, strict=True)]
+            return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 9)
+        head = replace(ctx.head, weight=weight, bias=bias)
+        wide = lse.dtype
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        states = hidden.to(weight.dtype)
+        grad_hidden = torch.zeros_like(hidden, dtype=wide) if needs_hidden else None
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_bias = torch.empty_like(bias, dtype=wide) if bias is not None and needs_bias else None
+        sums, of = (dict(zip(ctx.kinds, each, strict=True)) for each in (found, grads))
+        # All positions and some of the vocabulary at a time: each part of the weight's gradient is written once.
+        for start in range(0, weight.shape[0], ctx.columns):
+            part = slice(start, start + ctx.columns)
+            here, log_q = head.part(part), None
+            if kept is not None:
+                chunk = kept
+            else:
+                chunk = here.products(states) if ctx.fused else here.logits(states).sub_(lse[:, None])
+            if ctx.reference is not None:
+                theirs, head_of_theirs = ctx.reference
+                log_q = head_of_theirs.part(part).logits(theirs).sub_(sums["kl"][:, None])
+            dz = _logit_gradients(chunk, head, targets - start, lse, sums, of, weight.shape[0], log_q, ctx.fused)
+            del chunk, log_q
+            if grad_bias is not None:
+                grad_bias[part] = dz.sum(0, dtype=wide)
+            dz = dz.to(weight.dtype)
+            if grad_hidden is not None:
+                grad_hidden += linear(dz, weight[part].T)
+            if grad_weight is not None:
+                grad_weight[part] = linear(dz.T, states.T)
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
+            None if grad_weight is None else grad_weight.to(weight_dtype),
+            None if grad_bias is None else grad_bias.to(bias_dtype),
+            *([None] * 7),
+        )
+
+
+def _kernels() -> ModuleType:
+    from unlearner.scoring import kernels  # needs Triton, which not every machine has
+
+    return kernels
+
+
+def _kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+    return find_spec("triton") is not None and bool(_kernels().gain(device, compute, vocabulary, kinds, token_scores))
+
+
+def _log_softmax(logits: Tensor, lse: Tensor | None) -> Tensor:
+    """(N, V) log-probabilities; fills their log-sum-exp `lse` (N,). torch.logsumexp goes over memory more often."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    if lse is not None:
+        torch.sub(logits.amax(-1), log_p.amax(-1), out=lse)
+    return log_p
+
+
+def _values(
+    log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Mapping[str, Tensor], out: Mapping[str, Tensor]
+) -> None:
+    """Fill the scores that `out` holds by kind, each (rows,), and the `sums` that their gradients contain."""
+    for kind, values in out.items():
+        if kind == "logp":
+            values[:] = log_p.gather(1, targets[:, None]).squeeze(1)
+        elif kind == "mean_logp":
+            p = log_p.exp()
+            sums[kind][:] = (p + EPSILON).reciprocal_().mul_(p).sum(-1)
+            values[:] = p.add_(EPSILON).log_().mean(-1)
+        elif kind == "entropy":
+            values[:] = sums[kind][:] = -(log_p.exp() * log_p).sum(-1)
+        else:
+            assert log_q is not None
+            values[:] = (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def _logit_gradients(
+    chunk: Tensor,
+    head: Head,
+    targets: Tensor,
+    lse: Tensor,
+    sums: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor | None],
+    vocabulary: int,
+    log_q: Tensor | None,
+    fused: bool,
+) -> Tensor:
+    """(rows, columns): gradient of the scores in what the head's linear layer gives, or in a part of its columns.
+
+    `chunk` (rows, columns) is `log_p`, or for the kernels the products; `log_q` is the reference's `log_p`. `targets`
+    (rows,) are counted from the first column, and may lie outside; `sums` are over the whole `vocabulary`; `grads` are
+    the gradients in each kind of score, each (rows,), None standing for 1.
+    """
+    if fused:
+        dz: Tensor = _kernels().slopes(chunk, head, targets, lse, sums, grads, vocabulary)
+        return dz
+    total: Tensor | None = None
+    for kind, grad in grads.items():
+        factor = torch.ones_like(lse) if grad is None else grad.to(lse.dtype)
+        slope = _logit_gradient(kind, chunk, targets, sums[kind], log_q, vocabulary, factor[:, None])
+        total = slope if total is None else total.add_(slope)
+    assert total is not None
+    return _through_head(total, chunk, lse, head)
+
+
+def _logit_gradient(
+    kind: str,
+    log_p: Tensor,
+    targets: Tensor,
+    total: Tensor,
+    log_q: Tensor | None,
+    vocabulary: int,
+    factor: Tensor,
+) -> Tensor:
+    """Gradient of each position's score in its logits (`_TokenScores`), times its `factor` (rows, 1)."""
+    p = log_p.exp()
+    if kind == "logp":
+        columns = p.shape[1]
+        here = ((targets >= 0) & (targets < columns))[:, None]
+        return p.mul_(-factor).scatter_add_(1, targets.clamp(0, columns - 1)[:, None], factor * here)
+    if kind == "mean_logp":
+        r = (p + EPSILON).reciprocal_().mul_(p)
+        return r.addcmul_(p, total[:, None], value=-1).mul_(factor / vocabulary)
+    if kind == "entropy":
+        return p.mul_(log_p + total[:, None]).mul_(-factor)
+    assert log_q is not None
+    return p.sub_(log_q.exp()).mul_(factor)
+
+
+def _through_head(dz: Tensor, log_p: Tensor, lse: Tensor, head: Head) -> Tensor:
+    """`dz`, in place, as gradient in what the head's linear layer gives."""
+    if head.softcap is not None:
+        dz.mul_(1 - ((log_p + lse[:, None]) / head.softcap) ** 2)
+    return dz if head.scale == 1.0 else dz.mul_(head.scale)

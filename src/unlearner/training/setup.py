@@ -1,0 +1,115 @@
+"""What training starts from: the accelerator, the model on its device with its adapter, the optimiser."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import nn
+
+from unlearner import distributed
+from unlearner.config import TrainOptions
+from unlearner.errors import UserError
+from unlearner.methods import Method
+from unlearner.models import deepspeed
+from unlearner.models.load import uses_bf16
+from unlearner.models.sharding import Engine, frozen, shard, widen
+from unlearner.training.reference import needs_copy
+
+ACCELERATE = {
+    "ACCELERATE_USE_FSDP": "--parallel fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "--parallel deepspeed",
+    "ACCELERATE_DYNAMO_BACKEND": "--compile",
+}
+"""What `accelerate launch` may set that would change the model behind our back, and what to use instead."""
+
+
+def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
+    """Devices and processes as accelerate finds them. Raises UserError for settings of `accelerate launch` that would
+    wrap or compile the model, and where DeepSpeed is missing."""
+    if options.parallel == "deepspeed":
+        deepspeed.check_installed()
+    for setting, ours in ACCELERATE.items():
+        if (value := os.environ.get(setting, "no")).lower() not in ("no", "false"):
+            raise UserError(f"accelerate is set to {setting}={value}, which is not followed: leave that to {ours}.")
+    distributed.join()
+    bf16 = uses_bf16(options.precision)
+    AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
+    tracker = None if options.tracker == "none" else options.tracker
+    # Gradients lie in the buffers in which ddp sums them: otherwise each process would hold them twice.
+    once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return Accelerator(
+        mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder,
+        cpu=not torch.cuda.is_available(), kwargs_handlers=[once],
+    )  # fmt: skip
+
+
+def check_tracker(options: TrainOptions) -> None:
+    """Raises UserError for a tracker that is not installed; accelerate would only leave it out."""
+    if options.tracker != "none" and find_spec(options.tracker) is None:
+        raise UserError(f"--tracker {options.tracker} is not installed: pip install {options.tracker}.")
+
+
+def weights_dtype(options: TrainOptions) -> torch.dtype:
+    """In what the weights are kept: bf16 where asked for, and under a LoRA adapter, which itself stays in fp32."""
+    half = options.precision == "pure-bf16" or (options.lora and uses_bf16(options.precision))
+    return torch.bfloat16 if half else torch.float32
+
+
+def add_lora(model: Any, options: TrainOptions) -> Any:
+    """A LoRA adapter on every linear layer but the output embedding (PAPER section 4)."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=options.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def place(
+    model: Any, reference: Any, method: Method, options: TrainOptions, accelerator: Accelerator, parallel: Engine
+) -> tuple[Any, Any]:
+    """The model as it is to be trained, with its adapter, and the reference model: on their device, with fsdp spread
+    over the processes. With deepspeed the model stays where it is, and the reference is spread as with fsdp."""
+    set_seed(options.seed)
+    dtype = weights_dtype(options)
+    if parallel != "ddp" and reference is None and needs_copy(method, options, parallel):
+        reference = frozen(model)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    if parallel == "ddp":
+        widen(model, dtype).to(accelerator.device)
+    elif parallel == "deepspeed":
+        widen(model, dtype)
+    if options.lora:
+        model = add_lora(model, options)
+    if reference is not None:
+        reference.eval().requires_grad_(False)
+        if parallel == "ddp":
+            widen(reference, dtype).to(accelerator.device)
+    bf16 = accelerator.mixed_precision == "bf16"
+    for part in {"ddp": (), "fsdp": (model, reference), "deepspeed": (reference,)}[parallel]:
+        if part is not None:
+            shard(part, accelerator.device, dtype, bf16=bf16, offload=options.cpu_offload)
+    return model, reference
+
+
+def make_optimizer(objective: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    assert options.lr is not None  # commands fill it in before they come here
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    if options.optimizer == "adamw-8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise UserError("--optimizer adamw-8bit needs bitsandbytes: pip install 'unlearner[8bit]'.") from error
+        return AdamW8bit(trained, lr=options.lr, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
