@@ -1,7 +1,7 @@
 """All speed benchmarks, one command: `make bench`, or `python -m benchmarks --only training --runs 5`.
 
 Prints a table and writes benchmarks/results/DATE-MACHINE.json: hardware, versions, date, `ratios` (baseline ÷ ours,
-medians over paired runs) and every single run. What the figures mean is told in docs/performance.md. Every part is a
+medians over paired runs) and every single run. What the figures mean is told in docs/lab/performance.md. Each part is a
 process of its own, as training and evaluating are for a user: nothing that one leaves in memory speeds up the next.
 """
 

@@ -1,6 +1,6 @@
 """Memory and time of training, worked out: a step of our own code on tensors that have sizes but no contents.
 
-    python -m benchmarks.memory_plan                    the tables of docs/scaling.md, as Markdown
+    python -m benchmarks.memory_plan                    the tables of docs/lab/scaling.md, as Markdown
     python -m benchmarks.memory_plan --check 0.5b       plans against peaks that are measured on this machine's CPU
 
 A plan of many layers is that of two and of four layers, drawn on in a straight line: layers are alike.

@@ -218,7 +218,7 @@ def test_retention_is_what_the_evaluations_say(options: dict[str, Any], tmp_path
     begins, ends = (json.loads((cell / p / "summary.json").read_text()) for p in ("task-03/before", "task-02"))
     assert begins["sets"]["retain"] == ends["sets"]["retain"]
     assert begins["model_utility"] == told["model_utility"][1]
-    # The models of finished cells may be deleted (docs/reproduce.md).
+    # The models of finished cells may be deleted (docs/lab/reproduce.md).
     results = (tmp_path / "bench" / "results.csv").read_text()
     for model in cell.glob("task-*/model"):
         shutil.rmtree(model)

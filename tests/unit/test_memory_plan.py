@@ -1,4 +1,4 @@
-"""The memory plan of docs/scaling.md: its parts against numbers worked by hand, and its straight line over layers."""
+"""The memory plan of docs/lab/scaling.md: its parts against numbers worked by hand, and a straight line over layers."""
 
 from functools import cache
 from typing import Any
