@@ -67,7 +67,8 @@ def test_pages_named_in_code_exist() -> None:
 
 
 def test_names_of_the_reference_have_docstrings() -> None:
-    names = re.findall(r"^::: ([\w.]+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = (page.read_text(encoding="utf-8") for page in (DOCS / "reference.md", DOCS / "options.md"))
+    names = re.findall(r"^::: ([\w.]+)$", "".join(pages), re.MULTILINE)
     assert names
     for name in names:
         assert (resolve_name(name).__doc__ or "").strip(), name
