@@ -9,18 +9,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unlearner.distributed import is_main
 
-console = Console(stderr=True, highlight=False, quiet=not is_main())
-"""Progress and notes, of one process if there are several; results go to standard output."""
+console = Console(stderr=True, highlight=False)
+"""Progress, notes and warnings; results go to standard output."""
 
 
 def note(text: str) -> None:
-    """A line that the user may want to know."""
-    console.print(text, markup=False, style="dim", soft_wrap=True)
+    """A line that the user may want to know, once if there are several processes."""
+    if is_main():
+        console.print(text, markup=False, style="dim", soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """A line that the user should not miss."""
-    console.print(f"warning: {text}", markup=False, style="yellow", soft_wrap=True)
+    """A line that the user should not miss, once if there are several processes."""
+    if is_main():
+        console.print(f"warning: {text}", markup=False, style="yellow", soft_wrap=True)
 
 
 @contextmanager
