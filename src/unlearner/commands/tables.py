@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unlearner.distributed import is_main
@@ -21,31 +22,72 @@ def out() -> Console:
     return terminal if terminal.is_terminal else Console(highlight=False, width=160, quiet=quiet)
 
 
-def summary_table(summaries: Mapping[str, dict[str, Any]]) -> Table:
-    """All sets' metrics, one line a set and model; MU and FE with their intervals in the model's first line."""
+TOTALS = {"model_utility": "model utility", "forget_efficacy": "forget efficacy"}
+
+
+def summary_table(summaries: Mapping[str, dict[str, Any]], console: Console) -> Table:
+    """All figures of some evaluations, by label, in the first shape that fits the console: no number is ever cut."""
+    shapes = [_a_line_a_set(summaries), _a_column_a_model(summaries)]
+    unlimited = console.options.update(width=10_000)
+    fitting = (table for table in shapes if console.measure(table, options=unlimited).maximum <= console.width)
+    return next(fitting, None) or _a_line_a_figure(summaries)
+
+
+def _new_table(*headings: str, left: int) -> Table:
+    """`left` columns of texts, the others of numbers; none of them wraps."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("", "set"):
-        table.add_column(heading, no_wrap=True)
-    for name in METRICS:
-        table.add_column(HEADINGS.get(name, name), justify="right")
-    table.add_column("model utility", justify="right", no_wrap=True)
-    table.add_column("forget efficacy", justify="right", no_wrap=True)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=True, justify="left" if place < left else "right")
+    return table
+
+
+def _a_line_a_set(summaries: Mapping[str, dict[str, Any]]) -> Table:
+    """One line a set and model; MU and FE with their intervals in the model's first line."""
+    table = _new_table("", "set", *(HEADINGS.get(name, name) for name in METRICS), *TOTALS.values(), left=2)
     for label, summary in summaries.items():
+        totals = [_with_interval(summary, key) for key in TOTALS]
         for place, (name, metrics) in enumerate(summary["sets"].items()):
             first = place == 0
             table.add_row(
-                label if first else "", name, *(_number(metrics[m]) for m in METRICS),
-                _with_interval(summary, "model_utility") if first else "",
-                _with_interval(summary, "forget_efficacy") if first else "",
-                end_section=place == len(summary["sets"]) - 1,
+                escape(label) if first else "", name, *(_number(metrics[m]) for m in METRICS),
+                *(totals if first else ["", ""]), end_section=place == len(summary["sets"]) - 1,
             )  # fmt: skip
+    return table
+
+
+def _a_column_a_model(summaries: Mapping[str, dict[str, Any]]) -> Table:
+    """One line a set and metric, for narrow terminals."""
+    table = _new_table("", *map(escape, summaries), left=1)
+    for key, title in TOTALS.items():
+        table.add_row(title, *(_number(summary[key]) for summary in summaries.values()))
+        table.add_row("", *(_interval(summary, key) for summary in summaries.values()), style="dim")
+    for name in dict.fromkeys(name for summary in summaries.values() for name in summary["sets"]):
+        table.add_row(f"[bold]{name}[/]")
+        for metric in METRICS:
+            found = (summary["sets"].get(name, {}).get(metric) for summary in summaries.values())
+            table.add_row(f"  {HEADINGS.get(metric, metric)}", *map(_number, found))
+    return table
+
+
+def _a_line_a_figure(summaries: Mapping[str, dict[str, Any]]) -> Table:
+    """One line a model, set and metric, where even the models do not fit side by side."""
+    table = _new_table("", "", left=1)
+    for label, summary in summaries.items():
+        table.add_row(f"[bold]{escape(label)}[/]")
+        for key, title in TOTALS.items():
+            table.add_row(f"  {title}", _number(summary[key]))
+            table.add_row("", _interval(summary, key), style="dim")
+        for name, metrics in summary["sets"].items():
+            table.add_row(f"  {name}")
+            for metric in METRICS:
+                table.add_row(f"    {HEADINGS.get(metric, metric)}", _number(metrics[metric]))
     return table
 
 
 def print_summary(summaries: Mapping[str, dict[str, Any]]) -> None:
     """The table of evaluations, and who judged them."""
     console = out()
-    console.print(summary_table(summaries))
+    console.print(summary_table(summaries, console))
     last = list(summaries.values())[-1]
     console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
     for note in last["notes"]:
@@ -66,6 +108,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def _interval(summary: dict[str, Any], key: str) -> str:
+    interval = summary["intervals"][key]
+    return "" if interval is None else f"({interval[0]:.3f}–{interval[1]:.3f})"
+
+
 def _with_interval(summary: dict[str, Any], key: str) -> str:
-    value, interval = summary[key], summary["intervals"][key]
-    return "–" if value is None else f"{value:.3f} [dim]({interval[0]:.2f}–{interval[1]:.2f})[/]"
+    return f"{_number(summary[key])} [dim]{_interval(summary, key)}[/]".strip()
