@@ -1,5 +1,7 @@
 """What the user sees on the terminal: progress bars, notes and warnings, all on standard error."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +18,11 @@ console = Console(stderr=True, highlight=False)
 """Progress, notes and warnings; results go to standard output."""
 LINE_SECONDS = 30
 """Between two lines of progress where there is no terminal."""
+
+
+def discard_output() -> None:
+    """Let what is still to be printed go nowhere: nobody reads it, and the interpreter would complain as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unlearner.console import discard_output
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
@@ -18,8 +19,15 @@ HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ra
 def out() -> Console:
     # Wide enough for the tables where nobody looks (a pipe, a file): there they are not cut.
     quiet = not is_main()
-    terminal = Console(highlight=False, quiet=quiet)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=160, quiet=quiet)
+    terminal = _Output(highlight=False, quiet=quiet)
+    return terminal if terminal.is_terminal else _Output(highlight=False, width=160, quiet=quiet)
+
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """A reader that has seen enough (`| head`) is no failure, as rich would have it."""
+        self.quiet = True
+        discard_output()
 
 
 TOTALS = {"model_utility": "model utility", "forget_efficacy": "forget efficacy"}
