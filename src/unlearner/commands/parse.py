@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_origin
@@ -13,6 +13,7 @@ import tyro
 import yaml
 
 from unlearner.config import BenchConfig, ForgetConfig
+from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
 
 
@@ -28,6 +29,7 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
     arguments = list(arguments)
     if leading and arguments and not arguments[0].startswith("-"):
         arguments.insert(0, leading[0])
+    _warn_of_repeated(arguments)
     arguments = _with_file(known, arguments)
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
@@ -39,11 +41,41 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
-            return tyro.cli(config_type, args=arguments, prog=program, description=_description(config_type, example))
+            made: Any = tyro.cli(
+                config_type, args=arguments, prog=program, description=_description(config_type, example)
+            )
     except SystemExit as ended:
         if not ended.code:
             raise
         raise UserError(_sentence(heard.getvalue())) from None
+    return replace(made, **{f.name: _at_home(getattr(made, f.name)) for f in fields(made)})
+
+
+def _warn_of_repeated(arguments: Sequence[str]) -> None:
+    given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    for option in dict.fromkeys(option for option in given if given.count(option) > 1 and option != "--config"):
+        warn(f"{option} is given {given.count(option)} times: the last one counts.")
+
+
+def _at_home(value: Any) -> Any:
+    """Paths that begin with `~`, which a shell leaves as it is after a colon or an equals sign, and YAML always."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _at_home(item) for key, item in value.items()}
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as ever, but a key that stands twice is an error, not the loss of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
@@ -79,7 +111,7 @@ def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[st
             continue
         if not equals and i + 1 == len(arguments):
             raise UserError("--config needs the name of a YAML file.")
-        file = Path(value if equals else arguments[i + 1])
+        file = Path(value if equals else arguments[i + 1]).expanduser()
         rest = arguments[:i] + arguments[i + (1 if equals else 2) :]
         return [*_file_arguments(file, known), *rest]
     return arguments
@@ -87,12 +119,14 @@ def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[st
 
 def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"--config {file} cannot be read ({error.strerror}): check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
+        if isinstance(error, yaml.MarkedYAMLError) and "twice" in (error.problem or ""):
+            raise UserError(f"--config {file}{line}: {error.problem}: leave one out.") from error
         raise UserError(f"--config {file}{line} is not YAML: write one `option: value` a line.") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {file} holds no options: write one `option: value` a line.")
