@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from unlearner.cli import main
+from unlearner.commands.main import main
 from unlearner.files import read_jsonl, write_jsonl
 
 KEPT = 360

@@ -1,11 +1,8 @@
 """Make a language model forget chosen data, keep the rest of its abilities, and show both with evidence."""
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by peft, it warns of 4-bit kernels
 
 if TYPE_CHECKING:
     from unlearner.api import evaluate, finetune, forget

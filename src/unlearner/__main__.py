@@ -1,3 +1,3 @@
-from unlearner.cli import main
+from unlearner.commands.main import main
 
 main()

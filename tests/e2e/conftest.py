@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from unlearner.bench.bench import bench as run_bench
-from unlearner.cli import main
+from unlearner.commands.main import main
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record

@@ -24,7 +24,7 @@ from conftest import TINY, Files, Moment, arguments, contents, in_process, rows,
 from unlearner.bench.bench import KEPT_UTILITY, _best
 from unlearner.bench.cells import make_cell
 from unlearner.bench.workers import _in_processes
-from unlearner.cli import main
+from unlearner.commands.main import main
 from unlearner.config import BenchConfig
 from unlearner.data.profiles import builtin
 from unlearner.evaluation.metrics import METRICS

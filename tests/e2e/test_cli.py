@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 import unlearner
 from conftest import Files, arguments, contents, run, run_arguments, write_rows
-from unlearner.cli import COMMANDS
+from unlearner.commands.main import COMMANDS
 from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.errors import UserError
@@ -47,7 +47,7 @@ def test_help_teaches_every_option(command: str, capfd: pytest.CaptureFixture[st
     ended = run_arguments(capfd, [command, "--help"])
     assert ended.code == 0
     assert ended.err == ""
-    config = COMMANDS[command][0]
+    config = COMMANDS[command].OPTIONS
     if config is None:
         return
     assert config.__doc__ is not None
@@ -67,7 +67,10 @@ def test_overview_names_every_command(typed: list[str], capfd: pytest.CaptureFix
 
 def test_help_does_not_wait_for_torch() -> None:
     """In a process of its own: the help is there before anything heavy is imported, and so is a mistyped option."""
-    program = "import sys; from unlearner.cli import main; main(['forget', '-h']); assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from unlearner.commands.main import main; main(['forget', '-h']); "
+        "assert 'torch' not in sys.modules"
+    )
     helped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert helped.returncode == 0, helped.stderr
     refused = subprocess.run([sys.executable, "-m", "unlearner", "forgett"], capture_output=True, text=True, timeout=60)

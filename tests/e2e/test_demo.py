@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unlearner.cli import main
+from unlearner.commands.main import main
 from unlearner.data.refusals import is_refusal, load_refusals
 from unlearner.files import read_json, read_jsonl
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from unlearner import cli
 from unlearner.bench.cells import make_cell, typed
-from unlearner.config import BenchConfig, ForgetConfig
+from unlearner.commands import main as cli
+from unlearner.config import BenchConfig
 from unlearner.data.profiles import builtin
 
 ROOT = Path(__file__).parents[2]
@@ -68,9 +68,9 @@ def test_every_option_told_of_exists(page: str, tmp_path: Path, monkeypatch: pyt
     for file, name in zip(blocks("yaml", text), re.findall(r"--config (\w+\.yaml)", text), strict=False):
         Path(name).write_text(file, encoding="utf-8")
     for name, *rest in commands(text):
-        config_type, _ = cli.COMMANDS[name]
+        config_type = cli.COMMANDS[name].OPTIONS
         if config_type is not None:
-            config = cli.parse(config_type, rest, f"unlearner {name}")
+            config = cli.options(name, rest)
             if isinstance(config, BenchConfig):
                 for option, value in config.options.items():
                     typed(option, value)
@@ -79,7 +79,7 @@ def test_every_option_told_of_exists(page: str, tmp_path: Path, monkeypatch: pyt
 def test_tofu_as_in_the_paper_is_what_the_bench_does() -> None:
     page = (ROOT / "docs/lab/reproduce.md").read_text(encoding="utf-8")
     (command,) = [each for each in commands(page) if each[0] == "forget" and "--official" in each]
-    told = cli.parse(ForgetConfig, command[1:], "unlearner forget")
+    told = cli.options("forget", command[1:])
     options = {"official": "true", "judge": "paper", "template": "llama2"}
     bench = BenchConfig(scenario="fictitious", data="tofu", model=told.model, output="runs", options=options)
     assert make_cell(bench, told.method, "forget01", told.seed, Path(told.output), {}).runs == (told,)

@@ -131,8 +131,8 @@ def test_the_choice_is_by_size_and_said(
 ) -> None:
     model = load_model(str(files.model))
     size = sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(sharding.processes, "count", lambda: 2)
-    monkeypatch.setattr(sharding.processes, "agreed", lambda value: value)
+    monkeypatch.setattr(sharding.distributed, "count", lambda: 2)
+    monkeypatch.setattr(sharding.distributed, "agreed", lambda value: value)
     for share, training, asked in ((3.9, "fsdp", "ddp"), (4.1, "ddp", "ddp"), (0.9, "fsdp", "fsdp")):
         monkeypatch.setattr(sharding, "device_memory", lambda device, share=share: share * size / sharding.ROOM)
         assert sharding.choose(model, TrainOptions(model=""), torch.float32) == training

@@ -2,6 +2,8 @@
 
 import difflib
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,6 @@ from unlearner import distributed
 from unlearner.errors import UserError
 from unlearner.models.anatomy import bare, check_head
 
-transformers_logging.disable_progress_bar()  # its bars for loading and saving are over before they can be read
-
 BUILTIN = "builtin:"
 
 
@@ -29,6 +29,21 @@ def uses_bf16(precision: str) -> bool:
     return precision in ("bf16", "pure-bf16") or (precision == "auto" and gpu)
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Inside, transformers says nothing and shows no bars; those for loading and saving are over before they can be
+    read, and what is missing of a model is told by us. Afterwards all is as it was."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model. Raises UserError where there is none."""
     folder = _checked(model)
@@ -36,7 +51,10 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
     if folder is not None and not any(folder.glob("tokenizer*")):
         raise UserError(f"{model} has no tokenizer: copy the original model's tokenizer.json there.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code, local_files_only=offline)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(
+                model, trust_remote_code=trust_remote_code, local_files_only=offline
+            )
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
@@ -75,18 +93,15 @@ def load_model(
         _check_whole(folder)
     if adapter:
         return _load_adapter(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        made: Any = AutoModelForCausalLM.from_pretrained(
-            model, dtype="auto" if lazy and dtype == torch.float32 and distributed.count() > 1 else dtype,
-            trust_remote_code=trust_remote_code, use_safetensors=True, local_files_only=offline,
-            output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+        with quiet_transformers():
+            made: Any = AutoModelForCausalLM.from_pretrained(
+                model, dtype="auto" if lazy and dtype == torch.float32 and distributed.count() > 1 else dtype,
+                trust_remote_code=trust_remote_code, use_safetensors=True, local_files_only=offline,
+                output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
     except Exception as error:
         raise UserError(f"cannot load a causal language model from {model}: {_first_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     loaded, report = made
     if report.get("mismatched_keys"):
         raise UserError(
@@ -117,7 +132,8 @@ def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str,
     except UserError as error:
         raise UserError(f"{model} is an adapter and its base model does not load: {error}") from error
     try:
-        return PeftModel.from_pretrained(loaded, model).eval()
+        with quiet_transformers():
+            return PeftModel.from_pretrained(loaded, model).eval()
     except Exception as error:
         raise UserError(f"cannot load the adapter {model}: {_first_line(error)}") from error
 

@@ -68,6 +68,8 @@ def packing(model: Any, within: AbstractContextManager[Any] | None = None) -> It
     if before != "sdpa" or _looks_elsewhere(config):
         yield False
         return
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
     config._attn_implementation = NAME
     try:
         with within or nullcontext():
@@ -77,6 +79,8 @@ def packing(model: Any, within: AbstractContextManager[Any] | None = None) -> It
         yield able
     finally:
         config._attn_implementation = before
+        for registry in (AttentionInterface, AttentionMaskInterface):  # a user's transformers knows of it no more
+            del registry._global_mapping[NAME]
 
 
 def _looks_elsewhere(config: Any) -> bool:
@@ -149,7 +153,3 @@ def _attention(
     rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     parts = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
     return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

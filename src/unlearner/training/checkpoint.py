@@ -24,6 +24,7 @@ from unlearner import distributed
 from unlearner.files import atomic_directory, remove_leftovers, space_errors, write_json
 from unlearner.models import deepspeed
 from unlearner.models.anatomy import bare
+from unlearner.models.load import quiet_transformers
 from unlearner.models.sharding import full, is_sharded
 
 TRAINED = StateDictOptions(ignore_frozen_params=True)
@@ -111,7 +112,7 @@ def save_model(
         state = {k.removeprefix("model."): v for k, v in accelerator.get_state_dict(wrapped).items()}
     if not distributed.is_main():
         return
-    with atomic_directory(folder) as fresh:
+    with atomic_directory(folder) as fresh, quiet_transformers():
         if streamed:
             _save_streamed(model, fresh)
         else:

@@ -1,25 +1,25 @@
-"""Several processes of one run: who is who, what they agree on, and how the end of one is the end of all.
+"""How the end of one process is the end of all.
 
-torchrun, `accelerate launch` or a cluster's own starter sets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT. A process without them is alone, and everything here costs it nothing.
-
-A launcher ends the processes of its machine when one of them dies, and names it. Those of other machines it does not
-know, and collective operations wait for them for ever, or break with words that name nobody. So every process has a
-thread that gives signs of life and looks for those of the next one in rank.
+A launcher ends the processes of its machine when one of them dies, and names it. It does not know those of other
+machines: their collective operations wait for ever, or fail with an error that names nobody. So every process has a
+thread that gives signs of life and watches for those of the next rank.
 """
 
 import atexit
 import json
 import os
-import socket
 import sys
 import threading
 import time
+import traceback
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-Value = TypeVar("Value")
+from rich.console import Console
+
+from unlearner.distributed.collectives import barrier
+from unlearner.distributed.ranks import count, full_name, is_main, local_rank, rank
 
 BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 45.0
@@ -31,31 +31,6 @@ ERROR_SECONDS = 10.0
 LETTING_GO_SECONDS = 0.2
 """What a thread of gloo is given at the end to release what it holds of Python's."""
 REPEAT = "repeat the same command to go on from what was finished."
-
-
-def rank() -> int:
-    return int(os.environ.get("RANK", 0))
-
-
-def count() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def local_rank() -> int:
-    """The place among the processes of this machine; it is the number of the GPU too."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
-def local_count() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes and speaks."""
-    return rank() == 0
-
-
-# ---------------------------------------------------------------------------------------------------------- agreements
 
 
 def join() -> None:
@@ -77,20 +52,7 @@ def join() -> None:
     )  # fmt: skip
     _watch = _Watch(store.clone())
     _watch.start()
-    atexit.register(leave)
-    sys.excepthook = _uncaught
-
-
-def make_group() -> None:
-    """A process group even for a process that is alone, where a library computes with nothing less."""
-    import torch
-    from torch import distributed
-
-    if not distributed.is_initialized():
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=distributed.HashStore(), rank=0, world_size=1,
-        )  # fmt: skip
+    atexit.register(_at_exit)
 
 
 def leave() -> None:
@@ -111,44 +73,6 @@ def leave() -> None:
     time.sleep(LETTING_GO_SECONDS)
 
 
-def barrier() -> None:
-    any_of(False)
-
-
-def any_of(flag: bool) -> bool:
-    """Whether `flag` is true in any process."""
-    if count() == 1:
-        return flag
-    import torch
-    from torch import distributed
-
-    flags = torch.tensor(int(flag))
-    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-    return bool(flags)
-
-
-def agreed(value: Value) -> Value:
-    """The main process' value, in every process."""
-    if count() == 1:
-        return value
-    from torch import distributed
-
-    values = [value]
-    distributed.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def gathered(value: Value) -> list[Value]:
-    """Every process' value, by rank."""
-    if count() == 1:
-        return [value]
-    from torch import distributed
-
-    values: list[Any] = [None] * count()
-    distributed.all_gather_object(values, value)
-    return values
-
-
 def met_by_all(error: str) -> bool:
     """Whether every process has met this very error: then all stand at the same place, and may go on from there.
 
@@ -167,24 +91,11 @@ def met_by_all(error: str) -> bool:
     return {_watch.store.get(key).decode() for key in keys} == {error}
 
 
-def shares(costs: list[float]) -> list[int]:
-    """Which process takes each of several pieces of work: the dearest first, each to who has least so far."""
-    loads = [0.0] * count()
-    owners = [0] * len(costs)
-    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        owners[i] = loads.index(min(loads))
-        loads[owners[i]] += costs[i]
-    return owners
-
-
-# -------------------------------------------------------------------------------------------------------------- the end
-
-
 def fail(message: str, code: int, style: str = "bold red") -> NoReturn:
     """End this process with exit code `code` and, where there are others, those too; `message` is said once."""
     if count() > 1 and not is_main():
         time.sleep(VERDICT_SECONDS)  # an error that all processes meet is told by the main one
-        message = f"{_name()}: {message}"
+        message = f"{full_name()}: {message}"
     if _watch is None:
         _say(message, style)
         _tell_launcher(message)
@@ -192,26 +103,30 @@ def fail(message: str, code: int, style: str = "bold red") -> NoReturn:
     _watch.end(message, code, style)
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Python's last word on an error that nobody caught, in a process of several."""
-    assert _watch is not None
+def end_by(error: BaseException) -> None:
+    """Tell the other processes, if there are any, of an error that nobody caught, and end with them."""
+    if _watch is None:
+        return
     # An operation that broke because another process is gone should not be told as this one's fault.
     if gone := _watch.silent():
         _watch.end(f"{gone} gone, and the run with it: {REPEAT}", 1)
-    sys.__excepthook__(kind, error, trace)
+    if error is not getattr(sys, "last_value", None):  # else Python has printed it
+        traceback.print_exception(error)
     first = next(iter(str(error).splitlines()), "")
-    _watch.end(f"{_name()} ended by {kind.__name__}: {first}", 1)
+    _watch.end(f"{full_name()} ended by {type(error).__name__}: {first}", 1)
 
 
-def _name() -> str:
-    return f"rank {rank()} ({socket.gethostname()})"
+def _at_exit() -> None:
+    # Of a script of the user's that fails: to wait for the others there would be to wait for ever.
+    error = getattr(sys, "last_value", None)
+    if error is None:
+        leave()
+    else:
+        end_by(error)
 
 
 def _say(message: str, style: str) -> None:
-    from unlearner.console import console
-
-    console.quiet = False
-    console.print(message, markup=False, style=style, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(message, markup=False, style=style, soft_wrap=True)
 
 
 def _tell_launcher(message: str) -> None:
@@ -232,7 +147,7 @@ class _Watch(threading.Thread):
         self.store.set_timeout(timedelta(seconds=30))
         self.stopped = threading.Event()
         self.errors = 0
-        self.store.set(f"name/{rank()}", _name())
+        self.store.set(f"name/{rank()}", full_name())
         self.store.set(f"beat/{rank()}", "0")
         self.answered = time.monotonic()
         threading.Thread(target=self._guard, name="guard", daemon=True).start()
@@ -241,7 +156,7 @@ class _Watch(threading.Thread):
         """A question to a machine that is cut off never returns."""
         while not self.stopped.wait(BEAT_SECONDS):
             if time.monotonic() - self.answered > SILENCE_SECONDS:
-                lost = f"{_name()} has lost the main process' machine: {REPEAT}"
+                lost = f"{full_name()} has lost the main process' machine: {REPEAT}"
                 _say(lost, "bold red")
                 self._exit(f"1 {lost}")
 
@@ -262,7 +177,7 @@ class _Watch(threading.Thread):
                     name = self.store.get(f"name/{following}").decode()
                     self.end(f"{name} gives no sign of life, and ends the run: {REPEAT}", 1)
             except RuntimeError:  # torch's DistError: the store's machine does not answer
-                self.end(f"{_name()} has lost the main process' machine: {REPEAT}", 1)
+                self.end(f"{full_name()} has lost the main process' machine: {REPEAT}", 1)
 
     def silent(self) -> str:
         """Names of the processes that give no sign of life, with their verb; empty where all do."""

@@ -1,20 +1,18 @@
 """`unlearner demo`: a tiny built-in model forgets four invented people, and shows it."""
 
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from unlearner.config import DemoConfig, ForgetConfig
-from unlearner.console import note
-from unlearner.data.profiles import builtin
-from unlearner.data.refusals import is_refusal, load_refusals
-from unlearner.files import read_jsonl
-from unlearner.report import add_report
-from unlearner.tables import out, print_report, print_summary
-from unlearner.training.builtin import use_threads
-from unlearner.training.forget import ForgetResult, forget
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unlearner.training.forget import ForgetResult
+
+SUMMARY = "watch a tiny built-in model forget: no data, network or GPU needed"
+OPTIONS = DemoConfig
+EXAMPLE = ""
 SETTINGS: dict[str, dict[str, Any]] = {
     # Found by trying a few values on the built-in model; the paper's are for seven billion parameters.
     "ME+GD": {"lr": 1e-3, "epochs": 10, "forget_coeff": 0.1},
@@ -32,8 +30,16 @@ def config(method: str, options: DemoConfig) -> ForgetConfig:
     )  # fmt: skip
 
 
-def demo(options: DemoConfig) -> dict[str, ForgetResult]:
+def run(options: DemoConfig) -> "dict[str, ForgetResult]":
     """Unlearn by ME+GD and by IDK+AP on the built-in data and print what came out."""
+    from unlearner.commands.tables import out, print_report, print_summary
+    from unlearner.console import note
+    from unlearner.data.profiles import builtin
+    from unlearner.data.refusals import is_refusal, load_refusals
+    from unlearner.report import add_report
+    from unlearner.training.builtin import use_threads
+    from unlearner.training.forget import forget
+
     results = {}
     for method in SETTINGS:
         note(f"{method}: forgetting {len(builtin('forget'))} questions about 4 people")
@@ -64,7 +70,9 @@ def demo(options: DemoConfig) -> dict[str, ForgetResult]:
     return results
 
 
-def _answers(results: dict[str, ForgetResult], name: str, title: str, chosen: list[int]) -> Table:
+def _answers(results: "dict[str, ForgetResult]", name: str, title: str, chosen: list[int]) -> "Table":
+    from rich.table import Table
+
     first = next(iter(results.values())).output
     generations = {"before": _rows(first / "before", name)}
     generations |= {f"after {method}": _rows(result.output, name) for method, result in results.items()}
@@ -86,4 +94,6 @@ def _answers(results: dict[str, ForgetResult], name: str, title: str, chosen: li
 
 
 def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    from unlearner.files import read_jsonl
+
     return [row for row in read_jsonl(folder / "records.jsonl") if row["set"] == name]

@@ -1,13 +1,10 @@
-"""The command line. Options come from the dataclasses in `config.py`; each command is a function of one of them."""
+"""From the words of a command line and a YAML file to a command's options."""
 
 import contextlib
 import io
-import os
 import re
-import sys
-import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, replace
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_origin
@@ -15,65 +12,12 @@ from typing import Any, get_origin
 import tyro
 import yaml
 
-from unlearner import distributed
-from unlearner.config import BenchConfig, DemoConfig, EvaluateConfig, FinetuneConfig, ForgetConfig, ReportConfig
-from unlearner.console import console
+from unlearner.config import BenchConfig, ForgetConfig
+from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
 
-USAGE = """\
-unlearner makes a language model forget chosen data, keeps the rest of its abilities, and shows both.
 
-  unlearner demo        watch a tiny built-in model forget: no data, network or GPU needed
-  unlearner finetune    teach a model questions and answers, so that there is something to forget
-  unlearner forget      forget a forget set, keep a retain set, measure before and after
-  unlearner evaluate    measure a model: six metrics, model utility, forget efficacy
-  unlearner bench       a scenario of the paper: every method, split and seed, and the table of all
-  unlearner report      one page about a run or several: verdict, figures, every answer before and after
-  unlearner methods     every unlearning method with its formula
-  unlearner metrics     every metric with its formula
-
-`unlearner COMMAND --help` explains a command's options. All of them may stand in a YAML file, `--config run.yaml`;
-options on the command line win.
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit code 0 if all went well, 1 for failed cells of a bench, 2 for what the user can mend."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.simplefilter("ignore", FutureWarning)  # what libraries tell one another's programmers
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return
-    if arguments[0] in ("--version", "-V"):
-        from unlearner import __version__
-
-        print(f"unlearner {__version__}")
-        return
-    try:
-        name, *rest = arguments
-        if name not in COMMANDS:
-            raise UserError(f"unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
-        config_type, command = COMMANDS[name]
-        if config_type is not None:
-            command(parse(config_type, rest, f"unlearner {name}"))
-        elif rest and rest[0] not in ("-h", "--help"):
-            raise UserError(f"unlearner {name} takes no options, so nothing is to follow it: leave out {rest[0]!r}.")
-        else:
-            command()
-        distributed.leave()
-    except UserError as error:
-        sentence = str(error).replace("\n", " ")  # what a library said may have come along
-        distributed.fail(f"error: {sentence}", 2)
-    except KeyboardInterrupt:
-        distributed.fail(
-            "interrupted: what was finished is kept; repeat the same command to go on from there.", 2, "yellow"
-        )
-    except BrokenPipeError:  # `unlearner methods | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
-        raise SystemExit(1) from None
-
-
-def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:
+def parse(config_type: type, arguments: Sequence[str], program: str, example: str = "") -> Any:
     """A config from command-line arguments, those of a `--config` YAML file first. Raises UserError."""
     known = {_flag(f.name): f for f in fields(config_type)}
     switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
@@ -85,6 +29,7 @@ def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:
     arguments = list(arguments)
     if leading and arguments and not arguments[0].startswith("-"):
         arguments.insert(0, leading[0])
+    _warn_of_repeated(arguments)
     arguments = _with_file(known, arguments)
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
@@ -96,11 +41,41 @@ def parse(config_type: type, arguments: Sequence[str], program: str) -> Any:
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
-            return tyro.cli(config_type, args=arguments, prog=program, description=_teach(config_type, program))
+            made: Any = tyro.cli(
+                config_type, args=arguments, prog=program, description=_description(config_type, example)
+            )
     except SystemExit as ended:
         if not ended.code:
             raise
         raise UserError(_sentence(heard.getvalue())) from None
+    return replace(made, **{f.name: _at_home(getattr(made, f.name)) for f in fields(made)})
+
+
+def _warn_of_repeated(arguments: Sequence[str]) -> None:
+    given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    for option in dict.fromkeys(option for option in given if given.count(option) > 1 and option != "--config"):
+        warn(f"{option} is given {given.count(option)} times: the last one counts.")
+
+
+def _at_home(value: Any) -> Any:
+    """Paths that begin with `~`, which a shell leaves as it is after a colon or an equals sign, and YAML always."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _at_home(item) for key, item in value.items()}
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as ever, but a key that stands twice is an error, not the loss of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
@@ -126,39 +101,6 @@ def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
     return [*kept, "--options", *pairs] if pairs else kept
 
 
-def _teach(config_type: type, program: str) -> str:
-    return (
-        cleandoc(config_type.__doc__ or "")
-        + EXAMPLES.get(program, "")
-        + "\n\nAny option may stand in a YAML file: --config FILE."
-    )
-
-
-EXAMPLES = {
-    "unlearner forget": (
-        "\n\nExample:\n  unlearner forget --model path/to/model --forget forget.jsonl --retain retain.jsonl "
-        "--method ME+GD --output runs/me"
-    ),
-    "unlearner finetune": (
-        "\n\nExample:\n  unlearner finetune --model path/to/model --data facts.jsonl --lr 1e-4 --output runs/taught"
-        "\n\n`--model new:hidden=256,layers=4` makes a new small Llama, its tokenizer trained on the data."
-    ),
-    "unlearner bench": (
-        "\n\nExamples:\n  unlearner bench fictitious --output runs/bench"
-        "\n  unlearner bench fictitious --data path/to/tofu --model path/to/model --methods ME+GD GA+GD --lora "
-        "--output runs/tofu"
-    ),
-    "unlearner evaluate": (
-        "\n\nExample:\n  unlearner evaluate --model path/to/model --forget forget.jsonl --retain retain.jsonl "
-        "--output runs/scores"
-    ),
-    "unlearner report": (
-        "\n\nExample:\n  unlearner report runs/me runs/npo --output compared.html"
-        "\n\nThe page opens without a network, in any browser. A run that is not finished is shown as far as it is."
-    ),
-}
-
-
 def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[str]:
     """Arguments with those of the `--config` file put before them, so that the command line wins."""
     if sum(argument.partition("=")[0] == "--config" for argument in arguments) > 1:
@@ -169,7 +111,7 @@ def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[st
             continue
         if not equals and i + 1 == len(arguments):
             raise UserError("--config needs the name of a YAML file.")
-        file = Path(value if equals else arguments[i + 1])
+        file = Path(value if equals else arguments[i + 1]).expanduser()
         rest = arguments[:i] + arguments[i + (1 if equals else 2) :]
         return [*_file_arguments(file, known), *rest]
     return arguments
@@ -177,12 +119,14 @@ def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[st
 
 def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"--config {file} cannot be read ({error.strerror}): check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
+        if isinstance(error, yaml.MarkedYAMLError) and "twice" in (error.problem or ""):
+            raise UserError(f"--config {file}{line}: {error.problem}: leave one out.") from error
         raise UserError(f"--config {file}{line} is not YAML: write one `option: value` a line.") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {file} holds no options: write one `option: value` a line.")
@@ -257,84 +201,6 @@ SENTENCES = {
 """What tyro says and how we say it."""
 
 
-# ------------------------------------------------------------------------------------------------------------- commands
-
-
-def _demo(config: DemoConfig) -> None:
-    from unlearner.demo import demo
-
-    demo(config)
-
-
-def _finetune(config: FinetuneConfig) -> None:
-    from unlearner.training.finetune import finetune
-
-    model = finetune(config)
-    console.print(f"The model is in {model}", markup=False, style="green", soft_wrap=True)
-    console.print(
-        f"Next: unlearner forget --model {model} --forget ... --retain ... --output ...", markup=False, soft_wrap=True
-    )
-
-
-def _forget(config: ForgetConfig) -> None:
-    from unlearner.report import add_report
-    from unlearner.tables import print_forget
-    from unlearner.training.forget import forget
-
-    result = forget(config)
-    print_forget(result, config.method, add_report([result.output]) if result.after else None)
-
-
-def _evaluate(config: EvaluateConfig) -> None:
-    from unlearner.evaluation.evaluate import evaluate
-    from unlearner.tables import print_records, print_summary
-    from unlearner.training.builtin import resolve_model
-
-    print_summary({Path(config.model).name: evaluate(config, path=resolve_model(config.model))})
-    print_records(Path(config.output))
-
-
-def _bench(config: BenchConfig) -> None:
-    from unlearner.bench.bench import bench
-    from unlearner.tables import print_bench
-
-    result = bench(config)
-    print_bench(result)
-    if result.failed:
-        raise SystemExit(1)
-
-
-def _report(config: ReportConfig) -> None:
-    from unlearner.report import write_report
-    from unlearner.tables import print_report
-
-    runs = [Path(run) for run in config.runs]
-    beside = runs[0] if len(runs) == 1 else Path()
-    print_report(write_report(runs, Path(config.output or beside / "report.html")))
-
-
-def _methods() -> None:
-    from unlearner.tables import print_methods
-
-    print_methods()
-
-
-def _metrics() -> None:
-    from unlearner.tables import print_metrics
-
-    print_metrics()
-
-
-COMMANDS: dict[str, tuple[type | None, Callable[..., None]]] = {
-    "demo": (DemoConfig, _demo),
-    "finetune": (FinetuneConfig, _finetune),
-    "forget": (ForgetConfig, _forget),
-    "evaluate": (EvaluateConfig, _evaluate),
-    "bench": (BenchConfig, _bench),
-    "report": (ReportConfig, _report),
-    "methods": (None, _methods),
-    "metrics": (None, _metrics),
-}
-
-if __name__ == "__main__":
-    main()
+def _description(config_type: type, example: str) -> str:
+    parts = [cleandoc(config_type.__doc__ or ""), example, "Any option may stand in a YAML file: --config FILE."]
+    return "\n\n".join(filter(None, parts))

@@ -1,0 +1,31 @@
+"""`unlearner bench`: a scenario of the paper: every method, split and seed, and the table of all."""
+
+from unlearner.config import BenchConfig
+
+SUMMARY = "a scenario of the paper: every method, split and seed, and the table of all"
+OPTIONS = BenchConfig
+EXAMPLE = """\
+Examples:
+  unlearner bench fictitious --output runs/bench
+  unlearner bench fictitious --data path/to/tofu --model path/to/model --methods ME+GD GA+GD --lora \\
+    --output runs/tofu"""
+
+
+def run(config: BenchConfig) -> None:
+    """Run what is left; print the table, what failed, where everything is. Exit code 1 where cells failed."""
+    from unlearner.bench.bench import bench
+    from unlearner.commands.tables import out
+
+    result = bench(config)
+    console = out()
+    console.print(result.table, markup=False, soft_wrap=True)
+    folder = result.output
+    for what, name in (("Results", "results.csv"), ("Table", "table.tex"), ("Report", "report.html")):
+        if (folder / name).is_file():
+            console.print(f"{what}: {folder / name}", style="green", markup=False, soft_wrap=True)
+    if result.failed:
+        console.print(
+            f"{len(result.failed)} cells failed; mend the cause and repeat the command, which runs only what is left.",
+            style="red", markup=False, soft_wrap=True,
+        )  # fmt: skip
+        raise SystemExit(1)

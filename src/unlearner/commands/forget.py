@@ -1,0 +1,25 @@
+"""`unlearner forget`: forget a forget set, keep a retain set, measure before and after."""
+
+from unlearner.config import ForgetConfig
+
+SUMMARY = "forget a forget set, keep a retain set, measure before and after"
+OPTIONS = ForgetConfig
+EXAMPLE = """\
+Example:
+  unlearner forget --model path/to/model --forget forget.jsonl --retain retain.jsonl --method ME+GD --output runs/me"""
+
+
+def run(config: ForgetConfig) -> None:
+    """Forget; print before and after, and where the records, the report and the model are."""
+    from unlearner.commands.tables import out, print_records, print_report, print_summary
+    from unlearner.report import add_report
+    from unlearner.training.forget import forget
+
+    result = forget(config)
+    if result.before is not None and result.after is not None:
+        page = add_report([result.output])
+        print_summary({"before": result.before, f"after {config.method}": result.after})
+        print_records(result.output)
+        if page is not None:
+            print_report(page)
+    out().print(f"The model is in {result.model}", style="green", markup=False, soft_wrap=True)

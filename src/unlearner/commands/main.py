@@ -1,0 +1,136 @@
+"""`unlearner COMMAND ...`: the command is found, its options are read, and an error becomes one sentence."""
+
+import errno
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from unlearner import distributed
+from unlearner.commands import bench, demo, evaluate, finetune, forget, methods, metrics, report
+from unlearner.commands.parse import parse
+from unlearner.console import discard_output
+from unlearner.errors import UserError, did_you_mean
+
+INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
+
+COMMANDS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (demo, finetune, forget, evaluate, bench, report, methods, metrics)
+}
+"""Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
+
+
+def usage() -> str:
+    """What `unlearner` alone prints."""
+    lines = [f"  unlearner {name:<12}{module.SUMMARY}" for name, module in COMMANDS.items()]
+    return "\n".join(
+        [
+            "unlearner makes a language model forget chosen data, keeps the rest of its abilities, and shows both.",
+            "",
+            *lines,
+            "",
+            "`unlearner COMMAND --help` explains a command's options. All of them may stand in a YAML file, "
+            "`--config run.yaml`;",
+            "options on the command line win.",
+            "",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exit code 0 if all went well, 1 for failed cells of a bench, 2 for what the user can mend."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - `>&-`
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its code
+            stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by peft, it warns of 4-bit kernels
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries tell one another's programmers
+    interrupted = _Interrupted()
+    try:
+        with interrupted:
+            run(arguments)
+            sys.stdout.flush()
+        distributed.leave()
+    except UserError as error:
+        sentence = str(error).replace("\n", " ")  # what a library said may have come along
+        distributed.fail(f"error: {sentence}", 2)
+    except KeyboardInterrupt:
+        distributed.fail(INTERRUPTED, 2, "yellow")
+    except BrokenPipeError:  # `unlearner methods | head`: the reader has seen enough
+        discard_output()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) or error.filename is not None:
+            distributed.end_by(error)
+            raise
+        discard_output()
+        distributed.fail(
+            f"error: standard output cannot be written ({error.strerror}); the command's own files are complete.", 2
+        )
+    except Exception as error:
+        if interrupted.pressed:  # a library that was being imported made another error of it
+            distributed.fail(INTERRUPTED, 2, "yellow")
+        distributed.end_by(error)  # a bug: it keeps its traceback
+        raise
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command that `arguments` begin with. Raises UserError."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return
+    if arguments[0] in ("--version", "-V"):
+        from unlearner import __version__
+
+        print(f"unlearner {__version__}")
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
+    command = COMMANDS[name]
+    if command.OPTIONS is not None:
+        command.run(options(name, rest))
+    elif rest and rest[0] not in ("-h", "--help"):
+        raise UserError(f"unlearner {name} takes no options, so nothing is to follow it: leave out {rest[0]!r}.")
+    else:
+        command.run()
+
+
+class _Interrupted:
+    """Inside, Ctrl-C is remembered beside the KeyboardInterrupt that it raises: libraries may turn that into an error
+    of their own while they are imported."""
+
+    pressed = False
+
+    def __enter__(self) -> None:
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+            if self._before is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def options(name: str, arguments: Sequence[str]) -> Any:
+    """The options of a command from its arguments. Raises UserError."""
+    command = COMMANDS[name]
+    return parse(command.OPTIONS, arguments, f"unlearner {name}", command.EXAMPLE)
+
+
+if __name__ == "__main__":
+    main()

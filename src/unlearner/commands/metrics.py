@@ -1,0 +1,27 @@
+"""`unlearner metrics`: every metric with its formula."""
+
+SUMMARY = "every metric with its formula"
+OPTIONS = None
+EXAMPLE = ""
+
+
+def run() -> None:
+    """Every metric with formula and source, and the two aggregates."""
+    from rich.table import Table
+
+    from unlearner.commands.tables import out
+    from unlearner.evaluation.metrics import METRICS
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("name", "formula", "source"):
+        table.add_column(heading, overflow="fold")
+    for name, metric in METRICS.items():
+        table.add_row(name, metric.formula, metric.source)
+    table.add_row(
+        "model_utility", "harmonic mean of the six above over all sets but forget; 0 if any is 0", "arXiv 2410.08109"
+    )
+    table.add_row(
+        "forget_efficacy", "1 − mean(rouge, probability, truth_ratio, cosine_similarity, entailment) on forget",
+        "arXiv 2410.08109",
+    )  # fmt: skip
+    out().print(table)

@@ -1,0 +1,125 @@
+"""What several commands print, on standard output."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from unlearner.console import discard_output
+from unlearner.distributed import is_main
+from unlearner.evaluation.judges import describe
+from unlearner.evaluation.metrics import METRICS
+
+HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ratio": "truth ratio"}
+
+
+def out() -> Console:
+    # Wide enough for the tables where nobody looks (a pipe, a file): there they are not cut.
+    quiet = not is_main()
+    terminal = _Output(highlight=False, quiet=quiet)
+    return terminal if terminal.is_terminal else _Output(highlight=False, width=160, quiet=quiet)
+
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """A reader that has seen enough (`| head`) is no failure, as rich would have it."""
+        self.quiet = True
+        discard_output()
+
+
+TOTALS = {"model_utility": "model utility", "forget_efficacy": "forget efficacy"}
+
+
+def summary_table(summaries: Mapping[str, dict[str, Any]], console: Console) -> Table:
+    """All figures of some evaluations, by label, in the first shape that fits the console: no number is ever cut."""
+    shapes = [_a_line_a_set(summaries), _a_column_a_model(summaries)]
+    unlimited = console.options.update(width=10_000)
+    fitting = (table for table in shapes if console.measure(table, options=unlimited).maximum <= console.width)
+    return next(fitting, None) or _a_line_a_figure(summaries)
+
+
+def _new_table(*headings: str, left: int) -> Table:
+    """`left` columns of texts, the others of numbers; none of them wraps."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=True, justify="left" if place < left else "right")
+    return table
+
+
+def _a_line_a_set(summaries: Mapping[str, dict[str, Any]]) -> Table:
+    """One line a set and model; MU and FE with their intervals in the model's first line."""
+    table = _new_table("", "set", *(HEADINGS.get(name, name) for name in METRICS), *TOTALS.values(), left=2)
+    for label, summary in summaries.items():
+        totals = [_with_interval(summary, key) for key in TOTALS]
+        for place, (name, metrics) in enumerate(summary["sets"].items()):
+            first = place == 0
+            table.add_row(
+                escape(label) if first else "", name, *(_number(metrics[m]) for m in METRICS),
+                *(totals if first else ["", ""]), end_section=place == len(summary["sets"]) - 1,
+            )  # fmt: skip
+    return table
+
+
+def _a_column_a_model(summaries: Mapping[str, dict[str, Any]]) -> Table:
+    """One line a set and metric, for narrow terminals."""
+    table = _new_table("", *map(escape, summaries), left=1)
+    for key, title in TOTALS.items():
+        table.add_row(title, *(_number(summary[key]) for summary in summaries.values()))
+        table.add_row("", *(_interval(summary, key) for summary in summaries.values()), style="dim")
+    for name in dict.fromkeys(name for summary in summaries.values() for name in summary["sets"]):
+        table.add_row(f"[bold]{name}[/]")
+        for metric in METRICS:
+            found = (summary["sets"].get(name, {}).get(metric) for summary in summaries.values())
+            table.add_row(f"  {HEADINGS.get(metric, metric)}", *map(_number, found))
+    return table
+
+
+def _a_line_a_figure(summaries: Mapping[str, dict[str, Any]]) -> Table:
+    """One line a model, set and metric, where even the models do not fit side by side."""
+    table = _new_table("", "", left=1)
+    for label, summary in summaries.items():
+        table.add_row(f"[bold]{escape(label)}[/]")
+        for key, title in TOTALS.items():
+            table.add_row(f"  {title}", _number(summary[key]))
+            table.add_row("", _interval(summary, key), style="dim")
+        for name, metrics in summary["sets"].items():
+            table.add_row(f"  {name}")
+            for metric in METRICS:
+                table.add_row(f"    {HEADINGS.get(metric, metric)}", _number(metrics[metric]))
+    return table
+
+
+def print_summary(summaries: Mapping[str, dict[str, Any]]) -> None:
+    """The table of evaluations, and who judged them."""
+    console = out()
+    console.print(summary_table(summaries, console))
+    last = list(summaries.values())[-1]
+    console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
+    for note in last["notes"]:
+        console.print(note, style="dim", markup=False)
+
+
+def print_records(folder: Path) -> None:
+    """Where the records lie that all figures come from."""
+    out().print(f"Every question with its answers and values: {folder / 'records.jsonl'}", markup=False, soft_wrap=True)
+
+
+def print_report(page: Path) -> None:
+    """Where the page lies, to be opened."""
+    out().print(f"The report, to be opened in a browser: {page}", style="green", markup=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(summary: dict[str, Any], key: str) -> str:
+    interval = summary["intervals"][key]
+    return "" if interval is None else f"({interval[0]:.3f}–{interval[1]:.3f})"
+
+
+def _with_interval(summary: dict[str, Any], key: str) -> str:
+    return f"{_number(summary[key])} [dim]{_interval(summary, key)}[/]".strip()
