@@ -33,6 +33,7 @@ from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
+from unlearner.methods.options import read_pairs
 from unlearner.models.load import check_fits, load_model, load_tokenizer, model_hash
 from unlearner.models.sharding import choose, placed, widen
 from unlearner.results.run import check_output, open_run, records_hash
@@ -88,7 +89,7 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
     check_training_fits(model, tokenizer, views, config.max_length if config.official else 0)
     check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
     reference, dtype = None, weights_dtype(config)
-    if config.reference_model is not None and not (inputs.method.reference_nll or inputs.method.kl_view):
+    if config.reference_model is not None and not inputs.method.needs_reference:
         warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
     elif config.reference_model is not None:
         path = resolve_model(config.reference_model)
@@ -167,9 +168,11 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
 def read_inputs(config: ForgetConfig) -> _Inputs:
     """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
     assert config.forget_coeff is not None
+    options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
+    options |= read_pairs(config.method, config.method_options)
     method = Method.parse(
-        config.method, beta=config.beta, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
-        me_direction=config.me_direction, official=config.official,
+        config.method, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
+        official=config.official, **options,
     )  # fmt: skip
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
