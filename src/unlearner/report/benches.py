@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from unlearner.report.contents import Measurement, Part, Retention, Run
 from unlearner.report.means import mean, mean_run
 from unlearner.report.runs import read_measurement, read_object, read_run
+from unlearner.results.layout import BenchDirectory, CellDirectory
 
 
-def read_bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list[tuple[str, str]]]:
+def read_bench(bench: BenchDirectory, about: Mapping[str, Any]) -> tuple[list[Part], list[tuple[str, str]]]:
     """A part for every split, in it a run for every method, the mean over its seeds; and which cells are not there."""
     continual = about["scenario"] == "continual"
     read_cell: Callable[..., Run | str] = _continual_cell if continual else _cell
@@ -23,11 +23,11 @@ def read_bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list
         for method in about["methods"]:
             cells: list[Run] = []
             for seed in about["seeds"]:
-                cell = folder / "cells" / method / split / f"seed-{seed}"
-                if failed := read_object(cell / "failed.json"):
+                cell = bench.cell(method, split, seed)
+                if failed := read_object(cell.failed):
                     found: Run | str = f"failed: {failed.get('error')}"
                 else:
-                    found = read_cell(cell, method, rows=not cells) if cell.is_dir() else "has not begun."
+                    found = read_cell(cell, method, rows=not cells) if cell.path.is_dir() else "has not begun."
                 if isinstance(found, str):
                     missing.append((f"{method}, {split}, seed {seed}", found))
                 else:
@@ -41,32 +41,30 @@ def read_bench(folder: Path, about: Mapping[str, Any]) -> tuple[list[Part], list
     return parts, missing
 
 
-def _cell(folder: Path, method: str, *, rows: bool) -> Run | str:
+def _cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | str:
     """A finished cell, or what it lacks."""
-    run = read_run(folder, method, rows=rows)
-    if run.before is None or run.after is None or not (folder / "finished.json").is_file():
+    run = read_run(cell, method, rows=rows)
+    if run.before is None or run.after is None or not cell.is_finished:
         return "has not finished: repeat the bench's command to go on with it."
     return run
 
 
-def _continual_cell(folder: Path, method: str, *, rows: bool) -> Run | str:
+def _continual_cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | str:
     """The tasks of a finished cell as one run: before the first task, after every task, after the last.
 
     After a task, forget efficacy and the metrics of the forget set are means over the sets of all tasks so far, as they
     are answered then; before, they are of the first task's set.
     """
-    told = read_object(folder / "retention.json")
+    told = read_object(cell.retention)
     if told is None:
-        done = len(list(folder.glob("task-*/finished.json")))
-        return f"has not finished ({done} tasks are done): repeat the bench's command to go on with it."
+        return f"has not finished ({cell.finished_tasks} tasks are done): repeat the bench's command to go on with it."
     tasks = told["tasks"]
     retention = Retention(tasks, told["before"]["forget_efficacy"], told["forget_efficacy"])
-    places = [folder / f"task-{number:02d}" for number in range(1, len(tasks) + 1)]
-    first = read_run(places[0], method, rows=rows)
+    first = read_run(cell.task(1), method, rows=rows)
     steps = {}
-    for number, place in enumerate(places, 1):
-        with_rows = rows and number == len(places)
-        looked = [*(place / "earlier" / task for task in tasks[: number - 1]), place]
+    for number in range(1, len(tasks) + 1):
+        with_rows, run = rows and number == len(tasks), cell.task(number)
+        looked = [*(run.earlier(task) for task in tasks[: number - 1]), run]
         found = [m for each in looked if (m := read_measurement(each, "", [], True, with_rows)) is not None]
         if first.before is None or len(found) < number:
             return "lacks the evaluations of some of its tasks."

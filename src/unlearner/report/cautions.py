@@ -86,14 +86,16 @@ def _comparison_cautions(report: Report) -> list[str]:
     found = []
     for part in report.parts:
         where = f" in {part.title}" if part.title else ""
-        for what, keys in (
-            ("did not start from the same model", ("the model",)),
-            ("were not all measured on the same forget set", ("the evaluation set forget", "forget set")),
-            ("were not all measured on the same retain set", ("the evaluation set retain", "retain set")),
+        for what, key in (
+            ("did not start from the same model", "model"),
+            ("were not all measured on the same forget set", "eval.forget"),
+            ("were not all measured on the same retain set", "eval.retain"),
         ):
-            compared = [run for run in part.runs if run.command == "forget"] if keys == ("the model",) else part.runs
-            hashes = {run.about.get("hashes", {}).get(key) for run in compared for key in keys} - {None}
-            if len(hashes) > 1:
+            compared = [run for run in part.runs if run.command == "forget"] if key == "model" else part.runs
+            # Layouts hash differently: only hashes of one layout tell contents apart.
+            hashes = {(run.about.get("version"), run.about.get("hashes", {}).get(key)) for run in compared}
+            known = [version for version, value in hashes if value is not None]
+            if len(known) > len(set(known)):
                 found.append(f"The runs{where} {what}: compare them with care.")
         found += _ties(part, where)
     subjects = [run.subject for run in report.parts[0].runs if run.command == "forget" and run.after is not None]

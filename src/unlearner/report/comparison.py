@@ -71,21 +71,18 @@ def list_questions(parts: Sequence[Part]) -> tuple[list[Column], list[Question]]
             by_label.setdefault(column.label, replace(column, before=before))
     places = {label: place for place, label in enumerate(by_label)}
     width = len(places)
-    rows: dict[tuple[int, str], dict[tuple[Any, ...], Question]] = defaultdict(dict)
+    rows: dict[tuple[int, str], dict[str, Question]] = defaultdict(dict)
     for number, (part, found) in enumerate(zip(parts, of_part, strict=True)):
         for column in found:
-            times: dict[tuple[Any, ...], int] = defaultdict(int)
             for row in column.measured.rows:
-                key = (row.get("question"), row.get("answer"), row.get("original_answer"))
-                times[key] += 1
-                at, place = (*key, times[key]), (number, row["set"])
-                if at not in rows[place]:
+                name, place = row["id"], (number, row["set"])
+                if name not in rows[place]:
                     original = row.get("original_answer")
-                    rows[place][at] = Question(
+                    rows[place][name] = Question(
                         part.title, row["set"], clean(row.get("question") or ""), clean(row.get("answer") or ""),
                         None if original is None else clean(original), [None] * width, [None] * width,
                     )  # fmt: skip
-                question = rows[place][at]
+                question = rows[place][name]
                 question.generations[places[column.label]] = clean(row["generation"])
                 question.values[places[column.label]] = thousandths(row)
     order = sorted(rows, key=lambda place: (place[0], set_order(place[1])))

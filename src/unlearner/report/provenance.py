@@ -9,6 +9,7 @@ import yaml
 
 from unlearner.config import BenchConfig, EvaluateConfig, ForgetConfig
 from unlearner.report.contents import Part, Report, Run, clean
+from unlearner.results.layout import hash_title
 
 CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig, "bench": BenchConfig}
 
@@ -70,7 +71,7 @@ def provenance(report: Report) -> list[tuple[str, list[tuple[str, str, str]]]]:
     runs = [(_within(part, run), run.about) for part in report.parts for run in part.runs]
     groups = []
     for title, key in (("Versions", "versions"), ("Hardware", "hardware"), ("SHA-256 of the contents", "hashes")):
-        rows = []
+        rows, called = [], hash_title if key == "hashes" else str
         for name in dict.fromkeys(name for _, about in runs for name in about.get(key, {})):
             values: dict[str, list[str]] = {}
             for label, about in runs:
@@ -78,7 +79,7 @@ def provenance(report: Report) -> list[tuple[str, list[tuple[str, str, str]]]]:
                     values.setdefault(_plain(about[key][name]), []).append(label)
             for value, labels in values.items():
                 everywhere = len(values) == 1 and len(labels) == len(runs)
-                rows.append((clean(str(name)), clean(value), "" if everywhere else "; ".join(labels)))
+                rows.append((clean(called(name)), clean(value), "" if everywhere else "; ".join(labels)))
         if rows:
             groups.append((title, rows))
     return groups

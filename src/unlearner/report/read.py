@@ -10,7 +10,8 @@ from typing import Any
 from unlearner.errors import UserError
 from unlearner.report.benches import read_bench
 from unlearner.report.contents import Part, Report, Run, clean
-from unlearner.report.runs import read_object, read_run
+from unlearner.report.runs import read_about, read_object, read_run
+from unlearner.results.layout import BenchDirectory, RunDirectory, holds_results
 
 
 def read(paths: Sequence[Path]) -> Report:
@@ -36,16 +37,17 @@ def read(paths: Sequence[Path]) -> Report:
                 continue
             seen.add(folder.resolve())
             name = folder.relative_to(path).as_posix() if folder != path else path.resolve().name
-            if (folder / "bench.json").is_file():
-                about = read_object(folder / "bench.json")
+            bench = BenchDirectory(folder)
+            if bench.manifest.is_file():
+                about = read_object(bench.manifest)
                 if about is None or "scenario" not in about:
-                    raise UserError(f"{folder / 'bench.json'} cannot be read: repeat the bench's command.")
+                    raise UserError(f"{bench.manifest} cannot be read: repeat the bench's command.")
                 benches.append({"name": name, **about})
-                made, lacking = read_bench(folder, about)
+                made, lacking = read_bench(bench, about)
                 parts += made
                 missing += lacking
             else:
-                alone.append(read_run(folder, name))
+                alone.append(read_run(RunDirectory(folder), name))
     if alone:
         alone = _labelled(alone)
         missing = [(run.label, sentence) for run in alone for sentence in run.missing] + missing
@@ -61,7 +63,7 @@ def read(paths: Sequence[Path]) -> Report:
 def _folders(path: Path) -> Iterator[Path]:
     """The run directories and benches in `path`, in order; what lies inside one belongs to it."""
     for folder, children, files in os.walk(path):
-        if {"run.json", "summary.json", "bench.json"} & set(files):
+        if holds_results(set(files)):
             children.clear()
             yield Path(folder)
         else:
@@ -69,7 +71,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _command(folder: Path) -> str | None:
-    about = read_object(folder / "run.json")
+    about = read_about(RunDirectory(folder))
     return about.get("command") if about else None
 
 
