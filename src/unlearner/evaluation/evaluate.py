@@ -192,9 +192,9 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     model = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
     check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
     model = placed(model, config, dtype)
-    hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
+    hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
     if config.retrained is not None:
-        hashes["retrained model"] = retrained_hash(config.retrained)
+        hashes["retrained"] = retrained_hash(config.retrained)
     folder = open_run(config.output, "evaluate", settings, hashes)
     note(judges.describe())
     retrained = None

@@ -2,6 +2,7 @@
 
 A row of `records.jsonl` (`per_example`), one per example:
 
+- `id`: the same for the same row in every evaluation (`results/records.py`).
 - `set`, `index`: name of the evaluation set, position of the row in it.
 - `question`, `answer`, `original_answer`, `subject`: the record; null where it has none.
 - `generation`: what the model wrote.
@@ -45,6 +46,7 @@ from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import forget_quality
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics import METRICS
+from unlearner.results.records import with_ids
 
 MODEL_UTILITY = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
 """The metrics of which MU is made; a metric added later is reported beside them and leaves MU as it is."""
@@ -68,7 +70,7 @@ def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) 
     for index, example in enumerate(examples):
         _check(example, f"row {index} of the set {eval_set.name!r}")
     metrics = {name: metric.values(examples, eval_set, judges) for name, metric in METRICS.items()}
-    return [
+    rows = [
         {
             "set": eval_set.name,
             "index": index,
@@ -87,6 +89,7 @@ def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) 
         }
         for index, example in enumerate(examples)
     ]
+    return with_ids(rows)
 
 
 def summarise(

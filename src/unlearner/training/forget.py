@@ -95,18 +95,18 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
         path = resolve_model(config.reference_model)
         reference = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
     hashes = {
-        "the forget set": records_hash(inputs.forget),
-        "the retain set": records_hash(inputs.retain),
-        **{f"the evaluation set {s.name}": records_hash(s.records) for s in inputs.sets},
-        **{f"the forget set of task {task}": records_hash(s.records) for task, s in inputs.earlier.items()},
-        "the model": model_hash(config.model),
+        "forget": records_hash(inputs.forget),
+        "retain": records_hash(inputs.retain),
+        **{f"eval.{s.name}": records_hash(s.records) for s in inputs.sets},
+        **{f"earlier.{task}": records_hash(s.records) for task, s in inputs.earlier.items()},
+        "model": model_hash(config.model),
     }
     if config.refusals is not None:
-        hashes["the refusals"] = records_hash(inputs.refusals)
+        hashes["refusals"] = records_hash(inputs.refusals)
     if config.retrained is not None:
-        hashes["the retrained model"] = retrained_hash(config.retrained)
+        hashes["retrained"] = retrained_hash(config.retrained)
     if config.reference_model is not None:
-        hashes["the reference model"] = model_hash(resolve_model(config.reference_model))
+        hashes["reference_model"] = model_hash(resolve_model(config.reference_model))
     accelerator = make_accelerator(config, Path(config.output))
     folder = open_run(config.output, "forget", settings, hashes)
     made = folder / ("adapter" if config.lora and not config.merge else "model")
