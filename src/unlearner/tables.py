@@ -10,11 +10,10 @@ from rich.table import Table
 from unlearner.bench.bench import BenchResult
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
-from unlearner.evaluation.metrics import METRICS
+from unlearner.evaluation.metrics import METRICS, find_metric
 from unlearner.methods import FORGET, RETAIN, WHOLE, Method
+from unlearner.plugins import load_plugins
 from unlearner.training.forget import ForgetResult
-
-HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ratio": "truth ratio"}
 
 
 def out() -> Console:
@@ -29,15 +28,16 @@ def summary_table(summaries: Mapping[str, dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("", "set"):
         table.add_column(heading, no_wrap=True)
-    for name in METRICS:
-        table.add_column(HEADINGS.get(name, name), justify="right")
+    names = list(dict.fromkeys(name for s in summaries.values() for of_set in s["sets"].values() for name in of_set))
+    for name in names:
+        table.add_column(METRICS[name].short if name in METRICS else name, justify="right")
     table.add_column("model utility", justify="right", no_wrap=True)
     table.add_column("forget efficacy", justify="right", no_wrap=True)
     for label, summary in summaries.items():
         for place, (name, metrics) in enumerate(summary["sets"].items()):
             first = place == 0
             table.add_row(
-                label if first else "", name, *(_number(metrics[m]) for m in METRICS),
+                label if first else "", name, *(_number(metrics.get(m)) for m in names),
                 _with_interval(summary, "model_utility") if first else "",
                 _with_interval(summary, "forget_efficacy") if first else "",
                 end_section=place == len(summary["sets"]) - 1,
@@ -137,14 +137,15 @@ def _needs(method: Method) -> str:
 
 
 def print_metrics() -> None:
-    """Every metric with formula and source, and the two aggregates."""
+    """Every metric, of ours and of installed packages, with formula and source, and the two aggregates."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("name", "formula", "source"):
         table.add_column(heading, overflow="fold")
-    for name, metric in METRICS.items():
+    for name in [*METRICS, *load_plugins("unlearner.metrics")]:
+        metric = find_metric(name)
         table.add_row(name, metric.formula, metric.source)
     table.add_row(
-        "model_utility", "harmonic mean of the six above over all sets but forget; 0 if any is 0", "arXiv 2410.08109"
+        "model_utility", "harmonic mean of the paper's six over all sets but forget; 0 if any is 0", "arXiv 2410.08109"
     )
     table.add_row(
         "forget_efficacy", "1 − mean(rouge, probability, truth_ratio, cosine_similarity, entailment) on forget",

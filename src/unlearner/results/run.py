@@ -125,3 +125,8 @@ def records_hash(records: Iterable[Record | str]) -> str:
     for record in records:
         digest.update(repr(record).encode())
     return digest.hexdigest()
+
+
+def content_hash(content: Any) -> str:
+    """The first 24 digits of the sha256 of plain values: numbers, texts, lists, dictionaries."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
