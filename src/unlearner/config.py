@@ -120,6 +120,9 @@ class EvalOptions:
     """Rows taken of each set that is to be kept (the first ones, as in the paper)."""
     entailment: Literal["tofu", "real-world"] = "tofu"
     """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
+    metrics: list[str] = field(default_factory=list)
+    """What to measure: names as in `unlearner metrics`, of installed packages, or module:Name; by default the paper's
+    six. What no chosen metric needs is not computed."""
     eval_tokens: int | None = None
     """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
     retrained: str | None = None

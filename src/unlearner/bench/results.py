@@ -26,7 +26,6 @@ AGGREGATES = {
     "forget_efficacy_tasks": "FE, all tasks",
     "forget_quality": "forget quality",
 }
-SHORT = dict(zip(METRICS, ("R", "P", "TR", "TE", "CS", "ES"), strict=False))
 
 Row = dict[str, Any]
 
@@ -210,7 +209,7 @@ def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], colu
         for method, rows in by_method.items()
         for name in sets
     ]
-    headings = ["method", "set", *(SHORT.get(metric, metric) for metric in METRICS)]
+    headings = ["method", "set", *(metric.short for metric in METRICS.values())]
     tables = [Table(f"{_title(results, split)}: every metric", headings, lines)]
     # Of the paper's tasks the metric that it prints; of others all.
     abilities = [name for name in columns if "," in name and _printed(*name.split(".", 1))]

@@ -33,7 +33,7 @@ from unlearner.report.drawing import (
     styles,
     text_width,
 )
-from unlearner.report.titles import METRIC_TITLES, set_title
+from unlearner.report.titles import set_title
 from unlearner.report.tradeoff import spread_words, tradeoff
 
 
@@ -137,7 +137,7 @@ def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
 
     if len(part.runs) == 1:
         tiles = [
-            _dumbbells(set_title(name), [row(METRIC_TITLES.get(m, m), ends[0], f"{name}.{m}") for m in METRICS])
+            _dumbbells(set_title(name), [row(METRICS[m].title, ends[0], f"{name}.{m}") for m in METRICS])
             for name in ends[0].measured.sets
         ]
         caption = "What was forgotten should be low in the forget set; all other sets should stay as they were."
@@ -150,7 +150,7 @@ def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
             key = f"{name}.{metric}"
             rows = [row(c.run.label, c, key) for c in ends if c.measured.figure(key) is not None]
             if rows:
-                tiles.append(_dumbbells(METRIC_TITLES.get(metric, metric), rows))
+                tiles.append(_dumbbells(METRICS[metric].title, rows))
         goal = "Nothing here should move."
         if name == "forget":
             goal = (
@@ -173,7 +173,7 @@ def _steps(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
     groups = {f"{step}s": (f"{step.capitalize()} by {step}", totals)}
     for name in ("forget", kept):
         if name is not None:
-            keys = [(f"{name}.{m}", METRIC_TITLES.get(m, m)) for m in METRICS]
+            keys = [(f"{name}.{m}", METRICS[m].title) for m in METRICS]
             groups[f"{step}s-{name}"] = (f"{set_title(name)}, {step} by {step}", keys)
     made = []
     for file, (title, keys) in groups.items():

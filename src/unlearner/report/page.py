@@ -25,7 +25,7 @@ from unlearner.report.drawing import inline, styles, swatch
 from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
-from unlearner.report.titles import METRIC_TITLES, SHORT_TITLES, set_title
+from unlearner.report.titles import set_title
 from unlearner.report.verdict import verdict
 from unlearner.report.wording import number_word
 
@@ -73,11 +73,11 @@ def render(report: Report, figures: str) -> str:
         head=_glance_head(report.parts),
         swatches={label: Markup(swatch(look, f"s{place}")) for place, (label, look) in enumerate(looks.items())},
         tables=[_tables(part) for part in report.parts], examples=examples(listed, found), figures=figures,
-        pictures=_drawn(report), metrics=[(METRIC_TITLES.get(n, n), m.formula, m.source) for n, m in METRICS.items()],
+        pictures=_drawn(report), metrics=[(METRICS[n].title, m.formula, m.source) for n, m in METRICS.items()],
         list_notes=notes, count=len(listed), sets=[group_title(*group) for group in groups],
         after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],
         outcomes=any(c.before is not None for c in found),
-        metric_titles=[(METRIC_TITLES.get(n, n), SHORT_TITLES.get(n, n)) for n in METRICS],
+        metric_titles=[(METRICS[n].title, METRICS[n].short) for n in METRICS],
         data=Markup(data), commands=commands(report), provenance=provenance(report), settings=settings(report),
     )  # fmt: skip
 
@@ -184,8 +184,7 @@ def _tables(part: Part) -> dict[str, Any]:
         goal = "low is forgotten" if name == "forget" else "to stay as it was"
         heading = f"{set_title(name)}, {' or '.join(map(str, count))} questions, {goal}"
         rows = [
-            (METRIC_TITLES.get(m, m), [_cell(column.measured, f"{name}.{m}", part.means) for column in found])
-            for m in METRICS
+            (METRICS[m].title, [_cell(column.measured, f"{name}.{m}", part.means) for column in found]) for m in METRICS
         ]
         groups.append((heading, rows))
     abilities = dict.fromkeys(name for column in found for name in column.measured.summary.get("ability", {}))

@@ -6,7 +6,7 @@ from typing import Any
 
 from unlearner.evaluation.metrics import METRICS
 from unlearner.report.comparison import Column, Question
-from unlearner.report.titles import METRIC_TITLES, set_title
+from unlearner.report.titles import set_title
 
 MOST_DATA = 17_000_000
 """Bytes that the list of questions may take; texts are cut to fit, so that a page stays under 20 MB."""
@@ -90,7 +90,7 @@ def _encoded(listed: Sequence[Question], found: Sequence[Column], labels: list[s
     absent = [None] * len(METRICS)
     data = {
         "sets": [group_title(*group) for group in sets],
-        "metrics": [METRIC_TITLES.get(name, name) for name in METRICS],
+        "metrics": [METRICS[name].title for name in METRICS],
         "entailment": list(METRICS).index("entailment"),
         "columns": [
             {

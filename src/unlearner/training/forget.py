@@ -27,15 +27,19 @@ from unlearner.evaluation.evaluate import (
     measure,
     retrained_hash,
     retrained_rows,
+    way_of_measuring,
 )
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges, load_judges
+from unlearner.evaluation.metrics import find_metrics
 from unlearner.evaluation.sets import load_forget, load_sets
+from unlearner.evaluation.summary import MODEL_UTILITY
 from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
 from unlearner.methods.options import read_pairs
 from unlearner.models.load import check_fits, load_model, load_tokenizer, model_hash
 from unlearner.models.sharding import choose, placed, widen
+from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
 from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
@@ -208,9 +212,12 @@ def read_inputs(config: ForgetConfig) -> _Inputs:
         for task in earlier_tasks(rows, config.task):
             earlier[task] = load_sets(config, EvalSources(), forget=select_task(rows, task))[0]
     judges = load_judges(config.judge, config.embedding_model)
+    missing = set(MODEL_UTILITY) - {metric.name for metric in find_metrics(config.metrics)}
+    if missing and not (config.stop_forget_efficacy is None and config.stop_utility_share is None):
+        raise UserError(f"stopping early needs all of the paper's metrics: add {min(missing)} to --metrics.")
     check_ability(config)
     if config.retrained is not None:
-        check_retrained(config.retrained, sets, config.trust_remote_code)
+        check_retrained(config.retrained, sets, config)
     return _Inputs(forget, retain, refusals, sets, earlier, judges, method)
 
 
@@ -297,12 +304,8 @@ class _Evaluations:
             return None
         config, judges = self.config, self.inputs.judges
         assert judges is not None
-        how = (
-            self.template, config.official, config.precision, weights_dtype(config), config.max_new_tokens,
-            config.eval_max_length, judges.embedding_model, judges.judge,
-            config.lm_eval, config.lm_eval_limit, config.lm_eval_tasks,
-        )  # fmt: skip
-        return self.known / records_hash([model_hash(path) or path, repr(how)])[:24]
+        how = way_of_measuring(config, config, self.template, judges, config.official, weights_dtype(config))
+        return self.known / sha256([model_hash(path) or path, how])[:24]
 
     def last(self, model: nn.Module, path: str) -> dict[str, Any] | None:
         """The evaluation of the model made: the last epoch's, if there was one; then the earlier tasks'."""
