@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from unlearner.evaluation.judges import OFFLINE_JUDGE, PAPER_EMBEDDINGS, PAPER_JUDGE
+from unlearner.evaluation.embeddings import PAPER_EMBEDDINGS
+from unlearner.evaluation.entailment_judges import OFFLINE_JUDGE, PAPER_JUDGE
 from unlearner.evaluation.metrics import METRICS
 from unlearner.report.contents import Measurement, Part, Report, Run
 from unlearner.report.wording import HIGH_PROBABILITY, efficacy_of, joined, number_word, spoken
