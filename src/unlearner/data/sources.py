@@ -54,7 +54,7 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
     author 2", ... Each of the continual files begins with the smaller one (forget01, forget05, forget10; likewise
     retain10, retain50, retain90), so one author has one name in all of them.
 
-    Raises `UserError` for everything that the user can mend.
+    Raises `UserError` for everything that the user can correct.
     """
     columns = columns or {}
     for field in columns:

@@ -136,7 +136,7 @@ class VectorStore:
                     vector = np.frombuffer(row[0][: len(row[0]) // 4 * 4], dtype=np.float32)
                     if abs(np.linalg.norm(vector) - 1) < 1e-3:
                         found[text] = vector
-                    else:  # a damaged vector is hardly of length one
+                    else:  # a damaged vector is unlikely to have length one
                         with db:
                             db.execute("DELETE FROM vectors WHERE text = ?", (text_key(text),))
         except (sqlite3.Error, OSError, TypeError, ValueError) as error:

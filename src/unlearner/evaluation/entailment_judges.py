@@ -140,7 +140,7 @@ def _right(record: Record) -> list[str]:
 @cache
 def load_nli_judge(name: str, device: str | None) -> NliJudge:
     judge = NliJudge(name, fetch(name), device)
-    assert judge.labels  # read now: an unfit model is told before a run begins
+    assert judge.labels  # read now: a model that does not fit is refused before a run begins
     return judge
 
 

@@ -43,11 +43,11 @@ def cautions(report: Report) -> list[str]:
     if broken:
         found.append(
             f"After {joined(broken)} the answers to forget-set questions are largely repeated words. A model that had "
-            "never seen the forget set would answer in sentences, so whoever asks will notice that something was done."
+            "never seen the forget set would answer in sentences, so it is easy to notice that something was done."
         )
     if (zero := _zero(runs)) is not None:
         found.append(
-            f"Model utility is 0 where one of its figures is 0, for it is a harmonic mean: here {zero}. Judge what was "
+            f"Model utility is a harmonic mean, so it is 0 where one of its figures is 0: here {zero}. Judge what was "
             "kept by the table of all metrics."
         )
     few = min((after.count("forget") for *_, after in ends if after.count("forget")), default=FEW_QUESTIONS)
@@ -114,7 +114,7 @@ def _comparison_cautions(report: Report) -> list[str]:
 
 
 def _ties(part: Part, where: str) -> list[str]:
-    """Who cannot be told from the one that forgets most, for their intervals overlap."""
+    """The runs whose intervals overlap with that of the run that forgets most."""
     spans = {run.label: run.after.interval("forget_efficacy") for run in part.runs if run.after is not None}
     known = {run.label: value for run in part.runs if spans.get(run.label) and (value := efficacy_of(run)) is not None}
     if len(known) < 2:
