@@ -125,8 +125,8 @@ def ours(
     objective = Objective(model, method, reference)
     wrapped, optimizer = accelerator.prepare(objective, setup.make_optimizer(objective, options))
     wrapped.train()
-    forward_tokens = None if method.kl_view is not None else FORWARD_TOKENS.get(device().type)
-    packs = not options.compile and method.kl_view is None
+    forward_tokens = FORWARD_TOKENS.get(device().type)
+    packs = not options.compile
 
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
@@ -222,7 +222,7 @@ def step_work(
     for name, view in views.items():
         rows = view.rows[0, items]
         lengths = view.table.lengths[rows].tolist()
-        kl = name == method.kl_view
+        kl = name in method.asked
         scored = sum(lengths) if kl else int(view.labelled[rows].sum())
         forward = shape.forward_flops(lengths, scored)
         tokens += sum(lengths)

@@ -67,7 +67,7 @@ def prepared(shape: Shape, method: Method, options: TrainOptions, layers: int | 
         model.enable_input_require_grads()
     if options.lora:
         model = setup.add_lora(model, options)
-    objective = Objective(model, method, Reference.of(model) if method.kl_view else None)
+    objective = Objective(model, method, Reference.of(model) if method.asked else None)
     half = options.precision != "fp32"
     autocast = torch.autocast("cpu", dtype=torch.bfloat16) if half else contextlib.nullcontext()
     return objective, setup.make_optimizer(objective, options), autocast

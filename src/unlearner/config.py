@@ -120,6 +120,9 @@ class EvalOptions:
     """Rows taken of each set that is to be kept (the first ones, as in the paper)."""
     entailment: Literal["tofu", "real-world"] = "tofu"
     """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
+    metrics: list[str] = field(default_factory=list)
+    """What to measure: names as in `unlearner metrics`, of installed packages, or module:Name; by default the paper's
+    six. What no chosen metric needs is not computed."""
     eval_tokens: int | None = None
     """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
     retrained: str | None = None
@@ -171,17 +174,20 @@ class ForgetSources(ModelOptions):
 @dataclass(kw_only=True)
 class MethodOptions:
     method: str = "ME+GD"
-    """FORGET+RETAIN; `unlearner methods` lists them all."""
+    """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
     preset: Literal["fictitious", "continual", "real-world"] = "fictitious"
     """Whose learning rate and forget coefficient to take where you give none: the paper's, for this scenario."""
-    beta: float = 0.1
-    """β of NPO, DPO and AP."""
+    method_options: list[str] = field(default_factory=list)
+    """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
+    beta: float | None = None
+    """β of NPO, DPO and AP; by default the loss's own, 0.1."""
     forget_coeff: float | None = None
     """Weight of the forget loss; by default the preset's (ME 0.1, others 1 in the fictitious scenario)."""
     retain_coeff: float = 1.0
     """Weight of the retain loss."""
-    me_direction: Literal["uniform-to-model", "model-to-uniform"] = "uniform-to-model"
-    """ME's divergence: KL(U‖p) as in the official code, or KL(p‖U) as in the paper's equation."""
+    me_direction: Literal["uniform-to-model", "model-to-uniform"] | None = None
+    """ME's divergence: uniform-to-model, the default, KL(U‖p) as in the official code, or model-to-uniform, KL(p‖U) as
+    in the paper's equation."""
     pairing: Literal["redrawn", "fixed", "official"] = "redrawn"
     """How forget rows meet retain rows: redrawn every epoch, fixed for all epochs, or the official code's pairs."""
     official: bool = False
@@ -210,7 +216,8 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         self.check_model()
         self.check_training()
         self.check_evaluation()
-        _positive(self, "beta")
+        if self.beta is not None:
+            _positive(self, "beta")
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
         _not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")

@@ -22,7 +22,7 @@ from unlearner.data.profiles import builtin
 from unlearner.errors import UserError
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
-from unlearner.methods import FORGET, RETAIN, WHOLE
+from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN
 from unlearner.models.load import load_model
 from unlearner.training.forget import should_stop
 
@@ -89,7 +89,7 @@ def test_methods_lists_every_loss_with_its_formula(capfd: pytest.CaptureFixture[
     for name, loss in {**FORGET, **RETAIN}.items():
         assert name in words
         assert all(word in words for word in loss.formula.split())
-    for name in WHOLE:
+    for name in COMBINED_METHODS:
         assert name in words
 
 

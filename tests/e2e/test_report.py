@@ -14,7 +14,8 @@ from conftest import Ended, Files, contents, run, run_arguments, stamps
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_json, read_jsonl, write_json
 from unlearner.report import write_report
-from unlearner.report.read import Measurement, Part, Report, Run, read
+from unlearner.report.contents import Measurement, Part, Report, Run
+from unlearner.report.read import read
 from unlearner.report.verdict import verdict
 
 Report_ = Callable[..., Ended]
@@ -394,7 +395,7 @@ def test_too_much_text_is_cut_and_said_so(
     for row in rows:
         row["generation"] = f"{row['set']}-{row['index']} " * 250
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("unlearner.report.page.MOST_DATA", 20_000)
+    monkeypatch.setattr("unlearner.report.questions.MOST_DATA", 20_000)
     assert report(folder).code == 0
     assert "Texts longer than 1000 characters are cut here; records.jsonl has them in full." in text(
         tmp_path / "page.html"

@@ -31,6 +31,7 @@ from unlearner.models.load import load_model
 from unlearner.models.new import new_model
 from unlearner.models.packing import Packed
 from unlearner.models.sharding import choose
+from unlearner.scoring.batch import Batch
 from unlearner.training import checkpoint, loop, setup
 from unlearner.training.loop import train
 from unlearner.training.objective import Objective
@@ -520,6 +521,10 @@ def storage(*modules: nn.Module) -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
+def batch_of(ids: torch.Tensor) -> Batch:
+    return Batch.build({"retain": {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}})
+
+
 def test_with_lora_the_reference_is_no_second_copy() -> None:
     model = add_lora(fresh_model(), OPTIONS)
     reference = Reference.of(model)
@@ -537,11 +542,13 @@ def test_without_lora_the_reference_is_a_frozen_copy() -> None:
     assert not any(p.requires_grad for p in reference.model.parameters())
     assert len(list(objective.parameters())) == len(list(model.parameters())), "it is neither trained nor saved"
     assert objective.state_dict().keys() == {f"model.{key}" for key in model.state_dict()}
-    before, head = reference.states(torch.arange(3, 9)[None], None)
+    asked = batch_of(torch.arange(3, 9)[None])
+    before = reference.ask(asked, {})
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
-    after, same_head = reference.states(torch.arange(3, 9)[None], None)
-    assert torch.equal(before, after) and torch.equal(head.weight, same_head.weight)
+    after = reference.ask(asked, {})
+    assert torch.equal(before.states.last, after.states.last)
+    assert torch.equal(before.head.weight, after.head.weight)
 
 
 def test_with_the_adapter_off_the_model_is_its_own_reference() -> None:
@@ -551,8 +558,8 @@ def test_with_the_adapter_off_the_model_is_its_own_reference() -> None:
         if "lora_" in name:
             nn.init.normal_(parameter)
     ids = torch.arange(3, 23).reshape(2, 10)
-    states, _ = Reference.of(model).states(ids, torch.ones_like(ids))
-    expected = fresh_model().model(input_ids=ids).last_hidden_state
+    states = Reference.of(model).ask(batch_of(ids), {}).states.last
+    expected = fresh_model().model(input_ids=ids).last_hidden_state.flatten(0, 1)
     torch.testing.assert_close(states, expected, rtol=0, atol=0)
     assert not states.requires_grad
     assert model.training and all(module.training for module in model.modules())
@@ -569,7 +576,7 @@ def test_the_reference_is_asked_without_dropout(lora: bool) -> None:
         layer.self_attn.attention_dropout = 0.5
     model = (add_lora(model, OPTIONS) if lora else model).train()
     ids = torch.arange(3, 43)[None]
-    states, _ = Reference.of(model).states(ids, None)
+    states = Reference.of(model).ask(batch_of(ids), {}).states.last[None]
     torch.testing.assert_close(states, fresh_model().eval().model(input_ids=ids).last_hidden_state)
     body = model.get_base_model().model if lora else model.model
     assert (body(input_ids=ids).last_hidden_state - states).abs().max() > 0.01

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
+from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
-from unlearner.evaluation.passes import run_passes
 
 SETS = {
     "retain_perturbed": ("retain_perturbed.json", "eval_log.json"),

@@ -64,7 +64,7 @@ def test_three_steps_are_the_official_ones(shared: Path, name: str, max_tokens: 
         view: reference_nll(reference, views[view], tokenizer.eos_token_id, MAX_LENGTH, max_tokens, accelerator)
         for view in method.reference_nll
     }
-    objective = Objective(model, method, Reference(reference, adapter_off=False) if method.kl_view else None)
+    objective = Objective(model, method, Reference(reference) if method.asked else None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=expected["lr"], weight_decay=expected["weight_decay"])
     assert len(expected["steps"]) == PLAN.steps == 3
     for number, step in enumerate(expected["steps"]):

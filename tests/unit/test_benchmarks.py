@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from unlearner import Method
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
+from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
-from unlearner.evaluation.passes import run_passes
 from unlearner.evaluation.summary import per_example
 
 LLAMA2 = TEMPLATES["llama2"]

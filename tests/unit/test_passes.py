@@ -28,9 +28,11 @@ from unlearner.data.prompts import TEMPLATES, encode
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation import passes
-from unlearner.evaluation.examples import Example
-from unlearner.evaluation.passes import Store, common_prefix, run_passes, scoring_pass, variants
-from unlearner.models.batch_jobs import Pass
+from unlearner.evaluation.backend import run_passes
+from unlearner.evaluation.examples import Example, variants
+from unlearner.evaluation.passes import common_prefix, scoring_pass
+from unlearner.evaluation.store import Store
+from unlearner.models.batch_jobs import BatchJob
 from unlearner.models.generation import generation_pass
 
 LLAMA2 = TEMPLATES["llama2"]
@@ -44,7 +46,7 @@ def records(count: int = 6) -> tuple[Record, ...]:
     for i in range(count):
         person, place = PEOPLE[i % 6], PLACES[i % 6]
         wrong = tuple(f"{person} was born in {PLACES[(i + k) % 6]}" for k in range(1, 1 + i % 4))
-        question = f"Where was {person} born?" + " Please be exact." * (i % 3)
+        question = f"Where was {person} born?" + " Please be exact." * (i // 6 + i % 3)
         rows.append(Record(question, f"{person} was born in {place}.", f"It was in {place}." if i % 3 else None, wrong))
     return tuple(rows)
 
@@ -291,7 +293,7 @@ def test_store_round_trips_floats(tmp_path: Path) -> None:
     values = [math.pi * 10**k for k in range(-300, 300, 7)] + [5e-324, 1 / 3, 0.1 + 0.2]
 
     def get(batch: str, compute: Any) -> Any:
-        (results,) = Store(tmp_path).run([Pass("answers", [batch], compute, [1], [1.0], list)], None)
+        (results,) = Store(tmp_path).run([BatchJob("answers", [batch], compute, [1], [1.0], list)], None)
         return results
 
     assert get("x", lambda i: values) == [values]

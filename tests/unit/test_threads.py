@@ -16,8 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
 from unlearner.evaluation import passes
+from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.judges import load_judges
-from unlearner.evaluation.passes import Store, run_passes
+from unlearner.evaluation.store import Store
 from unlearner.models import batch_jobs
 from unlearner.models.batch_jobs import twin, two_at_a_time
 

@@ -21,6 +21,7 @@ from unlearner.files import is_leftover, read_json, remove_leftovers, space_erro
 from unlearner.methods import Method
 from unlearner.models.load import load_tokenizer, model_hash
 from unlearner.report import can_write, write_report
+from unlearner.results.layout import VERSION, check_version
 from unlearner.results.run import check_place, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
@@ -174,6 +175,7 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
                 hashes[source] = records_hash(load_records(source, first.eval_columns if evaluates else first.columns))
     published = SCENARIOS[config.scenario].published
     return {
+        "version": VERSION,
         "scenario": config.scenario,
         "data": config.data,
         "model": config.model,
@@ -186,7 +188,7 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         "tune_seed": config.tune_seed,
         "threads": config.threads,
         "options": config.options,
-        "hashes": {"the model": model_hash(model), **hashes},
+        "hashes": {"model": model_hash(model), **hashes},
         "published": {}
         if published is None or config.data == BUILTIN
         else {
@@ -212,6 +214,7 @@ def _open(folder: Path, about: dict[str, Any]) -> None:
             theirs = dict(read_json(file))
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: remove {folder} or choose another --output.") from error
+        check_version(theirs, folder)
         for key in about:
             if theirs.get(key) == about[key]:
                 continue

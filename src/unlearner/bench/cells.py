@@ -166,8 +166,7 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
         runs = [replace(first, task=task, continual=True) for task in tasks]
     if scenario.continual:
         made = "adapter" if first.lora and not first.merge else "model"
-        needs = Method.parse(method)
-        frozen = config.reference == "frozen" and (needs.reference_nll or needs.kl_view)
+        frozen = config.reference == "frozen" and Method.parse(method).needs_reference
         for number, run in enumerate(runs):
             last = None if number == 0 else Path(runs[number - 1].output)
             runs[number] = replace(

@@ -13,9 +13,9 @@ from typing import Any
 from unlearner.bench.cells import Cell
 from unlearner.config import BenchConfig, with_preset
 from unlearner.console import note
-from unlearner.evaluation.ability import FILE as ABILITY
 from unlearner.evaluation.metrics import METRICS
-from unlearner.files import read_json, space_errors, write_text
+from unlearner.files import space_errors, write_text
+from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 
 DIGITS = 6
@@ -26,7 +26,6 @@ AGGREGATES = {
     "forget_efficacy_tasks": "FE, all tasks",
     "forget_quality": "forget quality",
 }
-SHORT = dict(zip(METRICS, ("R", "P", "TR", "TE", "CS", "ES"), strict=False))
 
 Row = dict[str, Any]
 
@@ -53,8 +52,8 @@ class Results:
 def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
     """The rows of a cell: one, or one for each task that has ended."""
     rows = []
-    folders = [Path(run.output) for run in cell.runs]
-    ended = [run for run, folder in zip(cell.runs, folders, strict=True) if (folder / "finished.json").is_file()]
+    folders = [RunDirectory(Path(run.output)) for run in cell.runs]
+    ended = [run for run, folder in zip(cell.runs, folders, strict=True) if folder.is_finished]
     for number, run in enumerate(ended if cell.continual else cell.runs[:1]):
         folder = folders[number]
         settings = with_preset(run)
@@ -68,7 +67,7 @@ def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
             "status": "failed" if cell.error is not None else "finished",
             **{name: getattr(settings, name) for name in dict.fromkeys(("lr", "epochs", "forget_coeff", *tuned))},
         }
-        if (folder / "finished.json").is_file():
+        if folder.is_finished:
             row |= _figures(cell, folder, number)
         rows.append(row)
     if cell.error is not None:
@@ -81,8 +80,8 @@ def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
     return rows
 
 
-def _figures(cell: Cell, folder: Path, number: int) -> Row:
-    before, after = (read_json(place / "summary.json") for place in (folder / "before", folder))
+def _figures(cell: Cell, run: RunDirectory, number: int) -> Row:
+    before, after = run.before.read_summary(), run.read_summary()
     figures: Row = {
         "model_utility_before": before["model_utility"],
         "forget_efficacy_before": before["forget_efficacy"],
@@ -91,20 +90,18 @@ def _figures(cell: Cell, folder: Path, number: int) -> Row:
         "forget_efficacy": after["forget_efficacy"],
     }
     if cell.continual:
-        earlier = [read_json(folder / "earlier" / str(run.task) / "summary.json") for run in cell.runs[:number]]
+        earlier = [run.earlier(str(each.task)).read_summary() for each in cell.runs[:number]]
         values = [summary["forget_efficacy"] for summary in (*earlier, after)]
         figures["forget_efficacy_tasks"] = fmean(values)
     if "forget_quality" in after:
         figures["forget_quality"] = after["forget_quality"]
-    figures |= _measured(folder)
+    figures |= _measured(run)
     return {name: None if value is None else round(value, DIGITS) for name, value in figures.items()}
 
 
-def _measured(folder: Path) -> Row:
+def _measured(evaluation: EvaluationDirectory) -> Row:
     """Every metric on every set of an evaluation, and of general ability: SET.METRIC and TASK.METRIC,FILTER → value."""
-    found = read_json(folder / "summary.json")["sets"]
-    if (folder / ABILITY).is_file():
-        found |= read_json(folder / ABILITY)["tasks"]
+    found = evaluation.read_summary()["sets"] | evaluation.read_ability()
     return {f"{name}.{metric}": value for name, values in found.items() for metric, value in values.items()}
 
 
@@ -115,22 +112,23 @@ def write_results(results: Results, folder: Path) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / "results.csv", text.getvalue())
+    bench = BenchDirectory(folder)
+    write_text(bench.results("csv"), text.getvalue())
     if find_spec("pyarrow") is not None:
         import pyarrow
         from pyarrow import parquet
 
-        file = folder / "results.parquet"
+        file = bench.results("parquet")
         with space_errors(file):
             whole = [{name: row.get(name) for name in columns} for row in rows]
             parquet.write_table(pyarrow.Table.from_pylist(whole), file)
     else:
-        note('results.parquet is left out, for it needs pyarrow: pip install "unlearner[data]"')
+        note('results.parquet was not written because it needs pyarrow: pip install "unlearner[data]"')
     tables = make_tables(results)
     notes = make_notes(results)
     markdown = "\n\n".join([*(_markdown(table) for table in tables), *notes]) + "\n"
-    write_text(folder / "table.md", markdown)
-    write_text(folder / "table.tex", "\n\n".join([*(_latex(table) for table in tables), *map(_tex, notes)]) + "\n")
+    write_text(bench.table("md"), markdown)
+    write_text(bench.table("tex"), "\n\n".join([*(_latex(table) for table in tables), *map(_tex, notes)]) + "\n")
     return markdown
 
 
@@ -203,7 +201,7 @@ def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], colu
     """Every metric on every set, and general ability where it was measured; first before anything was unlearned."""
     first = next((c for c in results.cells if c.split == split and c.finished), None)
     if first is not None:
-        by_method = {"before": [_measured(Path(first.runs[0].output) / "before")], **by_method}
+        by_method = {"before": [_measured(RunDirectory(Path(first.runs[0].output)).before)], **by_method}
     by_method = {method: rows for method, rows in by_method.items() if rows}
     sets = list(dict.fromkeys(name.partition(".")[0] for name in columns if name.partition(".")[2] in METRICS))
     lines = [
@@ -211,7 +209,7 @@ def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], colu
         for method, rows in by_method.items()
         for name in sets
     ]
-    headings = ["method", "set", *(SHORT.get(metric, metric) for metric in METRICS)]
+    headings = ["method", "set", *(metric.short for metric in METRICS.values())]
     tables = [Table(f"{_title(results, split)}: every metric", headings, lines)]
     # Of the paper's tasks the metric that it prints; of others all.
     abilities = [name for name in columns if "," in name and _printed(*name.split(".", 1))]
@@ -238,7 +236,7 @@ def make_notes(results: Results) -> list[str]:
         same = model.lower().replace("-", "") in str(results.config.model).lower().replace("-", "")
         whose = "" if same else ", another model than the one here"
         notes.append(f"Published: {model}{whose}, judged by the paper's models; {about['published_source']}.")
-    judged = next((read_json(Path(c.runs[0].output) / "summary.json") for c in results.cells if c.finished), None)
+    judged = next((RunDirectory(Path(c.runs[0].output)).read_summary() for c in results.cells if c.finished), None)
     if judged:
         from unlearner.evaluation.judges import describe
 

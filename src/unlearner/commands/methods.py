@@ -15,28 +15,30 @@ def run() -> None:
     from rich.table import Table
 
     from unlearner.commands.tables import out
-    from unlearner.methods import FORGET, RETAIN, WHOLE, Method
+    from unlearner.methods import COMBINED_METHODS, Method, losses
+    from unlearner.methods.options import defaults
 
     console = out()
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("name", "formula", "kind", "needs", "source"):
+    for heading in ("name", "formula", "kind", "needs", "options", "source"):
         table.add_column(heading, overflow="fold")
-    for title, losses in (("Forget losses", FORGET), ("Retain losses", RETAIN)):
+    for title, role in (("Forget losses", "forget"), ("Retain losses", "retain")):
         table.add_row(f"[bold]{title}[/]")
-        for name, loss in losses.items():
+        for name, loss in losses(role).items():
             table.add_row(
                 name,
                 loss.formula,
                 "targeted" if loss.targeted else "untargeted",
                 _needs(Method(name, loss(), None)),
+                defaults(loss),
                 loss.source,
             )
         table.add_row()
-    table.add_row("[bold]Whole methods[/]")
-    for name, (forget, retain) in WHOLE.items():
+    table.add_row("[bold]Both in one[/]")
+    for name, (forget, retain) in COMBINED_METHODS.items():
         method = Method.parse(name)
         kind = "targeted" if method.targeted else "untargeted"
-        table.add_row(name, f"{forget.formula}  with  {retain.formula}", kind, _needs(method), retain.source)
+        table.add_row(name, f"{forget.formula}  with  {retain.formula}", kind, _needs(method), "", retain.source)
     console.print(table)
     console.print(
         "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
@@ -55,6 +57,6 @@ def _needs(method: "Method") -> str:
         needs.append("refusals")
     if method.reference_nll:
         needs.append("reference scores, once")
-    if method.kl_view:
+    if method.asked:
         needs.append("reference model")
     return ", ".join(needs) or "–"

@@ -13,8 +13,6 @@ from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 
-HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ratio": "truth ratio"}
-
 
 def out() -> Console:
     # Wide enough for the tables where nobody looks (a pipe, a file): there they are not cut.
@@ -49,15 +47,22 @@ def _new_table(*headings: str, left: int) -> Table:
     return table
 
 
+def _metrics(summaries: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """All metrics of some evaluations by name, with their headings."""
+    found = (name for summary in summaries.values() for metrics in summary["sets"].values() for name in metrics)
+    return {name: METRICS[name].short if name in METRICS else name for name in found}
+
+
 def _a_line_a_set(summaries: Mapping[str, dict[str, Any]]) -> Table:
     """One line a set and model; MU and FE with their intervals in the model's first line."""
-    table = _new_table("", "set", *(HEADINGS.get(name, name) for name in METRICS), *TOTALS.values(), left=2)
+    headings = _metrics(summaries)
+    table = _new_table("", "set", *headings.values(), *TOTALS.values(), left=2)
     for label, summary in summaries.items():
         totals = [_with_interval(summary, key) for key in TOTALS]
         for place, (name, metrics) in enumerate(summary["sets"].items()):
             first = place == 0
             table.add_row(
-                escape(label) if first else "", name, *(_number(metrics[m]) for m in METRICS),
+                escape(label) if first else "", name, *(_number(metrics.get(m)) for m in headings),
                 *(totals if first else ["", ""]), end_section=place == len(summary["sets"]) - 1,
             )  # fmt: skip
     return table
@@ -71,9 +76,9 @@ def _a_column_a_model(summaries: Mapping[str, dict[str, Any]]) -> Table:
         table.add_row("", *(_interval(summary, key) for summary in summaries.values()), style="dim")
     for name in dict.fromkeys(name for summary in summaries.values() for name in summary["sets"]):
         table.add_row(f"[bold]{name}[/]")
-        for metric in METRICS:
+        for metric, heading in _metrics(summaries).items():
             found = (summary["sets"].get(name, {}).get(metric) for summary in summaries.values())
-            table.add_row(f"  {HEADINGS.get(metric, metric)}", *map(_number, found))
+            table.add_row(f"  {escape(heading)}", *map(_number, found))
     return table
 
 
@@ -87,8 +92,8 @@ def _a_line_a_figure(summaries: Mapping[str, dict[str, Any]]) -> Table:
             table.add_row("", _interval(summary, key), style="dim")
         for name, metrics in summary["sets"].items():
             table.add_row(f"  {name}")
-            for metric in METRICS:
-                table.add_row(f"    {HEADINGS.get(metric, metric)}", _number(metrics[metric]))
+            for metric, heading in _metrics(summaries).items():
+                table.add_row(f"    {escape(heading)}", _number(metrics.get(metric)))
     return table
 
 

@@ -1,8 +1,8 @@
-"""Measure a model: two passes over every set, all metrics, records and summary on disk (DESIGN idea 4)."""
+"""Measure a model: what the chosen metrics ask, answered; records and summary on disk (DESIGN ideas 4 and 7)."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,23 +12,29 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
-from unlearner.config import EvalOptions, EvaluateConfig, ModelOptions, resolved
+from unlearner.config import EvalOptions, EvaluateConfig, ForgetConfig, ModelOptions, resolved
 from unlearner.console import note, progress_bar
-from unlearner.data.prompts import DOCUMENT, Template, encode, encode_prompts, find_template
+from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
+from unlearner.evaluation.backend import prompt_tokens, run_passes
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
 from unlearner.evaluation.judges import Judges, load_judges
-from unlearner.evaluation.passes import Store, labelled_tokens, run_passes, variants
+from unlearner.evaluation.metrics import find_metrics
+from unlearner.evaluation.metrics.base import Metric
+from unlearner.evaluation.passes import labelled_tokens
+from unlearner.evaluation.requests import Generate, Request, Score, batch_kind
 from unlearner.evaluation.sets import load_forget, load_sets
+from unlearner.evaluation.store import Store
 from unlearner.evaluation.summary import Row, embed_together, per_example, summarise
 from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
 from unlearner.models.load import check_fits, load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.models.sharding import placed
 from unlearner.models.vllm_engine import Engine, check_engine
 from unlearner.models.vllm_engine import engine as vllm_engine
+from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
 
 OFFICIAL_MAX_LENGTH = 200
@@ -56,26 +62,65 @@ def check_answers(
     options: EvalOptions,
     official: bool,
 ) -> Extent:
-    """Raises UserError for a question so long that nothing of an answer would be scored: before a run begins."""
+    """What the chosen metrics will ask. Raises UserError for a question so long that nothing of an answer would be
+    scored: before a run begins."""
     length = max_length(options, official)
     highest = longest = 0
-    for eval_set in sets:
-        rows = [(i, record.question, text) for i, record in enumerate(eval_set.records) for text in variants(record)]
+    for eval_set, requests in zip(sets, _asked(sets, find_metrics(options.metrics)), strict=True):
         prompt = DOCUMENT if eval_set.documents else template
-        table = encode(
-            tokenizer, prompt, [(question, answer) for _, question, answer in rows], length, official=official
-        )
-        labelled = labelled_tokens(table)
-        if labelled.min() < 1:
-            row = rows[int(labelled.argmin())][0] + 1
-            raise UserError(
-                f"--eval-max-length {length} leaves no token of the answer in row {row} of the evaluation set "
-                f"{eval_set.name}: raise it, or leave out the row."
-            )
-        asked = max(map(len, encode_prompts(tokenizer, prompt, [record.question for record in eval_set.records])))
-        written = max(asked, length) if official else asked + options.max_new_tokens
-        highest, longest = max(highest, int(table.ids.max())), max(longest, int(table.lengths.max()), written)
+        rows = [(i, r) for i, of_record in enumerate(requests) for r in of_record if isinstance(r, Score)]
+        if rows:
+            pairs = [(request.prompt, request.continuation) for _, request in rows]
+            table = encode(tokenizer, prompt, pairs, length, official=official)
+            labelled = labelled_tokens(table)
+            if labelled.min() < 1:
+                row = rows[int(labelled.argmin())][0] + 1
+                raise UserError(
+                    f"--eval-max-length {length} leaves no token of the answer in row {row} of the evaluation set "
+                    f"{eval_set.name}: raise it, or leave out the row."
+                )
+            highest, longest = max(highest, int(table.ids.max())), max(longest, int(table.lengths.max()))
+        written = [r for of_record in requests for r in of_record if isinstance(r, Generate)]
+        for request, ids in zip(written, prompt_tokens(tokenizer, prompt, written), strict=True):
+            new = request.max_new_tokens or options.max_new_tokens
+            highest, longest = max(highest, *ids), max(longest, max(len(ids), length) if official else len(ids) + new)
     return Extent(highest, longest)
+
+
+def _asked(sets: Sequence[EvalSet], metrics: Sequence[Metric]) -> list[list[list[Request]]]:
+    """For every record of every set, what the metrics ask about it."""
+    return [
+        [list(dict.fromkeys(r for m in metrics for r in m.requests(record, s))) for record in s.records] for s in sets
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """How a model is measured."""
+
+    options: EvalOptions
+    official: bool
+    title: str
+    autocast: Callable[[], AbstractContextManager[Any]] | None
+    engine: Engine | None
+
+    @property
+    def metrics(self) -> list[Metric]:
+        return find_metrics(self.options.metrics)
+
+
+def way_of_measuring(options: EvalOptions, like: ModelOptions, template: Template, judges: Judges, *more: Any) -> str:
+    """A hash of all that decides, beside model and records, what is measured: two evaluations of the same may share
+    their rows. `more` is what else the caller's arithmetic depends on."""
+    free = ("eval_tokens", "eval_limit", "retrained", "judge", "embedding_model", "metrics")
+    chosen = {field.name: getattr(options, field.name) for field in fields(EvalOptions) if field.name not in free}
+    metrics = [
+        [m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in find_metrics(options.metrics)
+    ]
+    content = [
+        chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more)
+    ]  # fmt: skip
+    return sha256(content)[:24]
 
 
 def measure(
@@ -108,53 +153,75 @@ def measure(
     if not distributed.agreed(summary_file.is_file()):
         with space_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        store = Store(folder)
-        kept = {s.name: known and known / f"{s.name}-{records_hash([repr(s)])[:24]}.jsonl" for s in sets}
-        waiting = [s for s in sets if not distributed.agreed((file := kept[s.name]) is not None and file.is_file())]
-        examples: dict[str, list[Example]] = {}
-        done: dict[tuple[int, str], int] = {}
-        with progress_bar(title, 2 * sum(len(s.records) for s in waiting)) as bar:
-            for place, part in enumerate(_together(waiting, official)):
-                records = [record for s in part for record in s.records]
-
-                def advance(name: str, rows: int, _: int, place: int = place) -> None:
-                    done[place, name] = rows
-                    bar(sum(done.values()))
-
-                with autocast() if autocast else nullcontext():
-                    found = run_passes(
-                        model, tokenizer, DOCUMENT if part[0].documents else template, records,
-                        max_length=max_length(options, official),
-                        max_new_tokens=options.max_new_tokens, batch_tokens=options.eval_tokens,
-                        generation_tokens=options.eval_tokens, official=official, progress=advance, store=store,
-                        engine=engine,
-                    )  # fmt: skip
-                measured = iter(found)
-                examples |= {s.name: list(islice(measured, len(s.records))) for s in part}
+        way = _Way(options=options, official=official, title=title, autocast=autocast, engine=engine)
+        kept = {} if known is None else {s.name: known / f"{s.name}-{sha256(asdict(s))[:24]}.jsonl" for s in sets}
+        there = distributed.agreed({name: file for name, file in kept.items() if file.is_file()})
+        waiting = [s for s in sets if s.name not in there]
+        examples = _answered(model, tokenizer, template, waiting, way, Store(folder))
         if main:
-            rows: dict[str, list[dict[str, Any]]] = {}
-            judged = 0
-            with progress_bar(f"{title}: judging", sum(map(len, examples.values()))) as bar:
-                embed_together(examples.values(), judges)
-                for eval_set in sets:
-                    name, file = eval_set.name, kept[eval_set.name]
-                    if name not in examples:
-                        assert file is not None
-                        rows[name] = read_jsonl(file)
-                        continue
-                    rows[name] = per_example(examples[name], eval_set, judges)
-                    judged += len(rows[name])
-                    bar(judged)
-                    if file is not None:
-                        file.parent.mkdir(parents=True, exist_ok=True)
-                        write_jsonl(file, rows[name])
-            write_jsonl(folder / "records.jsonl", [row for part in rows.values() for row in part])
+            rows = {name: read_jsonl(file) for name, file in there.items()}
+            rows |= _judged(waiting, examples, way, judges)
+            for s in waiting:
+                if s.name in kept:
+                    kept[s.name].parent.mkdir(parents=True, exist_ok=True)
+                    write_jsonl(kept[s.name], rows[s.name])
+            rows = {s.name: rows[s.name] for s in sets}
+            write_jsonl(folder / "records.jsonl", [row for of_set in rows.values() for row in of_set])
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
-            write_json(summary_file, summarise(rows, **names, seed=seed, retrained=retrained))
+            summary = summarise(rows, **names, seed=seed, retrained=retrained, metrics=way.metrics)
+            write_json(summary_file, summary)
     if main:
         for path in Store.files(folder):
             path.unlink()
     return distributed.agreed(read_json(summary_file) if main else {})
+
+
+def _answered(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    sets: Sequence[EvalSet],
+    way: _Way,
+    store: Store,
+) -> dict[str, list[Example]]:
+    """By set, its records with the answers to all that the metrics ask."""
+    options, official = way.options, way.official
+    together = [(group, _asked(group, way.metrics)) for group in _together(sets, official)]
+    asked = [[requests for of_set in found for requests in of_set] for _, found in together]
+    kinds = [len({batch_kind(r) for requests in each for r in requests}) for each in asked]
+    done: dict[tuple[int, str], float] = {}
+    examples: dict[str, list[Example]] = {}
+    with progress_bar(way.title, sum(len(each) * n for each, n in zip(asked, kinds, strict=True))) as bar:
+        for place, ((group, _), requests) in enumerate(zip(together, asked, strict=True)):
+
+            def advance(name: str, rows: int, total: int, place: int = place) -> None:
+                done[place, name] = len(asked[place]) * rows / total
+                bar(round(sum(done.values())))
+
+            with way.autocast() if way.autocast else nullcontext():
+                found = run_passes(
+                    model, tokenizer, DOCUMENT if group[0].documents else template,
+                    [record for s in group for record in s.records], asked=requests,
+                    max_length=max_length(options, official), max_new_tokens=options.max_new_tokens,
+                    batch_tokens=options.eval_tokens, generation_tokens=options.eval_tokens, official=official,
+                    progress=advance, store=store, engine=way.engine,
+                )  # fmt: skip
+            measured = iter(found)
+            examples |= {s.name: list(islice(measured, len(s.records))) for s in group}
+    return examples
+
+
+def _judged(
+    sets: Sequence[EvalSet], examples: dict[str, list[Example]], way: _Way, judges: Judges
+) -> dict[str, list[Row]]:
+    """By set, the rows of `records.jsonl`."""
+    rows: dict[str, list[Row]] = {}
+    with progress_bar(f"{way.title}: judging", sum(map(len, examples.values()))) as bar:
+        embed_together(examples.values(), judges, way.metrics)
+        for eval_set in sets:
+            rows[eval_set.name] = per_example(examples[eval_set.name], eval_set, judges, way.metrics)
+            bar(sum(map(len, rows.values())))
+    return rows
 
 
 def _together(sets: Sequence[EvalSet], official: bool) -> list[list[EvalSet]]:
@@ -184,7 +251,7 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     extent = check_answers(tokenizer, template, sets, config, config.official)
     check_ability(config)
     if config.retrained is not None:
-        check_retrained(config.retrained, sets, config.trust_remote_code)
+        check_retrained(config.retrained, sets, config)
     distributed.join()
     if config.engine == "vllm":
         check_engine(path)
@@ -192,9 +259,9 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     model = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
     check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
     model = placed(model, config, dtype)
-    hashes = {f"{s.name} set": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
+    hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
     if config.retrained is not None:
-        hashes["retrained model"] = retrained_hash(config.retrained)
+        hashes["retrained"] = retrained_hash(config.retrained)
     folder = open_run(config.output, "evaluate", settings, hashes)
     note(judges.describe())
     retrained = None
@@ -210,13 +277,15 @@ def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, An
     )  # fmt: skip
 
 
-def check_retrained(source: str, sets: Sequence[EvalSet], trust_remote_code: bool) -> None:
+def check_retrained(source: str, sets: Sequence[EvalSet], config: EvaluateConfig | ForgetConfig) -> None:
     """Raises UserError where `source` is neither an evaluation of the forget set nor a model."""
+    if all(metric.name != "truth_ratio" for metric in find_metrics(config.metrics)):
+        raise UserError("--retrained compares truth ratios: add truth_ratio to --metrics.")
     forget = check_forget_set(sets)
     if (Path(source) / "records.jsonl").is_file():
         read_retrained(Path(source), forget)
     else:
-        load_tokenizer(source, trust_remote_code=trust_remote_code)
+        load_tokenizer(source, trust_remote_code=config.trust_remote_code)
 
 
 def retrained_hash(source: str) -> str | None:

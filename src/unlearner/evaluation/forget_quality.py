@@ -58,4 +58,6 @@ def read_retrained(folder: Path, forget: EvalSet) -> list[dict[str, Any]]:
     theirs = [(row["question"], row["answer"]) for row in rows]
     if theirs != [(record.question, record.answer) for record in forget.records]:
         raise UserError(f"--retrained {folder} is an evaluation on another forget set: evaluate on the same one.")
+    if not any(row["perturbed_nll"] for row in rows):
+        raise UserError(f"--retrained {folder} was evaluated without truth_ratio: evaluate it with that metric.")
     return rows

@@ -1,151 +1,27 @@
-"""The two passes over evaluation sets: one scores every answer of a record, the other writes the model's own.
+"""The scoring pass: how likely every answer is, teacher-forced (PAPER section 5).
 
-All metrics read the `Example`s that these leave behind (PAPER section 5). In the scoring pass a *group* is the rows of
-one record: its answer, paraphrased answer and wrong answers, each after the same question. The question is encoded
-once; its keys and values then serve all of the group's rows.
+A *group* is the rows of one question: a right answer, paraphrased and wrong ones, each after that question. The
+question is encoded once; its keys and values then serve all of the group's rows.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache
 
-from unlearner import distributed
-from unlearner.data.prompts import Template, TokenTable, encode, encode_prompts, end_token_id
-from unlearner.data.records import Record
-from unlearner.errors import UserError
-from unlearner.evaluation.examples import Example
-from unlearner.files import read_jsonl, space_errors, write_jsonl
+from unlearner.data.prompts import TokenTable
 from unlearner.models import generation
 from unlearner.models.anatomy import Head, backbone, bare
-from unlearner.models.batch_jobs import Map, Pass, two_at_a_time
-from unlearner.models.onednn_linear import fast_products
-from unlearner.models.sharding import whole
-from unlearner.models.vllm_engine import Engine
+from unlearner.models.batch_jobs import BatchJob
 from unlearner.scoring.token_scores import token_scores
 
-Progress = Callable[[str, int, int], None]
-"""Called with the pass (`answers` or `generation`), the records done and all records."""
 BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}
 """Default budget of one forward of the scoring pass: rows x longest row."""
 ROUND = 32
 """Groups whose questions are encoded in one forward, and whose rows are then sorted by length."""
-
-
-def run_passes(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    template: Template,
-    records: Sequence[Record],
-    *,
-    max_length: int = 200,
-    max_new_tokens: int = 128,
-    batch_tokens: int | None = None,
-    generation_tokens: int | None = None,
-    official: bool = False,
-    total_length: int | None = None,
-    batch_size: int = 30,
-    progress: Progress | None = None,
-    store: "Store | None" = None,
-    engine: Engine | None = None,
-) -> list[Example]:
-    """Measure all `records`, in their order.
-
-    Question and answer are cut at `max_length` tokens. `official` counts the question's tokens as the official code
-    does and generates in fixed batches of `batch_size`, each to `total_length` tokens in all (`max_length` unless
-    given; the official code has one setting for both). Finished batches are kept in `store`, if there is one, and those
-    found there are not computed again. `engine` generates in the place of `generation_pass`.
-    """
-    pairs = [(record.question, answer) for record in records for answer in variants(record)]
-    sizes = [len(variants(record)) for record in records]
-    table = encode(tokenizer, template, pairs, max_length, official=official)
-    counts = labelled_tokens(table)
-    if counts.min() <= 0:
-        question = pairs[int(counts.argmin())][0]
-        raise UserError(f"max_length {max_length} leaves no room for the answer to {question!r}: raise it.")
-    prompts = encode_prompts(tokenizer, template, [record.question for record in records])
-    if official and total_length is None:
-        total_length = max_length
-    ends = end_ids(model, tokenizer, template)
-    store = store or Store()
-    # A document under a tokenizer without a start token: the end token stands for one, as in GPT-2's training.
-    prompts = [prompt or [tokenizer.eos_token_id] for prompt in prompts]
-    scoring = scoring_pass(model, table, sizes, batch_tokens=batch_tokens)
-    with evaluating(model), fast_products(model):
-        if engine is None:
-            writing = generation.generation_pass(
-                model, prompts, max_new_tokens=max_new_tokens, end_ids=ends, pad_id=tokenizer.eos_token_id,
-                batch_tokens=generation_tokens, total_length=total_length, batch_size=batch_size,
-            )  # fmt: skip
-            nll, answers = store.run([scoring, writing], model, progress)
-        else:
-            written = [["vllm", prompts, max_new_tokens, sorted(ends)]]
-            at_once = Pass(
-                "generation", written, lambda _: engine(prompts, max_new_tokens, ends), [len(prompts)], [1.0],
-                lambda results: results[0],
-            )  # fmt: skip
-            (nll,) = store.run([scoring], model, progress)
-            (answers,) = store.run([at_once], None, progress)
-    texts = [_decode(tokenizer, answer) for answer in answers]
-    # As in the official token entropy: the text alone, no special tokens around it.
-    text_ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    examples = []
-    for record, first, text, ids in zip(records, np.cumsum([0, *sizes[:-1]]), texts, text_ids, strict=True):
-        paraphrased = record.paraphrased_answer is not None
-        wrong = slice(first + 1 + paraphrased, first + 1 + paraphrased + len(record.perturbed_answer))
-        examples.append(
-            Example(
-                record=record,
-                answer_nll=float(nll[first]),
-                answer_tokens=int(counts[first]),
-                generation=text,
-                generation_ids=tuple(ids),
-                paraphrase_nll=float(nll[first + 1]) if paraphrased else None,
-                paraphrase_tokens=int(counts[first + 1]) if paraphrased else 0,
-                perturbed_nll=tuple(nll[wrong].tolist()),
-                perturbed_tokens=tuple(counts[wrong].tolist()),
-                labelled_answer=_decode(tokenizer, table.row(first)[table.start[first] :]) if official else None,
-            )
-        )
-    return examples
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int] | np.ndarray) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def variants(record: Record) -> tuple[str, ...]:
-    """The answers to be scored: the right one, its paraphrase if there is one, the wrong ones."""
-    paraphrase = () if record.paraphrased_answer is None else (record.paraphrased_answer,)
-    return (record.answer, *paraphrase, *record.perturbed_answer)
-
-
-def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, template: Template) -> set[int]:
-    """Every token that ends a generation: the template's, the tokenizer's, and those that the model names itself."""
-    own = bare(model).generation_config.eos_token_id
-    ends = (end_token_id(tokenizer, template), tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]))
-    return {end for end in ends if end is not None}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; afterwards the model's mode is what it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-# -------------------------------------------------------------------------------------------------- scoring the answers
 
 
 def labelled_tokens(table: TokenTable) -> np.ndarray:
@@ -160,7 +36,7 @@ def scoring_pass(
     *,
     batch_tokens: int | None = None,
     share: bool = True,
-) -> Pass[np.ndarray]:
+) -> BatchJob[np.ndarray]:
     """NLL of each row of `table` summed over its labelled tokens, float64 of shape (rows,).
 
     Group i is the next `sizes[i]` rows. Without `share`, and for any model that keeps anything but keys and values of
@@ -180,7 +56,7 @@ def scoring_pass(
             nll[part] = result
         return nll
 
-    return Pass(
+    return BatchJob(
         "answers",
         [["answers", [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows],
         lambda i: _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget),
@@ -291,77 +167,3 @@ def _score_rows(
     hidden = hidden.index_select(0, torch.from_numpy(np.concatenate(index)).to(device))
     logp = token_scores(hidden, Head.of(model), torch.from_numpy(np.concatenate(targets)).to(device))["logp"]
     return logp, np.repeat(np.arange(len(rows)), lengths - first)
-
-
-# ------------------------------------------------------------------------------------------------------------- resuming
-
-
-class Store:
-    """Finished batches in JSON-lines files, so that a killed evaluation goes on where it stopped.
-
-    A batch is known by the hash of its tokens, so rows that changed in between are computed anew. A folder serves any
-    number of sets, but one model. What is read back is to the last bit what was written. Every process writes a file
-    of its own, passes.jsonl or passes-RANK.jsonl, and any number of processes reads them all. Without a folder,
-    nothing outlives the process.
-    """
-
-    def __init__(self, folder: Path | None = None):
-        self._results: dict[str, Any] = {}
-        self.path: Path | None = None
-        if folder is None:
-            return
-        if distributed.is_main():
-            for path in self.files(folder):
-                rows = read_jsonl(path)
-                self._results |= {row["batch"]: row["result"] for row in rows}
-                if not path.read_bytes().endswith(b"\n"):
-                    write_jsonl(path, rows)  # without the line that the last run was killed in
-        self._results = distributed.agreed(self._results)
-        self.path = folder / ("passes.jsonl" if distributed.is_main() else f"passes-{distributed.rank()}.jsonl")
-
-    @staticmethod
-    def files(folder: Path) -> list[Path]:
-        return sorted(folder.glob("passes*.jsonl"))
-
-    def run(self, passes: Sequence[Pass[Any]], model: nn.Module | None, progress: Progress | None = None) -> list[Any]:
-        """The results of all `passes`, in every process.
-
-        What is not kept is computed, each batch by one process and maybe beside another one; `model` is what computes.
-        The batches are those of one process, whatever the number of processes, so that the results are, too. The
-        passes take turns: where two batches run side by side, one that waits for Python and one that does not.
-        """
-        turns = range(max(len(work.batches) for work in passes))
-        jobs = [(p, i) for i in turns for p, work in enumerate(passes) if i < len(work.batches)]
-        keys = {(p, i): _key(passes[p].batches[i]) for p, i in jobs}
-        missing = {keys[job]: job for job in reversed(jobs) if keys[job] not in self._results}
-        owners: dict[tuple[int, int], int] = {}
-        for p, work in enumerate(passes):
-            places = sorted(job for job in missing.values() if job[0] == p)
-            owners |= zip(places, distributed.shares([work.costs[i] for _, i in places]), strict=True)
-        made: dict[str, Any] = {}
-        done = [0] * len(passes)
-        with ExitStack() as stack:
-            run: Map = map
-            if model is not None:
-                stack.enter_context(whole(model))
-                run = stack.enter_context(two_at_a_time(model, len(jobs)))
-            mine = [job for job in jobs if owners.get(job) == distributed.rank()]
-            results = run(lambda job: passes[job[0]].compute(job[1]), mine)
-            for p, i in jobs:
-                if owners.get((p, i)) == distributed.rank():
-                    key = keys[p, i]
-                    made[key] = self._results[key] = next(results)
-                    if self.path is not None:
-                        with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps({"batch": key, "result": made[key]}) + "\n")
-                done[p] += passes[p].rows[i]
-                if progress is not None:
-                    progress(passes[p].name, done[p], sum(passes[p].rows))
-        for theirs in distributed.gathered(made):
-            self._results |= theirs
-        results_of = [[self._results[keys[p, i]] for i in range(len(work.batches))] for p, work in enumerate(passes)]
-        return [work.join(results) for work, results in zip(passes, results_of, strict=True)]
-
-
-def _key(batch: Any) -> str:
-    return hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:24]

@@ -2,28 +2,32 @@
 
 A row of `records.jsonl` (`per_example`), one per example:
 
+- `id`: the same for the same row in every evaluation (`results/records.py`).
 - `set`, `index`: name of the evaluation set, position of the row in it.
 - `question`, `answer`, `original_answer`, `subject`: the record; null where it has none.
-- `generation`: what the model wrote.
-- one key per metric (`METRICS`): its value for this row; null where undefined (truth ratio without wrong answers).
+- `generation`: what the model wrote, the likeliest token at every step.
+- one key per metric: its value for this row; null where undefined (truth ratio without wrong answers), and for those
+  of the paper's six that were not chosen.
 - `answer_nll`, `answer_tokens`: sum of the NLL in nats over the answer's labelled tokens, and their number.
 - `paraphrase_nll`, `paraphrase_tokens`: the same for the paraphrase; null and 0 without one.
 - `perturbed_nll`, `perturbed_tokens`: the same for every wrong answer, as lists.
 
+What no chosen metric asks for is not computed: then `generation` and `answer_nll` are null, the lists empty.
+
 The summary (`summarise`):
 
 - `model_utility`: MU, harmonic mean of the paper's six metrics over all sets but `forget`, 0 if one is 0; null without
-  such a set.
+  such a set, or where one of the six was not chosen.
 - `model_utility_retain`: the same over the set `retain` alone; null without it.
 - `forget_efficacy`: FE, 1 − mean of rouge, probability, truth_ratio, cosine_similarity and entailment on the set
-  `forget`; null without it.
+  `forget`; null without it, or where one of the five was not chosen.
 - `forget_quality`: only where a retrained model is given: how well the forget set's truth ratios agree with its own
   (`forget_quality.py`). Beside the other figures, in none of them.
 - `sets.<set>.<metric>`: plain mean over the set's rows; null where no row of the set has a value.
 - `counts.<set>`: number of rows.
 - `intervals`: 95% intervals [low, high] under the same keys: `model_utility`, `model_utility_retain`,
   `forget_efficacy`, `sets.<set>.<metric>`; null where the figure is.
-- `notes`: sentences on what the figures leave out (undefined truth ratios); empty if nothing.
+- `notes`: sentences on what the figures leave out (undefined truth ratios, metrics not chosen); empty if nothing.
 - `embedding_model`, `judge`: the models behind cosine similarity and entailment.
 
 Intervals are percentiles of 2000 bootstrap means. Rows about the same `subject` are drawn together (cluster bootstrap:
@@ -34,7 +38,7 @@ each other; MU and FE are computed within every resample.
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from statistics import fmean, harmonic_mean
 from typing import Any
 
@@ -45,30 +49,41 @@ from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import forget_quality
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics import METRICS
+from unlearner.evaluation.metrics.base import Metric
+from unlearner.evaluation.requests import Generate
+from unlearner.results.records import with_ids
 
 MODEL_UTILITY = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
 """The metrics of which MU is made; a metric added later is reported beside them and leaves MU as it is."""
 FORGET_EFFICACY = ("rouge", "probability", "truth_ratio", "cosine_similarity", "entailment")
+PAPER_METRICS = tuple(METRICS.values())
 RESAMPLES = 2000
 
 Row = dict[str, Any]
 
 
-def embed_together(sets: Iterable[Sequence[Example]], judges: Judges) -> None:
+def embed_together(sets: Iterable[Sequence[Example]], judges: Judges, metrics: Sequence[Metric]) -> None:
     """Have all texts of all sets embedded at once: in a large batch, texts of like length meet."""
-    texts = [text for examples in sets for metric in METRICS.values() for text in metric.texts(examples, judges)]
+    texts = [text for examples in sets for metric in metrics for text in metric.texts(examples, judges)]
     judges.embed(texts)
 
 
-def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[Row]:
-    """The rows of `records.jsonl` for one evaluation set: all metrics of all its examples.
+def per_example(
+    examples: Sequence[Example], eval_set: EvalSet, judges: Judges, metrics: Sequence[Metric] = PAPER_METRICS
+) -> list[Row]:
+    """The rows of `records.jsonl` for one evaluation set: all `metrics` of all its examples.
 
     Raises UserError for an answer without tokens or without a finite NLL.
     """
     for index, example in enumerate(examples):
         _check(example, f"row {index} of the set {eval_set.name!r}")
-    metrics = {name: metric.values(examples, eval_set, judges) for name, metric in METRICS.items()}
-    return [
+    values: dict[str, list[float]] = {name: [math.nan] * len(examples) for name in METRICS}
+    values |= {metric.name: metric.values(examples, eval_set, judges) for metric in metrics}
+    wrote = [
+        any(Generate(example.record.question) in metric.requests(example.record, eval_set) for metric in metrics)
+        for example in examples
+    ]
+    rows = [
         {
             "set": eval_set.name,
             "index": index,
@@ -76,8 +91,8 @@ def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) 
             "answer": example.record.answer,
             "original_answer": example.record.original_answer,
             "subject": example.record.subject,
-            "generation": example.generation,
-            **{name: None if math.isnan(values[index]) else values[index] for name, values in metrics.items()},
+            "generation": example.generation if wrote[index] else None,
+            **{name: None if math.isnan(of[index]) else of[index] for name, of in values.items()},
             "answer_nll": example.answer_nll,
             "answer_tokens": example.answer_tokens,
             "paraphrase_nll": example.paraphrase_nll,
@@ -87,6 +102,7 @@ def per_example(examples: Sequence[Example], eval_set: EvalSet, judges: Judges) 
         }
         for index, example in enumerate(examples)
     ]
+    return with_ids(rows)
 
 
 def summarise(
@@ -96,21 +112,28 @@ def summarise(
     judge: str,
     seed: int = 0,
     retrained: Sequence[Row] | None = None,
+    metrics: Sequence[Metric] = PAPER_METRICS,
 ) -> dict[str, Any]:
     """The summary of an evaluation, from its records alone; the same rows and seed give the same summary.
 
-    `retrained`: the rows of the retrained model on the forget set. The keys are those of the module's docstring.
+    `retrained`: the rows of the retrained model on the forget set; `metrics`: those measured. The keys are those of the
+    module's docstring.
     Raises UserError for a set without rows.
     """
     empty = [name for name, rows in rows_by_set.items() if not rows]
     if empty:
         raise UserError(f"the evaluation set {empty[0]!r} has no rows: nothing can be measured on it.")
-    figures = {name: {metric: _mean(rows, metric) for metric in METRICS} for name, rows in rows_by_set.items()}
-    draws = {name: _resampled_means(rows, name, seed) for name, rows in rows_by_set.items()}
+    measured = [metric.name for metric in metrics]
+    figures = {
+        name: {m: _mean(rows, m) for m in dict.fromkeys([*METRICS, *measured])} for name, rows in rows_by_set.items()
+    }
+    draws = {name: _resampled_means(rows, name, seed, measured) for name, rows in rows_by_set.items()}
     utility = [name for name in rows_by_set if name != "forget"]
 
     def aggregate(names: Sequence[str], metrics: Sequence[str]) -> tuple[list[float], np.ndarray] | None:
         """The defined figures of `metrics` on the sets `names`, and their resamples, (resamples, figures)."""
+        if not set(metrics) <= set(measured):
+            return None
         cells = [(n, m, figures[n][m]) for n in names if n in figures for m in metrics]
         values = [value for _, _, value in cells if value is not None]
         columns = [draws[n][m] for n, m, value in cells if value is not None]
@@ -136,19 +159,22 @@ def summarise(
         "sets": figures,
         "counts": {name: len(rows) for name, rows in rows_by_set.items()},
         "intervals": intervals,
-        "notes": [note for name, rows in rows_by_set.items() for note in _notes(name, rows)],
+        "notes": [*_left_out(rows_by_set, measured), *_undefined(rows_by_set, metrics)],
         "embedding_model": embedding_model,
         "judge": judge,
     }
 
 
 def _check(example: Example, where: str) -> None:
-    nlls = [example.answer_nll, *example.perturbed_nll]
-    tokens = [example.answer_tokens, *example.perturbed_tokens]
-    if example.paraphrase_nll is not None:
-        nlls.append(example.paraphrase_nll)
-        tokens.append(example.paraphrase_tokens)
-    if min(tokens) < 1:
+    nlls, tokens = list(example.perturbed_nll), list(example.perturbed_tokens)
+    for nll, count in (
+        (example.answer_nll, example.answer_tokens),
+        (example.paraphrase_nll, example.paraphrase_tokens),
+    ):
+        if nll is not None:
+            nlls.append(nll)
+            tokens.append(count)
+    if min(tokens, default=1) < 1:
         raise UserError(f"{where}: an answer is empty or does not fit behind its question: raise max_length.")
     if not all(map(math.isfinite, nlls)):
         raise UserError(
@@ -158,19 +184,19 @@ def _check(example: Example, where: str) -> None:
 
 
 def _mean(rows: Sequence[Row], metric: str) -> float | None:
-    values = [row[metric] for row in rows if row[metric] is not None]
+    values = [row[metric] for row in rows if row.get(metric) is not None]
     return fmean(values) if values else None
 
 
-def _resampled_means(rows: Sequence[Row], name: str, seed: int) -> dict[str, np.ndarray]:
-    """Bootstrap means of every metric, (RESAMPLES,) each: whole clusters are drawn, with replacement."""
+def _resampled_means(rows: Sequence[Row], name: str, seed: int, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    """Bootstrap means of all `metrics`, (RESAMPLES,) each: whole clusters are drawn, with replacement."""
     clusters: dict[Any, int] = {}
     ids = [clusters.setdefault(row["subject"] or index, len(clusters)) for index, row in enumerate(rows)]
     if len(clusters) == 1:
         ids = list(range(len(rows)))
-    values = np.array([[row[m] for m in METRICS] for row in rows], dtype=np.float64)  # None becomes NaN
+    values = np.array([[row[m] for m in metrics] for row in rows], dtype=np.float64)  # None becomes NaN
     defined = ~np.isnan(values)
-    sums, sizes = np.zeros((2, max(ids) + 1, len(METRICS)))
+    sums, sizes = np.zeros((2, max(ids) + 1, len(metrics)))
     np.add.at(sums, ids, np.where(defined, values, 0))
     np.add.at(sizes, ids, defined)
     # A set's draws depend on its own name and rows, not on which other sets there are.
@@ -182,7 +208,7 @@ def _resampled_means(rows: Sequence[Row], name: str, seed: int) -> dict[str, np.
         times_drawn = generator.multinomial(len(sums), shares, size=min(block, RESAMPLES - first)).astype(np.float64)
         with np.errstate(invalid="ignore"):  # 0/0: a resample without any defined value
             means.append((times_drawn @ sums) / (times_drawn @ sizes))
-    return dict(zip(METRICS, np.concatenate(means).T, strict=True))
+    return dict(zip(metrics, np.concatenate(means).T, strict=True))
 
 
 def _harmonic_means(values: np.ndarray) -> np.ndarray:
@@ -197,15 +223,27 @@ def _interval(draws: np.ndarray) -> list[float]:
     return [round(float(low), 6), round(float(high), 6)]
 
 
-def _notes(name: str, rows: Sequence[Row]) -> list[str]:
+def _left_out(sets: Iterable[str], measured: Container[str]) -> list[str]:
+    """Which of the two totals cannot be, for want of a metric that was not chosen."""
+    kinds = {name == "forget" for name in sets}
+    totals = (("model utility", MODEL_UTILITY, False), ("forget efficacy", FORGET_EFFICACY, True))
+    return [
+        f"{total} is not computed: it needs {', '.join(missing)}, which --metrics leaves out."
+        for total, needed, forget in totals
+        if forget in kinds and (missing := [name for name in needed if name not in measured])
+    ]
+
+
+def _undefined(rows_by_set: Mapping[str, Sequence[Row]], metrics: Sequence[Metric]) -> list[str]:
     notes = []
-    total = "forget efficacy" if name == "forget" else "model utility"
-    for metric in METRICS:
-        defined = sum(row[metric] is not None for row in rows)
-        if defined == 0:
-            notes.append(f"{metric} on {name!r} is undefined, as no row has wrong answers; {total} goes without it.")
-        elif defined < len(rows):
-            notes.append(
-                f"{metric} on {name!r} covers {defined} of {len(rows)} rows; the others have no wrong answers."
-            )
+    for name, rows in rows_by_set.items():
+        total, inputs = ("forget efficacy", FORGET_EFFICACY) if name == "forget" else ("model utility", MODEL_UTILITY)
+        for metric in metrics:
+            defined = sum(row[metric.name] is not None for row in rows)
+            what = f"{metric.name} on {name!r}"
+            if defined == 0:
+                without = f"; {total} goes without it" if metric.name in inputs else ""
+                notes.append(f"{what} is undefined, as no row has {metric.needs}{without}.")
+            elif defined < len(rows):
+                notes.append(f"{what} covers {defined} of {len(rows)} rows; the others have no {metric.needs}.")
     return notes

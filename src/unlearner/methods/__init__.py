@@ -1,32 +1,22 @@
-"""Unlearning methods: FORGET+RETAIN, any forget loss with any retain loss. A new loss is one file and one line here."""
+"""Unlearning methods: FORGET+RETAIN, any forget loss with any retain loss. A new loss is one file and one line in
+`registry`, or an entry point of another package."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from unlearner.errors import UserError, did_you_mean
-from unlearner.methods.ap import AP
-from unlearner.methods.base import Loss, Views
-from unlearner.methods.dpo import DPO
-from unlearner.methods.ga import GA
-from unlearner.methods.gd import GD
-from unlearner.methods.idk import IDK
-from unlearner.methods.kl import KL
-from unlearner.methods.llmu import Mismatch
-from unlearner.methods.me import ME
-from unlearner.methods.npo import NPO
-from unlearner.models.anatomy import Head
+from unlearner.errors import UserError
+from unlearner.methods.base import Loss, State, Views
+from unlearner.methods.options import make
+from unlearner.methods.registry import COMBINED_METHODS, FORGET, RETAIN, find, losses, method_names
+from unlearner.models.anatomy import bare
 from unlearner.scoring.batch import Batch
-from unlearner.scoring.views import score_views
+from unlearner.scoring.views import Known, Needs, score_views
 
-FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in (GA, NPO, ME, DPO, IDK)}
-RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in (GD, KL, AP)}
-WHOLE: dict[str, tuple[type[Loss], type[Loss]]] = {"LLMU": (GA, Mismatch)}
-"""Methods that are named as one."""
+__all__ = ["COMBINED_METHODS", "FORGET", "RETAIN", "Loss", "Losses", "Method", "losses", "method_names"]
 
 
 class Losses(NamedTuple):
@@ -53,58 +43,57 @@ class Method:
         cls,
         name: str,
         *,
-        beta: float = 0.1,
         forget_coeff: float = 1.0,
         retain_coeff: float = 1.0,
-        me_direction: str = "uniform-to-model",
         official: bool = False,
+        beta: float | None = None,
+        me_direction: str | None = None,
+        **options: Any,
     ) -> Self:
-        """Make a method from its name: `NPO+KL`, `ME` (no retain loss; also `ME+none`), `LLMU`.
+        """Make a method from its name: `NPO+KL`, `ME` (no retain loss; also `ME+none`), `LLMU`, `module:Name+GD`.
 
-        Raises UserError, with the nearest name, for a name that is not known, and for β ≤ 0 or a negative coefficient.
+        `options` are fields of its losses; `beta` and `me_direction` are left unread by losses that have no such field.
+        Raises UserError, with the nearest name, for a name or an option that is not known, and for a value that cannot
+        be, such as β ≤ 0 or a negative coefficient.
         """
-        if not 0 < beta < math.inf:
-            raise UserError(f"beta must be positive, not {beta}.")
         if forget_coeff < 0 or retain_coeff < 0:
             raise UserError(
                 f"coefficients must not be negative: forget_coeff {forget_coeff}, retain_coeff {retain_coeff}."
             )
-        options = {"beta": beta, "direction": me_direction}
-        canonical = name.upper().removesuffix("+NONE")
-        if canonical in WHOLE:
-            forget, retain = WHOLE[canonical]
-            chosen: tuple[type[Loss], type[Loss] | None] = forget, retain
-        else:
-            first, plus, second = canonical.partition("+")
-            if first not in FORGET or (plus and second not in RETAIN):
-                raise UserError(f"unknown method {name!r}: {did_you_mean(name, method_names())}")
-            chosen = FORGET[first], RETAIN[second] if plus else None
-        made = [None if loss is None else _make(loss, options) for loss in chosen]
-        assert made[0] is not None
-        return cls(canonical, made[0], made[1], forget_coeff, retain_coeff, official)
+        canonical, chosen = find(name)
+        made = make(chosen, options, {"beta": beta, "me_direction": me_direction})
+        return cls(canonical, made[0], made[1] if len(made) > 1 else None, forget_coeff, retain_coeff, official)
 
     @property
     def parts(self) -> list[Loss]:
         return [self.forget] if self.retain is None else [self.forget, self.retain]
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        """The scores to compute for each view, both losses together."""
-        needs: dict[str, tuple[str, ...]] = {}
-        for part in self.parts:
-            for view, kinds in part.needs.items():
-                needs[view] = tuple(dict.fromkeys((*needs.get(view, ()), *kinds)))
-        return needs
+    def needs(self) -> dict[str, tuple[str | int, ...]]:
+        """What to compute for each view, both losses together: scores by name, hidden states by their layer."""
+        return _joined([part.needs for part in self.parts])
 
     @property
     def reference_nll(self) -> tuple[str, ...]:
         """The views whose NLL under the reference model is needed: once per sequence, before training."""
-        return tuple(dict.fromkeys(view for part in self.parts for view in part.reference_nll))
+        return tuple(view for view, kinds in _joined([part.reference for part in self.parts]).items() if "nll" in kinds)
 
     @property
-    def kl_view(self) -> str | None:
-        """The view on which the reference model's whole distribution is needed, in every step."""
-        return next((view for view, kinds in self.needs.items() if "kl" in kinds), None)
+    def asked(self) -> dict[str, tuple[str | int, ...]]:
+        """What the reference model is asked in every step, by view: the distribution where the view needs `kl`."""
+        compared = {view for view, kinds in self.needs.items() if "kl" in kinds}
+        joined = _joined([dict.fromkeys(compared, ()), *(part.reference for part in self.parts)])
+        asked = {view: tuple(kind for kind in kinds if kind != "nll") for view, kinds in joined.items()}
+        return {view: kinds for view, kinds in asked.items() if kinds or view in compared}
+
+    @property
+    def needs_reference(self) -> bool:
+        return bool(self.reference_nll or self.asked)
+
+    @property
+    def trains(self) -> list[str]:
+        """Regular expressions for the names of the parameters that are trained; none stands for all parameters."""
+        return [part.trains for part in self.parts if part.trains]
 
     @property
     def targeted(self) -> bool:
@@ -119,50 +108,56 @@ class Method:
     def mask_question(self) -> bool:
         return self.forget.mask_question
 
-    def combine(self, views: Views) -> Losses:
+    def setup(self, config: Any, seed: int) -> dict[str, State]:
+        """The losses' own tensors before the first step, by the losses' names (`Loss.setup`)."""
+        return {part.name: state for part in self.parts if (state := part.setup(config, seed))}
+
+    def combine(self, views: Views, states: Mapping[str, State] | None = None) -> Losses:
         """Both losses from scores: the one place where formulas are applied, in training and in tests alike."""
-        forget = self.forget(views)
-        return Losses(forget, torch.zeros_like(forget) if self.retain is None else self.retain(views))
+        values = [part(views, **(states or {}).get(part.name, {})) for part in self.parts]
+        return Losses(values[0], torch.zeros_like(values[0]) if self.retain is None else values[1])
 
     def total(self, losses: Losses) -> Tensor:
         """forget_coeff · forget + retain_coeff · retain."""
         return self.forget_coeff * losses.forget + self.retain_coeff * losses.retain
 
     def losses(
-        self, model: nn.Module, views: Mapping[str, Mapping[str, Tensor]], *, reference: nn.Module | None = None
+        self,
+        model: nn.Module,
+        views: Mapping[str, Mapping[str, Tensor]],
+        *,
+        reference: nn.Module | None = None,
+        states: Mapping[str, State] | None = None,
     ) -> Losses:
         """The losses of one batch with a plain model as reference (the training loop feeds the same formulas).
 
         `views[name]` holds `input_ids`, `labels`, `attention_mask`, each (B, T); the views that the method needs are in
-        `method.needs`, further ones are ignored. Raises UserError where a view or the reference model is missing.
+        `method.needs`, further ones are ignored. `states` are the losses' own tensors, by default those of seed 0.
+        Raises UserError where a view or the reference model is missing.
         """
         missing = sorted(set(self.needs) - set(views))
         if missing:
             raise UserError(
                 f"{self.name} needs the view {missing[0]!r}; given were {', '.join(sorted(views)) or 'none'}."
             )
-        if reference is None and (self.reference_nll or self.kl_view):
+        if reference is None and self.needs_reference:
             raise UserError(f"{self.name} needs a reference model: pass reference=.")
-        batch = Batch.build({name: views[name] for name in self.needs}, official=self.official)
-        kl_reference = None
+        used = {name: views[name] for name in self.needs}
+        batch = Batch.build(used, official=self.official, reference=self.asked)
+        known = None
         if reference is not None:
             with torch.no_grad():
-                batch = self._with_reference_nll(reference, batch)
-                if self.kl_view is not None:
-                    states = batch.states(reference)[batch.views[self.kl_view].kl_index]
-                    kl_reference = states, Head.of(reference)
-        return self.combine(score_views(model, batch, self.needs, reference=kl_reference))
-
-    def _with_reference_nll(self, reference: nn.Module, batch: Batch) -> Batch:
-        scored = score_views(reference, batch, {view: ["logp"] for view in self.reference_nll})
-        known = {name: replace(batch.views[name], reference_nll=scores.nll) for name, scores in scored.items()}
-        return replace(batch, views={**batch.views, **known})
+                scored = score_views(reference, batch, {view: ["logp"] for view in self.reference_nll})
+            batch = batch.with_reference_nll({view: scores.nll for view, scores in scored.items()})
+            known = Known.of(reference, batch, self.asked) if self.asked else None
+        if states is None:
+            states = self.setup(bare(model).config.get_text_config(), seed=0)
+        return self.combine(score_views(model, batch, self.needs, known=known, asked=self.asked), states)
 
 
-def _make(loss: type[Loss], options: Mapping[str, Any]) -> Loss:
-    return loss(**{f.name: options[f.name] for f in fields(loss) if f.name in options})  # type: ignore[arg-type]
-
-
-def method_names() -> list[str]:
-    """Every name that `Method.parse` takes."""
-    return [*FORGET, *(f"{f}+{r}" for f in FORGET for r in RETAIN), *WHOLE]
+def _joined(all_needs: list[Needs]) -> dict[str, tuple[str | int, ...]]:
+    joined: dict[str, tuple[str | int, ...]] = {}
+    for needs in all_needs:
+        for view, kinds in needs.items():
+            joined[view] = tuple(dict.fromkeys((*joined.get(view, ()), *kinds)))
+    return joined

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearner.methods.base import PAPER, Loss, Views
+from unlearner.methods.base import PAPER, Loss, Views, check_positive
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,16 @@ class AP(Loss):
     """
 
     name = "AP"
+    role = "retain"
     formula = "−(1/β) E log σ(β (NLL_θ(retain_refusal) − NLL_θ(retain)))"
     source = PAPER
     needs = {"retain": ["logp"], "retain_refusal": ["logp"]}
     targeted = True
 
     beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
 
     def __call__(self, views: Views) -> Tensor:
         retain, refusal = views["retain"], views["retain_refusal"]

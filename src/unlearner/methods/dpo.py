@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearner.methods.base import Loss, Views
+from unlearner.methods.base import Loss, Views, check_positive
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,13 @@ class DPO(Loss):
     formula = "−(2/β) E log σ(β [(NLL_θ(forget) − NLL_θ(forget_refusal)) − (same under ref)])"
     source = "Rafailov et al. 2023, arXiv 2305.18290; for unlearning Maini et al. 2024, arXiv 2401.06121"
     needs = {"forget": ["logp"], "forget_refusal": ["logp"]}
-    reference_nll = ("forget", "forget_refusal")
+    reference = {"forget": ["nll"], "forget_refusal": ["nll"]}
     targeted = True
 
     beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
 
     def __call__(self, views: Views) -> Tensor:
         forget, refusal = views["forget"], views["forget_refusal"]

@@ -12,6 +12,7 @@ class GD(Loss):
     """L = CE(retain): go on learning what is to be kept."""
 
     name = "GD"
+    role = "retain"
     formula = "CE(retain)"
     source = "Liu et al. 2022, arXiv 2203.12817"
     needs = {"retain": ["logp"]}

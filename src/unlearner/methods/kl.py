@@ -15,6 +15,7 @@ class KL(Loss):
     """
 
     name = "KL"
+    role = "retain"
     formula = "mean_t KL(p_ref‖p_θ) on retain"
     source = "Maini et al. 2024, arXiv 2401.06121"
     needs = {"retain": ["kl"]}

@@ -12,6 +12,7 @@ class Mismatch(Loss):
     """L = CE(forget_mismatch) + KL(p_ref ‖ p_θ) on retain: answer forget questions with some retain answer."""
 
     name = "MISMATCH"
+    role = "retain"
     formula = "CE(forget_mismatch) + mean_t KL(p_ref‖p_θ) on retain"
     source = "Yao et al. 2024, arXiv 2310.10683"
     needs = {"forget_mismatch": ["logp"], "retain": ["kl"]}

@@ -1,13 +1,12 @@
 """Maximising entropy (Yuan et al. 2025, arXiv 2410.08109, section 3.2)."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
-from unlearner.errors import UserError, did_you_mean
-from unlearner.methods.base import PAPER, Loss, Views
+from unlearner.methods.base import PAPER, Loss, Needs, Views
 
 Direction = Literal["uniform-to-model", "model-to-uniform"]
 
@@ -24,18 +23,13 @@ class ME(Loss):
     name = "ME"
     formula = "mean_t KL(U‖p_t) = −log V − (1/V) Σ_k log p_t(k)"
     source = PAPER
-    needs = {"forget": ["mean_logp"]}
     mask_question = False
 
-    direction: Direction = "uniform-to-model"
+    direction: Direction = field(default="uniform-to-model", metadata={"option": "me_direction"})
 
-    def __post_init__(self) -> None:
-        if self.direction not in get_args(Direction):
-            raise UserError(
-                f"unknown ME direction {self.direction!r}: {did_you_mean(self.direction, get_args(Direction))}"
-            )
-        if self.direction == "model-to-uniform":
-            object.__setattr__(self, "needs", {"forget": ["entropy"]})
+    @property
+    def needs(self) -> Needs:
+        return {"forget": ["mean_logp" if self.direction == "uniform-to-model" else "entropy"]}
 
     def __call__(self, views: Views) -> Tensor:
         forget = views["forget"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearner.methods.base import Loss, Views
+from unlearner.methods.base import Loss, Views, check_positive
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,12 @@ class NPO(Loss):
     formula = "−(2/β) E log σ(β (NLL_θ(forget) − NLL_ref(forget)))"
     source = "Zhang et al. 2024, arXiv 2404.05868"
     needs = {"forget": ["logp"]}
-    reference_nll = ("forget",)
+    reference = {"forget": ["nll"]}
 
     beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
 
     def __call__(self, views: Views) -> Tensor:
         forget = views["forget"]

@@ -3,6 +3,8 @@
 H hidden size, V vocabulary size.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -26,6 +28,39 @@ def backbone(model: nn.Module) -> nn.Module:
     if body is inner:
         raise UserError(f"{type(inner).__name__} has no body below its output embedding: not a causal language model.")
     return body
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The transformer's layers, in order. Raises UserError for a model that has no list of them."""
+    count = bare(model).config.get_text_config().num_hidden_layers
+    lists = (m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    if (found := next(lists, None)) is None:
+        raise UserError(f"{type(bare(model)).__name__} has no list of layers, whose states could be read.")
+    return found
+
+
+@contextmanager
+def captured(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, list[Tensor]]]:
+    """While entered, what each of `layers` gives in every forward pass, (B, T, H), with gradient.
+
+    Layer 0 is the first; it gives the residual stream behind it. Raises UserError for a layer that is not there.
+    """
+    states: dict[int, list[Tensor]] = {number: [] for number in layers}
+    hooks = []
+    try:
+        for number in layers:
+            modules = decoder_layers(model)
+            if not 0 <= number < len(modules):
+                raise UserError(f"layer {number} is not there: the model has layers 0 to {len(modules) - 1}.")
+
+            def keep(_: Any, __: Any, out: Any, kept: list[Tensor] = states[number]) -> None:
+                kept.append(out[0] if isinstance(out, tuple) else out)
+
+            hooks.append(modules[number].register_forward_hook(keep))
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)

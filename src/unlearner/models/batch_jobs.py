@@ -29,8 +29,8 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 @dataclass(frozen=True)
-class Pass(Generic[Result]):
-    """A pass over many rows, in batches that do not depend on one another."""
+class BatchJob(Generic[Result]):
+    """Work on many rows, in batches that do not depend on one another."""
 
     name: str
     batches: list[Any]
@@ -40,9 +40,9 @@ class Pass(Generic[Result]):
     rows: list[int]
     """Rows of each batch."""
     costs: list[float]
-    """About how long each batch takes, in units of this pass."""
+    """About how long each batch takes, in units of this job."""
     join: Callable[[list[Any]], Result]
-    """The pass' result from those of all batches."""
+    """The job's result from those of all batches."""
 
     def run(self) -> Result:
         return self.join([self.compute(i) for i in range(len(self.batches))])

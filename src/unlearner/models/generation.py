@@ -1,21 +1,23 @@
-"""Greedy generation: left-padded batches of prompts of like length, from which finished rows leave.
+"""Generation, greedy or sampled: left-padded batches of prompts of like length, from which finished rows leave.
 
-B rows of a batch, P tokens of its longest prompt, V vocabulary size.
+B prompts of a batch, n answers to each, P tokens of its longest prompt, V vocabulary size.
 """
 
 import copy
 import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unlearner.models.anatomy import Head, backbone, bare
-from unlearner.models.batch_jobs import Pass
+from unlearner.models.batch_jobs import BatchJob
+from unlearner.models.sampling import Sampling, draw, uniforms
 
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 32_768}
 """Default budget of a batch: rows x (longest prompt + new tokens)."""
@@ -30,19 +32,25 @@ def generation_pass(
     max_new_tokens: int,
     end_ids: Collection[int],
     pad_id: int,
+    sampling: Sampling | None = None,
     batch_tokens: int | None = None,
     total_length: int | None = None,
     batch_size: int = 30,
-) -> Pass[list[list[int]]]:
-    """The most likely continuation of every prompt, token by token, in the order given.
+) -> BatchJob[list[list[int]]]:
+    """The most likely continuation of every prompt, token by token, in the order given; with `sampling`, its n answers
+    to the first prompt, to the second, and so on.
 
     A continuation ends before the first of `end_ids`, or after `max_new_tokens` tokens. `total_length` is the official
     way instead (PAPER section 5): batches of `batch_size` in the order given, each to that many tokens in all, padding
     included.
     """
+    count = 1 if sampling is None else sampling.n
     if total_length is None:
         budget = batch_tokens or BATCH_TOKENS.get(bare(model).device.type, BATCH_TOKENS["cuda"])
-        batches = length_batches([len(prompt) + max_new_tokens for prompt in prompts], budget)
+        # Sampled prompts are batched in an order of their own: whoever asks in another order gets the same batches.
+        order = range(len(prompts)) if sampling is None else sorted(range(len(prompts)), key=prompts.__getitem__)
+        lengths = [count * (len(prompts[i]) + max_new_tokens) for i in order]
+        batches = [[order[i] for i in batch] for batch in length_batches(lengths, budget)]
     else:
         batches = [list(range(len(prompts)))[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
     chosen = [[prompts[i] for i in rows] for rows in batches]
@@ -51,18 +59,19 @@ def generation_pass(
         return max_new_tokens if total_length is None else max(total_length - max(map(len, batch)), 0)
 
     def join(answers: list[list[list[int]]]) -> list[list[int]]:
-        out: list[list[int]] = [[] for _ in prompts]
+        out: list[list[int]] = [[] for _ in range(count * len(prompts))]
         for rows, part in zip(batches, answers, strict=True):
-            for i, answer in zip(rows, part, strict=True):
-                out[i] = answer
+            for place, i in enumerate(rows):
+                out[i * count : (i + 1) * count] = part[place * count : (place + 1) * count]
         return out
 
-    return Pass(
+    how = [] if sampling is None else [astuple(sampling)]
+    return BatchJob(
         "generation",
-        [["generation", batch, max_new_tokens, total_length, sorted(end_ids)] for batch in chosen],
-        lambda i: _generate_batch(model, chosen[i], steps(chosen[i]), sorted(end_ids), pad_id),
+        [["generation", batch, max_new_tokens, total_length, sorted(end_ids), *how] for batch in chosen],
+        lambda i: _generate_batch(model, chosen[i], steps(chosen[i]), sorted(end_ids), pad_id, sampling),
         [len(batch) for batch in chosen],
-        [float(sum(len(prompt) + steps(batch) for prompt in batch)) for batch in chosen],
+        [float(sum(len(prompt) + count * steps(batch) for prompt in batch)) for batch in chosen],
         join,
     )
 
@@ -78,38 +87,85 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
     return batches
 
 
+class _Chooser:
+    """The next token of every row: the likeliest, or drawn with the row's own numbers."""
+
+    def __init__(self, prompts: list[list[int]], steps: int, sampling: Sampling | None, device: torch.device) -> None:
+        self.sampling = sampling
+        if sampling is not None:
+            keys = [sampling.key(prompt, sample) for prompt in prompts for sample in range(sampling.n)]
+            self.numbers = torch.from_numpy(uniforms(keys, steps)).to(device)
+
+    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Tokens (rows,) from `logits` (rows, V); `rows` are places in the batch, of n to a prompt."""
+        if self.sampling is None:
+            return logits.argmax(-1)
+        return draw(logits, self.numbers[rows, step], self.sampling)
+
+
 @torch.inference_mode()
 def _generate_batch(
-    model: nn.Module, prompts: list[list[int]], steps: int, end_ids: list[int], pad_id: int
+    model: nn.Module,
+    prompts: list[list[int]],
+    steps: int,
+    end_ids: list[int],
+    pad_id: int,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """At most `steps` new tokens for each prompt."""
+    """At most `steps` new tokens for each prompt, or for each of its n samples."""
+    count = 1 if sampling is None else sampling.n
     if steps == 0:
-        return [[] for _ in prompts]
+        return [[] for _ in range(count * len(prompts))]
     device = bare(model).device
     width = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     ends = torch.tensor(end_ids, device=device)
+    choose = _Chooser(prompts, steps, sampling, device)
     cache = row_cache(model)
     if cache is not None:
-        new = _decode(model, cache, ids, mask, ends, steps)
+        new = _decode(model, cache, ids, mask, ends, steps, choose, count)
     else:
         options = {"max_new_tokens": steps, "do_sample": False, "eos_token_id": end_ids, "pad_token_id": pad_id}
+        if sampling is not None:
+            ids, mask = ids.repeat_interleave(count, 0), mask.repeat_interleave(count, 0)
+            options["logits_processor"] = LogitsProcessorList([_Chosen(choose, width)])
         new = bare(model).generate(ids, attention_mask=mask, **options)[:, width:]
     is_end = torch.isin(new, ends)
     stops = torch.where(is_end.any(1), is_end.int().argmax(1), new.shape[1])
     return [row[:stop] for row, stop in zip(new.tolist(), stops.tolist(), strict=True)]
 
 
-def _decode(model: nn.Module, cache: DynamicCache, ids: Tensor, mask: Tensor, ends: Tensor, steps: int) -> Tensor:
-    """New tokens (B, at most `steps`) after the left-padded prompts `ids`, `mask` (B, P)."""
+class _Chosen(LogitsProcessor):
+    """Leaves transformers' own loop the token that `choose` draws, and no other."""
+
+    def __init__(self, choose: _Chooser, width: int) -> None:
+        self.choose, self.width = choose, width
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        rows = torch.arange(len(scores), device=scores.device)
+        token = self.choose(scores, rows, input_ids.shape[1] - self.width)
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0)
+
+
+def _decode(
+    model: nn.Module,
+    cache: DynamicCache,
+    ids: Tensor,
+    mask: Tensor,
+    ends: Tensor,
+    steps: int,
+    choose: _Chooser,
+    count: int,
+) -> Tensor:
+    """New tokens (count x B, at most `steps`) after the left-padded prompts `ids`, `mask` (B, P), each encoded once."""
     body, head = backbone(model), Head.of(model)
     rows, width = ids.shape
-    out = ids.new_full((rows, steps), int(ends[0]))
+    out = ids.new_full((rows * count, steps), int(ends[0]))
     # For the whole answer at once, so that a step makes no new mask.
     mask = torch.cat([mask, mask.new_ones(rows, steps)], dim=1)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    active = torch.arange(rows, device=ids.device)
+    active = torch.arange(rows * count, device=ids.device)
     running = torch.ones_like(active, dtype=torch.bool)
     inputs, seen = ids, 0
     for step in range(steps):
@@ -122,7 +178,11 @@ def _decode(model: nn.Module, cache: DynamicCache, ids: Tensor, mask: Tensor, en
             **position_ids(body, positions[:, seen:stop]),
         ).last_hidden_state
         seen = stop
-        token = head.logits(hidden[:, -1]).argmax(-1)
+        logits = head.logits(hidden[:, -1])
+        if step == 0 and count > 1:
+            each = active // count
+            cache, logits, mask, positions = select_rows(cache, each), logits[each], mask[each], positions[each]
+        token = choose(logits, active, step)
         out[active, step] = torch.where(running, token, ends[0])
         running = running & ~torch.isin(token, ends)
         left = int(running.sum())  # the one wait for the device in a step

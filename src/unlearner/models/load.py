@@ -196,14 +196,22 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
+HASHED = (
+    "*.safetensors", "*config.json", "tokenizer*", "*.model", "vocab*", "merges*", "added_tokens.json",
+    "special_tokens_map.json", "*.jinja", "additional_chat_templates/*.jinja", "*.py",
+)  # fmt: skip
+"""What makes a model this model: weights, configuration, tokenizer, chat templates, and code of its own."""
+
+
 def model_hash(model: str) -> str | None:
-    """sha256 over a model directory's weights, configs and tokenizer, None for a hub id (its revision tells it)."""
+    """sha256 over the names, sizes and contents of a model directory's files; None for a hub id (its revision tells
+    it)."""
     folder = Path(model)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted({*folder.glob("*.safetensors"), *folder.glob("*config.json"), *folder.glob("tokenizer*")}):
-        digest.update(path.name.encode())
+    for path in sorted({path for pattern in HASHED for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)

@@ -1,4 +1,4 @@
-"""Generation by vLLM (`--engine vllm`): greedy, too, but all prompts at once, in a process of its own."""
+"""Generation by vLLM (`--engine vllm`): all prompts at once, in a process of its own."""
 
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -10,9 +10,11 @@ import torch
 
 from unlearner import distributed
 from unlearner.errors import UserError
+from unlearner.models.sampling import Sampling
 
-Engine = Callable[[Sequence[list[int]], int, Collection[int]], list[list[int]]]
-"""(prompts, most new tokens, tokens that end an answer) → new tokens of every prompt, without the one that ends it."""
+Engine = Callable[[Sequence[list[int]], int, Collection[int], Sampling | None], list[list[int]]]
+"""(prompts, most new tokens, tokens that end an answer, how to sample) → new tokens of every answer, without the one
+that ends it, in the order of `generation_pass`. Samples are vLLM's own: other ones than ours, for the same seed."""
 FREE_SHARE = 0.9
 """Of the GPU memory that the scored model leaves."""
 
@@ -32,7 +34,9 @@ def check_engine(model: str) -> None:
 def engine(model: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Engine:
     """vLLM on the files of `model`, started for each call and gone after it, so that its memory is free again."""
 
-    def generate(prompts: Sequence[list[int]], max_new_tokens: int, end_ids: Collection[int]) -> list[list[int]]:
+    def generate(
+        prompts: Sequence[list[int]], max_new_tokens: int, end_ids: Collection[int], sampling: Sampling | None
+    ) -> list[list[int]]:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import LLM, SamplingParams
@@ -50,14 +54,26 @@ def engine(model: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -
             first = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise UserError(f"vLLM does not start with {model}: {first[0]} Leave out --engine vllm.") from error
         try:
-            greedy = SamplingParams(
-                temperature=0, max_tokens=max_new_tokens, stop_token_ids=sorted(end_ids), detokenize=False
-            )
-            outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], greedy)
+            common = {"max_tokens": max_new_tokens, "stop_token_ids": sorted(end_ids), "detokenize": False}
+            params = [SamplingParams(**common, **_how(prompt, sampling)) for prompt in prompts]
+            outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params)
         finally:
             llm.llm_engine.engine_core.shutdown()
-        answers = [list(output.outputs[0].token_ids) for output in outputs]
+        answers = [list(answer.token_ids) for output in outputs for answer in output.outputs]
         stops = [next((i for i, token in enumerate(tokens) if token in end_ids), None) for tokens in answers]
         return [tokens[:stop] for tokens, stop in zip(answers, stops, strict=True)]
 
     return generate
+
+
+def _how(prompt: list[int], sampling: Sampling | None) -> dict[str, Any]:
+    """vLLM's parameters; the seed goes by the prompt, so that its neighbours do not matter."""
+    if sampling is None:
+        return {"temperature": 0}
+    return {
+        "n": sampling.n,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,
+        "seed": sampling.key(prompt, 0) % 2**31,
+    }

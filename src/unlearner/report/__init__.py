@@ -7,6 +7,7 @@ from pathlib import Path
 from unlearner.console import note
 from unlearner.distributed import is_main
 from unlearner.errors import UserError
+from unlearner.results.layout import RunDirectory
 
 PACKAGES = ("jinja2", "matplotlib")
 INSTALL = 'pip install "unlearner[report]"'
@@ -39,11 +40,11 @@ def add_report(runs: Sequence[Path]) -> Path | None:
     """
     if not is_main():
         return None
-    output = (runs[0] if len(runs) == 1 else runs[0].parent) / "report.html"
+    output = RunDirectory(runs[0] if len(runs) == 1 else runs[0].parent).report
     if not can_write():
         note(f"For a page about it all: {INSTALL}, then unlearner report {output.parent}")
         return None
-    ended = max((run / "finished.json").stat().st_mtime_ns for run in runs)
+    ended = max(RunDirectory(run).finished.stat().st_mtime_ns for run in runs)
     if output.is_file() and output.stat().st_mtime_ns >= ended:
         return output
     return write_report(runs, output)

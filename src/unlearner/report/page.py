@@ -7,53 +7,29 @@ forbids every other script and every request, should either ever fail.
 
 import base64
 import hashlib
-import json
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearner import __version__
-from unlearner.config import BenchConfig, EvaluateConfig, ForgetConfig
 from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
-from unlearner.report.figures import METRIC_TITLES, inline, pictures, save_figures, set_title, styles, swatch
-from unlearner.report.read import (
-    Column,
-    Measurement,
-    Part,
-    Question,
-    Report,
-    Run,
-    clean,
-    columns,
-    list_questions,
-    ordered,
-    short_model,
-)  # fmt: skip
-from unlearner.report.verdict import number_word, verdict
+from unlearner.report.comparison import columns, list_questions
+from unlearner.report.contents import Measurement, Part, Report, Run, clean, ordered, short_model
+from unlearner.report.drawing import inline, styles, swatch
+from unlearner.report.figures import pictures, save_figures
+from unlearner.report.provenance import commands, provenance, settings
+from unlearner.report.questions import examples, group_title, question_data
+from unlearner.report.titles import set_title
+from unlearner.report.verdict import verdict
+from unlearner.report.wording import number_word
 
-MOST_DATA = 17_000_000
-"""Bytes that the list of questions may take; texts are cut to fit, so that a page stays under 20 MB."""
-CUTS = (4000, 2000, 1000, 500, 250, 120)
 GENERATOR = "unlearner report"
-EXAMPLES = {"forget": 3, "retain": 2}
-"""How many questions of a set are shown in full; of several runs one less."""
-SHOWN = 280
-"""Characters of an example's answer; the list has all of it."""
-SHORT_TITLES = {
-    "rouge": "ROUGE", "probability": "Prob.", "truth_ratio": "Truth", "token_entropy": "Entropy",
-    "cosine_similarity": "Cosine", "entailment": "Entailed",
-}  # fmt: skip
-"""The metrics' names over narrow columns."""
-CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig, "bench": BenchConfig}
 
 
 def write_page(report: Report, output: Path) -> Path:
@@ -83,7 +59,7 @@ def render(report: Report, figures: str) -> str:
         loader=PackageLoader("unlearner.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    data, notes = _data(listed, found, list(looks))
+    data, notes = question_data(listed, found, list(looks))
     if seeds := next((part.seeds for part in report.parts if part.means), []):
         notes.insert(0, f"Answers and values are those of seed {seeds[0]}, or of the first one that is there.")
     groups = dict.fromkeys((question.part, question.set) for question in listed)
@@ -96,17 +72,14 @@ def render(report: Report, figures: str) -> str:
         several=len(report.runs) > 1, missing=report.missing, glance=[_glance(part) for part in report.parts],
         head=_glance_head(report.parts),
         swatches={label: Markup(swatch(look, f"s{place}")) for place, (label, look) in enumerate(looks.items())},
-        tables=[_tables(part) for part in report.parts], examples=_examples(listed, found), figures=figures,
-        pictures=_drawn(report), metrics=[(METRIC_TITLES.get(n, n), m.formula, m.source) for n, m in METRICS.items()],
-        list_notes=notes, count=len(listed), sets=[_group_title(*group) for group in groups],
+        tables=[_tables(part) for part in report.parts], examples=examples(listed, found), figures=figures,
+        pictures=_drawn(report), metrics=[(METRICS[n].title, m.formula, m.source) for n, m in METRICS.items()],
+        list_notes=notes, count=len(listed), sets=[group_title(*group) for group in groups],
         after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],
         outcomes=any(c.before is not None for c in found),
-        metric_titles=[(METRIC_TITLES.get(n, n), SHORT_TITLES.get(n, n)) for n in METRICS],
-        data=Markup(data), commands=_commands(report), provenance=_provenance(report), settings=_settings(report),
+        metric_titles=[(METRICS[n].title, METRICS[n].short) for n in METRICS],
+        data=Markup(data), commands=commands(report), provenance=provenance(report), settings=settings(report),
     )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------------ headings
 
 
 def _title(report: Report) -> str:
@@ -161,9 +134,6 @@ def _judge(measured: Measurement) -> tuple[str, str] | None:
     return None if None in found else found  # type: ignore[return-value]
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
-
-
 def _glance_head(parts: Sequence[Part]) -> dict[str, Any]:
     """Which columns the first table has, and what its intervals are."""
     spreads = dict.fromkeys("± standard deviation" if part.means else "95% interval" for part in parts)
@@ -214,8 +184,7 @@ def _tables(part: Part) -> dict[str, Any]:
         goal = "low is forgotten" if name == "forget" else "to stay as it was"
         heading = f"{set_title(name)}, {' or '.join(map(str, count))} questions, {goal}"
         rows = [
-            (METRIC_TITLES.get(m, m), [_cell(column.measured, f"{name}.{m}", part.means) for column in found])
-            for m in METRICS
+            (METRICS[m].title, [_cell(column.measured, f"{name}.{m}", part.means) for column in found]) for m in METRICS
         ]
         groups.append((heading, rows))
     abilities = dict.fromkeys(name for column in found for name in column.measured.summary.get("ability", {}))
@@ -245,10 +214,6 @@ def _cell(measured: Measurement, key: str, means: bool) -> tuple[str, str]:
     return (f"{value:.3f}", f"± {(high - low) / 2:.3f}" if means else f"{low:.2f}–{high:.2f}")
 
 
-def _group_title(part: str, name: str) -> str:
-    return f"{part}, {set_title(name).lower()}" if part else set_title(name)
-
-
 def _drawn(report: Report) -> list[dict[str, Any]]:
     return [
         {
@@ -263,181 +228,3 @@ def _drawn(report: Report) -> list[dict[str, Any]]:
         }
         for picture in pictures(report)
     ]
-
-
-# ----------------------------------------------------------------------------------------------------------- questions
-
-
-def _examples(listed: Sequence[Question], found: Sequence[Column]) -> list[dict[str, Any]]:
-    """A few questions of a set, evenly spaced: chosen by their place, not by how they came out.
-
-    Equal answers stand together, under all their names.
-    """
-    chosen = []
-    several = sum(column.kind != "before" for column in found) > 1
-    for name, number in EXAMPLES.items():
-        rows = [question for question in listed if question.set.partition(",")[0] == name]
-        number = min(number - several, len(rows))
-        for place in range(number):
-            question = rows[place * len(rows) // number]
-            answers: dict[str, list[tuple[str, str | None]]] = {_plain_text(question.answer): [("reference", None)]}
-            for column, text in zip(found, question.generations, strict=True):
-                if text is not None:
-                    look = column.run.label if several and column.kind != "before" else None
-                    answers.setdefault(_plain_text(text), []).append((column.label, look))
-            chosen.append(
-                {
-                    "set": _group_title(question.part, question.set),
-                    "question": _shortened(question.question),
-                    "answers": [(names, _shortened(text)) for text, names in answers.items()],
-                }
-            )
-    return chosen
-
-
-def _plain_text(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _shortened(text: str) -> str:
-    text = _plain_text(text)
-    return text if len(text) <= SHOWN else text[:SHOWN].rstrip() + " …"
-
-
-def _data(listed: Sequence[Question], found: Sequence[Column], labels: list[str]) -> tuple[str, list[str]]:
-    """The list as JSON that may stand in a script element, and what had to be left out of it."""
-    notes = []
-    cut: int | None = None
-    for cut in (None, *CUTS):
-        text = _encoded(listed, found, labels, cut)
-        if len(text.encode()) <= MOST_DATA:
-            break
-    else:
-        kept = listed
-        while len(text.encode()) > MOST_DATA:
-            kept = kept[::2]
-            text = _encoded(kept, found, labels, cut)
-        notes.append(f"There is room for {len(kept)} of {len(listed)} questions, evenly spaced; the records have all.")
-    if cut is not None:
-        notes.insert(0, f"Texts longer than {cut} characters are cut here; records.jsonl has them in full.")
-    return text, notes
-
-
-def _encoded(listed: Sequence[Question], found: Sequence[Column], labels: list[str], cut: int | None) -> str:
-    """Every text once. Values are thousandths in one flat list a column, null where there is none."""
-    texts: dict[str, int] = {}
-
-    def place(text: str | None) -> int | None:
-        if text is None:
-            return None
-        short = text if cut is None or len(text) <= cut else text[:cut].rstrip() + " … [cut]"
-        return texts.setdefault(short, len(texts))
-
-    sets = list(dict.fromkeys((question.part, question.set) for question in listed))
-    absent = [None] * len(METRICS)
-    data = {
-        "sets": [_group_title(*group) for group in sets],
-        "metrics": [METRIC_TITLES.get(name, name) for name in METRICS],
-        "entailment": list(METRICS).index("entailment"),
-        "columns": [
-            {
-                "label": column.label, "kind": column.kind, "before": column.before,
-                "swatch": labels.index(column.run.label),
-                "texts": [place(question.generations[number]) for question in listed],
-                "values": [v for question in listed for v in (question.values[number] or absent)],
-            }
-            for number, column in enumerate(found)
-        ],
-        "rows": [
-            [sets.index((q.part, q.set)), place(q.question), place(q.answer), place(q.original_answer)] for q in listed
-        ],
-    }  # fmt: skip
-    text = json.dumps({**data, "texts": list(texts)}, ensure_ascii=False, separators=(",", ":"))
-    # In JSON these stand in strings alone. Escaped, nothing in the element can end it or look like a comment or tag.
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
-
-
-# ---------------------------------------------------------------------------------------------------------- provenance
-
-
-def _command(command: str, options: Mapping[str, Any], first: str = "") -> str:
-    """The command line with every option that is not as by default, `first` right after its name."""
-    defaults = {f.name: f.default for f in fields(CONFIGS[command])} if command in CONFIGS else {}
-    lines = [f"unlearner {command} {first}".rstrip()]
-    for key, value in options.items():
-        default = defaults.get(key, MISSING)
-        if value != default and not (default is MISSING and value in ([], {}, None)):
-            lines += _option(key, value)
-    return clean(" \\\n    ".join([*lines, "--output DIRECTORY"]))
-
-
-def _option(key: str, value: Any) -> list[str]:
-    """An option as it is typed, safe in a shell."""
-    flag = "--" + key.replace("_", "-")
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{flag[2:]}"]
-    parts = value if isinstance(value, list) else [value]
-    if isinstance(value, dict):
-        parts = [part for pair in value.items() for part in pair]
-    return [" ".join([flag, *(shlex.quote(str(part)) for part in parts)])]
-
-
-def _commands(report: Report) -> list[tuple[str, str]]:
-    """What makes every bench and run; of a bench's cells, the first of every method and split."""
-    known = {f.name for f in fields(BenchConfig)} - {"scenario"}
-    found = [
-        (
-            f"the bench {bench['name']}",
-            _command("bench", {k: v for k, v in bench.items() if k in known}, bench["scenario"]),
-        )
-        for bench in report.benches
-    ]
-    for part in report.parts:
-        for run in part.runs:
-            if run.config:
-                tail = " (first task; the others each from the last one's model)" if run.retention else ""
-                found.append((_within(part, run) + tail, _command(run.command, run.config)))
-    return found
-
-
-def _within(part: Part, run: Run) -> str:
-    """A run's name on the whole page."""
-    return ", ".join(filter(None, (run.label, part.title, f"seed {run.config.get('seed')}" if part.seeds else "")))
-
-
-def _settings(report: Report) -> list[tuple[str, str]]:
-    """All options of every bench and run."""
-    benches = [(f"the bench {b['name']}", _yaml({k: v for k, v in b.items() if k != "name"})) for b in report.benches]
-    runs = [(_within(part, run), _yaml(run.config)) for part in report.parts for run in part.runs if run.config]
-    return benches + runs
-
-
-def _provenance(report: Report) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Versions, hardware and hashes: one row where all runs agree, else one for every distinct value."""
-    runs = [(_within(part, run), run.about) for part in report.parts for run in part.runs]
-    groups = []
-    for title, key in (("Versions", "versions"), ("Hardware", "hardware"), ("SHA-256 of the contents", "hashes")):
-        rows = []
-        for name in dict.fromkeys(name for _, about in runs for name in about.get(key, {})):
-            values: dict[str, list[str]] = {}
-            for label, about in runs:
-                if name in about.get(key, {}):
-                    values.setdefault(_plain(about[key][name]), []).append(label)
-            for value, labels in values.items():
-                everywhere = len(values) == 1 and len(labels) == len(runs)
-                rows.append((clean(str(name)), clean(value), "" if everywhere else "; ".join(labels)))
-        if rows:
-            groups.append((title, rows))
-    return groups
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
-
-
-def _yaml(config: dict[str, Any]) -> str:
-    return clean(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=1000))

@@ -3,8 +3,8 @@
 Position t predicts token t+1. B sequences, T tokens, N scored positions, H hidden size.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearner.models.anatomy import backbone
+from unlearner.models.anatomy import backbone, captured
 from unlearner.models.packing import Packed
 from unlearner.scoring.constants import IGNORE
 
@@ -64,6 +64,16 @@ class RowWeights:
 
 
 @dataclass(frozen=True)
+class States:
+    """Hidden states of a batch's positions, blocks one after the other."""
+
+    last: Tensor
+    """(positions, H), after the final norm: what the output embedding reads."""
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    """What each layer that was asked for gave, (positions, H)."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """All views of some items as one batch: a single forward serves them, or one for each block of like lengths."""
 
@@ -77,6 +87,8 @@ class Batch:
     padding. The views' indices count the positions of these blocks, one block after the other."""
     packed: Packed | None = None
     """With it `input_ids` is (1, P): all rows' tokens one after the other, which is what the indices count."""
+    reference: Self | None = None
+    """The rows about which the reference model is asked in this step, as a batch of their own; None: all rows."""
 
     def to(self, device: torch.device) -> Self:
         return replace(
@@ -85,7 +97,13 @@ class Batch:
             attention_mask=None if self.attention_mask is None else self.attention_mask.to(device, non_blocking=True),
             views={name: view.to(device) for name, view in self.views.items()},
             packed=self.packed and self.packed.to(device),
+            reference=self.reference and self.reference.to(device),
         )
+
+    def with_reference_nll(self, known: Mapping[str, Tensor]) -> Self:
+        """The batch with the reference's sequence NLLs, view → (B,), put in."""
+        views = {name: replace(view, reference_nll=known.get(name)) for name, view in self.views.items()}
+        return replace(self, views=views) if known else self
 
     @classmethod
     def build(
@@ -97,16 +115,25 @@ class Batch:
         keep_mask: bool = True,
         forward_tokens: int | None = None,
         packed: bool = False,
+        reference: Collection[str] = (),
+        width: int = 0,
     ) -> Self:
         """Join views of `input_ids`, `labels`, `attention_mask`, each (B, T), T and B as each view likes.
 
         Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
         code does (PAPER section 7); the default never does. With `forward_tokens`, what a further forward costs in
         tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs;
-        `packed` leaves out all their padding, for a model inside `packing`.
+        `packed` leaves out all their padding, for a model inside `packing`. `reference` names the views about which the
+        reference model is asked; rows are at least `width` tokens wide.
         """
         first = next(iter(views.values()))["input_ids"]
-        width = max(view["input_ids"].shape[1] for view in views.values())
+        width = max(width, *(view["input_ids"].shape[1] for view in views.values()))
+        asked = None
+        if reference and set(views) - set(reference):
+            asked = cls.build(
+                {name: view for name, view in views.items() if name in reference}, official=official, weights=weights,
+                keep_mask=keep_mask, forward_tokens=forward_tokens, packed=packed, width=width,
+            )  # fmt: skip
         height = sum(view["input_ids"].shape[0] for view in views.values())
         ids = first.new_zeros((height, width))
         mask = torch.zeros_like(ids)
@@ -124,7 +151,7 @@ class Batch:
             rows_lengths = mask.sum(1)
             starts = rows_lengths.cumsum(0) - rows_lengths
             indices = cls._indices(views, starts, official, weights)
-            return cls(ids[mask.bool()][None], None, indices, (), Packed.of(rows_lengths))
+            return cls(ids[mask.bool()][None], None, indices, (), Packed.of(rows_lengths), asked)
         if forward_tokens is not None:
             lengths = mask.sum(1).numpy()
             order = np.argsort(-lengths, kind="stable")
@@ -134,7 +161,7 @@ class Batch:
         starts = torch.empty(height, dtype=torch.long)
         starts[torch.from_numpy(order)] = torch.from_numpy(np.cumsum(widths) - widths)
         indices = cls._indices(views, starts.to(first.device), official, weights)
-        return cls(ids, mask if keep_mask else None, indices, blocks)
+        return cls(ids, mask if keep_mask else None, indices, blocks, None, asked)
 
     @staticmethod
     def _indices(
@@ -152,17 +179,24 @@ class Batch:
             top += rows
         return indices
 
-    def states(self, model: nn.Module) -> Tensor:
-        """Last hidden states of all blocks, one after the other, (positions, H)."""
+    def states(self, model: nn.Module, layers: Sequence[int] = ()) -> States:
+        """Hidden states of all positions: the last, and those that `layers` of the transformer give."""
         body = backbone(model)
-        if self.packed is not None:
-            return self.packed.states(body, self.input_ids)
-        parts = []
-        for rows, width in self.blocks:
-            mask = None if self.attention_mask is None else self.attention_mask[rows, :width]
-            out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
-            parts.append(out.last_hidden_state.flatten(0, 1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        with captured(model, layers) as parts:
+            if self.packed is not None:
+                return States(self.packed.states(body, self.input_ids), {n: each[0][0] for n, each in parts.items()})
+            last = []
+            for rows, width in self.blocks:
+                mask = None if self.attention_mask is None else self.attention_mask[rows, :width]
+                out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
+                last.append(out.last_hidden_state)
+        return States(_positions(last), {n: _positions(each) for n, each in parts.items()})
+
+
+def _positions(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks (B, T, H) as (positions, H)."""
+    flat = [block.flatten(0, 1) for block in blocks]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
 
 
 def _of_one_width(widths: Sequence[int]) -> tuple[tuple[slice, int], ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unlearner.models.anatomy import Head
 from unlearner.models.onednn_linear import linear
-from unlearner.scoring.constants import EPSILON, KINDS
+from unlearner.scoring.constants import EPSILON, KINDS, STATISTICS
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 """Memory of one chunk of logits; two or three such buffers live at a time."""
@@ -37,12 +37,19 @@ def token_scores(
     - `entropy`: −Σ_k p_k log p_k, in nats
     - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
 
+    and without gradient:
+
+    - `is_argmax`: 1 where no token is more likely than the target (of equals, the first), else 0
+    - `rank`: how many tokens are more likely than the target
+    - `expected_logp`: E_p[log p] = Σ_k p_k log p_k, what `logp` would be on average were the target drawn from p
+    - `variance_logp`: Var_p[log p], its variance
+
     Logits exist for one chunk at a time, of about `chunk_bytes`: of positions in the forward pass, of the vocabulary in
     the backward pass. Their gradient has a closed form: where the head is trained they are computed again for it, else
     it is found on the way. `fused` has `logp` and `mean_logp` computed by Triton kernels (scoring/kernels.py); by
     default it is True on CUDA where they are there and a trial finds them faster.
     """
-    unknown = set(kinds) - set(KINDS)
+    unknown = set(kinds) - {*KINDS, *STATISTICS}
     assert not unknown, unknown
     assert ("kl" in kinds) == (reference is not None)
     if chunk_bytes is None:
@@ -51,10 +58,13 @@ def token_scores(
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
     if fused is None:
         fused = kind == "cuda" and _kernels_gain(hidden.device, compute, head.vocabulary, tuple(kinds))
+    # Those with a gradient first: of these alone autograd asks for one.
+    ordered = tuple(sorted(kinds, key=lambda kind: kind in STATISTICS))
     values = _TokenScores.apply(
-        hidden, head.weight, head.bias, targets, head, reference, tuple(kinds), chunk_bytes, compute, fused
+        hidden, head.weight, head.bias, targets, head, reference, ordered, chunk_bytes, compute, fused
     )
-    return dict(zip(kinds, values, strict=True))
+    found = dict(zip(ordered, values, strict=True))
+    return {kind: found[kind] for kind in kinds}
 
 
 class _TokenScores(torch.autograd.Function):
@@ -89,6 +99,7 @@ class _TokenScores(torch.autograd.Function):
             states, theirs = reference
             reference = states, local if theirs.weight is head.weight else theirs.to(compute)
         out = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
+        kinds = tuple(kind for kind in kinds if kind in KINDS)
         lse = hidden.new_empty(n, dtype=wide)
         sums = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -124,11 +135,13 @@ class _TokenScores(torch.autograd.Function):
         ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * itemsize))
         ctx.fused = fused
         ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
-        return tuple(out[kind] for kind in kinds)
+        ctx.mark_non_differentiable(*(values for kind, values in out.items() if kind in STATISTICS))
+        return tuple(out.values())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, lse, kept, *found = ctx.saved_tensors
+        grads = grads[: len(ctx.kinds)]
         if ctx.frozen_head:
             parts = [slope * grad[:, None] for slope, grad in zip(found, grads, strict=True)]
             return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 9)
@@ -200,9 +213,17 @@ def _values(
             values[:] = p.add_(EPSILON).log_().mean(-1)
         elif kind == "entropy":
             values[:] = sums[kind][:] = -(log_p.exp() * log_p).sum(-1)
-        else:
+        elif kind == "kl":
             assert log_q is not None
             values[:] = (log_q.exp() * (log_q - log_p)).sum(-1)
+        elif kind == "is_argmax":
+            values[:] = log_p.argmax(-1) == targets
+        elif kind == "rank":
+            values[:] = (log_p > log_p.gather(1, targets[:, None])).sum(-1)
+        else:
+            p = log_p.exp()
+            expected = (p * log_p).sum(-1, keepdim=True)
+            values[:] = expected[:, 0] if kind == "expected_logp" else (p * (log_p - expected).square_()).sum(-1)
 
 
 def _logit_gradients(

@@ -1,26 +1,34 @@
-"""What a loss reads of a view: the scores it asked for, and how to average them.
+"""What a loss reads of a view: what it asked for of the model and of the reference, and how to average it.
 
-B sequences of the view, N labelled positions, M compared positions.
+B sequences of the view, N labelled positions, M positions of real tokens, H hidden size.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from unlearner.models.anatomy import Head
-from unlearner.scoring.batch import Batch, ViewIndex
+from unlearner.scoring.batch import Batch, States, ViewIndex
 from unlearner.scoring.token_scores import token_scores
+
+Needs = Mapping[str, Sequence[str | int]]
+"""What is asked of each view: a name is a score of tokens, a number the hidden states that this layer gives."""
 
 
 @dataclass(frozen=True)
 class ViewScores:
-    """What a loss reads of one view: the scores it asked for, and how to average them."""
+    """What a loss reads of one view."""
 
     view: ViewIndex
     vocabulary: int
     scores: Mapping[str, Tensor]
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    """(positions of the batch, H) for each layer that was asked for."""
+    reference: "ViewScores | None" = None
+    """The same of the reference model, what was asked for in `Loss.reference`; no gradient."""
 
     @property
     def logp(self) -> Tensor:
@@ -45,15 +53,21 @@ class ViewScores:
     @property
     def nll(self) -> Tensor:
         """(B,) negative log-likelihood of each sequence, summed over its labelled tokens."""
-        return -torch.zeros(self.view.rows, dtype=self.logp.dtype, device=self.logp.device).index_add(
-            0, self.view.row, self.logp
-        )
+        return self.sequence_sum(-self.logp)
 
     @property
     def reference_nll(self) -> Tensor:
         """(B,) the same under the reference model, no gradient."""
         assert self.view.reference_nll is not None
         return self.view.reference_nll
+
+    def states(self, layer: int, at: Literal["labels", "tokens"] = "tokens") -> Tensor:
+        """Hidden states that `layer` gives: (M, H) at every real token, (N, H) where a labelled one is predicted."""
+        return self.layers[layer].index_select(0, self.view.kl_index if at == "tokens" else self.view.index)
+
+    def sequence_sum(self, values: Tensor) -> Tensor:
+        """(B,) sums over the labelled tokens of each sequence of (N,) values."""
+        return torch.zeros(self.view.rows, dtype=values.dtype, device=values.device).index_add(0, self.view.row, values)
 
     def token_mean(self, values: Tensor) -> Tensor:
         """Mean over labelled tokens of (N,) values."""
@@ -64,35 +78,69 @@ class ViewScores:
         return (values * self.view.sequence_weight).sum()
 
     def position_mean(self, values: Tensor) -> Tensor:
-        """Mean over compared positions of (M,) values."""
+        """Mean over real tokens (in official mode, over every padded position) of (M,) values."""
         return (values * self.view.kl_weight).sum()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the reference model has computed for the rows of `batch`, without gradient."""
+
+    batch: Batch
+    states: States
+    head: Head
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: Batch, asked: Needs) -> Self:
+        """One forward of the reference model over the rows of `batch` that it is `asked` about."""
+        rows = batch.reference or batch
+        with torch.no_grad():
+            return cls(rows, rows.states(model, layers_of(asked)), Head.of(model))
+
+
+def layers_of(needs: Needs) -> list[int]:
+    """The layers whose states are asked for, of whatever view."""
+    return sorted({each for kinds in needs.values() for each in kinds if isinstance(each, int)})
 
 
 def score_views(
     model: nn.Module,
     batch: Batch,
-    needs: Mapping[str, Sequence[str]],
+    needs: Needs,
     *,
-    reference: "tuple[Tensor, Head] | None" = None,
+    known: Known | None = None,
+    asked: Needs | None = None,
     chunk_bytes: int | None = None,
 ) -> dict[str, ViewScores]:
-    """One forward over each block of `batch`, then the scores that `needs` names for each view.
+    """One forward over each block of `batch`, then what `needs` names for each view.
 
-    `reference` holds the reference's hidden states (M, H') at the `kl_index` of the view that needs `kl`, and its head.
+    `known` is what the reference model computed, for the view that needs `kl` and for what is `asked` of it.
     """
-    states = batch.states(model)
-    head = Head.of(model)
+    states = batch.states(model, layers_of(needs))
+    out = _scored(batch, states, Head.of(model), needs, known, chunk_bytes)
+    if known is not None and asked:
+        with torch.no_grad():
+            theirs = _scored(known.batch, known.states, known.head, asked, None, chunk_bytes)
+        out |= {name: replace(out[name], reference=scores) for name, scores in theirs.items()}
+    return out
+
+
+def _scored(
+    batch: Batch, states: States, head: Head, needs: Needs, known: Known | None, chunk_bytes: int | None
+) -> dict[str, ViewScores]:
     out: dict[str, ViewScores] = {}
     for name, kinds in needs.items():
         view = batch.views[name]
         scores: dict[str, Tensor] = {}
-        at_labels = [kind for kind in kinds if kind != "kl"]
+        at_labels = [kind for kind in kinds if isinstance(kind, str) and kind != "kl"]
         if at_labels:
-            chosen = states.index_select(0, view.index)
+            chosen = states.last.index_select(0, view.index)
             scores |= token_scores(chosen, head, view.target, at_labels, chunk_bytes=chunk_bytes)
         if "kl" in kinds:
-            chosen = states.index_select(0, view.kl_index)
+            assert known is not None
+            theirs = known.states.last.index_select(0, known.batch.views[name].kl_index), known.head
+            chosen = states.last.index_select(0, view.kl_index)
             nothing = torch.zeros_like(view.kl_index)
-            scores |= token_scores(chosen, head, nothing, ["kl"], reference=reference, chunk_bytes=chunk_bytes)
-        out[name] = ViewScores(view, head.vocabulary, scores)
+            scores |= token_scores(chosen, head, nothing, ["kl"], reference=theirs, chunk_bytes=chunk_bytes)
+        out[name] = ViewScores(view, head.vocabulary, scores, states.layers)
     return out

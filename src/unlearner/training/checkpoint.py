@@ -1,15 +1,16 @@
 """Checkpoints and final models: whole or not there, and few.
 
-A checkpoint holds the trained weights and the optimiser's states, written by PyTorch's distributed checkpoints: every
-process writes its part, and any other number of processes can read it. Nothing else belongs to it, for what a step
-does is a function of its number (`Plan`, the learning rate, the seeds of dropout).
+A checkpoint holds the trained weights, the optimiser's states and the losses' own tensors, written by PyTorch's
+distributed checkpoints: every process writes its part, and any other number of processes can read it. Nothing else
+belongs to it, for what a step does is a function of its number (`Plan`, the learning rate, the seeds of dropout).
 """
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,8 +41,18 @@ def latest(folder: Path) -> tuple[int, Path] | None:
     return found[-1] if found else None
 
 
-def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step: int, keep: int) -> None:
-    """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`."""
+def save(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    step: int,
+    keep: int,
+    losses: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
+) -> None:
+    """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`.
+
+    `losses` are the losses' own tensors, the same in all processes.
+    """
     temporary, final = folder / f".step-{step:06d}.tmp", folder / f"step-{step:06d}"
     with space_errors(final):
         if distributed.is_main():
@@ -54,6 +65,7 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step:
         else:
             weights, states = get_state_dict(model, optimizer, options=TRAINED)
             state = {"model": weights, "optimizer": states}
+        state |= _own(losses)
         with _alone_or_not() as no_dist:
             dcp.save(state, checkpoint_id=temporary, no_dist=no_dist)
         distributed.barrier()
@@ -65,17 +77,26 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step:
             shutil.rmtree(old)
 
 
-def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Continue from the checkpoint in `folder`, whatever number of processes wrote it."""
+def load(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    losses: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
+) -> None:
+    """Continue from the checkpoint in `folder`, whatever number of processes wrote it; `losses` are read in place."""
     if deepspeed.is_spread(model):
-        parts = deepspeed.blank_state(model, optimizer)
+        parts = deepspeed.blank_state(model, optimizer) | _own(losses)
         dcp.load(parts, checkpoint_id=folder)
         deepspeed.restore(model, optimizer, parts)
         return
     weights, states = get_state_dict(model, optimizer, options=TRAINED)
     with _alone_or_not() as no_dist:
-        dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder, no_dist=no_dist)
+        dcp.load({"model": weights, "optimizer": states, **_own(losses)}, checkpoint_id=folder, no_dist=no_dist)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states, options=LOADED)
+
+
+def _own(losses: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    return {f"loss {loss}": dict(state) for loss, state in losses.items()}
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.errors import UserError
+from unlearner.methods import Method
 from unlearner.models.load import check_fits, load_model
+from unlearner.scoring.views import layers_of
 from unlearner.training.setup import weights_dtype
 
 
@@ -57,6 +59,12 @@ def check_steps(plan: Plan) -> None:
             f"{plan.items} rows in {plan.epochs:g} epochs make no step of {plan.step_items} rows: "
             f"raise --epochs{official}."
         )
+
+
+def check_compiles(method: Method) -> None:
+    """Raises UserError for hidden states of layers, which compiled layers do not hand out."""
+    if layers_of(method.needs):
+        raise UserError(f"--compile does not go with {method.name}, which reads hidden states of layers: leave it out.")
 
 
 def check_room(views: Mapping[str, View], max_length: int) -> None:

@@ -27,14 +27,19 @@ from unlearner.evaluation.evaluate import (
     measure,
     retrained_hash,
     retrained_rows,
+    way_of_measuring,
 )
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges, load_judges
+from unlearner.evaluation.metrics import find_metrics
 from unlearner.evaluation.sets import load_forget, load_sets
+from unlearner.evaluation.summary import MODEL_UTILITY
 from unlearner.files import cache_directory, read_json, write_json, write_text
 from unlearner.methods import Method
+from unlearner.methods.options import read_pairs
 from unlearner.models.load import check_fits, load_model, load_tokenizer, model_hash
 from unlearner.models.sharding import choose, placed, widen
+from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.training.builtin import resolve_model
 from unlearner.training.checks import check_room, check_steps, check_training_fits, load_to_train, warn_truncated
@@ -88,24 +93,24 @@ def forget(config: ForgetConfig, *, known: Path | None = None) -> ForgetResult:
     check_training_fits(model, tokenizer, views, config.max_length if config.official else 0)
     check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
     reference, dtype = None, weights_dtype(config)
-    if config.reference_model is not None and not (inputs.method.reference_nll or inputs.method.kl_view):
+    if config.reference_model is not None and not inputs.method.needs_reference:
         warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
     elif config.reference_model is not None:
         path = resolve_model(config.reference_model)
         reference = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
     hashes = {
-        "the forget set": records_hash(inputs.forget),
-        "the retain set": records_hash(inputs.retain),
-        **{f"the evaluation set {s.name}": records_hash(s.records) for s in inputs.sets},
-        **{f"the forget set of task {task}": records_hash(s.records) for task, s in inputs.earlier.items()},
-        "the model": model_hash(config.model),
+        "forget": records_hash(inputs.forget),
+        "retain": records_hash(inputs.retain),
+        **{f"eval.{s.name}": records_hash(s.records) for s in inputs.sets},
+        **{f"earlier.{task}": records_hash(s.records) for task, s in inputs.earlier.items()},
+        "model": model_hash(config.model),
     }
     if config.refusals is not None:
-        hashes["the refusals"] = records_hash(inputs.refusals)
+        hashes["refusals"] = records_hash(inputs.refusals)
     if config.retrained is not None:
-        hashes["the retrained model"] = retrained_hash(config.retrained)
+        hashes["retrained"] = retrained_hash(config.retrained)
     if config.reference_model is not None:
-        hashes["the reference model"] = model_hash(resolve_model(config.reference_model))
+        hashes["reference_model"] = model_hash(resolve_model(config.reference_model))
     accelerator = make_accelerator(config, Path(config.output))
     folder = open_run(config.output, "forget", settings, hashes)
     made = folder / ("adapter" if config.lora and not config.merge else "model")
@@ -167,9 +172,11 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
 def read_inputs(config: ForgetConfig) -> _Inputs:
     """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
     assert config.forget_coeff is not None
+    options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
+    options |= read_pairs(config.method, config.method_options)
     method = Method.parse(
-        config.method, beta=config.beta, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
-        me_direction=config.me_direction, official=config.official,
+        config.method, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
+        official=config.official, **options,
     )  # fmt: skip
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
@@ -205,9 +212,12 @@ def read_inputs(config: ForgetConfig) -> _Inputs:
         for task in earlier_tasks(rows, config.task):
             earlier[task] = load_sets(config, EvalSources(), forget=select_task(rows, task))[0]
     judges = load_judges(config.judge, config.embedding_model)
+    missing = set(MODEL_UTILITY) - {metric.name for metric in find_metrics(config.metrics)}
+    if missing and not (config.stop_forget_efficacy is None and config.stop_utility_share is None):
+        raise UserError(f"stopping early needs all of the paper's metrics: add {min(missing)} to --metrics.")
     check_ability(config)
     if config.retrained is not None:
-        check_retrained(config.retrained, sets, config.trust_remote_code)
+        check_retrained(config.retrained, sets, config)
     return _Inputs(forget, retain, refusals, sets, earlier, judges, method)
 
 
@@ -294,12 +304,8 @@ class _Evaluations:
             return None
         config, judges = self.config, self.inputs.judges
         assert judges is not None
-        how = (
-            self.template, config.official, config.precision, weights_dtype(config), config.max_new_tokens,
-            config.eval_max_length, judges.embedding_model, judges.judge,
-            config.lm_eval, config.lm_eval_limit, config.lm_eval_tasks,
-        )  # fmt: skip
-        return self.known / records_hash([model_hash(path) or path, repr(how)])[:24]
+        how = way_of_measuring(config, config, self.template, judges, config.official, weights_dtype(config))
+        return self.known / sha256([model_hash(path) or path, how])[:24]
 
     def last(self, model: nn.Module, path: str) -> dict[str, Any] | None:
         """The evaluation of the model made: the last epoch's, if there was one; then the earlier tasks'."""

@@ -1,7 +1,7 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from unlearner.models.packing import packing
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch, RowWeights
 from unlearner.training import checkpoint
+from unlearner.training.checks import check_compiles
 from unlearner.training.interrupt import ctrl_c
 from unlearner.training.log import Log
-from unlearner.training.objective import Objective, with_reference_nll
-from unlearner.training.reference import reference_nll, step_reference
+from unlearner.training.objective import Objective
+from unlearner.training.reference import Reference, reference_nll, step_reference
 from unlearner.training.setup import make_optimizer, place
 
 AtEpoch = Callable[[nn.Module, int], bool]
@@ -64,20 +65,22 @@ def train(
         name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
         for name in method.reference_nll
     }
-    if reference_model is not None and method.kl_view is None:  # it has answered: its memory is the training's
+    if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
         if not is_sharded(reference_model):
             reference_model.to("cpu")
         reference_model = None
-    # A sharded model's processes need as many forwards each; the reference's distribution is read row by row of a view.
+    # A sharded model's processes need as many forwards each.
     spread = parallel != "ddp"
-    one_block = accelerator.num_processes > 1 or spread or method.official or method.kl_view is not None
+    one_block = accelerator.num_processes > 1 or spread or method.official
     forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
-    forward_autocast = nullcontext() if is_sharded(model) else accelerator.autocast()
-    packs = not (options.compile or parallel == "deepspeed" or method.official or method.kl_view is not None)
+    packs = not (options.compile or parallel == "deepspeed" or method.official)
     if options.compile:
+        check_compiles(method)
         compile_layers(model)
 
-    objective = Objective(model, method, step_reference(model, method, reference_model))
+    reference = step_reference(model, method, reference_model)
+    objective = Objective(model, method, reference, seed=options.seed)
+    objective.to_device(accelerator.device)
     optimizer = make_optimizer(objective, options)
     if parallel == "deepspeed":
         wrapped: Any = deepspeed.start(objective, optimizer, options, accelerator.device)
@@ -92,7 +95,7 @@ def train(
     step = 0
     if newest := distributed.agreed(checkpoint.latest(checkpoints)):
         step = newest[0]
-        checkpoint.load(model, optimizer, newest[1])
+        checkpoint.load(model, optimizer, newest[1], objective.states)
     log = Log(folder / "log.jsonl", step, accelerator)
     epoch_ends = plan.epoch_ends()
     save_at = set(range(options.save_every, plan.steps, options.save_every)) if options.save_every else set(epoch_ends)
@@ -101,7 +104,7 @@ def train(
         progress_bar(method.name, plan.steps, step) as bar,
         ctrl_c() as interrupted,
         nullcontext() if options.compile else fast_products(model, reference_model),
-        packing(bare(model), forward_autocast) if packs else nullcontext(False) as packed,
+        packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
     ):
         while True:
             if step in epoch_ends and at_epoch is not None:
@@ -128,6 +131,7 @@ def train(
                     pad_id,
                     known_nll,
                     official=method.official,
+                    reference=method.asked,
                     forward_tokens=forward_tokens,
                     packed=packed,
                 ).to(accelerator.device)
@@ -149,13 +153,14 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
+            objective.after_step(losses, accelerator)
             log.add(step + 1, done, lr, losses, norm)
             step += 1
             stop = distributed.any_of(interrupted())
             due = step in save_at and step < plan.steps
             bar(step, **(log.flush() if stop or due or step in epoch_ends or step % options.log_every == 0 else {}))
             if due or stop:
-                checkpoint.save(model, optimizer, checkpoints, step, options.keep_checkpoints)
+                checkpoint.save(model, optimizer, checkpoints, step, options.keep_checkpoints, objective.states)
             if stop:
                 raise KeyboardInterrupt
 
@@ -170,6 +175,18 @@ def train(
     return accelerator.unwrap_model(wrapped).model
 
 
+@contextmanager
+def packing_all(model: Any, reference: Reference | None, accelerator: Accelerator) -> Iterator[bool]:
+    """`packing` of the model and of the copy that is its reference, if there is one: whether both can be packed."""
+    models = [model, reference.model] if reference is not None and reference.holds_copy else [model]
+    with ExitStack() as stack:
+        able = [
+            stack.enter_context(packing(bare(each), nullcontext() if is_sharded(each) else accelerator.autocast()))
+            for each in models
+        ]
+        yield all(able)
+
+
 def assemble(
     part: MicroBatch,
     views: Mapping[str, View],
@@ -177,6 +194,7 @@ def assemble(
     known_nll: Mapping[str, np.ndarray],
     *,
     official: bool,
+    reference: Collection[str] = (),
     forward_tokens: int | None = None,
     packed: bool = False,
 ) -> Batch:
@@ -190,9 +208,10 @@ def assemble(
     }  # fmt: skip
     # Right-padded rows need no mask, save where official mode lets padding count.
     batch = Batch.build(
-        tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed
-    )
-    return with_reference_nll(batch, {name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
+        tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed,
+        reference=reference,
+    )  # fmt: skip
+    return batch.with_reference_nll({name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:

@@ -1,11 +1,12 @@
 """The module that accelerate wraps: model and method together, so that one forward gives the losses of a batch."""
 
-from dataclasses import replace
-
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from unlearner.methods import Losses, Method
+from unlearner.methods.base import has_after_step
+from unlearner.models.anatomy import bare
 from unlearner.scoring.batch import Batch
 from unlearner.scoring.views import score_views
 from unlearner.training.reference import Reference
@@ -14,36 +15,39 @@ from unlearner.training.reference import Reference
 class Objective(nn.Module):
     """`forward(batch)` gives (total, forget, retain), shape (3,), gradient in the first.
 
-    Scoring happens in here, inside the wrapped module's forward: hooks of DDP and FSDP see it.
+    Scoring happens in here, inside the wrapped module's forward: hooks of DDP and FSDP see it. `states` are the losses'
+    own tensors (`Loss.setup`), the same in all processes.
     """
 
-    def __init__(self, model: nn.Module, method: Method, reference: Reference | None = None) -> None:
+    def __init__(self, model: nn.Module, method: Method, reference: Reference | None = None, *, seed: int = 0) -> None:
         super().__init__()
         self.model = model
         self.method = method
         self.reference = reference  # no nn.Module: it is neither trained, sharded nor saved
+        self.states = method.setup(bare(model).config.get_text_config(), seed)
 
     def forward(self, batch: Batch) -> Tensor:
-        distribution = None
-        if self.method.kl_view is not None:
-            assert self.reference is not None
-            view = batch.views[self.method.kl_view]
-            rows = slice(view.first_row, view.first_row + view.rows)
-            mask = None if batch.attention_mask is None else batch.attention_mask[rows]
-            states, head = self.reference.states(batch.input_ids[rows], mask)
-            offset = view.first_row * batch.input_ids.shape[1]
-            distribution = states.flatten(0, 1).index_select(0, view.kl_index - offset), head
-        losses = self.method.combine(score_views(self.model, batch, self.method.needs, reference=distribution))
+        asked = self.method.asked
+        assert not asked or self.reference is not None
+        known = self.reference.ask(batch, asked) if self.reference is not None and asked else None
+        views = score_views(self.model, batch, self.method.needs, known=known, asked=asked)
+        losses = self.method.combine(views, self.states)
         total = self.method.total(losses)
         return torch.stack([total, *(loss.detach() for loss in losses)])
 
+    def to_device(self, device: torch.device) -> None:
+        """Bring the losses' own tensors to where the batches will be."""
+        self.states = {
+            loss: {name: tensor.to(device) for name, tensor in state.items()} for loss, state in self.states.items()
+        }
 
-def with_reference_nll(batch: Batch, known: dict[str, Tensor]) -> Batch:
-    """The batch with the reference's sequence NLLs, view → (B,), put in."""
-    if not known:
-        return batch
-    views = {name: replace(view, reference_nll=known.get(name)) for name, view in batch.views.items()}
-    return replace(batch, views=views)
-
-
-__all__ = ["Losses", "Objective", "with_reference_nll"]
+    def after_step(self, losses: Tensor, accelerator: Accelerator) -> None:
+        """Tell the losses the values of the step just done: `losses` (3,) is this process' share of them."""
+        parts = [part for part in self.method.parts if has_after_step(part)]
+        if not parts:
+            return
+        step = Losses(*accelerator.reduce(losses[1:].clone(), "sum"))
+        with torch.no_grad():
+            for part in parts:
+                value = step.forget if part is self.method.forget else step.retain
+                part.after_step(value, **self.states.get(part.name, {}))

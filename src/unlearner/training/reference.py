@@ -1,14 +1,17 @@
 """The reference model: a means, not a model (DESIGN idea 3).
 
-NPO and DPO need one number per sequence, computed once before training (`reference_nlls`). KL needs a distribution in
-every step: with LoRA it comes from the same weights with the adapter off, otherwise from a frozen copy. The loop asks
-for `states` and does not know which.
+NPO and DPO need one number per sequence, computed once before training (`reference_nll`). Other losses ask in every
+step, for a distribution, token scores or hidden states: with LoRA the same weights answer with the adapter off, where
+few weights are trained the same model with copies of those put in, otherwise a frozen copy. The objective asks
+(`Reference.ask`) and does not know which.
 """
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,64 +22,104 @@ from unlearner.config import TrainOptions
 from unlearner.console import progress_bar
 from unlearner.data.batches import padded
 from unlearner.data.views import View
+from unlearner.errors import UserError
 from unlearner.methods import Method
-from unlearner.models.anatomy import Head, backbone
 from unlearner.models.onednn_linear import fast_products
-from unlearner.models.sharding import is_sharded, whole
+from unlearner.models.sharding import is_sharded, layers, whole
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch
-from unlearner.scoring.views import score_views
+from unlearner.scoring.views import Known, Needs, score_views
 
 
 class Reference:
-    """Hidden states and output embedding of the model as it was before training."""
+    """The model as it was before training, to be asked in every step."""
 
-    def __init__(self, model: nn.Module, *, adapter_off: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        context: Callable[[Any], AbstractContextManager[Any]] | None = None,
+        before: Mapping[nn.Parameter, Tensor] | None = None,
+    ) -> None:
+        """`context` makes the trained `model` what it was while it is entered; without it, `model` is a frozen one.
+
+        `before` holds the weights that differ inside `context`.
+        """
         self.model = model
-        self._adapter_off = adapter_off
+        self._context = context
+        self._before = before or {}
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Reference":
-        """With LoRA the model itself, its adapter switched off; otherwise a frozen copy of it."""
+    def of(cls, model: nn.Module, *, partly: bool = False) -> "Reference":
+        """With LoRA the model itself, its adapter switched off; where it is trained only `partly`, the model itself,
+        with copies of what is trained put in; otherwise a frozen copy of it."""
         if hasattr(model, "disable_adapter"):
-            return cls(model, adapter_off=True)
-        frozen = copy.deepcopy(model).requires_grad_(False).eval()
-        return cls(frozen, adapter_off=False)
+            return cls(model, context=_adapter_off)
+        if partly:
+            before = {p: p.detach().clone() for p in model.parameters() if p.requires_grad}
+            return cls(model, context=lambda trained: _as_before(trained, before), before=before)
+        return cls(copy.deepcopy(model).requires_grad_(False).eval())
 
     @property
     def holds_copy(self) -> bool:
         """Whether a second copy of the weights is in memory."""
-        return not self._adapter_off
+        return self._context is None
 
     @torch.no_grad()
-    def states(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Head]:
-        """Last hidden states (R, T, H) without dropout, and the head that reads them."""
-        switched: AbstractContextManager[Any] = _adapter_off(self.model) if self._adapter_off else _nothing()
-        with switched:
-            out = backbone(self.model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return out.last_hidden_state, Head.of(self.model)
+    def ask(self, batch: Batch, asked: Needs) -> Known:
+        """What it computes for the rows of `batch` that it is asked about, without dropout."""
+        with nullcontext() if self._context is None else self._context(self.model):
+            known = Known.of(self.model, batch, asked)
+        own = {p: before for p, before in self._before.items() if p is known.head.weight or p is known.head.bias}
+        if not own:
+            return known
+        head = known.head
+        weight = own.get(cast(nn.Parameter, head.weight), head.weight)
+        bias = None if head.bias is None else own.get(cast(nn.Parameter, head.bias), head.bias)
+        return replace(known, head=replace(head, weight=weight, bias=bias))
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _adapter_off(model: Any) -> Iterator[None]:
+def _without_dropout(model: nn.Module) -> Iterator[None]:
     training = model.training
-    model.eval()  # a reference is asked without dropout
+    model.eval()
     try:
-        with model.disable_adapter():
-            yield
+        yield
     finally:
         model.train(training)
 
 
+@contextmanager
+def _adapter_off(model: Any) -> Iterator[None]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with _without_dropout(model), model.disable_adapter():
+        yield
+    model.requires_grad_(False)  # peft, as it switches the adapter on, has it all trained
+    for parameter in trained:
+        parameter.requires_grad_(True)
+
+
+@contextmanager
+def _as_before(model: nn.Module, before: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """In place, because a sharded model gathers what its parameters' memory holds."""
+    now = {p: p.detach().clone() for p in before}
+    _write(before)
+    try:
+        with _without_dropout(model):
+            yield
+    finally:
+        _write(now)
+
+
+def _write(values: Mapping[nn.Parameter, Tensor]) -> None:
+    for parameter, value in values.items():
+        parameter.detach().copy_(value)
+
+
 def needs_copy(method: Method, options: TrainOptions, parallel: str) -> bool:
     """Whether a frozen copy of the model is the reference in every step, or, with deepspeed, before the first."""
-    if parallel == "deepspeed" and method.reference_nll:
-        return True
-    return method.kl_view is not None and not options.lora
+    if parallel == "deepspeed":
+        return bool(method.reference_nll) or (bool(method.asked) and not options.lora)
+    return bool(method.asked) and not options.lora and not method.trains
 
 
 @torch.no_grad()
@@ -111,10 +154,38 @@ def reference_nll(
 
 
 def step_reference(model: Any, method: Method, given: Any) -> Reference | None:
-    if method.kl_view is None:
+    """Who answers in every step: the model `given`, or `model` as it is now. None where nothing is asked.
+
+    Raises UserError for a sharded model of which more is trained than layers, without a model `given`.
+    """
+    if not method.asked:
         return None
     if given is None:
-        return Reference.of(model)
+        partly = bool(method.trains)
+        if partly and is_sharded(model):  # what is around the layers is whole throughout a step
+            inside = {p for layer in layers(model) for p in layer.parameters()}
+            outside = [name for name, p in model.named_parameters() if p.requires_grad and p not in inside]
+            if outside and not hasattr(model, "disable_adapter"):
+                raise UserError(
+                    f"{method.name} trains {outside[0]}, which lies outside the layers, and asks its reference in "
+                    "every step: with fsdp, give it as --reference-model."
+                )
+        return Reference.of(model, partly=partly)
     if is_sharded(given):
         given.unshard()  # embeddings and norm stay whole, for no forward of its own gathers them; layers do not
-    return Reference(given, adapter_off=False)
+    return Reference(given)
+
+
+def train_only(model: nn.Module, method: Method) -> None:
+    """Freeze what the method does not train. Raises UserError where nothing would be left."""
+    if not method.trains:
+        return
+    left = 0
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and any(re.search(p, name) for p in method.trains))
+        left += parameter.requires_grad
+    if not left:
+        raise UserError(
+            f"{method.name} trains only parameters named {' or '.join(method.trains)}, and the model has none: "
+            "choose others by its options (--method-options)."
+        )

@@ -18,7 +18,7 @@ from unlearner.methods import Method
 from unlearner.models import deepspeed
 from unlearner.models.load import uses_bf16
 from unlearner.models.sharding import Engine, frozen, shard, widen
-from unlearner.training.reference import needs_copy
+from unlearner.training.reference import needs_copy, train_only
 
 ACCELERATE = {
     "ACCELERATE_USE_FSDP": "--parallel fsdp",
@@ -92,6 +92,7 @@ def place(
         widen(model, dtype)
     if options.lora:
         model = add_lora(model, options)
+    train_only(model, method)
     if reference is not None:
         reference.eval().requires_grad_(False)
         if parallel == "ddp":

@@ -1,4 +1,6 @@
-"""The metrics of the paper (PAPER section 5), by name. A new metric is one file and one line here."""
+"""The metrics of the paper (PAPER section 5), by name, and those of other packages."""
+
+from collections.abc import Sequence
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
@@ -8,6 +10,7 @@ from unlearner.evaluation.metrics.probability import Probability
 from unlearner.evaluation.metrics.rouge import Rouge
 from unlearner.evaluation.metrics.token_entropy import TokenEntropy
 from unlearner.evaluation.metrics.truth_ratio import TruthRatio
+from unlearner.plugins import load_object, load_plugins
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -23,7 +26,28 @@ METRICS: dict[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric called `name`; raises UserError, with the nearest name, where there is none."""
-    if name not in METRICS:
-        raise UserError(f"unknown metric {name!r}: {did_you_mean(name, METRICS)}")
-    return METRICS[name]
+    """The metric called `name`, of ours or of an installed package (entry points `unlearner.metrics`), or the one at
+    `module:Name`. Raises UserError, with the nearest name, where there is none."""
+    if name in METRICS:
+        return METRICS[name]
+    if ":" in name:
+        found = load_object(name)
+    else:
+        plugins = load_plugins("unlearner.metrics")
+        if name not in plugins:
+            raise UserError(f"unknown metric {name!r}: {did_you_mean(name, [*METRICS, *plugins])}")
+        found = plugins[name]
+    metric = found() if isinstance(found, type) else found
+    if not isinstance(metric, Metric):
+        raise UserError(f"--metrics {name} is no metric: it must be a subclass of unlearner's Metric.")
+    return metric
+
+
+def find_metrics(names: Sequence[str]) -> list[Metric]:
+    """The metrics called so, in this order; the paper's six where none is named. Raises UserError for an unknown one,
+    or two of one name."""
+    metrics = [find_metric(name) for name in names] or list(METRICS.values())
+    found = [metric.name for metric in metrics]
+    if twice := {name for name in found if found.count(name) > 1}:
+        raise UserError(f"--metrics has {min(twice)} twice: leave one out.")
+    return metrics

@@ -1,10 +1,12 @@
-"""What every metric shares. A metric reads what the two evaluation passes left behind; it never runs the model."""
+"""What every metric shares. A metric asks, and reads the answers; it never runs the model."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from unlearner.data.records import Record
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import Judges
+from unlearner.evaluation.requests import Request
 
 PAPER = "arXiv 2410.08109"
 
@@ -17,8 +19,20 @@ class Metric:
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    """Above a figure or beside a row."""
+    short: ClassVar[str]
+    """Above a narrow column."""
+    direction: ClassVar[Literal["higher", "lower"]] = "higher"
+    """What is better where knowledge is to be kept."""
     formula: ClassVar[str]
     source: ClassVar[str]
+    needs: ClassVar[str] = "value of it"
+    """What a row must have for the metric to be defined, behind "no row has" and "the others have no"."""
+
+    def requests(self, record: Record, eval_set: EvalSet) -> Sequence[Request]:
+        """What is to be asked of the model about `record`."""
+        raise NotImplementedError
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
         """The value of every example, in order; NaN where the metric is not defined for that example."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from unlearner.data.records import Record
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics.base import PAPER, Metric
 from unlearner.evaluation.metrics.rouge import rouge_l_recall
+from unlearner.evaluation.requests import Generate, Request
 
 LEAST_ROUGE = 0.1
 
@@ -19,8 +21,13 @@ class Entailment(Metric):
     """
 
     name = "entailment"
+    title = "Entailment"
+    short = "Entailed"
     formula = "1 if the judge finds entailment and ROUGE-L recall ≥ 0.1, else 0"
     source = PAPER
+
+    def requests(self, record: Record, eval_set: EvalSet) -> Sequence[Request]:
+        return [Generate(record.question)]
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
         related = [_is_related(example) for example in examples]

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
+from unlearner.data.records import Record
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics.base import Metric
+from unlearner.evaluation.requests import Generate, Request
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -19,8 +21,13 @@ class Rouge(Metric):
     """
 
     name = "rouge"
+    title = "ROUGE"
+    short = "ROUGE"
     formula = "|LCS(g, a)| / |a|, over stemmed words"
     source = "Lin 2004, ROUGE; rouge_score"
+
+    def requests(self, record: Record, eval_set: EvalSet) -> Sequence[Request]:
+        return [Generate(record.question)]
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
         return [rouge_l_recall(example.generation, example.rouge_reference) for example in examples]

@@ -4,9 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from unlearner.data.records import Record
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics.base import PAPER, Metric
+from unlearner.evaluation.requests import Generate, Request
 
 
 class TokenEntropy(Metric):
@@ -16,8 +18,13 @@ class TokenEntropy(Metric):
     """
 
     name = "token_entropy"
+    title = "Token entropy"
+    short = "Entropy"
     formula = "−Σ_t (c_t/n) log2(c_t/n) / log2 n, over the generation's tokens"
     source = PAPER
+
+    def requests(self, record: Record, eval_set: EvalSet) -> Sequence[Request]:
+        return [Generate(record.question)]
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
         return [token_entropy(example.generation_ids) for example in examples]

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from unlearner.evaluation.examples import EvalSet, Example
+from unlearner.data.records import Record
+from unlearner.evaluation.examples import EvalSet, Example, variants
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics.base import Metric
+from unlearner.evaluation.requests import Request, Score
 
 
 class TruthRatio(Metric):
@@ -17,8 +19,15 @@ class TruthRatio(Metric):
     """
 
     name = "truth_ratio"
+    title = "Truth ratio"
+    short = "Truth"
     formula = "forget set: 1 − min(ρ, 1/ρ); others: max(0, 1 − 1/ρ); ρ = exp(mean_j ℓ(wrong_j) − ℓ(paraphrase))"
     source = "Maini et al. 2024, TOFU, arXiv 2401.06121, as in arXiv 2410.08109"
+    needs = "wrong answers"
+
+    def requests(self, record: Record, eval_set: EvalSet) -> Sequence[Request]:
+        # All answers, also where there is no wrong one: every row of records.jsonl carries their NLLs.
+        return [Score(record.question, answer) for answer in variants(record)]
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
         return [self._value(example, eval_set) for example in examples]
@@ -28,7 +37,7 @@ class TruthRatio(Metric):
         if not example.perturbed_nll:
             return math.nan
         if eval_set.short_answers or example.paraphrase_nll is None:
-            truth = example.answer_nll / example.answer_tokens
+            truth = example.answer_loss
         else:
             truth = example.paraphrase_nll / example.paraphrase_tokens
         log_rho = log_ratio(truth, example.perturbed_nll, example.perturbed_tokens)

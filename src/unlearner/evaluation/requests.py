@@ -1,0 +1,81 @@
+"""What metrics ask of a model: continuations to score, answers to write. Equal contents are equal requests."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from unlearner.errors import UserError
+from unlearner.models.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely is `continuation` as the answer to `prompt`? Both are plain text; the template joins them."""
+
+    prompt: str | None
+    continuation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """What does the model answer to `prompt`, once its answer has begun with `prefix`?
+
+    At temperature 0 the one likeliest answer, token by token; above it, `n` answers drawn by `temperature`, `top_p`,
+    `top_k` (0: all tokens) and `seed`. `max_new_tokens` is `--max-new-tokens` unless given. Raises UserError for
+    values that cannot be.
+    """
+
+    prompt: str | None
+    prefix: str = ""
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or (self.n > 1 and self.temperature == 0):
+            raise UserError(f"n={self.n} answers to a prompt: several need a temperature above 0, fewer than 1 none.")
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= 0):
+            raise UserError(
+                f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}: temperature and top_k must "
+                "not be negative, top_p must be above 0 and at most 1."
+            )
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """None for the likeliest answer."""
+        if self.temperature == 0:
+            return None
+        return Sampling(self.n, self.temperature, self.top_p, self.top_k, self.seed)
+
+
+Request = Score | Generate
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The answer to `Score`."""
+
+    nll: float
+    """Sum of the negative log-likelihood over the labelled tokens, in nats."""
+    tokens: int
+    """Labelled tokens: the continuation's and the end token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One answer to `Generate`, without its `prefix`."""
+
+    text: str
+    ids: tuple[int, ...]
+    """The text tokenised again by the model's own tokenizer, without special tokens."""
+
+
+def batch_kind(request: Request) -> Hashable:
+    """Requests of one kind share their batches."""
+    if isinstance(request, Score):
+        return "answers"
+    return request.sampling, request.max_new_tokens, request.prefix != ""

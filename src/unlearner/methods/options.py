@@ -1,0 +1,96 @@
+"""A loss's options are its dataclass fields: how values given by name, in Python or as text, become them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from unlearner.errors import UserError, did_you_mean
+from unlearner.methods.base import Loss
+from unlearner.methods.registry import find
+
+TEXTS = {"true": True, "false": False}
+
+
+def options_of(loss: type[Loss]) -> dict[str, "Field[Any]"]:
+    """The fields of a loss by the names under which they are given; `metadata={"option": ...}` adds a second name."""
+    named: dict[str, Field[Any]] = {}
+    for each in fields(loss):  # type: ignore[arg-type]
+        named |= {name: each for name in (each.name, each.metadata.get("option")) if name is not None}
+    return named
+
+
+def defaults(loss: type[Loss]) -> str:
+    """A loss's options with their defaults, `beta=0.1`, in one line; those without a default alone."""
+    return " ".join(f.name if f.default is MISSING else f"{f.name}={f.default}" for f in fields(loss))  # type: ignore[arg-type]
+
+
+def make(losses: Sequence[type[Loss]], options: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Loss]:
+    """The losses of a method, each with those of its options that were given.
+
+    `shared` options may be those of no loss, and None stands for the loss's own default. Raises UserError, with the
+    nearest name, for one of `options` that no loss has, and for a value of the wrong type.
+    """
+    _refuse_unknown(losses, options)
+    given = dict(options) | {name: value for name, value in shared.items() if value is not None}
+    made = []
+    for loss in losses:
+        types, named = get_type_hints(loss), options_of(loss)
+        values = {
+            named[name].name: convert(f"{loss.name}'s option {name}", value, types[named[name].name])
+            for name, value in given.items()
+            if name in named
+        }
+        made.append(loss(**values))
+    return made
+
+
+def _refuse_unknown(losses: Sequence[type[Loss]], options: Iterable[str]) -> None:
+    known = {name for loss in losses for name in options_of(loss)}
+    for name in options:
+        if name not in known:
+            what = "+".join(loss.name for loss in losses)
+            raise UserError(f"{what} has no option {name!r}: {did_you_mean(name, known) if known else 'it has none.'}")
+
+
+def read_pairs(method: str, pairs: Sequence[str]) -> dict[str, str]:
+    """The options of a method from `NAME=VALUE` texts of the command line.
+
+    Raises UserError for any other text, and for what is no option of the method.
+    """
+    options: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"--method-options takes NAME=VALUE, such as beta=0.5, not {pair!r}.")
+        options[name.strip().replace("-", "_")] = value.strip()
+    _refuse_unknown(find(method)[1], options)
+    return options
+
+
+def convert(what: str, value: Any, kind: Any) -> Any:
+    """`value`, or what it says as text, as the type `kind` of a field. Raises UserError that says `what` it is."""
+    if get_origin(kind) in (Union, UnionType):
+        choices = [choice for choice in get_args(kind) if choice is not type(None)]
+        if len(choices) < len(get_args(kind)) and (value is None or value in ("none", "null")):
+            return None
+        assert len(choices) == 1, f"an option of several types: {kind}"
+        return convert(what, value, choices[0])
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise UserError(f"{what} cannot be {value!r}: {did_you_mean(str(value), map(str, get_args(kind)))}")
+        return value
+    if kind is bool and isinstance(value, str):
+        value = TEXTS.get(value.lower(), value)
+    elif kind in (int, float) and isinstance(value, str):
+        with suppress(ValueError):
+            value = kind(value)
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind in NAMES and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise UserError(f"{what} must be {NAMES[kind]}, not {value!r}.")
+    return value
+
+
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

@@ -1,0 +1,168 @@
+"""What a report is about, as plain values: runs, the parts that are compared, and their evaluations."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+SETS = ("forget", "retain", "real_authors", "world_facts")
+"""The order in which sets are shown; others follow."""
+TOTALS = ("forget_efficacy", "model_utility", "model_utility_retain", "forget_quality")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An evaluation of one model, or the mean of the evaluations over the seeds of a bench."""
+
+    summary: dict[str, Any]
+    """As in `evaluation/summary.py`, and `ability`: lm-eval's tasks. Of a mean, the intervals are one standard
+    deviation down and up."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Its records, of a mean those of the first seed; empty if they are not there."""
+
+    def figure(self, key: str) -> float | None:
+        """`model_utility`, `forget_efficacy`, a metric on a set: `forget.rouge`, or a task of lm-eval: `ability.NAME`;
+        None where undefined."""
+        return value_at(self.summary, key)
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        found = value_at(self.summary.get("intervals", {}), key)
+        return None if found is None else (float(found[0]), float(found[1]))
+
+    @property
+    def sets(self) -> list[str]:
+        return ordered(self.summary["sets"])
+
+    def count(self, name: str) -> int:
+        """Number of questions of a set."""
+        return int(self.summary.get("counts", {}).get(name, 0))
+
+    def right(self, name: str) -> int | None:
+        """How many answers of a set the judge found to agree with the reference."""
+        share = self.figure(f"{name}.entailment")
+        return None if share is None else round(share * self.count(name))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, or the cells of a bench that differ in nothing but the seed; `before` only where one forgets."""
+
+    name: str
+    """Its place under the directory that was asked for."""
+    command: str
+    about: dict[str, Any]
+    """run.json, of several cells the first one's; empty if it is not there."""
+    before: Measurement | None
+    steps: dict[int, Measurement]
+    """After every epoch, or in continual unlearning after every task."""
+    after: Measurement | None
+    log: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Sentences on what the directory lacks."""
+    label: str = ""
+    """What the report calls it: the method or model, and what tells it from the other runs."""
+    retention: "Retention | None" = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.about.get("config", {})
+
+    @property
+    def subject(self) -> str:
+        """The method, or the model that was evaluated: what gives a run its colour."""
+        if self.command == "evaluate":
+            return short_model(str(self.config.get("model", self.name)))
+        return str(self.config.get("method", self.name)).upper() if self.config else self.name
+
+    @property
+    def utility_share(self) -> float | None:
+        """Model utility after unlearning as a share of that before."""
+        if self.before is None or self.after is None:
+            return None
+        before, after = self.before.figure("model_utility"), self.after.figure("model_utility")
+        return after / before if before and after is not None else None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Forget efficacy on the set of every task unlearned so far, after every task of continual unlearning."""
+
+    tasks: list[str]
+    before: list[float]
+    """On every task's set, just before it is unlearned."""
+    efficacy: list[list[float]]
+    """Row k is after task k + 1, entry j on task j + 1's set, j ≤ k."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is compared with each other: all runs that were asked for, or one split of a bench."""
+
+    title: str
+    runs: list[Run]
+    seeds: list[int] = field(default_factory=list)
+    """Seeds that the figures are means over; empty where every run stands for itself."""
+    step: str = "epoch"
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Model utility and forget efficacy by method, as printed in a paper."""
+    source: str = ""
+    """Of the published figures: their model, and where they are printed."""
+    other_model: bool = True
+    """Whether that model is another than the one here, as far as their names tell."""
+
+    @property
+    def means(self) -> bool:
+        """Whether the figures are means over seeds, and intervals standard deviations."""
+        return len(self.seeds) > 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a page shows."""
+
+    parts: list[Part]
+    benches: list[dict[str, Any]]
+    """bench.json of every bench."""
+    missing: list[tuple[str, str]]
+    """What is not there: the name of a run or cell, and a sentence."""
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for part in self.parts for run in part.runs]
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Names of sets in the order in which they are shown."""
+    return sorted(names, key=set_order)
+
+
+def clean(text: str) -> str:
+    """A text as a page can hold it: control characters as their visible signs, broken surrogates replaced."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+_CONTROLS: dict[int, str] = dict.fromkeys(range(127, 160), "\ufffd")
+_CONTROLS |= {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n\r"}
+
+
+def short_model(model: str) -> str:
+    """The telling part of a model's path or hub id."""
+    if model == "builtin:":
+        return "built-in model"
+    parts = [part for part in PurePosixPath(model).parts if part not in ("/", ".", "..")]
+    while len(parts) > 1 and parts[-1] in ("model", "adapter"):
+        parts.pop()
+    return parts[-1] if parts else model
+
+
+def set_order(name: str) -> tuple[int, int, str]:
+    """Known sets first; tasks' forget sets by their number."""
+    known, _, task = name.partition(", task ")
+    return (SETS.index(known) if known in SETS else len(SETS), int(task) if task.isdecimal() else 0, name)
+
+
+def value_at(values: Mapping[str, Any], key: str) -> Any:
+    name, dot, metric = key.partition(".")
+    if name == "ability":
+        return values.get("ability", {}).get(metric)
+    return values.get("sets", {}).get(name, {}).get(metric) if dot else values.get(key)

@@ -1,0 +1,62 @@
+"""Numbers, names and judges as words of a sentence."""
+
+from collections.abc import Sequence
+
+from unlearner.evaluation.judges import OFFLINE_EMBEDDINGS, OFFLINE_JUDGE, PAPER_EMBEDDINGS, PAPER_JUDGE
+from unlearner.report.contents import Measurement, Run
+
+HIGH_PROBABILITY = 0.25
+"""A reference answer likelier than this, per token, is still known: models that never saw TOFU's answers stay below."""
+
+
+def number_word(number: int) -> str:
+    """A small number in letters."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    return words[number] if number < len(words) else str(number)
+
+
+def efficacy_of(run: Run) -> float | None:
+    return None if run.after is None else run.after.figure("forget_efficacy")
+
+
+def spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def judge_words(measured: Measurement) -> str:
+    """Who judged, for the middle of a sentence."""
+    judge, embeddings = measured.summary.get("judge"), measured.summary.get("embedding_model")
+    if judge == PAPER_JUDGE and embeddings == PAPER_EMBEDDINGS:
+        return "the paper's judges"
+    if judge == OFFLINE_JUDGE:
+        own = "" if embeddings == OFFLINE_EMBEDDINGS else f" with {embeddings}"
+        return f"the offline judge{own}, not by the paper's"
+    return f"{judge}, with the embeddings of {embeddings}"
+
+
+def judged_by(measured: Measurement) -> str:
+    return f"as judged by {judge_words(measured)}"
+
+
+def judged_by_all(runs: Sequence[Run]) -> str:
+    words = {judge_words(m) for run in runs for m in (run.before, run.after) if m is not None}
+    return f"as judged by {words.pop()}" if len(words) == 1 else "as judged by several judges"
+
+
+def ranged(measured: Measurement, key: str) -> str:
+    interval = measured.interval(key)
+    value = decimals(measured.figure(key))
+    return value if interval is None else f"{value} (95% interval {interval[0]:.2f} to {interval[1]:.2f})"
+
+
+def decimals(value: float | None) -> str:
+    return "an undefined value" if value is None else f"{value:.3f}"
+
+
+def percent(share: float) -> str:
+    """A share in percent; in words where it is all."""
+    return "all" if 0.995 <= share < 1.005 else f"{share:.0%}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,1 @@
+"""A package that adds to unlearner, as somebody else would write it."""
