@@ -72,8 +72,8 @@ def test_the_installed_wheel_forgets_and_reports(installed: Path, tmp_path: Path
     def unlearner(*arguments: str) -> str:
         return call(tmp_path, sys.executable, "-m", "unlearner", *arguments, path=installed)
 
-    where = "import unlearner; print(unlearner.__file__)"
-    assert Path(call(tmp_path, sys.executable, "-c", where, path=installed).strip()).is_relative_to(installed)
+    where = call(tmp_path, sys.executable, "-c", "import unlearner; print(unlearner.__file__)", path=installed)
+    assert Path(where.strip()).is_relative_to(installed)
     assert "ME" in unlearner("methods")
 
     for name, person, town in (("forget", "Jane Roe", "Ghent"), ("retain", "Ada Poe", "Bruges")):
