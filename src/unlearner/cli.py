@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -40,6 +41,7 @@ options on the command line win.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit code 0 if all went well, 1 for failed cells of a bench, 2 for what the user can mend."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by peft, it warns of 4-bit kernels
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell one another's programmers
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -267,9 +269,9 @@ def _demo(config: DemoConfig) -> None:
 
 
 def _finetune(config: FinetuneConfig) -> None:
-    from unlearner.training.finetune import finetune
+    from unlearner.workflows.fine_tune import finetune
 
-    model = finetune(config)
+    model = finetune(config).model
     console.print(f"The model is in {model}", markup=False, style="green", soft_wrap=True)
     console.print(
         f"Next: unlearner forget --model {model} --forget ... --retain ... --output ...", markup=False, soft_wrap=True
@@ -279,18 +281,17 @@ def _finetune(config: FinetuneConfig) -> None:
 def _forget(config: ForgetConfig) -> None:
     from unlearner.report import add_report
     from unlearner.tables import print_forget
-    from unlearner.training.forget import forget
+    from unlearner.workflows.forget import forget
 
     result = forget(config)
     print_forget(result, config.method, add_report([result.output]) if result.after else None)
 
 
 def _evaluate(config: EvaluateConfig) -> None:
-    from unlearner.evaluation.evaluate import evaluate
     from unlearner.tables import print_records, print_summary
-    from unlearner.training.builtin import resolve_model
+    from unlearner.workflows.evaluate import evaluate
 
-    print_summary({Path(config.model).name: evaluate(config, path=resolve_model(config.model))})
+    print_summary({Path(config.model).name: evaluate(config).summary})
     print_records(Path(config.output))
 
 

@@ -12,8 +12,8 @@ from unlearner.data.refusals import is_refusal, load_refusals
 from unlearner.files import read_jsonl
 from unlearner.report import add_report
 from unlearner.tables import out, print_report, print_summary
-from unlearner.training.builtin import use_threads
-from unlearner.training.forget import ForgetResult, forget
+from unlearner.workflows.builtin import use_threads
+from unlearner.workflows.forget import ForgetResult, forget
 
 SETTINGS: dict[str, dict[str, Any]] = {
     # Found by trying a few values on the built-in model; the paper's are for seven billion parameters.
@@ -43,7 +43,7 @@ def demo(options: DemoConfig) -> dict[str, ForgetResult]:
     summaries = {"before": before} | {f"after {method}": result.after for method, result in results.items()}
     console = out()
     console.print()
-    print_summary({label: summary for label, summary in summaries.items() if summary})
+    print_summary({label: measured.summary for label, measured in summaries.items() if measured})
     for name, title in (("forget", "Three questions to be forgotten"), ("retain", "One to be kept")):
         console.print(_answers(results, name, title, [0, 11, 22] if name == "forget" else [5]))
     refusals = load_refusals(None)

@@ -12,7 +12,7 @@ from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.methods import FORGET, RETAIN, WHOLE, Method
-from unlearner.training.forget import ForgetResult
+from unlearner.workflows.forget import ForgetResult
 
 HEADINGS = {"token_entropy": "entropy", "cosine_similarity": "cosine", "truth_ratio": "truth ratio"}
 
@@ -68,7 +68,7 @@ def print_report(page: Path) -> None:
 def print_forget(result: ForgetResult, method: str, page: Path | None) -> None:
     """The end of a forget run: before and after, where the report and the model are."""
     if result.before is not None and result.after is not None:
-        print_summary({"before": result.before, f"after {method}": result.after})
+        print_summary({"before": result.before.summary, f"after {method}": result.after.summary})
         print_records(result.output)
     if page is not None:
         print_report(page)

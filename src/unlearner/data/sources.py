@@ -30,7 +30,7 @@ SLICE = re.compile(r"(?P<source>.+)\[(?P<first>\d*):(?P<last>\d*)\]")
 _INSTALL = 'install it with: pip install "unlearner[data]"'
 
 
-def load_records(source: str | Path, columns: Mapping[str, str] | None = None) -> list[Record]:
+def load_records(source: Any, columns: Mapping[str, str] | None = None) -> list[Record]:
     """The records of a source, in its order.
 
     `source` is one of
@@ -42,7 +42,8 @@ def load_records(source: str | Path, columns: Mapping[str, str] | None = None) -
       a local dataset folder may stand in the place of OWNER/NAME;
     - `builtin:NAME` or `builtin:NAME:people=100,seed=3`, options as in `unlearner.data.profiles.builtin`.
 
-    Any of them may end in a slice of rows: `path/to/tofu:retain90[:360]`.
+    Any of them may end in a slice of rows: `path/to/tofu:retain90[:360]`. Or it is data in memory: a list of dicts or
+    Records, a `datasets.Dataset` or a pandas DataFrame.
 
     `columns` maps our field names to the source's column names, `{"answer": "golden_answer"}`; a field that is not in
     it is read from the column of its own name. Built-in data have no columns and ignore it.
@@ -59,6 +60,8 @@ def load_records(source: str | Path, columns: Mapping[str, str] | None = None) -
     for field in columns:
         if field not in FIELDS:
             raise UserError(f"columns: there is no field {field!r}; {did_you_mean(field, FIELDS)}")
+    if not isinstance(source, str | Path):
+        return _in_memory(source, columns)
     if cut := SLICE.fullmatch(str(source)):
         whole = load_records(cut["source"], columns)
         chosen = whole[slice(*(int(end) if end else None for end in cut.group("first", "last")))]
@@ -114,6 +117,22 @@ def duplicates(a: Iterable[Record], b: Iterable[Record]) -> int:
     """How many rows of `a` also occur in `b`, question and answer: what is to be forgotten should not be retained."""
     pairs = {(record.question, record.answer) for record in b}
     return sum((record.question, record.answer) in pairs for record in a)
+
+
+def _in_memory(source: Any, columns: Mapping[str, str]) -> list[Record]:
+    """The records of a list, a Dataset or a DataFrame; an empty cell of the latter may be None or NaN."""
+    name = f"the {type(source).__name__} in memory"
+    if isinstance(source, list | tuple):
+        rows = source
+        if rows and all(isinstance(row, Record) for row in rows):
+            return list(rows)
+    elif hasattr(source, "to_dict") and hasattr(source, "itertuples"):
+        rows = source.astype(object).where(source.notna(), None).to_dict("records")
+    elif hasattr(source, "column_names") and not isinstance(source.column_names, dict):
+        rows = source
+    else:
+        raise UserError(f"{name} is no data: give a source, a list of dicts, a Dataset or a DataFrame.")
+    return _records(name, ((f"row {number}", row) for number, row in enumerate(rows, start=1)), columns)
 
 
 # From rows to records
@@ -193,7 +212,7 @@ class _Row(NamedTuple):
                 raise self.wrong(field, value, kind) from None
         if value is None:
             return ()
-        if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item.strip() for item in value):
             raise self.wrong(field, value, kind)
         return tuple(self.checked(field, item, kind) for item in value)
 
