@@ -328,8 +328,8 @@ def test_functions_refuse_what_the_command_line_refuses(files: Files, tmp_path: 
     data = {"forget": files.forget, "retain": files.retain, "output": tmp_path / "out"}
     with pytest.raises(UserError, match=r"unknown option 'epoch': did you mean 'epochs'\?"):
         unlearner.forget(files.model, **data, epoch=3)
-    with pytest.raises(UserError, match="output must be given"):
-        unlearner.forget(files.model, forget=files.forget)
+    with pytest.raises(UserError, match="forget must be given"):
+        unlearner.forget(files.model, retain=files.retain)
     with pytest.raises(UserError, match=r"evaluate cannot be 'ends': did you mean 'end'\?"):
         unlearner.forget(files.model, **data, evaluate="ends")
     with pytest.raises(UserError, match=r"unknown method 'ME\+GDD'"):

@@ -20,6 +20,8 @@ from transformers import TrainerCallback
 
 import unlearner
 from unlearner import TrainingArguments, Unlearner, UserError
+from unlearner.cli import parse
+from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.models.load import load_model
 from unlearner.models.new import new_model
@@ -54,8 +56,8 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def without_cosine(records: list[dict[str, Any]]) -> Any:
+    return json.loads(json.dumps([{k: v for k, v in row.items() if k != "cosine_similarity"} for row in records]))
 
 
 @pytest.mark.parametrize("method", ["NPO+KL", "IDK+AP"])
@@ -80,8 +82,12 @@ def test_the_same_bits_as_a_run_in_a_directory(method: str, model: Any, tokenize
     assert trained.log == [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert before is not None and after is not None and run.before is not None and run.after is not None
     for ours, theirs in ((before, run.before), (after, run.after)):
-        assert plain(ours.records) == theirs.records
-        assert plain(ours.summary) == theirs.summary
+        # A sentence's embedding depends on those computed beside it by float noise, and stays in the cache as it is.
+        assert without_cosine(ours.records) == without_cosine(theirs.records)
+        cosines = [[row["cosine_similarity"] for row in each.records] for each in (ours, theirs)]
+        assert cosines[0] == pytest.approx(cosines[1], abs=1e-6)
+        assert ours.summary["forget_efficacy"] == pytest.approx(theirs.summary["forget_efficacy"], abs=1e-6)
+        assert ours.summary["notes"] == theirs.summary["notes"]
     frame = after.to_pandas()
     assert len(frame) == len(after.records) and list(frame["question"])[:2] == [row["question"] for row in FORGET[:2]]
     assert "forget efficacy" in after._repr_html_()
@@ -249,6 +255,16 @@ def test_the_names_are_listed() -> None:
     assert listed | {"forget", "finetune", "evaluate", "report"} <= set(dir(unlearner))
     for name in dir(unlearner):
         assert getattr(unlearner, name) is not None
+
+
+def test_transformers_names_are_flags_too(tmp_path: Path) -> None:
+    needed = ["--model", "m", "--forget", "f", "--output", "o"]
+    typed = ["--learning-rate", "1e-4", "--gradient_accumulation_steps=3", "--no-torch-compile"]
+    config = parse(ForgetConfig, [*needed, *typed], "unlearner forget")
+    assert (config.lr, config.accumulation, config.compile) == (1e-4, 3, False)
+    (tmp_path / "run.yaml").write_text("learning_rate: 1.0e-4\nsave_steps: 7\n")
+    config = parse(ForgetConfig, [*needed, "--config", str(tmp_path / "run.yaml")], "unlearner forget")
+    assert (config.lr, config.save_every) == (1e-4, 7)
 
 
 SCRIPT = """

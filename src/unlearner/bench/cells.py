@@ -37,7 +37,7 @@ class Cell:
     """One run, whose directory is the cell's, or one for each task, in folders below it."""
     continual: bool
     known: Path
-    """Evaluations that cells share (`training/forget.py`)."""
+    """Evaluations that cells share (`workflows/forget.py`)."""
     threads: int
 
     @property
