@@ -45,7 +45,7 @@ def run_ours(model: Any, tokenizer: Any, sets: list[EvalSet], cache: Path) -> tu
 
         def work() -> dict[str, Any]:
             found = judges.load_judges("offline", cache=cache)
-            return measure(model, tokenizer, TEMPLATE, sets, Path(folder), options, judges=found, seed=0)
+            return measure(model, tokenizer, TEMPLATE, sets, Path(folder), options, judges=found, seed=0).summary
 
         seconds, summary = timed(work)
     return seconds, summary["sets"]

@@ -87,7 +87,7 @@ def measure(folder: Path) -> Peaks:
     )  # fmt: skip
     distributed.join()
     _, tokenizer = new_model("new:hidden=32,layers=1,heads=2,vocabulary=300", ["a few words"], seed=0)
-    accelerator = setup.make_accelerator(options, folder)
+    accelerator = setup.make_accelerator(options)
     method, plan = Method.parse("ME+GD"), Plan(ITEMS, STEPS, ITEMS, 1, seed=0)
     ids = np.random.default_rng(0).integers(3, 8000, ITEMS * LENGTH, dtype=np.int32)
     table = TokenTable(ids, np.arange(ITEMS + 1) * LENGTH, np.full(ITEMS, 4, np.int32), np.ones(ITEMS, bool))

@@ -14,6 +14,7 @@ from unlearner.data.pairs import Pairing, pair
 from unlearner.data.views import build_views
 from unlearner.files import read_jsonl
 from unlearner.methods import Method
+from unlearner.training.checkpoint import save_model
 from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator
 
@@ -68,8 +69,10 @@ def run_ours(name: str, model: Any, tokenizer: Any, texts: Texts, plan: Plan) ->
                 model="", forget="", output=folder, max_length=MAX_LENGTH, epochs=plan.epochs,
                 batch_size=BATCH_SIZE, accumulation=ACCUMULATION, save_every=plan.steps, seed=SEED, **SETTINGS,
             )  # fmt: skip
-            accelerator = make_accelerator(options, home)
-            return train(trained, tokenizer, method, views, plan, options, home, accelerator=accelerator)
+            accelerator = make_accelerator(options)
+            made = train(trained, tokenizer, method, views, plan, options, home, accelerator=accelerator).model
+            save_model(made, tokenizer, home / "model", merge=False)
+            return made
 
         seconds, made = timed(work)
         losses = [(row["forget"], row["retain"]) for row in read_jsonl(home / "log.jsonl")]

@@ -19,6 +19,7 @@ from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.models.load import load_model, load_tokenizer
 from unlearner.models.new import new_model
+from unlearner.training.checkpoint import save_model
 from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator
 
@@ -95,4 +96,5 @@ def taught_model(texts: Texts) -> tuple[Any, Any]:
         )
         method = Method("finetune", Learn(), None)
         train(model, tokenizer, method, views, plan, options, folder, accelerator=make_accelerator(options))
+        save_model(model, tokenizer, folder / "model", merge=False)
     return load_model(str(folder / "model")), load_tokenizer(str(folder / "model"))

@@ -5,16 +5,45 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from unlearner.api import evaluate, finetune, forget
+    from unlearner.api import TrainingArguments, TrainResult, Unlearner, evaluate, finetune, forget, report
+    from unlearner.data.records import Record
+    from unlearner.errors import UserError
+    from unlearner.evaluation.result import Evaluation
     from unlearner.methods import Method
+    from unlearner.workflows.fine_tune import FinetuneResult
+    from unlearner.workflows.forget import ForgetResult
 
 _HOME = {
+    "Evaluation": "unlearner.evaluation.result",
+    "FinetuneResult": "unlearner.workflows.fine_tune",
+    "ForgetResult": "unlearner.workflows.forget",
     "Method": "unlearner.methods",
+    "Record": "unlearner.data.records",
+    "TrainResult": "unlearner.api",
+    "TrainingArguments": "unlearner.api",
+    "Unlearner": "unlearner.api",
+    "UserError": "unlearner.errors",
     "evaluate": "unlearner.api",
     "finetune": "unlearner.api",
     "forget": "unlearner.api",
+    "report": "unlearner.api",
 }
-__all__ = ["Method", "__version__", "evaluate", "finetune", "forget"]
+__all__ = [
+    "Evaluation",
+    "FinetuneResult",
+    "ForgetResult",
+    "Method",
+    "Record",
+    "TrainResult",
+    "TrainingArguments",
+    "Unlearner",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "forget",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,3 +53,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'unlearner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,69 +1,288 @@
-"""The commands as functions: `unlearner.forget`, `unlearner.finetune`, `unlearner.evaluate`. Options are those of
-`config.py`, under the same names and with the same defaults as on the command line."""
+"""The library: `Unlearner`, and the commands as functions.
 
-from dataclasses import MISSING, fields
+Options are those of `config.py`, under the same names and with the same defaults as on the command line. Models and
+data may be objects in memory; without an output directory nothing is written to disk.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig
+from unlearner.config import ALIASES, EvaluateConfig, FinetuneConfig, ForgetConfig
 from unlearner.errors import UserError, did_you_mean
-from unlearner.evaluation.evaluate import evaluate as _evaluate
-from unlearner.training.builtin import resolve_model
-from unlearner.training.finetune import finetune as _finetune
-from unlearner.training.forget import ForgetResult
-from unlearner.training.forget import forget as _forget
+from unlearner.evaluation.result import Evaluation
+from unlearner.models.sharding import is_sharded
+from unlearner.training import checkpoint
+from unlearner.workflows.evaluate import evaluate as _evaluate
+from unlearner.workflows.fine_tune import FinetuneResult
+from unlearner.workflows.fine_tune import finetune as _finetune
+from unlearner.workflows.forget import ForgetResult, Forgetting
+from unlearner.workflows.forget import forget as _forget
 
 Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig)
 
+SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
+"""Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
+MODELS = {"model", "reference_model"}
 
-def forget(model: str | Path, **options: Any) -> ForgetResult:
+
+@dataclass(kw_only=True)
+class TrainingArguments:
+    """How to train; names as in transformers and TRL where they have one. None leaves an option at its default."""
+
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
+    epochs: float | None = None
+    """Passes over the forget set, 5 by default."""
+    batch_size: int | None = None
+    """Rows of one logical micro-batch, 4 by default; mean token losses are taken within it."""
+    gradient_accumulation_steps: int | None = None
+    """Micro-batches of one optimiser step, over all devices together; 8 by default."""
+    max_tokens_per_forward: int | None = None
+    """Most padded tokens in one forward. Bounds memory."""
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    """Largest gradient norm; larger gradients are scaled down to it. 1 by default."""
+    warmup_epochs: float | None = None
+    """Length of the linear warm-up; a linear decay to zero follows."""
+    optimizer: Literal["adamw", "adamw-8bit"] | None = None
+    gradient_checkpointing: bool | None = None
+    torch_compile: bool | None = None
+    """Compile the model's layers while training."""
+    save_steps: int | None = None
+    """Steps between checkpoints; by default one after every epoch."""
+    save_total_limit: int | None = None
+    """How many checkpoints lie there at a time."""
+    logging_steps: int | None = None
+    """Steps between writes to the log, which has a row for every step, and calls of `on_log`."""
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] | None = None
+    """Also log to this experiment tracker."""
+    seed: int | None = None
+    precision: Literal["auto", "fp32", "bf16", "pure-bf16"] | None = None
+    max_length: int | None = None
+    """Longest training text in tokens; 512 by default."""
+
+    def options(self) -> dict[str, Any]:
+        """The options that are given, under the names of `config.py`."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {ALIASES.get(name, name): value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `Unlearner.train` did: the trained model, and a row for each step (step, epoch, lr, loss, forget, retain,
+    grad_norm)."""
+
+    model: Any
+    log: list[dict[str, float]]
+
+
+class Unlearner:
+    """Make a model forget, in memory.
+
+        u = Unlearner(model, tokenizer, forget=rows, retain=dataset, method="NPO+GD")
+        before = u.evaluate()
+        u.train()
+        after = u.evaluate()
+
+    `model` is a directory, a hub id, `builtin:`, a PreTrainedModel or a PeftModel; a model in memory needs its
+    `tokenizer`, unless it came from a directory. It is trained in place, in the precision that `args` says (its weights
+    become float32, or bf16 with pure-bf16), and left in the mode it was in; a PeftModel's adapter is trained, and
+    `peft_config`, as for peft's get_peft_model, makes a new one. Data are a source as on the command line, a list of
+    dicts or Records, a `datasets.Dataset` or a DataFrame. `reference_model` is the reference of NPO, DPO and KL where
+    it is not the starting model.
+
+    `callbacks` are transformers' TrainerCallbacks. `on_log` gets a row for every step; of the control,
+    `should_training_stop` is followed. With `output_dir` the run is a directory as the command line makes it, and goes
+    on where it stopped; without one nothing is written. `options` are the further options of `unlearner forget`
+    (`ForgetConfig`).
+
+    Raises UserError for whatever the caller can mend, before anything is trained.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        forget: Any,
+        retain: Any = None,
+        method: Any = "ME+GD",
+        args: TrainingArguments | None = None,
+        peft_config: Any = None,
+        callbacks: Sequence[Any] = (),
+        output_dir: str | Path | None = None,
+        reference_model: Any = None,
+        **options: Any,
+    ) -> None:
+        given = {**({} if args is None else args.options()), **options, "forget": forget, "method": method}
+        given |= {"retain": retain, "reference_model": reference_model, "output": output_dir}
+        config = _config(ForgetConfig, model, given)
+        self._job = Forgetting(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+        self._trained = False
+
+    @property
+    def model(self) -> Any:
+        """The model; once trained with LoRA, the PeftModel around it."""
+        return self._job.subject.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._job.subject.tokenizer
+
+    def evaluate(self) -> Evaluation | None:
+        """Measure the model as it is now; None with `evaluate="none"`."""
+        return self._job.after() if self._trained else self._job.before()
+
+    def train(self) -> TrainResult:
+        """Train the model, once. Raises UserError where a loss is no longer finite."""
+        if self._trained:
+            raise UserError("this Unlearner has trained its model: make another one to train on.")
+        self._job.unlearn()
+        self._trained = True
+        return TrainResult(self.model, self._job.unlearning.log)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write model (or adapter) and tokenizer into `directory`, as transformers does."""
+        if is_sharded(self.model):
+            checkpoint.save_model(self.model, self.tokenizer, Path(directory), merge=False)
+        elif self._job.unlearning.accelerator.is_main_process:
+            self.model.save_pretrained(directory)
+            self.tokenizer.save_pretrained(directory)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> None:
+        """Upload model (or adapter) and tokenizer to the Hugging Face hub; `options` are transformers'."""
+        if self._job.unlearning.accelerator.is_main_process:
+            self.model.push_to_hub(repo_id, **options)
+            self.tokenizer.push_to_hub(repo_id, **options)
+
+
+def forget(
+    model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
+) -> ForgetResult:
     """Make `model` forget: `forget(model, forget="forget.jsonl", retain="retain.jsonl", method="ME+GD", output="out")`.
 
-    Options: the fields of `ForgetConfig`. Gives where the run and its model lie, and both evaluations' summaries.
-    Raises UserError for whatever the caller can mend.
+    Options: the fields of `ForgetConfig`; models and data as for `Unlearner`. Without `output` nothing is written.
+    Gives the model, where the run lies, and both evaluations. Raises UserError for whatever the caller can mend.
     """
-    return _forget(_config(ForgetConfig, model, options))
+    config = _config(ForgetConfig, model, options)
+    return _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
 
-def finetune(model: str | Path, **options: Any) -> Path:
+def finetune(
+    model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
+) -> FinetuneResult:
     """Teach `model` a source or several: `finetune("new:", data=["facts.jsonl"], output="taught", lr=1e-3)`.
 
-    Options: the fields of `FinetuneConfig`. Gives the directory of the trained model. Raises UserError.
+    Options: the fields of `FinetuneConfig`; `data` may also be one source, or data in memory. Gives the directory of
+    the trained model, or without `output` the model itself. Raises UserError.
     """
-    if isinstance(options.get("data"), str | Path):
-        options["data"] = [options["data"]]
-    return _finetune(_config(FinetuneConfig, model, options))
+    data = options.get("data")
+    if data is not None and not (isinstance(data, list) and all(_is_source(item) for item in data)):
+        options["data"] = [data]
+    config = _config(FinetuneConfig, model, options)
+    return _finetune(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
 
-def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
+def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation:
     """Measure `model`: `evaluate(model, forget="forget.jsonl", retain="retain.jsonl", output="scores")`.
 
-    Options: the fields of `EvaluateConfig`. Gives the summary, its keys those of `evaluation/summary.py`. Raises
-    UserError.
+    Options: the fields of `EvaluateConfig`. Without `output` nothing is written. Raises UserError.
     """
-    config = _config(EvaluateConfig, model, options)
-    return _evaluate(config, path=resolve_model(config.model))
+    return _evaluate(_config(EvaluateConfig, model, options), tokenizer=tokenizer)
 
 
-def _config(config_type: type[Config], model: str | Path, options: dict[str, Any]) -> Config:
-    """A command's options from keyword arguments, paths as texts."""
-    given = {"model": model, **options}
-    known = {f.name: f for f in fields(config_type)}
-    for name, value in given.items():
-        if name not in known:
-            raise UserError(f"unknown option {name!r}: {did_you_mean(name, known)}")
-        choices = get_args(known[name].type)
-        if get_origin(known[name].type) is Literal and value not in choices:
-            raise UserError(f"{name} cannot be {value!r}: {did_you_mean(str(value), choices)}")
-    required = (f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING)
-    missing = [name for name in required if name not in given]
+def report(runs: Any, output: str | Path | None = None) -> Path:
+    """Write the page about one run or several, and give its path: `report("runs/me")`.
+
+    `runs` is a directory of a run, of runs or of a bench, a ForgetResult, or a list of these; `output` is by default
+    report.html in the directory given, or here if several are. Raises UserError.
+    """
+    from unlearner.report import write_report
+
+    given = list(runs) if isinstance(runs, list | tuple) else [runs]
+    folders: list[Any] = [run.output if isinstance(run, ForgetResult) else run for run in given]
+    if None in folders:
+        raise UserError("a run without an output directory has no report: give output.")
+    paths = [Path(folder) for folder in folders]
+    beside = paths[0] if len(paths) == 1 else Path()
+    return write_report(paths, Path(output or beside / "report.html"))
+
+
+def _is_source(value: Any) -> bool:
+    """Whether a value of a list names a source, or is one; a row is none."""
+    return not isinstance(value, Mapping) and type(value).__name__ != "Record"
+
+
+def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> Config:
+    """A command's options from keyword arguments, paths as texts. Raises UserError for what they cannot be."""
+    known: dict[str, Field[Any]] = {f.name: f for f in fields(config_type)}
+    kinds = get_type_hints(config_type)
+    given: dict[str, Any] = {"model": model}
+    for name, value in options.items():
+        ours = ALIASES.get(name, name)
+        if ours not in known:
+            raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
+        if ours in given:
+            raise UserError(f"{name} is given twice, as {ours} too: leave one out.")
+        given[ours] = _text(value)
+        if ours not in SOURCES | MODELS and not (ours == "output" and value is None):
+            _check_kind(name, given[ours], kinds[ours])
+    given["model"] = _text(model)
+    if not isinstance(given["model"], str) and not hasattr(model, "get_input_embeddings"):
+        raise UserError(f"model must be a directory, a hub id or a transformers model, not {model!r}.")
+    given.setdefault("output", None)
+    missing = [f.name for f in known.values() if _is_required(f) and f.name not in given]
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given.")
-    return config_type(**{name: _text(value) for name, value in given.items()})
+    return config_type(**given)
+
+
+def _is_required(field: "Field[Any]") -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Raises UserError for a value that is not of the option's type."""
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if value not in choices:
+            raise UserError(f"{name} cannot be {value!r}: {did_you_mean(str(value), choices)}")
+        return
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if not any(_fits(value, each) for each in kinds):
+        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds)
+        raise UserError(f"{name} must be {expected}, not {value!r}.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    origin = get_origin(kind)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair)
+    return isinstance(value, kind)
+
+
+_WORDS = {
+    float: "a number",
+    int: "a whole number",
+    bool: "True or False",
+    str: "a text",
+    list: "a list of texts",
+    dict: "a dict of texts, our field to your column",
+    type(None): "None",
+}
 
 
 def _text(value: Any) -> Any:
     """Sources and directories may be paths; a run records them as texts."""
-    if isinstance(value, list):
+    if isinstance(value, list) and any(isinstance(item, Path) for item in value):
         return [_text(item) for item in value]
     return str(value) if isinstance(value, Path) else value

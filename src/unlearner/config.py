@@ -1,10 +1,25 @@
 """Every option, once: these dataclasses make the command line, the YAML files and the documentation."""
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.scenarios import SCENARIOS
+
+ALIASES = {
+    "learning_rate": "lr",
+    "gradient_accumulation_steps": "accumulation",
+    "max_tokens_per_forward": "max_tokens",
+    "max_grad_norm": "clip",
+    "torch_compile": "compile",
+    "save_steps": "save_every",
+    "save_total_limit": "keep_checkpoints",
+    "logging_steps": "log_every",
+    "report_to": "tracker",
+    "output_dir": "output",
+}
+"""Names of options in transformers and TRL, and ours."""
 
 MOST_EPOCHS = 10_000
 """More can only be a slip; the pairs of every epoch are drawn before the first."""
@@ -380,9 +395,19 @@ def with_preset(config: ForgetConfig) -> ForgetConfig:
 
 def resolved(config: Any) -> dict[str, Any]:
     """The options as plain values, without the output directory: what makes two runs the same run."""
-    values = asdict(config)
-    values.pop("output")
-    return values
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name != "output"}
+
+
+def _plain(value: Any) -> Any:
+    """An option as it is written down: data and models in memory by what they are."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return list(value)
+    size = f", {len(value)} rows" if hasattr(value, "__len__") else ""
+    return f"{type(value).__name__} in memory{size}"
 
 
 def _flag(name: str) -> str:

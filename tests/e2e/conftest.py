@@ -20,7 +20,7 @@ from unlearner.commands.main import main
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
-from unlearner.training.forget import forget
+from unlearner.workflows.forget import forget
 
 TINY = "new:hidden=32,layers=2,heads=2,vocabulary=400"
 

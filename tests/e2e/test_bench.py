@@ -30,7 +30,7 @@ from unlearner.data.profiles import builtin
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
 from unlearner.scenarios import SCENARIOS
-from unlearner.training.forget import read_inputs
+from unlearner.workflows.inputs import read_inputs
 
 KILLED = -signal.SIGKILL
 QUICK = {"lr": 1e-3, "epochs": 1, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}

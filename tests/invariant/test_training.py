@@ -83,16 +83,19 @@ def run(
     method: str | Method, folder: Path, *, model: Any = None, tokenizer: Any = TOKENIZER,
     options: TrainOptions = OPTIONS, **more: Any,
 ) -> Any:  # fmt: skip
-    """Train a fresh model in `folder` by the real loop; returns it."""
+    """Train a fresh model in `folder` by the real loop and save it; returns it."""
     if isinstance(method, str):
         method = Method.parse(method, beta=0.1, forget_coeff=0.5)
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan_for(method, options)
     views = views_for(method, plan, options)
-    accelerator = make_accelerator(options, folder)
+    accelerator = make_accelerator(options)
     if model is None:
         model = fresh_model()
-    return train(model, tokenizer, method, views, plan, options, folder, accelerator=accelerator, **more)
+    made = train(model, tokenizer, method, views, plan, options, folder, accelerator=accelerator, **more).model
+    name = "adapter" if options.lora and not options.merge else "model"
+    checkpoint.save_model(made, tokenizer, folder / name, merge=options.merge)
+    return made
 
 
 def log_of(folder: Path) -> list[dict[str, float]]:
@@ -179,9 +182,9 @@ def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
         folder = tmp_path / str(batch)
         folder.mkdir()
         plan = Plan(12, options.epochs, batch, accumulation, seed=0)
-        accelerator = make_accelerator(options, folder)
+        accelerator = make_accelerator(options)
         model = fresh_model(dtype=torch.float64)
-        trained.append(train(model, TOKENIZER, method, views, plan, options, folder, accelerator=accelerator))
+        trained.append(train(model, TOKENIZER, method, views, plan, options, folder, accelerator=accelerator).model)
     assert_moved(trained[0])
     assert_same_weights(trained[0], trained[1], atol=EXACT)
     assert_same_weights(trained[0], trained[2], atol=EXACT)

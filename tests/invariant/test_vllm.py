@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from unlearner.config import EvaluateConfig
 from unlearner.data.profiles import builtin
-from unlearner.evaluation.evaluate import evaluate
 from unlearner.files import read_jsonl, write_jsonl
+from unlearner.workflows.evaluate import evaluate
 
 pytest.importorskip("vllm", reason="needs vllm")
 

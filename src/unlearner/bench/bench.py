@@ -25,8 +25,8 @@ from unlearner.results.layout import VERSION, check_version
 from unlearner.results.run import check_place, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
-from unlearner.training.builtin import resolve_model
-from unlearner.training.forget import read_inputs
+from unlearner.workflows.builtin import resolve_model
+from unlearner.workflows.inputs import read_inputs
 
 KEPT_UTILITY = 0.9
 """Tuning looks for the most forgetting among what keeps this share of model utility."""

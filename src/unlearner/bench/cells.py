@@ -15,8 +15,8 @@ from unlearner.files import read_json, write_json
 from unlearner.methods import Method
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
-from unlearner.training.builtin import use_threads
-from unlearner.training.forget import forget, measure_before
+from unlearner.workflows.builtin import use_threads
+from unlearner.workflows.forget import forget, measure_before
 
 OWN = (
     "model", "output", "forget", "task", "continual", "columns", "eval_columns", "method", "preset", "seed",
@@ -37,7 +37,7 @@ class Cell:
     """One run, whose directory is the cell's, or one for each task, in folders below it."""
     continual: bool
     known: Path
-    """Evaluations that cells share (`training/forget.py`)."""
+    """Evaluations that cells share (`workflows/forget.py`)."""
     threads: int
 
     @property

@@ -8,7 +8,7 @@ from unlearner.config import DemoConfig, ForgetConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from unlearner.training.forget import ForgetResult
+    from unlearner.workflows.forget import ForgetResult
 
 SUMMARY = "watch a tiny built-in model forget: no data, network or GPU needed"
 OPTIONS = DemoConfig
@@ -37,8 +37,8 @@ def run(options: DemoConfig) -> "dict[str, ForgetResult]":
     from unlearner.data.profiles import builtin
     from unlearner.data.refusals import is_refusal, load_refusals
     from unlearner.report import add_report
-    from unlearner.training.builtin import use_threads
-    from unlearner.training.forget import forget
+    from unlearner.workflows.builtin import use_threads
+    from unlearner.workflows.forget import forget
 
     results = {}
     for method in SETTINGS:
@@ -49,7 +49,7 @@ def run(options: DemoConfig) -> "dict[str, ForgetResult]":
     summaries = {"before": before} | {f"after {method}": result.after for method, result in results.items()}
     console = out()
     console.print()
-    print_summary({label: summary for label, summary in summaries.items() if summary})
+    print_summary({label: measured.summary for label, measured in summaries.items() if measured})
     for name, title in (("forget", "Three questions to be forgotten"), ("retain", "One to be kept")):
         console.print(_answers(results, name, title, [0, 11, 22] if name == "forget" else [5]))
     refusals = load_refusals(None)

@@ -14,8 +14,7 @@ Example:
 def run(config: EvaluateConfig) -> None:
     """Measure, and print the table."""
     from unlearner.commands.tables import print_records, print_summary
-    from unlearner.evaluation.evaluate import evaluate
-    from unlearner.training.builtin import resolve_model
+    from unlearner.workflows.evaluate import evaluate
 
-    print_summary({Path(config.model).name: evaluate(config, path=resolve_model(config.model))})
+    print_summary({Path(config.model).name: evaluate(config).summary})
     print_records(Path(config.output))

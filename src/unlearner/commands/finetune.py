@@ -15,9 +15,9 @@ Example:
 
 def run(config: FinetuneConfig) -> None:
     """Teach, and say where the model lies."""
-    from unlearner.training.finetune import finetune
+    from unlearner.workflows.fine_tune import finetune
 
-    model = finetune(config)
+    model = finetune(config).model
     if is_main():
         console.print(f"The model is in {model}", markup=False, style="green", soft_wrap=True)
         console.print(

@@ -13,12 +13,12 @@ def run(config: ForgetConfig) -> None:
     """Forget; print before and after, and where the records, the report and the model are."""
     from unlearner.commands.tables import out, print_records, print_report, print_summary
     from unlearner.report import add_report
-    from unlearner.training.forget import forget
+    from unlearner.workflows.forget import forget
 
     result = forget(config)
     if result.before is not None and result.after is not None:
         page = add_report([result.output])
-        print_summary({"before": result.before, f"after {config.method}": result.after})
+        print_summary({"before": result.before.summary, f"after {config.method}": result.after.summary})
         print_records(result.output)
         if page is not None:
             print_report(page)

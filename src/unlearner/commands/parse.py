@@ -12,7 +12,7 @@ from typing import Any, get_origin
 import tyro
 import yaml
 
-from unlearner.config import BenchConfig, ForgetConfig
+from unlearner.config import ALIASES, BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
 
@@ -30,7 +30,7 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
     if leading and arguments and not arguments[0].startswith("-"):
         arguments.insert(0, leading[0])
     _warn_of_repeated(arguments)
-    arguments = _with_file(known, arguments)
+    arguments = [_own_name(argument) for argument in _with_file(known, arguments)]
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in {*known, *switches, "--help"}:
@@ -132,7 +132,7 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
         raise UserError(f"--config {file} holds no options: write one `option: value` a line.")
     arguments: list[str] = []
     for key, value in values.items():
-        flag = _flag(str(key))
+        flag = _own_name(_flag(str(key)))
         if flag not in known:
             names = [f.name for f in known.values()]
             raise UserError(f"--config {file}: unknown option {key!r}, {did_you_mean(str(key), names)}")
@@ -158,6 +158,14 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _own_name(argument: str) -> str:
+    """An argument with our flag where it has that of transformers."""
+    flag, equals, value = argument.partition("=")
+    ours = {_flag(theirs): _flag(name) for theirs, name in ALIASES.items()}
+    ours |= {f"--no-{theirs[2:]}": f"--no-{name[2:]}" for theirs, name in ours.items()}
+    return ours.get(flag.replace("_", "-"), flag) + equals + value if flag.startswith("--") else argument
 
 
 def _check_required(config_type: type, arguments: Sequence[str]) -> None:

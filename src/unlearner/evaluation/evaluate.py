@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,30 +12,27 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
-from unlearner.config import EvalOptions, EvaluateConfig, ForgetConfig, ModelOptions, resolved
-from unlearner.console import note, progress_bar
+from unlearner.config import EvalOptions, EvaluateConfig, ForgetConfig, ModelOptions
+from unlearner.console import progress_bar
 from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
-from unlearner.data.sources import load_records
 from unlearner.errors import UserError
-from unlearner.evaluation.ability import check_ability, general_ability
 from unlearner.evaluation.backend import prompt_tokens, run_passes
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
-from unlearner.evaluation.judges import Judges, load_judges
+from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics import find_metrics
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.passes import labelled_tokens
 from unlearner.evaluation.requests import Generate, Request, Score, batch_kind
-from unlearner.evaluation.sets import load_forget, load_sets
+from unlearner.evaluation.result import Evaluation
 from unlearner.evaluation.store import Store
 from unlearner.evaluation.summary import Row, embed_together, per_example, summarise
 from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
-from unlearner.models.load import check_fits, load_model, load_tokenizer, model_hash, uses_bf16
+from unlearner.models.load import load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.models.sharding import placed
-from unlearner.models.vllm_engine import Engine, check_engine
-from unlearner.models.vllm_engine import engine as vllm_engine
+from unlearner.models.vllm_engine import Engine
 from unlearner.results.records import sha256
-from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.run import records_hash
 
 OFFICIAL_MAX_LENGTH = 200
 EVALUATION_REMEDY = "lower --eval-max-length or --max-new-tokens, or leave out long questions"
@@ -128,7 +125,7 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     sets: Sequence[EvalSet],
-    folder: Path,
+    folder: Path | None,
     options: EvalOptions,
     *,
     judges: Judges,
@@ -139,25 +136,30 @@ def measure(
     retrained: Sequence[Row] | None = None,
     known: Path | None = None,
     engine: Engine | None = None,
-) -> dict[str, Any]:
-    """Write `folder`/records.jsonl and `folder`/summary.json, and return the summary (its keys: `summary.py`).
+) -> Evaluation:
+    """Write `folder`/records.jsonl and `folder`/summary.json, and return what they hold (keys: `summary.py`).
 
     All processes take part: the passes are shared out over them, the main one judges and writes. Finished batches are
-    kept in `folder`/passes*.jsonl until the summary is there; a summary that is there is returned as it is.
+    kept in `folder`/passes*.jsonl until the summary is there; a summary that is there is returned as it is. Without a
+    folder nothing is written.
     `retrained` are the retrained model's rows on the forget set. `known` is a folder of this very model, measured in
     this very way: rows of a set that lie there are not computed again, others are put there. A row depends on the
     others that are measured with it, of all sets, by float noise only. `engine` generates in the place of our own loop.
     """
-    summary_file = folder / "summary.json"
     main = distributed.is_main()
-    if not distributed.agreed(summary_file.is_file()):
-        with space_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None and distributed.agreed((folder / "summary.json").is_file()):
+        summary: dict[str, Any] = read_json(folder / "summary.json") if main else {}
+        records = None
+    else:
+        if folder is not None:
+            with space_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         way = _Way(options=options, official=official, title=title, autocast=autocast, engine=engine)
         kept = {} if known is None else {s.name: known / f"{s.name}-{sha256(asdict(s))[:24]}.jsonl" for s in sets}
         there = distributed.agreed({name: file for name, file in kept.items() if file.is_file()})
         waiting = [s for s in sets if s.name not in there]
         examples = _answered(model, tokenizer, template, waiting, way, Store(folder))
+        records, summary = [], {}
         if main:
             rows = {name: read_jsonl(file) for name, file in there.items()}
             rows |= _judged(waiting, examples, way, judges)
@@ -166,14 +168,19 @@ def measure(
                     kept[s.name].parent.mkdir(parents=True, exist_ok=True)
                     write_jsonl(kept[s.name], rows[s.name])
             rows = {s.name: rows[s.name] for s in sets}
-            write_jsonl(folder / "records.jsonl", [row for of_set in rows.values() for row in of_set])
+            records = [row for of_set in rows.values() for row in of_set]
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
             summary = summarise(rows, **names, seed=seed, retrained=retrained, metrics=way.metrics)
-            write_json(summary_file, summary)
-    if main:
+        if folder is None:
+            records = distributed.agreed(records)
+        elif main:
+            write_jsonl(folder / "records.jsonl", records)
+            write_json(folder / "summary.json", summary)
+            summary = read_json(folder / "summary.json")
+    if main and folder is not None:
         for path in Store.files(folder):
             path.unlink()
-    return distributed.agreed(read_json(summary_file) if main else {})
+    return Evaluation(distributed.agreed(summary), folder, records if folder is None else None)
 
 
 def _answered(
@@ -232,51 +239,6 @@ def _together(sets: Sequence[EvalSet], official: bool) -> list[list[EvalSet]]:
     return [kind for kind in kinds if kind]
 
 
-def evaluate(config: EvaluateConfig, *, path: str | None = None) -> dict[str, Any]:
-    """Evaluate by `config`; returns the summary. A finished evaluation is left as it is.
-
-    `path` is where the model lies, if `config.model` only names it (`builtin:`).
-    """
-    config.check()
-    settings = resolved(config)
-    check_output(config.output, "evaluate", settings)
-    config = replace(config, eval_columns=config.eval_columns or config.columns)
-    forget = load_forget(config.forget, config.columns, config.task) if config.forget else []
-    retain = load_records(config.retain, config.columns) if config.retain else []
-    sets = load_sets(config, config, forget=forget, retain=retain)
-    judges = load_judges(config.judge, config.embedding_model)
-    path = path or config.model
-    tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
-    template = find_template(config.template, tokenizer)
-    extent = check_answers(tokenizer, template, sets, config, config.official)
-    check_ability(config)
-    if config.retrained is not None:
-        check_retrained(config.retrained, sets, config)
-    distributed.join()
-    if config.engine == "vllm":
-        check_engine(path)
-    dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
-    model = load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code, lazy=True)
-    check_fits(model, tokenizer, *extent, EVALUATION_REMEDY)
-    model = placed(model, config, dtype)
-    hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": model_hash(path)}
-    if config.retrained is not None:
-        hashes["retrained"] = retrained_hash(config.retrained)
-    folder = open_run(config.output, "evaluate", settings, hashes)
-    note(judges.describe())
-    retrained = None
-    if config.retrained is not None:
-        retrained = retrained_rows(
-            config.retrained, sets, folder / "retrained", config, judges=judges, like=config, official=config.official
-        )
-    general_ability(model, tokenizer, config, folder)
-    vllm = vllm_engine(path, dtype, trust_remote_code=config.trust_remote_code) if config.engine == "vllm" else None
-    return measure(
-        model, tokenizer, template, sets, folder, config, judges=judges, seed=config.seed, official=config.official,
-        retrained=retrained, engine=vllm,
-    )  # fmt: skip
-
-
 def check_retrained(source: str, sets: Sequence[EvalSet], config: EvaluateConfig | ForgetConfig) -> None:
     """Raises UserError where `source` is neither an evaluation of the forget set nor a model."""
     if all(metric.name != "truth_ratio" for metric in find_metrics(config.metrics)):
@@ -297,7 +259,7 @@ def retrained_hash(source: str) -> str | None:
 def retrained_rows(
     source: str,
     sets: Sequence[EvalSet],
-    folder: Path,
+    folder: Path | None,
     options: EvalOptions,
     *,
     judges: Judges,
@@ -313,13 +275,13 @@ def retrained_rows(
     forget = check_forget_set(sets)
     if (Path(source) / "records.jsonl").is_file():
         return read_retrained(Path(source), forget)
-    if not distributed.agreed((folder / "summary.json").is_file()):
-        tokenizer = load_tokenizer(source, trust_remote_code=like.trust_remote_code)
-        dtype = torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32
-        model = load_model(source, dtype=dtype, trust_remote_code=like.trust_remote_code, lazy=True)
-        model = placed(model, like, dtype)
-        measure(
-            model, tokenizer, find_template(like.template, tokenizer), [forget], folder, options, judges=judges,
-            seed=like.seed, official=official, title="evaluation: the retrained model", autocast=autocast, known=known,
-        )  # fmt: skip
-    return read_retrained(folder, forget)
+    if folder is not None and distributed.agreed((folder / "summary.json").is_file()):
+        return read_retrained(folder, forget)
+    tokenizer = load_tokenizer(source, trust_remote_code=like.trust_remote_code)
+    dtype = torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32
+    model = load_model(source, dtype=dtype, trust_remote_code=like.trust_remote_code, lazy=True)
+    return measure(
+        placed(model, like, dtype), tokenizer, find_template(like.template, tokenizer), [forget], folder, options,
+        judges=judges, seed=like.seed, official=official, title="evaluation: the retrained model", autocast=autocast,
+        known=known,
+    ).records  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from unlearner.config import EvalOptions, EvalSources
 from unlearner.console import warn
@@ -51,7 +52,7 @@ def _cut_in_two(document: Record) -> Record:
     return replace(document, question=text[:cut], answer=text[cut:])
 
 
-def load_forget(source: str, columns: Mapping[str, str], task: str | None) -> list[Record]:
+def load_forget(source: Any, columns: Mapping[str, str], task: str | None) -> list[Record]:
     """A forget set, or its evaluation rows: one task of it where `task` is given."""
     records = load_records(source, columns)
     return records if task is None else select_task(records, task)

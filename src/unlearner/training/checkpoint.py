@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
@@ -110,14 +109,11 @@ def _alone_or_not() -> Iterator[bool]:
             raise RuntimeError(str(error)) from error
 
 
-def save_model(
-    accelerator: Accelerator, wrapped: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool
-) -> None:
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool) -> None:
     """The trained model (or its adapter alone) with its tokenizer, as safetensors that transformers loads.
 
     All processes take part; the main one writes.
     """
-    model: Any = accelerator.unwrap_model(wrapped).model
     state: dict[str, Tensor] | None = None
     in_parts = is_sharded(model) or deepspeed.is_spread(model)
     streamed = in_parts and (merge or not hasattr(model, "peft_config"))
@@ -130,7 +126,7 @@ def save_model(
     elif merge:
         model = model.merge_and_unload()  # in every process: all of them go on to evaluate it
     else:
-        state = {k.removeprefix("model."): v for k, v in accelerator.get_state_dict(wrapped).items()}
+        state = model.state_dict()
     if not distributed.is_main():
         return
     with atomic_directory(folder) as fresh, quiet_transformers():

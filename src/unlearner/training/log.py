@@ -1,4 +1,4 @@
-"""log.jsonl: a line for every optimiser step."""
+"""The log: a row for every optimiser step, kept in log.jsonl where there is a folder."""
 
 import json
 import math
@@ -12,16 +12,20 @@ from unlearner import distributed
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.training import checkpoint
+from unlearner.training.callbacks import Callbacks
 
 
 class Log:
-    """log.jsonl, a line a step. Values stay on the device until they are written, so that steps need not wait."""
+    """A row a step, in `folder`/log.jsonl. Values stay on the device until the next `flush`: steps need not wait."""
 
-    def __init__(self, path: Path, step: int, accelerator: Accelerator) -> None:
-        self.path, self.accelerator = path, accelerator
+    def __init__(self, folder: Path | None, step: int, accelerator: Accelerator, callbacks: Callbacks) -> None:
+        self.folder, self.accelerator, self.callbacks = folder, accelerator, callbacks
+        self.path = None if folder is None else folder / "log.jsonl"
+        self.rows: list[dict[str, float]] = [] if self.path is None else read_jsonl(self.path)[:step]
         self.waiting: list[tuple[dict[str, float], Tensor]] = []
-        if distributed.is_main():
-            write_jsonl(path, read_jsonl(path)[:step])
+        distributed.barrier()  # all have read it
+        if self.path is not None and distributed.is_main():
+            write_jsonl(self.path, self.rows)
 
     def add(self, step: int, epoch: float, lr: float, losses: Tensor, norm: Tensor) -> None:
         self.waiting.append(
@@ -32,7 +36,10 @@ class Log:
         )
 
     def flush(self) -> dict[str, float]:
-        """Write what waits; returns the last row. Raises UserError for the first step that is not finite."""
+        """Add what waits to the rows and the file, and tell the callbacks; returns the last row.
+
+        Raises UserError for the first step that is not finite.
+        """
         if not self.waiting:
             return {}
         values = torch.stack([value for _, value in self.waiting])
@@ -45,13 +52,14 @@ class Log:
                 broken = rows.pop()
                 break
         self.waiting.clear()
-        if distributed.is_main() and rows:
+        self.rows += rows
+        if self.path is not None and distributed.is_main() and rows:
             with space_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         for row in rows:
-            self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+            self.callbacks.on_log(row)
         if broken is not None:
-            kept = checkpoint.latest(self.path.parent / "checkpoints")
+            kept = None if self.folder is None else checkpoint.latest(self.folder / "checkpoints")
             where = f"the last good state is {kept[1]}" if kept else "no checkpoint had been written yet"
             raise UserError(
                 f"step {broken['step']}: the loss is {broken['loss']} and its gradient's norm {broken['grad_norm']}; "

@@ -1,9 +1,9 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from unlearner.models.packing import packing
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch, RowWeights
 from unlearner.training import checkpoint
+from unlearner.training.callbacks import Callbacks
 from unlearner.training.checks import check_compiles
 from unlearner.training.interrupt import ctrl_c
 from unlearner.training.log import Log
@@ -32,8 +33,19 @@ from unlearner.training.objective import Objective
 from unlearner.training.reference import Reference, reference_nll, step_reference
 from unlearner.training.setup import make_optimizer, place
 
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
 AtEpoch = Callable[[nn.Module, int], bool]
 """Called with the model and the number of the epoch just done; True ends the training."""
+
+
+class Trained(NamedTuple):
+    """What the loop gives back."""
+
+    model: Any
+    log: list[dict[str, float]]
+    """A row for each step since the run began: step, epoch, lr, loss, forget, retain, grad_norm."""
 
 
 def train(
@@ -43,22 +55,25 @@ def train(
     views: Mapping[str, View],
     plan: Plan,
     options: TrainOptions,
-    folder: Path,
+    folder: Path | None,
     *,
     accelerator: Accelerator,
     parallel: Engine = "ddp",
     reference_model: Any = None,
+    peft_config: Any = None,
     at_epoch: AtEpoch | None = None,
-) -> Any:
-    """Train `model` by `method` on the items of `plan` and save it to `folder`/model (or folder/adapter).
+    callbacks: "Sequence[TrainerCallback]" = (),
+) -> Trained:
+    """Train `model` by `method` on the items of `plan`, in place.
 
     `parallel` is how several processes share the work; with fsdp, `place` may have been called already.
     Goes on from the newest checkpoint in `folder`/checkpoints. Every step's losses, gradient norm and learning rate
-    are a line of `folder`/log.jsonl. Returns the trained model. Raises UserError, naming the step, when a loss or
-    gradient is no longer finite; checkpoints only ever hold finite ones.
+    are a line of `folder`/log.jsonl. Without a folder nothing is written. `callbacks` are told what happens, and may
+    end the training. Returns the trained model and the log. Raises UserError, naming the step, when a loss or gradient
+    is no longer finite; checkpoints only ever hold finite ones.
     """
     if not is_sharded(model):
-        model, reference_model = place(model, reference_model, method, options, accelerator, parallel)
+        model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
     known_nll = {
@@ -88,15 +103,14 @@ def train(
         wrapped = objective if is_sharded(model) else accelerator.prepare(objective)
     peak = float(optimizer.param_groups[0]["lr"])
     warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
-    if options.tracker != "none":
-        accelerator.init_trackers("unlearner", init_kwargs={})
-
-    checkpoints = folder / "checkpoints"
+    checkpoints = None if folder is None else folder / "checkpoints"
     step = 0
-    if newest := distributed.agreed(checkpoint.latest(checkpoints)):
+    if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
         step = newest[0]
         checkpoint.load(model, optimizer, newest[1], objective.states)
-    log = Log(folder / "log.jsonl", step, accelerator)
+    told = Callbacks(callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=optimizer)
+    log = Log(folder, step, accelerator, told)
+    told.on_train_begin(step)
     epoch_ends = plan.epoch_ends()
     save_at = set(range(options.save_every, plan.steps, options.save_every)) if options.save_every else set(epoch_ends)
 
@@ -107,12 +121,13 @@ def train(
         packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
     ):
         while True:
-            if step in epoch_ends and at_epoch is not None:
-                with torch.compiler.set_stance("force_eager") if options.compile else nullcontext():
-                    stop = at_epoch(model, epoch_ends[step])
-                if stop:
-                    break
-            if step == plan.steps:
+            if step in epoch_ends:
+                told.on_epoch_end(step)
+                if at_epoch is not None:
+                    with torch.compiler.set_stance("force_eager") if options.compile else nullcontext():
+                        told.stopped |= at_epoch(model, epoch_ends[step])
+                    told.on_evaluate(step)
+            if told.stopped or step == plan.steps:
                 break
             wrapped.train()
             lr = peak * _schedule(step, warmup, plan.steps)
@@ -156,23 +171,22 @@ def train(
             objective.after_step(losses, accelerator)
             log.add(step + 1, done, lr, losses, norm)
             step += 1
+            told.on_step_end(step)
             stop = distributed.any_of(interrupted())
             due = step in save_at and step < plan.steps
-            bar(step, **(log.flush() if stop or due or step in epoch_ends or step % options.log_every == 0 else {}))
-            if due or stop:
+            flush = stop or due or told.stopped or step in epoch_ends or step % options.log_every == 0
+            bar(step, **(log.flush() if flush else {}))
+            if checkpoints is not None and (due or stop):
                 checkpoint.save(model, optimizer, checkpoints, step, options.keep_checkpoints, objective.states)
+                told.on_save(step)
             if stop:
                 raise KeyboardInterrupt
 
     log.flush()
     if options.compile:
         restore_layers(model)
-    name = "adapter" if options.lora and not options.merge else "model"
-    checkpoint.save_model(accelerator, wrapped, tokenizer, folder / name, merge=options.merge)
-    distributed.barrier()
-    for tracker in accelerator.trackers:  # end_training would also take down the process group, still needed
-        tracker.finish()
-    return accelerator.unwrap_model(wrapped).model
+    told.on_train_end(step)
+    return Trained(accelerator.unwrap_model(wrapped).model, log.rows)
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """What training starts from: the accelerator, the model on its device with its adapter, the optimiser."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedDataParallelKwargs, get_mixed_precision_context_manager, set_seed
 from torch import nn
 
 from unlearner import distributed
@@ -28,7 +29,7 @@ ACCELERATE = {
 """What `accelerate launch` may set that would change the model behind our back, and what to use instead."""
 
 
-def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accelerator:
+def make_accelerator(options: TrainOptions) -> Accelerator:
     """Devices and processes as accelerate finds them. Raises UserError for settings of `accelerate launch` that would
     wrap or compile the model, and where DeepSpeed is missing."""
     if options.parallel == "deepspeed":
@@ -37,21 +38,52 @@ def make_accelerator(options: TrainOptions, folder: Path | None = None) -> Accel
         if (value := os.environ.get(setting, "no")).lower() not in ("no", "false"):
             raise UserError(f"accelerate is set to {setting}={value}, which is not followed: leave that to {ours}.")
     distributed.join()
-    bf16 = uses_bf16(options.precision)
-    AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
-    tracker = None if options.tracker == "none" else options.tracker
     # Gradients lie in the buffers in which ddp sums them: otherwise each process would hold them twice.
     once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    return Accelerator(
-        mixed_precision="bf16" if bf16 else "no", log_with=tracker, project_dir=folder,
+    return _Accelerator(
+        mixed_precision="bf16" if uses_bf16(options.precision) else "no",
         cpu=not torch.cuda.is_available(), kwargs_handlers=[once],
     )  # fmt: skip
 
 
+class _Accelerator(Accelerator):
+    """An Accelerator with a state of its own. accelerate shares one between all of a process: here two runs may differ
+    in precision, and an Accelerator of the caller's keeps its settings."""
+
+    def __init__(self, **options: Any) -> None:
+        self._states: dict[Any, dict[str, Any]] = {AcceleratorState: {}, GradientState: {}}
+        with self._in_place():
+            super().__init__(**options)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        theirs = {kind: kind._shared_state for kind in self._states}
+        try:
+            for kind, state in self._states.items():
+                kind._shared_state = state
+            yield
+        finally:
+            for kind, state in theirs.items():
+                kind._shared_state = state
+
+    def prepare(self, *args: Any, **more: Any) -> Any:
+        with self._in_place():
+            return super().prepare(*args, **more)
+
+    @contextmanager
+    def autocast(self, autocast_handler: Any = None) -> Iterator[None]:
+        with self._in_place():  # which precision is read as it is made
+            context = get_mixed_precision_context_manager(self.native_amp, autocast_handler or self.autocast_handler)
+        with context:
+            yield
+
+
 def check_tracker(options: TrainOptions) -> None:
-    """Raises UserError for a tracker that is not installed; accelerate would only leave it out."""
+    """Raises UserError for a tracker that is not installed, and for a run without a directory: trackers write files."""
     if options.tracker != "none" and find_spec(options.tracker) is None:
         raise UserError(f"--tracker {options.tracker} is not installed: pip install {options.tracker}.")
+    if options.tracker != "none" and getattr(options, "output", None) is None:
+        raise UserError(f"--tracker {options.tracker} needs --output, or pass transformers' callback of your own.")
 
 
 def weights_dtype(options: TrainOptions) -> torch.dtype:
@@ -60,11 +92,11 @@ def weights_dtype(options: TrainOptions) -> torch.dtype:
     return torch.bfloat16 if half else torch.float32
 
 
-def add_lora(model: Any, options: TrainOptions) -> Any:
-    """A LoRA adapter on every linear layer but the output embedding (PAPER section 4)."""
+def add_lora(model: Any, options: TrainOptions, peft_config: Any = None) -> Any:
+    """The adapter of `peft_config`; by default LoRA on all linear layers but the output embedding (PAPER section 4)."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
+    config = peft_config or LoraConfig(
         r=options.lora_rank,
         lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=options.lora_dropout,
@@ -75,7 +107,13 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
 
 
 def place(
-    model: Any, reference: Any, method: Method, options: TrainOptions, accelerator: Accelerator, parallel: Engine
+    model: Any,
+    reference: Any,
+    method: Method,
+    options: TrainOptions,
+    accelerator: Accelerator,
+    parallel: Engine,
+    peft_config: Any = None,
 ) -> tuple[Any, Any]:
     """The model as it is to be trained, with its adapter, and the reference model: on their device, with fsdp spread
     over the processes. With deepspeed the model stays where it is, and the reference is spread as with fsdp."""
@@ -90,8 +128,8 @@ def place(
         widen(model, dtype).to(accelerator.device)
     elif parallel == "deepspeed":
         widen(model, dtype)
-    if options.lora:
-        model = add_lora(model, options)
+    if options.lora and not hasattr(model, "peft_config"):
+        model = add_lora(model, options, peft_config)
     train_only(model, method)
     if reference is not None:
         reference.eval().requires_grad_(False)

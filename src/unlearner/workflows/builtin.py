@@ -13,7 +13,7 @@ from unlearner.console import note
 from unlearner.data.sources import load_records
 from unlearner.files import cache_directory, space_errors
 from unlearner.results.run import records_hash
-from unlearner.training.finetune import finetune
+from unlearner.workflows.fine_tune import finetune
 
 NAME = "builtin:"
 SOURCES = ["builtin:forget", "builtin:retain", "builtin:neighbours", "builtin:world_facts", "builtin:unknown"]

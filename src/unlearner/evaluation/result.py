@@ -1,0 +1,78 @@
+"""What an evaluation gives: a summary, and a record for every row that it was computed from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlearner.files import read_json, read_jsonl
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model, measured on some sets.
+
+    `summary` holds means, model utility, forget efficacy and their intervals; its keys are those of
+    `evaluation/summary.py`. It shows itself as a small table in a notebook.
+    """
+
+    summary: dict[str, Any]
+    folder: Path | None = None
+    """Where records.jsonl and summary.json lie, None for an evaluation that was not written."""
+    rows: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Evaluation | None":
+        """The evaluation that lies in a folder, None where there is none."""
+        file = folder / "summary.json"
+        return cls(read_json(file), folder) if file.is_file() else None
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each question: its set, question, answer, generation and the values of all metrics."""
+        if self.rows is not None:
+            return self.rows
+        return [] if self.folder is None else read_jsonl(self.folder / "records.jsonl")
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The records as a DataFrame, one row each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records)
+
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(f'{name} {_number(self.summary[name])}' for name in AGGREGATES)})"
+
+    def _repr_html_(self) -> str:
+        sets = self.summary["sets"]
+        metrics = list(dict.fromkeys(name for values in sets.values() for name in values))
+        head = "".join(f"<th>{escape(name)}</th>" for name in ("set", *metrics))
+        body = "".join(
+            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{_number(values.get(m))}</td>' for m in metrics)}</tr>"
+            for name, values in sets.items()
+        )
+        aggregates = ", ".join(
+            f"{name.replace('_', ' ')} <b>{_number(self.summary[name])}</b>{_interval(self.summary, name)}"
+            for name in AGGREGATES
+        )
+        judged = escape(f"judge {self.summary['judge']}, embeddings {self.summary['embedding_model']}")
+        return (
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<p>{aggregates}<br><small>{judged}</small></p>"
+        )
+
+
+AGGREGATES = ("model_utility", "forget_efficacy")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else "–"
+
+
+def _interval(summary: dict[str, Any], name: str) -> str:
+    interval = summary["intervals"].get(name)
+    return "" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})"

@@ -1,0 +1,122 @@
+"""`unlearner finetune`: teach a model questions and answers."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unlearner import distributed
+from unlearner.config import FinetuneConfig, resolved
+from unlearner.console import note
+from unlearner.data.batches import Plan
+from unlearner.data.pairs import Pairing, pair
+from unlearner.data.prompts import find_template
+from unlearner.data.records import Record
+from unlearner.data.sources import load_records
+from unlearner.data.views import build_views
+from unlearner.errors import UserError
+from unlearner.files import cache_directory, read_jsonl, write_json
+from unlearner.methods import Method
+from unlearner.methods.learn import Learn
+from unlearner.models import new
+from unlearner.models.sharding import choose
+from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.training import checkpoint
+from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
+from unlearner.training.loop import train
+from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
+from unlearner.workflows.subject import Subject
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """The trained model: its directory, or without an output directory the object itself."""
+
+    model: Any
+    tokenizer: Any
+    log: list[dict[str, float]]
+    """A row for each step: step, epoch, lr, loss, forget, retain, grad_norm."""
+
+
+def finetune(
+    config: FinetuneConfig, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = ()
+) -> FinetuneResult:
+    """Fine-tune by `config`. A finished run is left as it is; without an output directory nothing is written.
+
+    `config.model` may be a model object, its tokenizer then `tokenizer`; it is trained in place. Raises UserError.
+    """
+    lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
+    config = replace(config, lr=1e-5 if config.lr is None else config.lr, lora=lora)
+    config.check()
+    check_tracker(config)
+    settings = resolved(config)
+    if config.output is not None:
+        check_output(config.output, "finetune", settings)
+    records = _records(config)
+    subject = _subject(config, records, tokenizer)
+    plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
+    check_steps(plan)
+    pairing: Pairing = pair(len(records), 0, 0)
+    views = build_views(
+        ["train"], records, [], [], [pairing], subject.tokenizer, subject.template,
+        max_length=config.max_length, cache=None if config.output is None else cache_directory() / "tokens",
+    )  # fmt: skip
+    check_room(views, config.max_length)
+    check_training_fits(subject.model, subject.tokenizer, views)
+    accelerator = make_accelerator(config)
+    folder = trained = None
+    if config.output is not None:
+        hashes = {"data": records_hash(records), "model": subject.fingerprint()}
+        folder = open_run(config.output, "finetune", settings, hashes)
+        trained = folder / ("adapter" if config.lora and not config.merge else "model")
+        if (folder / "finished.json").is_file():
+            note(f"{folder} is finished already")
+            return FinetuneResult(trained, subject.tokenizer, read_jsonl(folder / "log.jsonl"))
+
+    views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
+    warn_truncated(views, config.max_length)
+    if trained is None or not trained.is_dir():
+        mode = subject.model.training
+        model, log = train(
+            subject.model, subject.tokenizer, Method("finetune", Learn(), None), views, plan, config, folder,
+            accelerator=accelerator, parallel=choose(subject.model, config, weights_dtype(config)),
+            peft_config=peft_config, callbacks=callbacks,
+        )  # fmt: skip
+        if trained is None:
+            model = model.merge_and_unload() if config.merge else model
+            return FinetuneResult(model.train(mode), subject.tokenizer, log)
+        checkpoint.save_model(model, subject.tokenizer, trained, merge=config.merge)
+        distributed.barrier()
+        model.train(mode)
+    assert folder is not None
+    if accelerator.is_main_process:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
+    return FinetuneResult(trained, subject.tokenizer, read_jsonl(folder / "log.jsonl"))
+
+
+def _records(config: FinetuneConfig) -> list[Record]:
+    """The rows to learn. Raises UserError where --exclude leaves none, or all."""
+    records = [record for source in config.data for record in load_records(source, config.columns)]
+    if config.exclude is None:
+        return records
+    excluded = {(r.question, r.answer) for r in load_records(config.exclude, config.columns)}
+    kept = [r for r in records if (r.question, r.answer) not in excluded]
+    if not kept:
+        raise UserError(f"--exclude {config.exclude} leaves no row to learn: choose other --data.")
+    if len(kept) == len(records):  # a model that passes for one that never saw them should not have learned them
+        raise UserError(f"--exclude {config.exclude} has no row of --data, question and answer: leave it out.")
+    note(f"{len(records) - len(kept)} of {len(records)} rows are left out by --exclude {config.exclude}")
+    return kept
+
+
+def _subject(config: FinetuneConfig, records: list[Record], tokenizer: Any) -> Subject:
+    """The model to teach, loaded, or made anew."""
+    model: Any = config.model
+    if isinstance(model, str) and model.startswith(new.PREFIX):
+        texts = (f"{r.question or ''}\n {text}" for r in records for text in (r.answer, r.paraphrased_answer) if text)
+        made, tokenizer = new.new_model(model, texts, config.seed)
+        return Subject(made, tokenizer, find_template(config.template, tokenizer), model)
+    subject = Subject.of(config, tokenizer)
+    subject.load_to_train(config)
+    return subject

@@ -1,0 +1,213 @@
+"""`unlearner forget`: evaluate, unlearn, evaluate; from the user's data to a model that forgot and the evidence."""
+
+import gc
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unlearner.config import ForgetConfig, resolved, with_preset
+from unlearner.console import note, warn
+from unlearner.errors import UserError
+from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
+from unlearner.evaluation.result import Evaluation
+from unlearner.files import write_json
+from unlearner.models.load import check_fits, load_model, model_hash
+from unlearner.models.sharding import placed
+from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
+from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
+from unlearner.workflows.builtin import resolve_model
+from unlearner.workflows.evaluate import Evaluations, check_in_memory
+from unlearner.workflows.inputs import Inputs, make_plan, read_inputs
+from unlearner.workflows.subject import Subject
+from unlearner.workflows.unlearn import Unlearning
+
+
+@dataclass(frozen=True)
+class ForgetResult:
+    """Where the run lies, the model it made, and both evaluations (None if there were none).
+
+    Without an output directory `output` is None and `model` the trained object itself.
+    """
+
+    output: Any
+    model: Any
+    before: Evaluation | None
+    after: Evaluation | None
+
+
+class Forgetting:
+    """One forget job. Making it reads and checks everything, loads the model and opens the run's directory.
+
+    Then `before`, `unlearn` and `after`, in this order, or as far as one likes. Without `config.output` nothing is
+    written. `config.model`, its data and its reference model may be objects in memory.
+    """
+
+    def __init__(
+        self,
+        config: ForgetConfig,
+        *,
+        tokenizer: Any = None,
+        peft_config: Any = None,
+        callbacks: Sequence[Any] = (),
+        known: Path | None = None,
+    ) -> None:
+        if peft_config is not None or hasattr(config.model, "peft_config"):
+            config = replace(config, lora=True)
+        config = with_preset(config)
+        config.check()
+        check_tracker(config)
+        check_in_memory(config)
+        settings = resolved(config)
+        if config.output is not None:
+            check_output(config.output, "forget", settings)
+        inputs = read_inputs(config)
+        config = replace(config, model=resolve_model(config.model))
+        self.subject = subject = Subject.of(config, tokenizer)
+        extent = check_answers(subject.tokenizer, subject.template, inputs.sets, config, config.official)
+        plan, views = make_plan(config, inputs, subject.tokenizer, subject.template)
+        subject.load_to_train(config)
+        check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
+        check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
+        reference = _reference(config, inputs)
+        accelerator = make_accelerator(config)
+        self.config, self.inputs = config, inputs
+        self.folder: Path | None = None
+        self.first: Evaluation | None = None
+        if config.output is not None:
+            self.folder = open_run(config.output, "forget", settings, _hashes(config, inputs, subject, reference))
+        self.evaluations = Evaluations(
+            config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
+        )
+        self.unlearning = Unlearning(
+            config, inputs.method, plan, views, self.folder, accelerator, reference, peft_config, tuple(callbacks)
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.folder is not None and (self.folder / "finished.json").is_file()
+
+    def before(self) -> Evaluation | None:
+        """Place the model on its devices and measure it."""
+        subject = self.subject
+        self.unlearning.place(subject)
+        self.first = self.evaluations.before(subject.model, subject.source)
+        return self.first
+
+    def unlearn(self) -> None:
+        """Train; where the run's directory holds the trained model already, load it."""
+        config = self.config
+        if self.unlearning.engine == "deepspeed":
+            self.subject.model = load_to_train(config)  # which DeepSpeed spreads itself
+        warn_truncated(self.unlearning.views, config.max_length)
+        if not self.unlearning.done:
+            self.unlearning.train(self.subject, self._at_epoch)
+            if self.unlearning.engine != "deepspeed":
+                return
+        # Trained to the end, then cut short while being evaluated; or spread by DeepSpeed.
+        self.subject.model = None
+        gc.collect()
+        dtype, trust = weights_dtype(config), config.trust_remote_code
+        model = load_model(str(self.unlearning.made), dtype=dtype, trust_remote_code=trust, lazy=True)
+        self.subject.model = placed(model, config, dtype)
+
+    def after(self) -> Evaluation | None:
+        """Measure the model made; the run is then finished."""
+        made = None if self.unlearning.made is None else str(self.unlearning.made)
+        result = self.evaluations.after(self.subject.model, made)
+        self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
+        if self.folder is not None and self.unlearning.accelerator.is_main_process:
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            assert self.unlearning.made is not None
+            done = {"steps": self.unlearning.plan.steps, "model": self.unlearning.made.name}
+            write_json(self.folder / "finished.json", done)
+        return result
+
+    def _at_epoch(self, trained: nn.Module, epoch: int) -> bool:
+        if self.config.evaluate != "epochs":
+            return False
+        measured = self.evaluations.epoch(trained, epoch)
+        assert measured is not None
+        return should_stop(self.config, measured.summary, self.first and self.first.summary, epoch)
+
+
+def forget(config: ForgetConfig, *, known: Path | None = None, **given: Any) -> ForgetResult:
+    """Unlearn by `config`. A run cut short goes on where it stopped; a finished one is left as it is.
+    Without `config.output` nothing is written.
+
+    `known` is a folder for evaluations by content, shared by runs that measure the same models (`unlearner bench`):
+    it saves time and changes no file of the run. `given` are tokenizer, peft_config and callbacks.
+    """
+    job = Forgetting(config, known=known, **given)
+    made = job.unlearning.made
+    if job.finished:
+        note(f"{job.folder} is finished already")
+        return ForgetResult(job.folder, made, job.evaluations.read("before"), job.evaluations.read("."))
+    before = job.before()
+    job.unlearn()
+    after = job.after()
+    return ForgetResult(job.folder, made or job.subject.model, before, after)
+
+
+def measure_before(config: ForgetConfig, known: Path) -> None:
+    """Measure the model that `config` starts from into `known`, where `forget` will find it; nothing else is done."""
+    config = with_preset(config)
+    inputs = read_inputs(config)
+    config = replace(config, model=resolve_model(config.model))
+    subject = Subject.of(config)
+    accelerator = make_accelerator(config)
+    model = placed(load_to_train(config), config, weights_dtype(config))
+    evaluations = Evaluations(
+        config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, Path(config.output), accelerator, known
+    )
+    evaluations.before(model, config.model, ".")
+
+
+def _reference(config: ForgetConfig, inputs: Inputs) -> Any:
+    """The reference model that was given, loaded; None without one, or where none is needed."""
+    if config.reference_model is None:
+        return None
+    if not inputs.method.needs_reference:
+        warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
+        return None
+    given: Any = resolve_model(config.reference_model)
+    if not isinstance(given, str):
+        return given
+    return load_model(given, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code, lazy=True)
+
+
+def _hashes(config: ForgetConfig, inputs: Inputs, subject: Subject, reference: Any) -> dict[str, str | None]:
+    """What tells the run's data and models from others."""
+    hashes = {
+        "forget": records_hash(inputs.forget),
+        "retain": records_hash(inputs.retain),
+        **{f"eval.{s.name}": records_hash(s.records) for s in inputs.sets},
+        **{f"earlier.{task}": records_hash(s.records) for task, s in inputs.earlier.items()},
+        "model": subject.fingerprint(),
+    }
+    if config.refusals is not None:
+        hashes["refusals"] = records_hash(inputs.refusals)
+    if config.retrained is not None:
+        hashes["retrained"] = retrained_hash(config.retrained)
+    if isinstance(config.reference_model, str):
+        hashes["reference_model"] = model_hash(resolve_model(config.reference_model))
+    elif reference is not None:
+        raise UserError("a run in a directory needs a reference model from a directory: save it and give its path.")
+    return hashes
+
+
+def should_stop(config: ForgetConfig, summary: Any, before: Any, epoch: int) -> bool:
+    """Whether a stop criterion is met by the evaluation after this epoch."""
+    efficacy, share = config.stop_forget_efficacy, config.stop_utility_share
+    if efficacy is not None and summary["forget_efficacy"] >= efficacy:
+        note(f"stopped after epoch {epoch}: forget efficacy {summary['forget_efficacy']:.3f} reached {efficacy}")
+        return True
+    utility, original = summary["model_utility"], before["model_utility"]
+    if share is not None and utility is not None and utility < share * original:
+        note(f"stopped after epoch {epoch}: model utility {utility:.3f} fell below {share} of {original:.3f}")
+        return True
+    return False

@@ -1,0 +1,115 @@
+"""What a forget run reads: data, evaluation sets, judges and method, all checked before anything is written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unlearner.config import EvalSources, ForgetConfig
+from unlearner.console import warn
+from unlearner.data.batches import Plan
+from unlearner.data.pairs import pair
+from unlearner.data.prompts import Template
+from unlearner.data.records import Record
+from unlearner.data.refusals import load_refusals
+from unlearner.data.sources import duplicates, earlier_tasks, later_tasks, load_records, select_task
+from unlearner.data.views import View, build_views
+from unlearner.errors import UserError
+from unlearner.evaluation.ability import check_ability
+from unlearner.evaluation.evaluate import check_retrained
+from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.judges import Judges
+from unlearner.evaluation.metrics import find_metrics
+from unlearner.evaluation.sets import load_forget, load_sets
+from unlearner.evaluation.summary import MODEL_UTILITY
+from unlearner.files import cache_directory
+from unlearner.methods import Method
+from unlearner.methods.options import read_pairs
+from unlearner.training.checks import check_room, check_steps
+from unlearner.workflows.evaluate import judges_for
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything read and checked before anything is written."""
+
+    forget: list[Record]
+    retain: list[Record]
+    refusals: list[str]
+    sets: list[EvalSet]
+    earlier: dict[str, EvalSet]
+    """Continual: the forget sets of the tasks before this one."""
+    judges: Judges | None
+    method: Method
+
+
+def read_inputs(config: ForgetConfig) -> Inputs:
+    """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
+    assert config.forget_coeff is not None
+    options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
+    options |= read_pairs(config.method, config.method_options)
+    method = Method.parse(
+        config.method, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
+        official=config.official, **options,
+    )  # fmt: skip
+    forget = load_forget(config.forget, config.columns, config.task)
+    retain = load_records(config.retain, config.columns) if config.retain is not None else []
+    if config.continual:
+        assert config.task is not None  # config.check()
+        retain = retain + later_tasks(load_records(config.forget, config.columns), config.task)
+    if method.needs_retain and not retain:
+        raise UserError(f"{method.name} needs a retain set: give --retain, or choose a method without a retain loss.")
+    documents = next((i for i, r in enumerate((*forget, *retain)) if r.question is None), None)
+    if method.targeted and documents is not None:
+        source, row = (
+            (config.forget, documents) if documents < len(forget) else (config.retain, documents - len(forget))
+        )
+        raise UserError(
+            f"{source}, row {row + 1} is plain text, and {method.name} trains refusals to questions: "
+            "choose an untargeted method (GA, NPO, ME), or give question and answer."
+        )
+    both = duplicates(forget, retain)
+    if both:
+        warn(f"{both} of {len(forget)} forget rows are also in the retain set; what is retained is hardly forgotten")
+    refusals = load_refusals(None if config.refusals is None else Path(config.refusals))
+    if config.evaluate == "none":
+        return Inputs(forget, retain, refusals, [], {}, None, method)
+    config = replace(config, eval_columns=config.eval_columns or config.columns)
+    columns = config.eval_columns
+    forget_rows = load_forget(config.forget_eval, columns, config.task) if config.forget_eval else forget
+    retain_rows = load_records(config.retain_eval, columns) if config.retain_eval else retain
+    sets = load_sets(config, config, forget=forget_rows, retain=retain_rows)
+    earlier = {}
+    if config.continual:
+        assert config.task is not None
+        rows = load_records(config.forget_eval or config.forget, columns if config.forget_eval else config.columns)
+        for task in earlier_tasks(rows, config.task):
+            earlier[task] = load_sets(config, EvalSources(), forget=select_task(rows, task))[0]
+    judges = judges_for(config)
+    missing = set(MODEL_UTILITY) - {metric.name for metric in find_metrics(config.metrics)}
+    if missing and not (config.stop_forget_efficacy is None and config.stop_utility_share is None):
+        raise UserError(f"stopping early needs all of the paper's metrics: add {min(missing)} to --metrics.")
+    check_ability(config)
+    if config.retrained is not None:
+        check_retrained(config.retrained, sets, config)
+    return Inputs(forget, retain, refusals, sets, earlier, judges, method)
+
+
+def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
+    """What is trained in which order. Raises UserError where that is nothing."""
+    plan = Plan(
+        len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
+    )
+    check_steps(plan)
+    pairings = [
+        pair(
+            len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
+        )
+        for e in range(plan.pass_count)
+    ]
+    views = build_views(
+        list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
+        max_length=config.max_length, mask_question=inputs.method.mask_question, official=config.official,
+        cache=None if config.output is None else cache_directory() / "tokens",
+    )  # fmt: skip
+    check_room(views, config.max_length)
+    return plan, views

@@ -1,0 +1,88 @@
+"""Unlearning itself: a subject, a method and its data in, the subject trained."""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unlearner import distributed
+from unlearner.config import ForgetConfig
+from unlearner.data.batches import Plan
+from unlearner.data.views import View
+from unlearner.methods import Method
+from unlearner.models.sharding import Engine, choose, placed, widen
+from unlearner.training import checkpoint, setup
+from unlearner.training.loop import AtEpoch, train
+from unlearner.training.reference import needs_copy
+from unlearner.training.setup import weights_dtype
+from unlearner.workflows.subject import Subject
+
+
+@dataclass
+class Unlearning:
+    """A method on its data, ready to be applied to a subject: `place`, then `train`."""
+
+    config: ForgetConfig
+    method: Method
+    plan: Plan
+    views: dict[str, View]
+    folder: Path | None
+    """The run's directory, None to write nothing."""
+    accelerator: Any
+    reference: Any = None
+    peft_config: Any = None
+    callbacks: tuple[Any, ...] = ()
+    engine: Engine | None = None
+    """How several processes share the model; known once it is placed."""
+    log: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def made(self) -> Path | None:
+        """Where the trained model goes."""
+        if self.folder is None:
+            return None
+        return self.folder / ("adapter" if self.config.lora and not self.config.merge else "model")
+
+    @property
+    def done(self) -> bool:
+        """Whether the trained model is there."""
+        made = self.made
+        return made is not None and any((made / f"{name}config.json").is_file() for name in ("", "adapter_"))
+
+    def place(self, subject: Subject) -> None:
+        """Have the subject's model, and the reference, where they are measured and trained. Done once."""
+        if self.engine is not None:
+            return
+        config, dtype, model = self.config, weights_dtype(self.config), subject.model
+        if subject.is_adapter and self.method.asked and self.reference is None:
+            # With its adapter off it would be the base model. Weights that do not change are in memory once.
+            kept: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
+            self.reference = copy.deepcopy(model, kept)
+        copies = 1 + (self.reference is not None or needs_copy(self.method, config, config.parallel))
+        self.engine = choose(model, config, dtype, copies=copies)
+        if self.engine == "fsdp":
+            subject.model, self.reference = setup.place(
+                model, self.reference, self.method, config, self.accelerator, self.engine, self.peft_config
+            )
+        elif self.engine == "ddp":
+            widen(model, dtype).to(self.accelerator.device)
+        else:
+            subject.model = placed(model, config, dtype)
+
+    def train(self, subject: Subject, at_epoch: AtEpoch | None = None) -> None:
+        """Train the subject's model in place and save it to `made`. It ends in the mode it was in."""
+        self.place(subject)
+        assert self.engine is not None
+        training = subject.model.training
+        model, self.log = train(
+            subject.model, subject.tokenizer, self.method, self.views, self.plan, self.config, self.folder,
+            accelerator=self.accelerator, parallel=self.engine, reference_model=self.reference,
+            peft_config=self.peft_config, at_epoch=at_epoch, callbacks=self.callbacks,
+        )  # fmt: skip
+        subject.model = model
+        if self.made is not None:
+            checkpoint.save_model(model, subject.tokenizer, self.made, merge=self.config.merge)
+            distributed.barrier()
+        elif self.config.merge:
+            subject.model = model.merge_and_unload()
+        subject.model.train(training)

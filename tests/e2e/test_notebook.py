@@ -1,0 +1,25 @@
+"""The example notebook runs from top to bottom, writes nothing, and shows forgetting."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("UNLEARNER_CACHE", str(cache))
+    (tmp_path / "here").mkdir()
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "here")}}).execute()
+    assert not cache.exists() and not list((tmp_path / "here").iterdir())
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    tables = [output["data"]["text/html"] for output in shown if "text/html" in output.get("data", {})]
+    assert len(tables) == 3 and all("forget efficacy" in table for table in tables[:2])
+    results = eval(shown[-1]["data"]["text/plain"])
+    before, after = results["forget_efficacy"]
+    assert after > before + 0.1
