@@ -34,10 +34,9 @@ from unlearner.data.batches import Plan, micro_batches
 from unlearner.data.prompts import TokenTable
 from unlearner.data.views import View
 from unlearner.methods import Method
-from unlearner.models.anatomy import Head, bare
+from unlearner.models.anatomy import Head
 from unlearner.models.compiled import compile_layers
 from unlearner.models.onednn_linear import fast_products, linear
-from unlearner.models.packing import packing
 from unlearner.scoring.batch import FORWARD_TOKENS
 from unlearner.scoring.token_scores import CHUNK_BYTES, token_scores
 from unlearner.training import loop, setup
@@ -131,7 +130,16 @@ def ours(
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
         for part in micro_batches(plan, views, number, max_tokens=options.max_tokens):
-            batch = loop.assemble(part, views, EOS, known, official=False, forward_tokens=forward_tokens, packed=packed)
+            batch = loop.assemble(
+                part,
+                views,
+                EOS,
+                known,
+                official=False,
+                reference=method.asked,
+                forward_tokens=forward_tokens,
+                packed=packed,
+            )
             values = wrapped(batch.to(accelerator.device))
             accelerator.backward(values[0])
             total += values[0].detach()
@@ -141,7 +149,7 @@ def ours(
         return total
 
     with (
-        packing(bare(model), accelerator.autocast()) if packs else nullcontext(False) as packed,
+        loop.packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
         nullcontext() if options.compile else fast_products(model),
     ):
         for number in range(plan.steps):

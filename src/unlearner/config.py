@@ -137,8 +137,7 @@ class EvalOptions:
 
     def check_evaluation(self) -> None:
         _positive(self, "max_new_tokens", "eval_max_length")
-        optional = ("eval_limit", "eval_tokens", "lm_eval_limit")
-        _positive(self, *(name for name in optional if getattr(self, name) is not None))
+        _positive(self, *(n for n in ("eval_limit", "eval_tokens", "lm_eval_limit") if getattr(self, n) is not None))
 
 
 @dataclass(kw_only=True)
@@ -186,8 +185,7 @@ class MethodOptions:
     retain_coeff: float = 1.0
     """Weight of the retain loss."""
     me_direction: Literal["uniform-to-model", "model-to-uniform"] | None = None
-    """ME's divergence: uniform-to-model, the default, KL(U‖p) as in the official code, or model-to-uniform, KL(p‖U) as
-    in the paper's equation."""
+    """ME's divergence: KL(U‖p) as in the official code, the default, or KL(p‖U) as in the paper's equation."""
     pairing: Literal["redrawn", "fixed", "official"] = "redrawn"
     """How forget rows meet retain rows: redrawn every epoch, fixed for all epochs, or the official code's pairs."""
     official: bool = False
@@ -216,8 +214,7 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         self.check_model()
         self.check_training()
         self.check_evaluation()
-        if self.beta is not None:
-            _positive(self, "beta")
+        _positive(self, *(["beta"] if self.beta is not None else []))
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
         _not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
@@ -372,12 +369,11 @@ def with_preset(config: ForgetConfig) -> ForgetConfig:
     """The options with the preset's values where none were given; official mode takes the official pairing."""
     preset = SCENARIOS[config.preset].preset
     method = config.method.upper()
+    coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
     return replace(
         config,
         lr=preset.lr.get(method, preset.lr[""]) if config.lr is None else config.lr,
-        forget_coeff=preset.forget_coeff.get(method.partition("+")[0], 1.0)
-        if config.forget_coeff is None
-        else config.forget_coeff,
+        forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
         pairing="official" if config.official else config.pairing,
     )
 

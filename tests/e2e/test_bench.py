@@ -303,7 +303,7 @@ def test_ray_tasks_and_processes_give_the_same_numbers(
         assert [list(row) for row in found] == [list(row) for row in expected]
         for one, two in zip(found, expected, strict=True):
             for name, value in two.items():
-                # A sentence's embedding depends on those embedded beside it by float noise (evaluation/judges.py).
+                # A sentence's embedding depends on those embedded beside it by float noise (evaluation/embeddings.py).
                 assert one[name] == value or float(one[name]) == pytest.approx(float(value), abs=2e-6)
 
 

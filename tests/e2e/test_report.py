@@ -322,10 +322,10 @@ def test_a_run_cut_short_is_shown_as_far_as_it_is(single: Path, report: Report_,
         (folder / name).unlink()
     assert report(folder).code == 0
     shown = text(tmp_path / "page.html")
-    assert "Nothing can be said yet about what was forgotten, for the evaluations are not complete." in shown
+    assert "Nothing can be said yet about what was forgotten, because the evaluations are not complete." in shown
     assert "The evaluation after unlearning is missing: it was not done, or was cut short." in shown
     assert "log.jsonl is missing: there are no training curves." in shown
-    assert "The run has not finished: repeat its command to go on with it." in shown
+    assert "The run has not finished: repeat its command to continue it." in shown
     assert f"{read_json(folder / 'before' / 'summary.json')['forget_efficacy']:.3f}" in shown
     (folder / "before" / "records.jsonl").unlink()
     (folder / "run.json").write_text("{")
@@ -340,7 +340,7 @@ def test_folders_without_a_run_are_refused(report: Report_, tmp_path: Path, file
     for folder, sentence in (
         (tmp_path / "nowhere", "nowhere is no directory: give the --output of an earlier run"),
         (tmp_path / "empty", "empty holds no run of unlearner: give the --output of an earlier run."),
-        (files.model.parent, "holds fine-tuning only, of which there is no report"),
+        (files.model.parent, "holds only fine-tuning, which has no report"),
     ):
         ended = report(folder)
         assert ended.code == 2

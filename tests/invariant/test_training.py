@@ -430,9 +430,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(kind: str, tmp_path: Path, monkey
 
     save = checkpoint.save
 
-    def save_and_die(model: Any, optimizer: Any, folder: Path, step: int, keep: int) -> None:
+    def save_and_die(model: Any, optimizer: Any, folder: Path, step: int, *more: Any) -> None:
         if step < 6:
-            save(model, optimizer, folder, step, keep)
+            save(model, optimizer, folder, step, *more)
             return
         (folder / f".step-{step:06d}.tmp").mkdir()
         (folder / f".step-{step:06d}.tmp" / "__0_0.distcp").write_bytes(b"half")

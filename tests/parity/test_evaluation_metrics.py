@@ -7,8 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from unlearner.data.records import Record
+from unlearner.evaluation.entailment_judges import premise_and_hypothesis
 from unlearner.evaluation.examples import EvalSet, Example
-from unlearner.evaluation.judges import Judges, load_judges, premise_and_hypothesis
+from unlearner.evaluation.judges import Judges, load_judges
 from unlearner.evaluation.metrics.rouge import rouge_l_recall
 from unlearner.evaluation.summary import per_example, summarise
 

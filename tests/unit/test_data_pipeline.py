@@ -114,8 +114,8 @@ def test_official_counts_the_tokens_of_the_question_alone(straddler: PreTrainedT
     assert answer_of(straddler, table, 1) == ["b", "y", "</s>"]
 
 
-def test_the_joint_counts_as_answer(straddler: PreTrainedTokenizerBase) -> None:
-    joined = Template("joined", "Q:{question}A:", joint=" ")
+def test_the_separator_counts_as_answer(straddler: PreTrainedTokenizerBase) -> None:
+    joined = Template("joined", "Q:{question}A:", separator=" ")
     assert answer_of(straddler, encode(straddler, joined, [("a", "xy")], 50)) == [" ", "xy", "</s>"]
 
 
@@ -132,7 +132,7 @@ def test_answers_start_at_their_first_letter(
         assert ids[-1] == tiny_tokenizer.eos_token_id and ids.count(tiny_tokenizer.eos_token_id) == 1
         start = table.start[i]
         assert tiny_tokenizer.decode(ids[1:start]) == template.prompt.replace("{question}", question)
-        assert tiny_tokenizer.decode(ids[start:-1]) == template.joint + answer
+        assert tiny_tokenizer.decode(ids[start:-1]) == template.separator + answer
     assert table.closed.all()
     assert table.lengths.tolist() == [len(table.row(i)) for i in range(len(table))]
 

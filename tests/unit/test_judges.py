@@ -14,9 +14,11 @@ from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, Pr
 
 from unlearner.data.records import Record
 from unlearner.errors import UserError
-from unlearner.evaluation import judges
+from unlearner.evaluation import embeddings, entailment_judges, judge_files, judges
+from unlearner.evaluation.embeddings import Embedder, VectorStore, load_embedder, text_key
+from unlearner.evaluation.entailment_judges import NliJudge, OfflineJudge, load_nli_judge
 from unlearner.evaluation.examples import EvalSet, Example
-from unlearner.evaluation.judges import Embedder, NliJudge, OfflineJudge, VectorStore, load_judges
+from unlearner.evaluation.judges import load_judges
 
 FORWARD = EvalSet("forget", (), generation_is_premise=True)
 BACKWARD = EvalSet("retain", ())
@@ -35,8 +37,8 @@ def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty Hugging Face cache, and a hub at which nothing answers."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    judges._embedder.cache_clear()  # what another test has found belongs to another cache
-    judges._nli_judge.cache_clear()
+    load_embedder.cache_clear()  # what another test has found belongs to another cache
+    load_nli_judge.cache_clear()
 
 
 def cached_model(cache: Path, name: str, files: tuple[str, ...]) -> Path:
@@ -59,13 +61,13 @@ def test_auto_is_offline_where_the_hub_does_not_answer(no_cache: None):
 
 def test_auto_is_the_papers_where_both_models_are_cached(no_cache: None, tmp_path: Path):
     files = ("config.json", "tokenizer.json", "model.safetensors")
-    judge = cached_model(tmp_path / "hub", judges.PAPER_JUDGE, files)
+    judge = cached_model(tmp_path / "hub", entailment_judges.PAPER_JUDGE, files)
     (judge / files[0]).write_text('{"model_type": "deberta-v2", "id2label": {"0": "entailment", "1": "neutral"}}')
-    half = cached_model(tmp_path / "hub", judges.PAPER_EMBEDDINGS, files[:2])
+    half = cached_model(tmp_path / "hub", embeddings.PAPER_EMBEDDINGS, files[:2])
     assert load_judges().judge == "offline"  # weights are missing
     (half / files[2]).touch()
     chosen = load_judges()
-    assert (chosen.judge, chosen.embedding_model) == (judges.PAPER_JUDGE, judges.PAPER_EMBEDDINGS)
+    assert (chosen.judge, chosen.embedding_model) == (entailment_judges.PAPER_JUDGE, embeddings.PAPER_EMBEDDINGS)
     assert chosen.describe().endswith("(the paper's).")
 
 
@@ -82,7 +84,7 @@ def test_a_missing_model_is_an_error_before_anything_runs(no_cache: None):
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(judges, "find_spec", lambda module: None)
+    monkeypatch.setattr(judge_files, "find_spec", lambda module: None)
     with pytest.raises(UserError, match=r'pip install "unlearner\[offline\]"'):
         load_judges("offline")
 
@@ -95,8 +97,10 @@ def test_changed_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_describe_says_which_figures_are_not_the_papers():
-    assert "Not the paper's: entailment, and" in judges.describe(judges.PAPER_EMBEDDINGS, "other/nli")
-    assert "Not the paper's: cosine similarity, and" in judges.describe("other/embeddings", judges.PAPER_JUDGE)
+    assert "Not the paper's: entailment, and" in judges.describe(embeddings.PAPER_EMBEDDINGS, "other/nli")
+    assert "Not the paper's: cosine similarity, and" in judges.describe(
+        "other/embeddings", entailment_judges.PAPER_JUDGE
+    )
 
 
 # Embeddings
@@ -176,7 +180,7 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path):
         "b": [1, 0],
     }
     with sqlite3.connect(store.path) as db:
-        db.execute("UPDATE vectors SET vector = ? WHERE text = ?", (b"\0\0\0\0\0", judges._key("a")))
+        db.execute("UPDATE vectors SET vector = ? WHERE text = ?", (b"\0\0\0\0\0", text_key("a")))
     assert list(store.get(["a", "b"])) == ["b"]
     store.put({"a": vectors["a"], "b": vectors["a"]})
     found = store.get(["a", "b"])
@@ -353,7 +357,7 @@ def test_nli_labels(tmp_path: Path):
 def test_an_nli_model_may_be_a_directory(tmp_path: Path, no_cache: None):
     directory = tiny_nli(tmp_path / "nli", ("entailment", "neutral"))
     chosen = load_judges(str(directory), device="cpu", cache=tmp_path / "cache")
-    assert (chosen.judge, chosen.embedding_model) == (str(directory), judges.OFFLINE_EMBEDDINGS)
+    assert (chosen.judge, chosen.embedding_model) == (str(directory), embeddings.OFFLINE_EMBEDDINGS)
     assert len(chosen.entailed(random_examples(3), FORWARD)) == 3
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="does not load as a text classification model"):

@@ -4,7 +4,8 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from torch.nn.functional import cross_entropy
 from unlearner import Method
 from unlearner.errors import UserError
 from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN, Losses, method_names
+from unlearner.methods.base import Loss, Needs
 from unlearner.methods.learn import Learn
 from unlearner.methods.me import ME
+from unlearner.methods.options import read_pairs
 from unlearner.scoring.batch import Batch, RowWeights, ViewIndex, like_lengths
 from unlearner.scoring.views import ViewScores, score_views
 
@@ -549,6 +552,74 @@ def test_options_reach_their_losses() -> None:
     assert (method.forget.beta, method.retain.beta) == (0.7, 0.7)
     assert (method.forget_coeff, method.retain_coeff, method.official) == (0.2, 3, True)
     assert Method.parse("ME", me_direction="model-to-uniform").needs == {"forget": ("entropy",)}
+
+
+def test_an_option_goes_to_the_losses_that_have_it_and_others_keep_their_defaults() -> None:
+    assert Method.parse("ME+AP", beta=0.3).retain.beta == 0.3  # ME has no β
+    assert Method.parse("NPO+GD").forget.beta == 0.1 == Method.parse("NPO+GD", beta=None).forget.beta
+    assert Method.parse("ME", direction="model-to-uniform") == Method.parse("ME", me_direction="model-to-uniform")
+    assert read_pairs("NPO+GD", ["beta=4.5"]) == {"beta": "4.5"}
+    assert Method.parse("NPO+GD", **read_pairs("NPO+GD", ["beta=4.5"])).forget.beta == 4.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("NPO+AP", {"betta": 1.0}, "NPO\\+AP has no option 'betta': did you mean 'beta'?"),
+        ("GA+GD", {"delta": 1.0}, "GA\\+GD has no option 'delta': it has none"),
+        ("ME", {"directoin": "x"}, "did you mean 'direction'?"),
+        ("NPO", {"beta": "much"}, "NPO's option beta must be a number, not 'much'"),
+        ("NPO", {"beta": True}, "NPO's option beta must be a number, not True"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Method.parse(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["beta"], "NAME=VALUE"), (["beta=2", "gama=1"], "no option 'gama'"), (["=2"], "NAME=VALUE"),
+    ],
+)  # fmt: skip
+def test_options_typed_wrongly_are_refused(pairs: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_pairs("NPO+GD", pairs)
+    with pytest.raises(UserError, match="GA\\+GD has no option 'beta'"):
+        read_pairs("GA+GD", ["beta=2"])
+
+
+@dataclass(frozen=True)
+class Ratio(Loss):
+    """E_t (log p_θ − log p_ref)² + mean_t ‖h_θ − h_ref‖² at labelled tokens: what the reference is asked every step."""
+
+    name = "RATIO"
+    needs: ClassVar[Needs] = {"forget": ["logp", 0]}
+    reference: ClassVar[Needs] = {"forget": ["logp", 0, "nll"]}
+    times: int | None = None
+
+    def __call__(self, views: Any) -> Tensor:
+        forget = views["forget"]
+        states = forget.states(0, at="labels") - forget.reference.states(0, at="labels")
+        assert torch.allclose(forget.reference.nll, forget.reference_nll)
+        return forget.token_mean((forget.logp - forget.reference.logp) ** 2 + states.square().sum(-1))
+
+
+def test_token_scores_and_states_of_the_reference(models: tuple[Any, Any]) -> None:
+    model, reference = models
+    views = {"forget": make_views()["forget"]}
+    method = Method("RATIO", Ratio(), None)
+    assert method.asked == {"forget": ("logp", 0)} and method.reference_nll == ("forget",)
+    labels = Plain(model, reference, views, beta=0.1).labels("forget")
+    found = []
+    for each in models:
+        out = each(**{k: views["forget"][k] for k in ("input_ids", "attention_mask")}, output_hidden_states=True)
+        logp = -cross_entropy(out.logits[:, :-1][labels != -100], labels[labels != -100], reduction="none")
+        found.append((logp, out.hidden_states[1][:, :-1][labels != -100]))
+    (logp, states), (logp_before, states_before) = found
+    expected = ((logp - logp_before) ** 2 + (states - states_before).square().sum(-1)).mean()
+    torch.testing.assert_close(method.losses(model, views, reference=reference).forget, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_missing_view_is_named(models: tuple[Any, Any]) -> None:

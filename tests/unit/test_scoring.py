@@ -34,9 +34,9 @@ from transformers import (
 from unlearner.errors import UserError
 from unlearner.models.anatomy import Head, backbone, check_head
 from unlearner.scoring.batch import Batch
-from unlearner.scoring.constants import KINDS
+from unlearner.scoring.constants import KINDS, STATISTICS
 from unlearner.scoring.token_scores import token_scores
-from unlearner.scoring.views import score_views
+from unlearner.scoring.views import Known, score_views
 
 N, H, V = 7, 6, 50
 ROW = V * 8  # bytes of one position's logits in float64
@@ -129,6 +129,57 @@ def check_against_plain(case: Case, kinds: Sequence[str], chunk_bytes: int | Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_score_and_its_gradient_are_those_of_full_logits(kind: str, chunk_bytes: int, dtype: torch.dtype) -> None:
     check_against_plain(Case(dtype), [kind], chunk_bytes)
+
+
+def plain_statistic(logits: Tensor, targets: Tensor, kind: str) -> Tensor:
+    log_p = torch.log_softmax(logits, dim=-1)
+    own = torch.stack([log_p[n, target] for n, target in enumerate(targets)])
+    if kind == "is_argmax":
+        return (logits.argmax(-1) == targets).to(logits)
+    if kind == "rank":
+        return torch.stack([(row > one).sum() for row, one in zip(log_p, own, strict=True)]).to(logits)
+    expected = (log_p.exp() * log_p).sum(-1)
+    if kind == "expected_logp":
+        return expected
+    return (log_p.exp() * log_p**2).sum(-1) - expected**2
+
+
+@pytest.mark.parametrize("chunk_bytes", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained head", "frozen head"])
+def test_statistics_come_in_the_same_pass_without_gradient(chunk_bytes: int, frozen: bool) -> None:
+    """In any order among the scores, whose values and gradients they leave as they are."""
+    case = Case(spread=2.0)
+    logits = case.hidden @ case.weight.T + case.bias
+    case.targets[2] = logits[2].argmax()
+    weight, bias = (t.detach() if frozen else t for t in (case.weight, case.bias))
+    kinds = ("rank", "logp", "variance_logp", "kl", "is_argmax", "expected_logp")
+    got = token_scores(
+        case.hidden, Head(weight, bias), case.targets, kinds, reference=case.reference, chunk_bytes=chunk_bytes
+    )
+    assert tuple(got) == kinds and set(STATISTICS) < set(kinds)
+    for kind in STATISTICS:
+        torch.testing.assert_close(got[kind], plain_statistic(logits, case.targets, kind).detach())
+        assert not got[kind].requires_grad
+    assert got["is_argmax"][2] == 1 and got["rank"][2] == 0 and got["rank"].max() > 0
+    alone = token_scores(
+        case.hidden, Head(weight, bias), case.targets, ("logp", "kl"), reference=case.reference, chunk_bytes=chunk_bytes
+    )
+    trained = [case.hidden] if frozen else case.trained
+    both = [
+        torch.autograd.grad(sum((s[kind] * case.upstream[kind]).sum() for kind in ("logp", "kl")), trained)
+        for s in (got, alone)
+    ]
+    for a, b in zip(*both, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_statistics_alone() -> None:
+    case = Case()
+    got = token_scores(case.hidden, case.head(), case.targets, STATISTICS)
+    logits = case.hidden @ case.weight.T + case.bias
+    for kind in STATISTICS:
+        torch.testing.assert_close(got[kind], plain_statistic(logits, case.targets, kind).detach())
+        assert not got[kind].requires_grad
 
 
 SEVERAL = [kinds for size in (2, 3, 4) for kinds in itertools.combinations(KINDS, size)]
@@ -380,10 +431,14 @@ def test_views_are_scored_together_as_they_would_be_alone() -> None:
 
     states = backbone(model)(**{k: second[k] for k in ("input_ids", "attention_mask")}).last_hidden_state
     at = second["attention_mask"].bool()
-    batch = Batch.build({"a": first, "b": second})
-    kl = score_views(model, batch, {"b": ["kl"]}, reference=(states[at].detach(), Head.of(model)))["b"].kl
-    assert kl.shape == (int(at.sum()),)
-    torch.testing.assert_close(kl, torch.zeros_like(kl), rtol=0, atol=1e-5)
+    for asked in ({"b": ()}, {}):  # about the one view's rows, about all
+        batch = Batch.build({"a": first, "b": second}, reference=asked)
+        known = Known.of(model, batch, {"b": ()})
+        torch.testing.assert_close(known.states.last[known.batch.views["b"].kl_index], states[at])
+        assert len(known.batch.input_ids) == (2 if asked else 4)
+        kl = score_views(model, batch, {"b": ["kl"]}, known=known)["b"].kl
+        assert kl.shape == (int(at.sum()),)
+        torch.testing.assert_close(kl, torch.zeros_like(kl), rtol=0, atol=1e-5)
 
 
 def test_a_head_that_is_no_linear_layer_is_refused_by_name() -> None:

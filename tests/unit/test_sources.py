@@ -6,15 +6,18 @@ import re
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unlearner.data import profiles
 from unlearner.data.records import Record
 from unlearner.data.sources import duplicates, load_records, select_task
 from unlearner.errors import UserError
+from unlearner.plugins import load_plugins
 
 ROWS: list[dict[str, Any]] = [
     {"question": "Who?", "answer": "Ada."},
@@ -453,7 +456,7 @@ def test_broken_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for row in ("Who, me,Ada", "Who"):
         path.write_text(f"question,answer\nq,a\n{row}\n")
-        assert refusal(path).startswith(f"{path}, line 3: the row has not as many cells as the header;")
+        assert refusal(path).startswith(f"{path}, line 3: the row does not have as many cells as the header;")
     for line, text in [
         (1, 'question,"answer'),
         (2, 'question,answer\n"Who?,Ada\nq,a'),
@@ -532,6 +535,76 @@ def test_bad_columns(tmp_path: Path) -> None:
         assert refusal(path, {field: "golden"}).startswith(not_in_the_second)
     write_lines(path, ROWS[0] | {"golden": ""})
     assert refusal(path, {"answer": "golden"}).startswith(f"{path}, line 1: 'golden' is empty")
+
+
+# Rows in memory, plug-ins
+
+
+def test_rows_in_memory() -> None:
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    rows = [
+        ROWS[0] | {"perturbed_answer": ["x", "y"], "task_id": 3},
+        ROWS[1] | {"perturbed_answer": None, "task_id": 4},
+    ]
+    expected = [
+        replace(RECORDS[0], perturbed_answer=("x", "y"), task_id="3"), replace(RECORDS[1], task_id="4")
+    ]  # fmt: skip
+    frame = pandas.DataFrame(rows)
+    for source in (rows, iter(rows), expected, datasets.Dataset.from_list(rows), frame):
+        assert load_records(source) == expected
+    assert load_records([*rows, *RECORDS]) == [*expected, *RECORDS]
+    assert load_records(frame.rename(columns={"answer": "golden"}), {"answer": "golden"}) == expected
+    arrays = frame.assign(perturbed_answer=[np.array(["x", "y"]), np.array([])])  # as read from Parquet
+    assert load_records(arrays) == expected
+    assert frame.isna().to_numpy().sum() == 1  # left as it was
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*ROWS, {"question": "q", "answer": 5}], "row 3 of the list given as forget: 'answer' must be text, not 5."),
+        ([ROWS[0], "text"], "row 2 of the list given as forget: a row must be an object with named fields"),
+        ([], "the list given as forget has no rows;"),
+        (5, "the int given as forget is no data: give a path"),
+        ({"train": ROWS, "test": ROWS}, "the dict given as forget is no set of rows, but holds train, test: give one"),
+        ([{"question": "q"}], "row 1 of the list given as forget: there is no column 'answer' (there: 'question')"),
+    ],
+)
+def test_bad_rows_in_memory(rows: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_records(rows, name="forget")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_plug_ins_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a package that is there as pip installs it: metadata with the entry point beside the code."""
+    plugin = Path(__file__).parents[1] / "plugin"
+    (tmp_path / "some_plugin-1.0.dist-info").mkdir()
+    (tmp_path / "some_plugin-1.0.dist-info" / "METADATA").write_text("Name: some-plugin\nVersion: 1.0\n")
+    (tmp_path / "some_plugin-1.0.dist-info" / "entry_points.txt").write_text(
+        "[unlearner.sources]\ncapitals = unlearner_test_plugin.sources:capitals\n"
+    )
+    for folder in (plugin, tmp_path):
+        monkeypatch.syspath_prepend(str(folder))
+    load_plugins.cache_clear()
+    try:
+        records = load_records("capitals:2")
+        assert [record.subject for record in records] == ["Ardun", "Brisk"]
+        assert load_records("capitals:[3:]") == load_records("capitals:")[3:]
+        assert refusal("capitals:many").startswith("capitals:many cannot be loaded (ValueError: invalid literal")
+        assert refusal("capitals:0") == (
+            "capitals:0 has no rows; give it at least one row with a question and an answer, or a text."
+        )
+    finally:
+        load_plugins.cache_clear()
+
+
+def test_reading_changes_nothing_global(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    assert len(load_records(write_csv(tmp_path / "a.csv", [{"text": "long " * 100_000}]))[0].answer) == 500_000
+    (tmp_path / "b.csv").write_text('question,answer\n"')
+    refusal(tmp_path / "b.csv")
+    assert csv.field_size_limit() == before
 
 
 # Tasks, duplicates, speed

@@ -38,6 +38,7 @@ def test_a_row_holds_what_the_metrics_were_computed_from():
     seen = Example(record, 1.0, 2, "Ada", (3, 4), 5.0, 6, (7.0, 8.0), (9, 10))
     (made,) = per_example([seen], EvalSet("retain", (record,)), FAKE)
     assert {key: made[key] for key in made if key not in METRICS} == {
+        "id": "3f661360d83a0ace",
         "set": "retain",
         "index": 0,
         "question": "Who?",

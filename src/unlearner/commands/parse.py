@@ -137,6 +137,8 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
             names = [f.name for f in known.values()]
             raise UserError(f"--config {file}: unknown option {key!r}, {did_you_mean(str(key), names)}")
         option = known[flag]
+        if isinstance(value, dict) and option.name == "method_options":
+            value = [f"{name}={each}" for name, each in value.items()]
         if isinstance(value, dict | list) and get_origin(option.type) is not type(value):
             raise UserError(f"--config {file}: {key} takes one value, not {value!r}.")
         if option.type is bool and not isinstance(value, bool):

@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def pass_count(self) -> int:
-        """Epochs begun, the last perhaps not ended."""
+        """Epochs begun; the last one may end early."""
         return -(-self.total_items // self.items)
 
     @property

@@ -16,14 +16,14 @@ SENTINEL = "\x02question\x03"
 class Template:
     """How a question and its answer become one string.
 
-    `prompt` is the text before the answer, `{question}` in it; `joint` stands between prompt and answer and counts as
-    answer (so that byte-pair tokens such as " Paris" stay whole); `end` follows the answer, None for the tokenizer's
+    `prompt` is the text before the answer, `{question}` in it; `separator` stands between prompt and answer and counts
+    as answer (so that byte-pair tokens such as " Paris" stay whole); `end` follows the answer, None for the tokenizer's
     EOS token; `special_tokens` says whether the tokenizer adds its own, such as `<s>`.
     """
 
     name: str
     prompt: str
-    joint: str = ""
+    separator: str = ""
     end: str | None = None
     special_tokens: bool = True
 
@@ -31,11 +31,11 @@ class Template:
         return "" if question is None else self.prompt.replace("{question}", question)
 
     def answer_part(self, question: str | None, answer: str) -> str:
-        return answer if question is None else self.joint + answer
+        return answer if question is None else self.separator + answer
 
 
 TEMPLATES = {
-    "plain": Template("plain", "Question: {question}\nAnswer:", joint=" "),
+    "plain": Template("plain", "Question: {question}\nAnswer:", separator=" "),
     # The two strings of the official code, tokenised as one string each.
     "llama2": Template("llama2", "[INST] {question} [/INST]"),
     "llama3": Template(

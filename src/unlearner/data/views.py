@@ -31,7 +31,7 @@ class View:
     table: TokenTable
     rows: np.ndarray
     first_label: np.ndarray
-    """(table rows,) the first labelled token of each row; at least 1, for nothing predicts a row's first token."""
+    """(table rows,) the first labelled token of each row; at least 1, because nothing predicts a row's first token."""
     whole: bool = False
     """Every token is labelled, the question's too; in official mode also the padding."""
 

@@ -175,7 +175,8 @@ def prompt_tokens(
         template.question_part(r.prompt) + (template.answer_part(r.prompt, r.prefix) if r.prefix else "")
         for r in requests
     ]
-    prompts = tokenizer(texts, add_special_tokens=template.special_tokens)["input_ids"]
+    # A tokenizer does not take an empty list.
+    prompts = tokenizer(texts, add_special_tokens=template.special_tokens)["input_ids"] if texts else []
     # A document under a tokenizer without a start token: the end token stands for one, as in GPT-2's training.
     return [prompt or [tokenizer.eos_token_id] for prompt in prompts]
 

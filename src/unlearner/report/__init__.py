@@ -21,8 +21,8 @@ def can_write() -> bool:
 def write_report(runs: Sequence[Path], output: Path) -> Path:
     """Write one HTML page about `runs` to `output`, its figures to `OUTPUT-figures/` beside it, and return `output`.
 
-    Each of `runs` is a run directory, a bench, or a folder of such, however deep. The page depends on what these hold
-    alone: not on the time, nor, where runs can be told apart without, on where they lie. Raises UserError where there
+    Each of `runs` is a run directory, a bench, or a folder of such, however deep. The page depends only on what these
+    hold: not on the time, nor on where they lie, unless nothing else tells two runs apart. Raises UserError where there
     is no run, the page cannot be written, or `output` is a file that is no report.
     """
     if not can_write():

@@ -45,7 +45,7 @@ def _cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | str:
     """A finished cell, or what it lacks."""
     run = read_run(cell, method, rows=rows)
     if run.before is None or run.after is None or not cell.is_finished:
-        return "has not finished: repeat the bench's command to go on with it."
+        return "has not finished: repeat the bench's command to continue it."
     return run
 
 
@@ -55,11 +55,11 @@ def _continual_cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | st
     After a task, forget efficacy and the metrics of the forget set are means over the sets of all tasks so far, as they
     are answered then; before, they are of the first task's set.
     """
-    told = read_object(cell.retention)
-    if told is None:
-        return f"has not finished ({cell.finished_tasks} tasks are done): repeat the bench's command to go on with it."
-    tasks = told["tasks"]
-    retention = Retention(tasks, told["before"]["forget_efficacy"], told["forget_efficacy"])
+    held = read_object(cell.retention)
+    if held is None:
+        return f"has not finished ({cell.finished_tasks} tasks are done): repeat the bench's command to continue it."
+    tasks = held["tasks"]
+    retention = Retention(tasks, held["before"]["forget_efficacy"], held["forget_efficacy"])
     first = read_run(cell.task(1), method, rows=rows)
     steps = {}
     for number in range(1, len(tasks) + 1):
@@ -75,7 +75,7 @@ def _continual_cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | st
 
 
 def _joined(found: Sequence[Measurement], efficacy: list[float], tasks: list[str]) -> Measurement:
-    """The forget sets of all tasks together, and what the last evaluation has besides."""
+    """The forget sets of all tasks together, with all else from the last evaluation."""
     last = found[-1].summary
     sets = {**last["sets"], "forget": mean(found).summary["sets"]["forget"]}
     counts = {**last["counts"], "forget": sum(m.count("forget") for m in found)}

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from unlearner.evaluation.judges import OFFLINE_JUDGE, PAPER_EMBEDDINGS, PAPER_JUDGE
+from unlearner.evaluation.embeddings import PAPER_EMBEDDINGS
+from unlearner.evaluation.entailment_judges import OFFLINE_JUDGE, PAPER_JUDGE
 from unlearner.evaluation.metrics import METRICS
 from unlearner.report.contents import Measurement, Part, Report, Run
 from unlearner.report.wording import HIGH_PROBABILITY, efficacy_of, joined, number_word, spoken
@@ -42,11 +43,11 @@ def cautions(report: Report) -> list[str]:
     if broken:
         found.append(
             f"After {joined(broken)} the answers to forget-set questions are largely repeated words. A model that had "
-            "never seen the forget set would answer in sentences, so whoever asks will notice that something was done."
+            "never seen the forget set would answer in sentences, so it is easy to notice that something was done."
         )
     if (zero := _zero(runs)) is not None:
         found.append(
-            f"Model utility is 0 where one of its figures is 0, for it is a harmonic mean: here {zero}. Judge what was "
+            f"Model utility is a harmonic mean, so it is 0 where one of its figures is 0: here {zero}. Judge what was "
             "kept by the table of all metrics."
         )
     few = min((after.count("forget") for *_, after in ends if after.count("forget")), default=FEW_QUESTIONS)
@@ -113,7 +114,7 @@ def _comparison_cautions(report: Report) -> list[str]:
 
 
 def _ties(part: Part, where: str) -> list[str]:
-    """Who cannot be told from the one that forgets most, for their intervals overlap."""
+    """The runs whose intervals overlap with that of the run that forgets most."""
     spans = {run.label: run.after.interval("forget_efficacy") for run in part.runs if run.after is not None}
     known = {run.label: value for run in part.runs if spans.get(run.label) and (value := efficacy_of(run)) is not None}
     if len(known) < 2:

@@ -42,7 +42,9 @@ def write_page(report: Report, output: Path) -> Path:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"--output {output} cannot be made, for a file is in the way: choose another.") from error
+            raise UserError(
+                f"--output {output} cannot be made because a file is in the way: choose another."
+            ) from error
     figures = output.with_name(f"{output.stem}-figures")
     save_figures(report, figures)
     write_text(output, render(report, figures.name))

@@ -29,9 +29,7 @@ def read(paths: Sequence[Path]) -> Report:
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
         if all(_command(folder) == "finetune" for folder in found):
-            raise UserError(
-                f"{path} holds fine-tuning only, of which there is no report: give a run of forget or evaluate."
-            )
+            raise UserError(f"{path} holds only fine-tuning, which has no report: give a run of forget or evaluate.")
         for folder in found:
             if folder.resolve() in seen or _command(folder) == "finetune":
                 continue
@@ -84,9 +82,9 @@ def _labelled(runs: list[Run]) -> list[Run]:
         differing = [
             key for key in configs[0] if any(c.get(key) != configs[0][key] for c in configs) and key != "method"
         ]
-        told = [", ".join(f"{key} {_short(c.get(key))}" for key in differing) for c in configs]
-        enough = 0 < len(differing) <= 3 and len(set(told)) == len(told)
-        for i, how in zip(same, told, strict=True):
+        differences = [", ".join(f"{key} {_short(c.get(key))}" for key in differing) for c in configs]
+        enough = 0 < len(differing) <= 3 and len(set(differences)) == len(differences)
+        for i, how in zip(same, differences, strict=True):
             labels[i] = f"{subject}, {how}" if enough else f"{subject} ({runs[i].name})"
     counts: dict[str, int] = defaultdict(int)
     unique = []

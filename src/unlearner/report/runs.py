@@ -28,7 +28,7 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True) -> Run:
         if not log:
             missing.append("log.jsonl is missing: there are no training curves.")
         if not run.is_finished:
-            missing.append("The run has not finished: repeat its command to go on with it.")
+            missing.append("The run has not finished: repeat its command to continue it.")
         if not measured:
             missing.append("The run was not to measure the model (--evaluate none): there is nothing to compare.")
     return Run(name, command, about, before, epochs, after, log, missing)
@@ -37,7 +37,7 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True) -> Run:
 def read_measurement(
     evaluation: EvaluationDirectory, when: str, missing: list[str], expected: bool, rows: bool
 ) -> Measurement | None:
-    """An evaluation, or None; what is not there although `expected` is told in `missing`."""
+    """An evaluation, or None; what is `expected` but not there is named in `missing`."""
     summary = _summary(evaluation)
     if summary is None:
         if expected:

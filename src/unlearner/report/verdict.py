@@ -93,7 +93,7 @@ def _kept(run: Run, *, mean: bool = False) -> str:
     if before is None or after is None:
         return "No set to be kept was measured, so what was lost beside the forget set is not known"
     if before == 0:
-        return "Model utility was 0 before unlearning already, so what was kept cannot be told from it"
+        return "Model utility was already 0 before unlearning, so it does not show what was kept"
     share = after / before
     only = "only " if share < KEPT_UTILITY else ""
     now = decimals(after) if mean else ranged(run.after, "model_utility")
@@ -118,7 +118,7 @@ def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = T
         keeps = "and keeps" if most in kept else "but keeps only"
         first += f", {keeps} {percent(shares[most.label])} of its model utility"
     if all(run.utility_share is None for run in runs):
-        second = "What was kept cannot be told, for none has a model utility above 0 before unlearning"
+        second = "What was kept is not known, because no model utility was above 0 before unlearning"
     elif not kept:
         best = max(runs, key=lambda run: shares[run.label])
         second = f"None keeps {bound}; {best.label} comes nearest, with {percent(shares[best.label])}"
@@ -182,7 +182,7 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
         second = f"Before unlearning the model answered {count} forget-set questions correctly, {judged_by(known)}."
     elif any(run.after is not None for run in runs):
         second = "There is an evaluation after unlearning, but none before to compare it with."
-    return [f"Nothing can be said yet about what was forgotten, for {why}.", second]
+    return [f"Nothing can be said yet about what was forgotten, because {why}.", second]
 
 
 def gone(left: float, after: Measurement) -> str:

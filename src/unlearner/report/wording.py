@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from unlearner.evaluation.judges import OFFLINE_EMBEDDINGS, OFFLINE_JUDGE, PAPER_EMBEDDINGS, PAPER_JUDGE
+from unlearner.evaluation.embeddings import OFFLINE_EMBEDDINGS, PAPER_EMBEDDINGS
+from unlearner.evaluation.entailment_judges import OFFLINE_JUDGE, PAPER_JUDGE
 from unlearner.report.contents import Measurement, Run
 
 HIGH_PROBABILITY = 0.25

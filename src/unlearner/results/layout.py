@@ -1,4 +1,4 @@
-"""What lies where in the directories that commands write. Names of files and keys are told here and nowhere else.
+"""What lies where in the directories that commands write. Names of files and keys stand here and nowhere else.
 
 `EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune` or `evaluate`. `CellDirectory`: a
 cell of a bench, which is a run, or one run for each task. `BenchDirectory`: a bench. All of them read; nothing here

@@ -4,7 +4,6 @@ N scored positions, H hidden size, V vocabulary size.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -131,7 +130,7 @@ class _TokenScores(torch.autograd.Function):
         ctx.save_for_backward(
             hidden, local.weight, local.bias, targets, lse, kept, *(slopes or (sums[kind] for kind in kinds))
         )
-        ctx.head, ctx.reference, ctx.kinds = replace(head, weight=lse, bias=None), reference, kinds
+        ctx.scale, ctx.softcap, ctx.reference, ctx.kinds = head.scale, head.softcap, reference, kinds
         ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * itemsize))
         ctx.fused = fused
         ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
@@ -145,7 +144,7 @@ class _TokenScores(torch.autograd.Function):
         if ctx.frozen_head:
             parts = [slope * grad[:, None] for slope, grad in zip(found, grads, strict=True)]
             return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 9)
-        head = replace(ctx.head, weight=weight, bias=bias)
+        head = Head(weight, bias, ctx.scale, ctx.softcap)
         wide = lse.dtype
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         states = hidden.to(weight.dtype)

@@ -24,8 +24,9 @@ from unlearner.data.batches import padded
 from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.methods import Method
+from unlearner.models.anatomy import decoder_layers
 from unlearner.models.onednn_linear import fast_products
-from unlearner.models.sharding import is_sharded, layers, whole
+from unlearner.models.sharding import is_sharded, whole
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch
 from unlearner.scoring.views import Known, Needs, score_views
 
@@ -163,7 +164,7 @@ def step_reference(model: Any, method: Method, given: Any) -> Reference | None:
     if given is None:
         partly = bool(method.trains)
         if partly and is_sharded(model):  # what is around the layers is whole throughout a step
-            inside = {p for layer in layers(model) for p in layer.parameters()}
+            inside = {p for layer in decoder_layers(model) for p in layer.parameters()}
             outside = [name for name, p in model.named_parameters() if p.requires_grad and p not in inside]
             if outside and not hasattr(model, "disable_adapter"):
                 raise UserError(
