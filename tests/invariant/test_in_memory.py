@@ -17,7 +17,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import TrainerCallback
-from unlearner.cli import parse
+from unlearner.commands.parse import parse
 
 import unlearner
 from unlearner import TrainingArguments, Unlearner, UserError
