@@ -24,6 +24,7 @@ from unlearner.models.onednn_linear import fast_products
 from unlearner.models.packing import packing
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch, RowWeights
+from unlearner.scoring.views import layers_of
 from unlearner.training import checkpoint
 from unlearner.training.callbacks import Callbacks
 from unlearner.training.checks import check_compiles
@@ -100,6 +101,8 @@ def train(
     if parallel == "deepspeed":
         wrapped: Any = deepspeed.start(objective, optimizer, options, accelerator.device)
     else:
+        if accelerator.ddp_handler is not None and layers_of(method.needs):
+            accelerator.ddp_handler.find_unused_parameters = True  # a loss may read no further than its layer
         wrapped = objective if is_sharded(model) else accelerator.prepare(objective)
     peak = float(optimizer.param_groups[0]["lr"])
     warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
