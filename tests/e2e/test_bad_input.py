@@ -480,7 +480,7 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
 def test_read_only_output(place: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     with mounted(tmp_path / "disk", "-o", "ro"):
         for typed in (forgetting, finetuning):
-            refused(typed(output=tmp_path / "disk" / "run"), "nothing may be written in", str(tmp_path / "disk"))
+            refused(typed(output=tmp_path / "disk" / "run"), "is not writable: choose another", str(tmp_path / "disk"))
         refused(forgetting(output=tmp_path / "disk"), f"cannot write {tmp_path / 'disk'}", "choose another")
 
 

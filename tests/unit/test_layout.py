@@ -22,6 +22,7 @@ FLOORS = [
     {"results", "scoring"},
     {"evaluation", "methods"},
     {"training"},
+    {"workflows"},
     {"report"},
     {"bench"},
     {"api"},

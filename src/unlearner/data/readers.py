@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unlearner.data.rows import _parse_json, numbered
+from unlearner.data.rows import numbered, parse_json
 from unlearner.errors import UserError, did_you_mean
 
 INSTALL = 'install it with: pip install "unlearner[data]"'
@@ -69,7 +69,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     text = _read_text(path)
     if text.lstrip().startswith("["):
         try:
-            rows = _parse_json(text)
+            rows = parse_json(text)
         except ValueError as error:  # json's own message ends in the line
             raise UserError(f"{path} is not valid JSON: {error}; correct that place.") from None
         yield from numbered(rows)
@@ -79,7 +79,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"line {number}", _parse_json(line)
+            yield f"line {number}", parse_json(line)
         except ValueError as error:
             why = getattr(error, "msg", error)
             raise UserError(

@@ -83,7 +83,7 @@ class _Row(NamedTuple):
         kind = "a list of texts, none of them empty"
         if isinstance(value, str):  # the way a list is written in a CSV cell
             try:
-                value = _parse_json(value)
+                value = parse_json(value)
             except ValueError:
                 raise self.wrong(field, value, kind) from None
         if value is None:
@@ -120,7 +120,7 @@ def _empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _parse_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """The value; whatever json raises for a text comes as ValueError, its message in `args[0]`."""
     try:
         return json.loads(text)
