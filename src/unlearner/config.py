@@ -136,8 +136,7 @@ class EvalOptions:
     entailment: Literal["tofu", "real-world"] = "tofu"
     """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
     metrics: list[str] = field(default_factory=list)
-    """What to measure: names as in `unlearner metrics`, of installed packages, or module:Name; by default the paper's
-    six. What no chosen metric needs is not computed."""
+    """What to measure: names (see `unlearner metrics`) or module:Name, by default the paper's six; nothing else is."""
     eval_tokens: int | None = None
     """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
     retrained: str | None = None
