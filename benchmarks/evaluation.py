@@ -9,11 +9,11 @@ from typing import Any
 from benchmarks import baseline, training
 from benchmarks.timing import Pairs, timed
 from benchmarks.work import TEMPLATE, Texts, taught_model
-from unlearner.config import EvalOptions
 from unlearner.evaluation import judges
 from unlearner.evaluation.evaluate import measure
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.metrics import rouge
+from unlearner.options import EvalOptions
 
 ROWS = 40
 """Rows of each set."""

@@ -28,8 +28,8 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from benchmarks import loss_memory
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.timing import machine
-from unlearner.config import TrainOptions
 from unlearner.methods import Method
+from unlearner.options import TrainOptions
 from unlearner.scoring import token_scores as scoring
 from unlearner.scoring.batch import Batch
 from unlearner.training import setup

@@ -36,13 +36,13 @@ from benchmarks.loss_memory import RETURNING, resident
 from benchmarks.shapes import Shape
 from benchmarks.timing import machine
 from unlearner import distributed
-from unlearner.config import TrainOptions
 from unlearner.data.batches import Plan
 from unlearner.data.prompts import TokenTable
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models.load import load_model
 from unlearner.models.new import new_model
+from unlearner.options import TrainOptions
 from unlearner.training import loop, setup
 
 Peaks = dict[str, int]

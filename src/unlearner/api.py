@@ -10,10 +10,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from unlearner.config import ALIASES, EvaluateConfig, FinetuneConfig, ForgetConfig
+from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.result import Evaluation
 from unlearner.models.sharding import is_sharded
+from unlearner.options import ALIASES
 from unlearner.training import checkpoint
 from unlearner.workflows.evaluate import evaluate as _evaluate
 from unlearner.workflows.fine_tune import FinetuneResult

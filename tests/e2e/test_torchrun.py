@@ -20,10 +20,11 @@ import pytest
 import torch
 
 from conftest import Files, arguments, contents, in_process, run_arguments
-from unlearner.config import EvaluateConfig, TrainOptions
+from unlearner.config import EvaluateConfig
 from unlearner.errors import UserError
 from unlearner.models import sharding
 from unlearner.models.load import load_model
+from unlearner.options import TrainOptions
 
 
 def torchrun(

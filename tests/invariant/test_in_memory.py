@@ -17,10 +17,10 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import TrainerCallback
-from unlearner.commands.parse import parse
 
 import unlearner
 from unlearner import TrainingArguments, Unlearner, UserError
+from unlearner.commands.parse import parse
 from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.models.load import load_model

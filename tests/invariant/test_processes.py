@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from test_training import FORGET, OPTIONS, RETAIN, TOKENIZER, Killed, fresh_model, killed_at_epoch, log_of, run
 
 from unlearner import distributed
-from unlearner.config import EvalOptions, TrainOptions
 from unlearner.data.prompts import TEMPLATES
 from unlearner.evaluation import passes
 from unlearner.evaluation.evaluate import measure
@@ -27,6 +26,7 @@ from unlearner.evaluation.judges import load_judges
 from unlearner.models import sharding
 from unlearner.models.load import load_model
 from unlearner.models.sharding import Engine
+from unlearner.options import EvalOptions, TrainOptions
 
 SHORT = replace(OPTIONS, lora_dropout=0.0, lr=1e-3, epochs=1.9, max_tokens=150)
 """Five steps in several forwards each, the last of three rows."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader
 
 from unlearner import Method
-from unlearner.config import TrainOptions
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import pair
 from unlearner.data.profiles import builtin
@@ -31,6 +30,7 @@ from unlearner.models.load import load_model
 from unlearner.models.new import new_model
 from unlearner.models.packing import Packed
 from unlearner.models.sharding import choose
+from unlearner.options import TrainOptions
 from unlearner.scoring.batch import Batch
 from unlearner.training import checkpoint, loop, setup
 from unlearner.training.loop import train

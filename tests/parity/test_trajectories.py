@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearner import Method
-from unlearner.config import TrainOptions
 from unlearner.data.batches import Plan, micro_batches
 from unlearner.data.pairs import pair
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records, select_task
 from unlearner.data.views import View, build_views
+from unlearner.options import TrainOptions
 from unlearner.training.loop import assemble
 from unlearner.training.objective import Objective
 from unlearner.training.reference import Reference, reference_nll

@@ -2,9 +2,10 @@
 
 import pytest
 
-from unlearner.config import EvalOptions, EvalSources
+from unlearner.config import EvalSources
 from unlearner.data.records import Record
 from unlearner.evaluation.sets import load_sets
+from unlearner.options import EvalOptions
 
 
 def questions(n: int) -> list[Record]:

@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> None:
         print(usage(), end="")
         return
     if arguments[0] in ("--version", "-V"):
-        from unlearner import __version__
+        from unlearner.version import __version__
 
         print(f"unlearner {__version__}")
         return

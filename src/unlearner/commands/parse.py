@@ -12,9 +12,10 @@ from typing import Any, get_origin
 import tyro
 import yaml
 
-from unlearner.config import ALIASES, BenchConfig, ForgetConfig
+from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
+from unlearner.options import ALIASES
 
 
 def parse(config_type: type, arguments: Sequence[str], program: str, example: str = "") -> Any:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import EvalOptions
 from unlearner.console import note
 from unlearner.errors import UserError, did_you_mean
 from unlearner.files import read_json, write_json
 from unlearner.models.sharding import whole
+from unlearner.options import EvalOptions
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 
 FILE = "ability.json"

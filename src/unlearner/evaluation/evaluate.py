@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
-from unlearner.config import EvalOptions, EvaluateConfig, ForgetConfig, ModelOptions
+from unlearner.config import EvaluateConfig, ForgetConfig
 from unlearner.console import progress_bar
 from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
 from unlearner.errors import UserError
@@ -31,6 +31,7 @@ from unlearner.files import read_json, read_jsonl, space_errors, write_json, wri
 from unlearner.models.load import load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.models.sharding import placed
 from unlearner.models.vllm_engine import Engine
+from unlearner.options import EvalOptions, ModelOptions
 from unlearner.results.records import sha256
 from unlearner.results.run import records_hash
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from unlearner.config import EvalOptions, EvalSources
+from unlearner.config import EvalSources
 from unlearner.console import warn
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records, select_task
 from unlearner.evaluation.examples import EvalSet
+from unlearner.options import EvalOptions
 
 
 def load_sets(

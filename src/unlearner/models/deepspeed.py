@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from unlearner import distributed
-from unlearner.config import TrainOptions
 from unlearner.errors import UserError
 from unlearner.models.anatomy import Head
 from unlearner.models.load import uses_bf16
+from unlearner.options import TrainOptions
 
 WEIGHT = "weight"
 STATES = ("exp_avg", "exp_avg_sq")

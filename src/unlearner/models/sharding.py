@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from unlearner import distributed
-from unlearner.config import ModelOptions, TrainOptions
 from unlearner.console import note
 from unlearner.errors import UserError
 from unlearner.models.anatomy import backbone, bare
 from unlearner.models.deepspeed import gathered, is_partitioned
+from unlearner.options import ModelOptions, TrainOptions
 
 Result = TypeVar("Result")
 

@@ -83,7 +83,7 @@ def list_questions(parts: Sequence[Part]) -> tuple[list[Column], list[Question]]
                         None if original is None else clean(original), [None] * width, [None] * width,
                     )  # fmt: skip
                 question = rows[place][name]
-                question.generations[places[column.label]] = clean(row["generation"])
+                question.generations[places[column.label]] = clean(row["generation"] or "")
                 question.values[places[column.label]] = thousandths(row)
     order = sorted(rows, key=lambda place: (place[0], set_order(place[1])))
     return list(by_label.values()), [question for place in order for question in rows[place].values()]

@@ -14,7 +14,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from unlearner import __version__
 from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
@@ -28,6 +27,7 @@ from unlearner.report.questions import examples, group_title, question_data
 from unlearner.report.titles import set_title
 from unlearner.report.verdict import verdict
 from unlearner.report.wording import number_word
+from unlearner.version import __version__
 
 GENERATOR = "unlearner report"
 

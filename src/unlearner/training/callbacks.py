@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unlearner import distributed
-from unlearner.config import TrainOptions
 from unlearner.data.batches import Plan
+from unlearner.options import TrainOptions
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

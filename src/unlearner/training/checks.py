@@ -5,13 +5,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from unlearner.config import TrainOptions
 from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.methods import Method
 from unlearner.models.load import check_fits, load_model
+from unlearner.options import TrainOptions
 from unlearner.scoring.views import layers_of
 from unlearner.training.setup import weights_dtype
 

@@ -12,7 +12,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
-from unlearner.config import TrainOptions
 from unlearner.console import progress_bar
 from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
@@ -23,6 +22,7 @@ from unlearner.models.compiled import compile_layers, restore_layers
 from unlearner.models.onednn_linear import fast_products
 from unlearner.models.packing import packing
 from unlearner.models.sharding import Engine, full, is_sharded, within
+from unlearner.options import TrainOptions
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch, RowWeights
 from unlearner.scoring.views import layers_of
 from unlearner.training import checkpoint

@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from unlearner.config import TrainOptions
 from unlearner.console import progress_bar
 from unlearner.data.batches import padded
 from unlearner.data.views import View
@@ -27,6 +26,7 @@ from unlearner.methods import Method
 from unlearner.models.anatomy import decoder_layers
 from unlearner.models.onednn_linear import fast_products
 from unlearner.models.sharding import is_sharded, whole
+from unlearner.options import TrainOptions
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch
 from unlearner.scoring.views import Known, Needs, score_views
 

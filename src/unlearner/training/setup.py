@@ -13,12 +13,12 @@ from accelerate.utils import DistributedDataParallelKwargs, get_mixed_precision_
 from torch import nn
 
 from unlearner import distributed
-from unlearner.config import TrainOptions
 from unlearner.errors import UserError
 from unlearner.methods import Method
 from unlearner.models import deepspeed
 from unlearner.models.load import uses_bf16
 from unlearner.models.sharding import Engine, frozen, shard, widen
+from unlearner.options import TrainOptions
 from unlearner.training.reference import needs_copy, train_only
 
 ACCELERATE = {

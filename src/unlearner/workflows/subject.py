@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from unlearner.config import ModelOptions, TrainOptions
 from unlearner.data.prompts import Template, find_template
 from unlearner.errors import UserError
 from unlearner.models.anatomy import bare, check_head
 from unlearner.models.load import load_model, load_tokenizer, model_hash
+from unlearner.options import ModelOptions, TrainOptions
 from unlearner.training.checks import load_to_train
 from unlearner.training.setup import weights_dtype
 

@@ -1,0 +1,196 @@
+"""The options that several commands share: of models, training, evaluation and methods."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unlearner.errors import UserError
+
+ALIASES = {
+    "learning_rate": "lr",
+    "gradient_accumulation_steps": "accumulation",
+    "max_tokens_per_forward": "max_tokens",
+    "max_grad_norm": "clip",
+    "torch_compile": "compile",
+    "save_steps": "save_every",
+    "save_total_limit": "keep_checkpoints",
+    "logging_steps": "log_every",
+    "report_to": "tracker",
+    "output_dir": "output",
+}
+"""Names of options in transformers and TRL, and ours."""
+
+MOST_EPOCHS = 10_000
+"""More can only be a slip; the pairs of every epoch are drawn before the first."""
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    model: str
+    """The model: a local directory or a Hugging Face hub id (safetensors only), or `builtin:` for the built-in one."""
+    template: str = "auto"
+    """Prompt template: auto (the model's chat template if it has one, else plain), chat, plain, llama2, llama3."""
+    max_length: int = 512
+    """Longest training text in tokens; longer ones are cut, and counted in a warning."""
+    precision: Literal["auto", "fp32", "bf16", "pure-bf16"] = "auto"
+    """Arithmetic: auto takes bf16 where a GPU has it, fp32 elsewhere. pure-bf16 also keeps weights, gradients and
+    optimiser states in bf16: half the memory of bf16, coarser steps."""
+    seed: int = 1001
+    """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
+    parallel: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
+    """How several processes (torchrun) share a model: ddp (each has all of it), fsdp (each holds a part of every
+    weight, gradient and optimiser state), deepspeed (the same by DeepSpeed's ZeRO-3, extra deepspeed; it trains only,
+    and evaluates as auto); auto takes ddp where that fits into the devices, else fsdp."""
+    cpu_offload: bool = False
+    """With fsdp or deepspeed: keep weights and optimiser states in main memory, and only what computes on the GPU."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models whose authors you trust."""
+
+    def check_model(self) -> None:
+        check_positive(self, "max_length")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
+
+
+@dataclass(kw_only=True)
+class TrainOptions(ModelOptions):
+    lr: float | None = None
+    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
+    epochs: float = 5.0
+    """Passes over the forget set (over the data, when fine-tuning)."""
+    batch_size: int = 4
+    """Rows of one logical micro-batch; mean token losses are taken within it."""
+    accumulation: int = 8
+    """Micro-batches of one optimiser step, over all devices together; the paper's 4 × 4 × 2 GPUs is 4 and 8."""
+    max_tokens: int = 16384
+    """Most padded tokens in one forward. Bounds memory; changes nothing else but which units LoRA's dropout draws."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    clip: float = 1.0
+    """Largest gradient norm; larger gradients are scaled down to it."""
+    warmup_epochs: float = 1.0
+    """Length of the linear warm-up; a linear decay to zero follows."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """Optimiser; adamw-8bit keeps its states in 8 bits (extra 8bit; not with fsdp or deepspeed)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the model's layers by torch.compile while training: a minute's wait at the start, then faster steps on a
+    GPU. On a CPU it needs a C++ compiler."""
+    lora: bool = False
+    """Train a LoRA adapter instead of all weights."""
+    lora_rank: int = 8
+    """Rank of the adapter's matrices."""
+    lora_alpha: float = 32.0
+    """Scale of the adapter (alpha / rank)."""
+    lora_dropout: float = 0.05
+    """Dropout on the adapter's input."""
+    merge: bool = False
+    """With LoRA: save the merged model rather than the adapter alone."""
+    save_every: int | None = None
+    """Steps between checkpoints; by default one after every epoch. Checkpoints go once the run has ended well."""
+    keep_checkpoints: int = 1
+    """How many checkpoints lie there at a time."""
+    log_every: int = 10
+    """Steps between writes to log.jsonl, which has a line for every step."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Also log to this experiment tracker."""
+
+    def check_training(self) -> None:
+        check_positive(self, "epochs", "batch_size", "accumulation", "max_tokens", "clip", "lora_rank", "lora_alpha")
+        check_positive(self, "keep_checkpoints", "log_every")
+        if self.epochs > MOST_EPOCHS:
+            raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
+        check_positive(self, *(name for name in ("lr", "save_every") if getattr(self, name) is not None))
+        check_not_negative(self, "weight_decay", "warmup_epochs")
+        if not 0 <= self.lora_dropout < 1:
+            raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
+        if self.merge and not self.lora:
+            raise UserError("--merge goes with --lora: without an adapter there is nothing to merge.")
+        if self.parallel != "deepspeed":
+            return
+        if self.optimizer == "adamw-8bit":
+            raise UserError("--optimizer adamw-8bit does not go with --parallel deepspeed: take --optimizer adamw.")
+        if self.compile:
+            raise UserError("--compile does not go with --parallel deepspeed: leave it out, or take fsdp or ddp.")
+        if self.precision == "pure-bf16" and self.cpu_offload:
+            raise UserError(
+                "--precision pure-bf16 does not go with --cpu-offload and --parallel deepspeed, which offloads float32 "
+                "states: take --precision bf16, or --parallel fsdp."
+            )
+
+
+@dataclass(kw_only=True)
+class EvalOptions:
+    judge: str = "auto"
+    """Who judges entailment: auto, paper (its two models), offline, or an NLI model's directory or hub id."""
+    embedding_model: str | None = None
+    """Sentence-embedding model for cosine similarity; by default the judge's companion."""
+    max_new_tokens: int = 128
+    """Longest generated answer, in tokens."""
+    eval_max_length: int = 512
+    """Longest text scored in evaluation, in tokens; the official code takes 200."""
+    eval_limit: int | None = 300
+    """Rows taken of each set that is to be kept (the first ones, as in the paper)."""
+    entailment: Literal["tofu", "real-world"] = "tofu"
+    """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
+    metrics: list[str] = field(default_factory=list)
+    """What to measure: names (see `unlearner metrics`) or module:Name, by default the paper's six; nothing else is."""
+    eval_tokens: int | None = None
+    """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
+    retrained: str | None = None
+    """A model that never saw the forget set (finetune --exclude), or the directory of its evaluation: gives forget
+    quality, the p-value of a Kolmogorov-Smirnov test between both models' truth ratios on the forget set."""
+    lm_eval: list[str] = field(default_factory=list)
+    """Tasks of lm-evaluation-harness for general ability, by name; `paper` stands for the paper's five."""
+    lm_eval_limit: int | None = None
+    """Rows of each lm-eval task (its --limit); all by default."""
+    lm_eval_tasks: str | None = None
+    """Folder of your own lm-eval tasks (its --include_path)."""
+
+    def check_evaluation(self) -> None:
+        check_positive(self, "max_new_tokens", "eval_max_length")
+        check_positive(
+            self, *(n for n in ("eval_limit", "eval_tokens", "lm_eval_limit") if getattr(self, n) is not None)
+        )
+
+
+@dataclass(kw_only=True)
+class MethodOptions:
+    method: str = "ME+GD"
+    """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
+    preset: Literal["fictitious", "continual", "real-world"] = "fictitious"
+    """Whose learning rate and forget coefficient to take where you give none: the paper's, for this scenario."""
+    method_options: list[str] = field(default_factory=list)
+    """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
+    beta: float | None = None
+    """β of NPO, DPO and AP; by default the loss's own, 0.1."""
+    forget_coeff: float | None = None
+    """Weight of the forget loss; by default the preset's (ME 0.1, others 1 in the fictitious scenario)."""
+    retain_coeff: float = 1.0
+    """Weight of the retain loss."""
+    me_direction: Literal["uniform-to-model", "model-to-uniform"] | None = None
+    """ME's divergence: KL(U‖p) as in the official code, the default, or KL(p‖U) as in the paper's equation."""
+    pairing: Literal["redrawn", "fixed", "official"] = "redrawn"
+    """How forget rows meet retain rows: redrawn every epoch, fixed for all epochs, or the official code's pairs."""
+    official: bool = False
+    """Compute as the official code does, quirks included (docs/faithfulness.md); implies --pairing official."""
+    reference_model: str | None = None
+    """Reference of NPO, DPO and KL where it is not the starting model (continual unlearning with a frozen original)."""
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < float("inf"):
+            raise UserError(f"{flag_of(name)} must be a positive number, not {value}.")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < float("inf"):
+            raise UserError(f"{flag_of(name)} must not be negative, not {value}.")
