@@ -14,11 +14,12 @@ from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation import backend
 from unlearner.evaluation.backend import run_passes
-from unlearner.evaluation.evaluate import evaluate, way_of_measuring
+from unlearner.evaluation.evaluate import way_of_measuring
 from unlearner.evaluation.judges import load_judges
 from unlearner.evaluation.metrics import METRICS, find_metrics
 from unlearner.evaluation.requests import Generate, Request, Score
 from unlearner.files import read_jsonl, write_jsonl
+from unlearner.workflows.evaluate import evaluate
 
 PLUGIN = "unlearner_test_plugin.metrics:WorstOfEight"
 ROWS = [
@@ -58,7 +59,7 @@ def measured(model: Any, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
         summary = evaluate(EvaluateConfig(
             model=str(tmp_path / "model"), forget=str(tmp_path / "rows.jsonl"), output=str(output), judge="offline",
             retain=str(tmp_path / "rows.jsonl"), max_new_tokens=6, template="plain", metrics=list(metrics), **options,
-        ))  # fmt: skip
+        )).summary  # fmt: skip
         return summary, read_jsonl(output / "records.jsonl")
 
     return run
