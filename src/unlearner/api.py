@@ -88,9 +88,10 @@ class Unlearner:
         u.train()
         after = u.evaluate()
 
-    `model` is a directory, a hub id, `builtin:`, a PreTrainedModel or a PeftModel; a model in memory needs its
-    `tokenizer`, unless it came from a directory. It is trained in place, in the precision that `args` says (its weights
-    become float32, or bf16 with pure-bf16), and left in the mode it was in; a PeftModel's adapter is trained, and
+    `model` is a directory, a hub id, `builtin:`, a PreTrainedModel, a PeftModel, or what `finetune` gave; a model in
+    memory needs its `tokenizer`, unless it came from a directory. It is trained in place, in the precision that `args`
+    says (its weights become float32, or bf16 with pure-bf16), and left in the mode it was in; a PeftModel's adapter is
+    trained, and
     `peft_config`, as for peft's get_peft_model, makes a new one. Data are a source as on the command line, a list of
     dicts or Records, a `datasets.Dataset` or a DataFrame. `reference_model` is the reference of NPO, DPO and KL where
     it is not the starting model.
@@ -120,6 +121,7 @@ class Unlearner:
     ) -> None:
         given = {**({} if args is None else args.options()), **options, "forget": forget, "method": method}
         given |= {"retain": retain, "reference_model": reference_model, "output": output_dir}
+        model, tokenizer = _subject(model, tokenizer)
         config = _config(ForgetConfig, model, given)
         self._job = Forgetting(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
         self._trained = False
@@ -168,6 +170,7 @@ def forget(
     Options: the fields of `ForgetConfig`; models and data as for `Unlearner`. Without `output` nothing is written.
     Gives the model, where the run lies, and both evaluations. Raises UserError for whatever the caller can mend.
     """
+    model, tokenizer = _subject(model, tokenizer)
     config = _config(ForgetConfig, model, options)
     return _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
@@ -183,6 +186,7 @@ def finetune(
     data = options.get("data")
     if data is not None and not (isinstance(data, list) and all(_is_source(item) for item in data)):
         options["data"] = [data]
+    model, tokenizer = _subject(model, tokenizer)
     config = _config(FinetuneConfig, model, options)
     return _finetune(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
@@ -192,6 +196,7 @@ def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation
 
     Options: the fields of `EvaluateConfig`. Without `output` nothing is written. Raises UserError.
     """
+    model, tokenizer = _subject(model, tokenizer)
     return _evaluate(_config(EvaluateConfig, model, options), tokenizer=tokenizer)
 
 
@@ -210,6 +215,13 @@ def report(runs: Any, output: str | Path | None = None) -> Path:
     paths = [Path(folder) for folder in folders]
     beside = paths[0] if len(paths) == 1 else Path()
     return write_report(paths, Path(output or beside / "report.html"))
+
+
+def _subject(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Model and tokenizer; the result of `finetune`, `forget` or `train` may stand for the model it holds."""
+    if isinstance(model, FinetuneResult | ForgetResult | TrainResult):
+        return model.model, tokenizer or getattr(model, "tokenizer", None)
+    return model, tokenizer
 
 
 def _is_source(value: Any) -> bool:

@@ -12,7 +12,7 @@ import unlearner
 ROOT = Path(unlearner.__file__).parent
 FLOORS = [
     {"errors", "version"},
-    {"files"},
+    {"files", "random_state"},
     {"distributed"},
     {"console"},
     {"plugins"},

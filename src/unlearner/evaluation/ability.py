@@ -13,6 +13,7 @@ from unlearner.errors import UserError, did_you_mean
 from unlearner.files import read_json, write_json
 from unlearner.models.sharding import whole
 from unlearner.options import EvalOptions
+from unlearner.random_state import own_random_state
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 
 FILE = "ability.json"
@@ -82,7 +83,7 @@ def _measured(model: Any, tokenizer: Any, options: EvalOptions, autocast: Any) -
     training = model.training
     model.eval()
     try:
-        with autocast() if autocast else nullcontext():
+        with own_random_state(), autocast() if autocast else nullcontext():  # lm-eval seeds all generators
             results = lm_eval.simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16),
                 tasks=names, limit=options.lm_eval_limit, task_manager=_tasks(options), bootstrap_iters=0,

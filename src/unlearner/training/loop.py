@@ -23,6 +23,7 @@ from unlearner.models.onednn_linear import fast_products
 from unlearner.models.packing import packing
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.options import TrainOptions
+from unlearner.random_state import own_random_state
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch, RowWeights
 from unlearner.scoring.views import layers_of
 from unlearner.training import checkpoint
@@ -49,6 +50,7 @@ class Trained(NamedTuple):
     """A row for each step since the run began: step, epoch, lr, loss, forget, retain, grad_norm."""
 
 
+@own_random_state()
 def train(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,

@@ -19,6 +19,7 @@ from unlearner.models import deepspeed
 from unlearner.models.load import uses_bf16
 from unlearner.models.sharding import Engine, frozen, shard, widen
 from unlearner.options import TrainOptions
+from unlearner.random_state import own_random_state
 from unlearner.training.reference import needs_copy, train_only
 
 ACCELERATE = {
@@ -106,6 +107,7 @@ def add_lora(model: Any, options: TrainOptions, peft_config: Any = None) -> Any:
     return get_peft_model(model, config)
 
 
+@own_random_state()
 def place(
     model: Any,
     reference: Any,
