@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig
 from unlearner.errors import UserError, did_you_mean
+from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.result import Evaluation
+from unlearner.methods import Method
 from unlearner.models.sharding import is_sharded
 from unlearner.options import ALIASES
 from unlearner.training import checkpoint
@@ -27,6 +29,8 @@ Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig)
 SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
 """Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
 MODELS = {"model", "reference_model"}
+OBJECTS = {"method": Method, "metrics": Metric}
+"""Options that may be objects in the place of their names."""
 
 
 @dataclass(kw_only=True)
@@ -95,6 +99,8 @@ class Unlearner:
     `peft_config`, as for peft's get_peft_model, makes a new one. Data are a source as on the command line, a list of
     dicts or Records, a `datasets.Dataset` or a DataFrame. `reference_model` is the reference of NPO, DPO and KL where
     it is not the starting model.
+
+    `method` is a name, or a `Method` of losses of your own; `metrics` names, or `Metric`s of your own among them.
 
     `callbacks` are transformers' TrainerCallbacks. `on_log` gets a row for every step; of the control,
     `should_training_stop` is followed. With `output_dir` the run is a directory as the command line makes it, and goes
@@ -241,6 +247,8 @@ def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> C
         if ours in given:
             raise UserError(f"{name} is given twice, as {ours} too: leave one out.")
         given[ours] = _text(value)
+        if ours in OBJECTS and _is_object(given[ours], OBJECTS[ours]):
+            continue
         if ours not in SOURCES | MODELS and not (ours == "output" and value is None):
             _check_kind(name, given[ours], kinds[ours])
     given["model"] = _text(model)
@@ -251,6 +259,13 @@ def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> C
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given.")
     return config_type(**given)
+
+
+def _is_object(value: Any, kind: type) -> bool:
+    """Whether a value is an object of this kind, or a list of names with some of them."""
+    if isinstance(value, list):
+        return any(isinstance(item, kind) for item in value) and all(isinstance(item, kind | str) for item in value)
+    return isinstance(value, kind)
 
 
 def _is_required(field: "Field[Any]") -> bool:

@@ -1,7 +1,7 @@
 """The options of every command: these dataclasses make the command line, the YAML files and the documentation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from unlearner.errors import UserError, did_you_mean
@@ -221,7 +221,7 @@ class ReportConfig:
 def with_preset(config: ForgetConfig) -> ForgetConfig:
     """The options with the preset's values where none were given; official mode takes the official pairing."""
     preset = SCENARIOS[config.preset].preset
-    method = config.method.upper()
+    method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
     coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
     return replace(
         config,
@@ -242,6 +242,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return repr(value)
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
         return list(value)
     size = f", {len(value)} rows" if hasattr(value, "__len__") else ""

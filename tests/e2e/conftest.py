@@ -208,7 +208,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by processes begun from he
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "unlearner.demo", "sentence_transformers", "peft", "rouge_score.rouge_scorer",
+        "unlearner.commands.demo", "sentence_transformers", "peft", "rouge_score.rouge_scorer",
         "transformers.models.llama.modeling_llama", "transformers.models.bert.modeling_bert",
     ]
 )  # fmt: skip

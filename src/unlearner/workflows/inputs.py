@@ -44,13 +44,7 @@ class Inputs:
 
 def read_inputs(config: ForgetConfig) -> Inputs:
     """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
-    assert config.forget_coeff is not None
-    options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
-    options |= read_pairs(config.method, config.method_options)
-    method = Method.parse(
-        config.method, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
-        official=config.official, **options,
-    )  # fmt: skip
+    method = _method(config)
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
     if config.continual:
@@ -92,6 +86,19 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     if config.retrained is not None:
         check_retrained(config.retrained, sets, config)
     return Inputs(forget, retain, refusals, sets, earlier, judges, method)
+
+
+def _method(config: ForgetConfig) -> Method:
+    """The method by its name and options, or as it was given."""
+    if isinstance(config.method, Method):
+        return config.method
+    assert config.forget_coeff is not None
+    options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
+    options |= read_pairs(config.method, config.method_options)
+    return Method.parse(
+        config.method, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
+        official=config.official, **options,
+    )  # fmt: skip
 
 
 def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:

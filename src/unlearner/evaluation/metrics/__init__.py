@@ -43,10 +43,11 @@ def find_metric(name: str) -> Metric:
     return metric
 
 
-def find_metrics(names: Sequence[str]) -> list[Metric]:
-    """The metrics called so, in this order; the paper's six where none is named. Raises UserError for an unknown one,
-    or two of one name."""
-    metrics = [find_metric(name) for name in names] or list(METRICS.values())
+def find_metrics(names: Sequence[str | Metric]) -> list[Metric]:
+    """The metrics called so, or given, in this order; the paper's six where there is none.
+
+    Raises UserError for an unknown one, or two of one name."""
+    metrics = [name if isinstance(name, Metric) else find_metric(name) for name in names] or list(METRICS.values())
     found = [metric.name for metric in metrics]
     if twice := {name for name in found if found.count(name) > 1}:
         raise UserError(f"--metrics has {min(twice)} twice: leave one out.")
