@@ -150,7 +150,7 @@ def test_a_trial_takes_the_faster_way(
     for ours, plain, gain in ((1.0, 2.0, True), (2.0, 1.0, False)):
         clock(monkeypatch, ours, plain)
         with torch.inference_mode():
-            assert kernels.gain(CPU, dtype, V, kinds) is gain
+            assert kernels.gain(CPU, dtype, V, kinds, token_scores) is gain
     assert torch.equal(torch.random.get_rng_state(), before), "training would draw other numbers"
 
 
@@ -161,7 +161,7 @@ def test_wrong_numbers_and_failures_are_said_and_not_used(
     right = kernels.slopes
     monkeypatch.setattr(kernels, "slopes", lambda *given: 1.1 * right(*given))
     with caplog.at_level(logging.WARNING):
-        assert not kernels.gain(CPU, torch.float32, V, ("logp",))
+        assert not kernels.gain(CPU, torch.float32, V, ("logp",), token_scores)
     assert "numbers differ" in caplog.text
 
     def fail(*given: Any) -> Tensor:
@@ -170,13 +170,13 @@ def test_wrong_numbers_and_failures_are_said_and_not_used(
     monkeypatch.setattr(kernels, "slopes", fail)
     kernels.gain.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert not kernels.gain(CPU, torch.float32, V, ("logp",))
+        assert not kernels.gain(CPU, torch.float32, V, ("logp",), token_scores)
     assert "no such instruction" in caplog.text
 
 
 def test_they_know_neither_other_scores_nor_double_precision() -> None:
-    assert not kernels.gain(CPU, torch.float32, V, ("logp", "entropy"))
-    assert not kernels.gain(CPU, torch.float64, V, ("logp",))
+    assert not kernels.gain(CPU, torch.float32, V, ("logp", "entropy"), token_scores)
+    assert not kernels.gain(CPU, torch.float64, V, ("logp",), token_scores)
 
 
 # -------------------------------------------------------------------------------------------------------- on real GPUs

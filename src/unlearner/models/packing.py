@@ -68,6 +68,7 @@ def packing(model: Any, within: AbstractContextManager[Any] | None = None) -> It
     if before != "sdpa" or _looks_elsewhere(config):
         yield False
         return
+    outer = NAME not in AttentionInterface._global_mapping  # and not inside the packing of another model
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     config._attn_implementation = NAME
@@ -79,8 +80,9 @@ def packing(model: Any, within: AbstractContextManager[Any] | None = None) -> It
         yield able
     finally:
         config._attn_implementation = before
-        for registry in (AttentionInterface, AttentionMaskInterface):  # a user's transformers knows of it no more
-            del registry._global_mapping[NAME]
+        if outer:  # a user's transformers knows of it no more
+            for registry in (AttentionInterface, AttentionMaskInterface):
+                del registry._global_mapping[NAME]
 
 
 def _looks_elsewhere(config: Any) -> bool:
