@@ -125,7 +125,7 @@ def ours(
     wrapped, optimizer = accelerator.prepare(objective, setup.make_optimizer(objective, options))
     wrapped.train()
     forward_tokens = FORWARD_TOKENS.get(device().type)
-    packs = not options.compile
+    packs = not options.compile and not any("kl" in kinds for kinds in method.needs.values())
 
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
