@@ -1,5 +1,6 @@
 """`unlearner COMMAND ...`: the command is found, its options are read, and an error becomes one sentence."""
 
+import _thread
 import errno
 import io
 import logging
@@ -19,6 +20,8 @@ from unlearner.commands.parse import parse
 from unlearner.console import discard_output
 from unlearner.errors import UserError, did_you_mean
 
+SWALLOWED_SECONDS = 3.0
+"""After so long an interrupt that has not ended the command is taken as lost."""
 INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
 
 COMMANDS: dict[str, ModuleType] = {
@@ -105,13 +108,15 @@ def run(arguments: Sequence[str]) -> None:
 
 
 class _Interrupted:
-    """Inside, Ctrl-C is remembered beside the KeyboardInterrupt that it raises: libraries may turn that into an error
-    of their own while they are imported."""
+    """Inside, Ctrl-C is remembered beside the KeyboardInterrupt that it raises. While libraries are imported they may
+    turn that into an error of their own, or swallow it: it is then raised once more."""
 
-    pressed = False
+    def __init__(self) -> None:
+        self.pressed = False
+        self._ended = threading.Event()
+        self._before: Any = None
 
     def __enter__(self) -> None:
-        self._before: Any = None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.getsignal(signal.SIGINT)
             if self._before is signal.default_int_handler:
@@ -119,9 +124,15 @@ class _Interrupted:
 
     def _note(self, number: int, frame: Any) -> None:
         self.pressed = True
+        threading.Thread(target=self._again, daemon=True).start()
         raise KeyboardInterrupt
 
+    def _again(self) -> None:
+        if not self._ended.wait(SWALLOWED_SECONDS):
+            _thread.interrupt_main()
+
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         if self._before is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._before)
 
