@@ -133,8 +133,10 @@ class _Interrupted:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._before)
+        if (
+            self._before is signal.default_int_handler
+        ):  # one that was pressed ends the process: a further one is no news
+            signal.signal(signal.SIGINT, signal.SIG_IGN if self.pressed else self._before)
 
 
 def options(name: str, arguments: Sequence[str]) -> Any:
