@@ -69,9 +69,9 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each step, tokens and operations of a step, peak memory: of one cell, in this process."""
     shape = SHAPES[cell["shape"]]
     options = ForgetConfig(
-        model="", forget="", output="", lr=1e-5, precision=cell["precision"], optimizer=cell["optimizer"],
-        lora=cell["tuning"] == "lora", gradient_checkpointing=cell["checkpointing"], compile=cell["compile"],
-        max_tokens=cell["max_tokens"], accumulation=cell["rows"] // 4,
+        model="", forget="", output="", learning_rate=1e-5, precision=cell["precision"], optimizer=cell["optimizer"],
+        lora=cell["tuning"] == "lora", gradient_checkpointing=cell["checkpointing"], torch_compile=cell["compile"],
+        max_tokens_per_forward=cell["max_tokens"], gradient_accumulation_steps=cell["rows"] // 4,
     )  # fmt: skip
     torch.manual_seed(0)
     method = Method.parse(cell["method"], forget_coeff=0.1 if cell["method"].startswith("ME") else 1.0)

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 from unlearner.version import __version__
 
 if TYPE_CHECKING:
-    from unlearner.api import TrainingArguments, TrainResult, Unlearner, evaluate, finetune, forget, report
+    from unlearner.api import TrainResult, Unlearner, evaluate, finetune, forget, report
     from unlearner.data.records import Record
     from unlearner.errors import UserError
     from unlearner.evaluation.result import Evaluation
     from unlearner.methods import Method
+    from unlearner.options import TrainingArguments
     from unlearner.workflows.fine_tune import FinetuneResult
     from unlearner.workflows.forget import ForgetResult
 
@@ -20,7 +21,7 @@ _HOME = {
     "Method": "unlearner.methods",
     "Record": "unlearner.data.records",
     "TrainResult": "unlearner.api",
-    "TrainingArguments": "unlearner.api",
+    "TrainingArguments": "unlearner.options",
     "Unlearner": "unlearner.api",
     "UserError": "unlearner.errors",
     "evaluate": "unlearner.api",

@@ -13,6 +13,7 @@ from unlearner.options import (
     check_not_negative,
     check_positive,
     flag_of,
+    own_name,
 )
 from unlearner.scenarios import SCENARIOS
 
@@ -140,7 +141,7 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
 class BenchConfig:
     """Run a scenario of the paper: every method on every split with every seed, and the table of all.
 
-    Further options are those of `unlearner forget` and hold for every cell: --lr 1e-4 --epochs 5 --lora."""
+    Further options are those of `unlearner forget` and hold for every cell: --learning-rate 1e-4 --epochs 5 --lora."""
 
     scenario: str = field(metadata={"leading": True})
     """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word."""
@@ -161,8 +162,9 @@ class BenchConfig:
     reference: Literal["rolling", "frozen"] = "rolling"
     """Continual: the reference of NPO, DPO and KL is the last task's model (rolling) or the original one (frozen)."""
     tune: list[str] = field(default_factory=list)
-    """Try these values for every method and split, then run with the best: --tune lr=1e-5,5e-6 epochs=5,10. Best is
-    the highest forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
+    """Try these values for every method and split, then run with the best: --tune learning_rate=1e-5,5e-6
+    epochs=5,10. Best is the highest forget efficacy among those that keep 90% of model utility; if none does, the
+    highest model utility."""
     tune_seed: int = 0
     """Seed of these trials; better none of --seeds."""
     jobs: int = 1
@@ -175,6 +177,11 @@ class BenchConfig:
     """CPU threads of one cell. They decide the last digits, so they do not depend on --jobs."""
     options: dict[str, str] = field(default_factory=dict)
     """Further options of `unlearner forget`, in pairs; each may also be given as its own flag."""
+
+    def __post_init__(self) -> None:
+        self.options = {own_name(name): value for name, value in self.options.items()}
+        axes = [axis.partition("=") for axis in self.tune]
+        self.tune = [own_name(name) + equals + values for name, equals, values in axes]
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
@@ -225,7 +232,7 @@ def with_preset(config: ForgetConfig) -> ForgetConfig:
     coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
     return replace(
         config,
-        lr=preset.lr.get(method, preset.lr[""]) if config.lr is None else config.lr,
+        learning_rate=preset.lr.get(method, preset.lr[""]) if config.learning_rate is None else config.learning_rate,
         forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
         pairing="official" if config.official else config.pairing,
     )

@@ -71,7 +71,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
-    """`{"lr": 1, "lora": True, "retain": None}` as it is typed: `--lr 1 --lora`."""
+    """`{"lr": 1, "lora": True, "retain": None}` as it is typed: `--learning-rate 1 --lora`."""
     typed: list[str] = []
     for name, value in options.items():
         if value is None:

@@ -230,13 +230,13 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(epoch=3), ["unknown option --epoch: did you mean '--epochs'?"]),
         (forgetting(lorra=True), ["unknown option --lorra: did you mean '--lora'?"]),
         (forgetting(no_lorra=True), ["unknown option --no-lorra"]),
-        (forgetting(no_lr=True), ["unknown option --no-lr"]),
+        (forgetting(no_lr=True), ["unknown option --no-learning-rate"]),
         (forgetting(confg="a.yaml"), ["unknown option --confg: did you mean '--config'?"]),
         ([*forgetting(), "forget.jsonl"], ["'forget.jsonl' belongs to no option"]),
         ([*forgetting(), "-x"], ["'-x' belongs to no option"]),
         (["methods", "ME"], ["unlearner methods takes no options", "'ME'"]),
         (["forget", "--model", "good"], ["--forget and --output must be given"]),
-        ([*forgetting(), "--lr"], ["--lr needs a value"]),
+        ([*forgetting(), "--learning-rate"], ["--learning-rate needs a value"]),
         (forgetting(preset="fictitous"), ["--preset cannot be 'fictitous': did you mean 'fictitious'?"]),
         (forgetting(pairing="free"), ["--pairing cannot be 'free'", "fixed, official, redrawn"]),
         (forgetting(evaluate="always"), ["--evaluate cannot be 'always'", "end, epochs, none"]),
@@ -244,14 +244,14 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(optimizer="sgd"), ["--optimizer cannot be 'sgd'", "adamw"]),
         (forgetting(merge=True), ["--merge goes with --lora"]),
         (forgetting(parallel="deepspeed", optimizer="adamw-8bit"), ["adamw-8bit does not go with", "take --optimizer"]),
-        (forgetting(parallel="deepspeed", compile=True), ["--compile does not go with --parallel deepspeed"]),
+        (forgetting(parallel="deepspeed", compile=True), ["--torch-compile does not go with --parallel deepspeed"]),
         (forgetting(parallel="deepspeed", evaluate="epochs"), ["--evaluate epochs does not go with --parallel"]),
         (
             finetuning(parallel="deepspeed", precision="pure-bf16", cpu_offload=True),
             ["--precision pure-bf16 does not go with --cpu-offload", "take --precision bf16"],
         ),
         (forgetting(stop_forget_efficacy=0.5), ["--stop-forget-efficacy needs --evaluate epochs"]),
-        (forgetting(tracker="mlflow"), ["--tracker cannot be 'mlflow'"]),
+        (forgetting(tracker="mlflow"), ["--report-to cannot be 'mlflow'"]),
         (finetuning(model="new:hiden=32"), ["unknown size 'hiden', did you mean 'hidden'?"]),
         (finetuning(model="new:hidden=many"), ["hidden must be a positive whole number, not 'many'"]),
         (finetuning(model="new:hidden=33"), ["hidden must be a multiple"]),
@@ -325,7 +325,9 @@ def test_impossible_seeds(seed: int, tmp_path: Path, refused: Callable[..., str]
 
 
 def test_official_mode_without_a_whole_step(refused: Callable[..., str]) -> None:
-    refused(forgetting(official=True), "6 rows in 1 epochs make no step of 32 rows", "lower --accumulation")
+    refused(
+        forgetting(official=True), "6 rows in 1 epochs make no step of 32 rows", "lower --gradient-accumulation-steps"
+    )
 
 
 @pytest.mark.parametrize(
@@ -336,7 +338,7 @@ def test_official_mode_without_a_whole_step(refused: Callable[..., str]) -> None
         ("unknown_key.yaml", ["unknown_key.yaml: unknown option 'epoch', did you mean 'epochs'?"]),
         ("list.yaml", ["list.yaml holds no options"]),
         ("empty.yaml", ["empty.yaml holds no options"]),
-        ("word.yaml", ["--lr must be a number, not 'much'"]),
+        ("word.yaml", ["--learning-rate must be a number, not 'much'"]),
         ("lora.yaml", ["lora.yaml: lora must be true or false, not 'maybe'"]),
         ("nested.yaml", ["nested.yaml: lr takes one value"]),
         ("null.yaml", ["--epochs must be a number, not 'None'"]),

@@ -459,7 +459,7 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
         ({"methods": ["ME+GD", "me+gd"]}, ["--methods names ME+GD twice"]),
         ({"model": "nowhere"}, ["no model directory nowhere"]),
         ({"model": None}, ["--model must be given"]),
-        ({"lr": "much"}, ["--lr must be a number, not much"]),
+        ({"lr": "much"}, ["--learning-rate must be a number, not much"]),
         ({"evaluate": "none"}, ["--evaluate none leaves a bench nothing to compare"]),
         ({"task": "1"}, ["--task is decided by the bench itself"]),
         ({"columns": ["answer", "reply"]}, ["--columns is decided by the bench itself"]),

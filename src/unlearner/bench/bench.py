@@ -250,7 +250,7 @@ def _grid(config: BenchConfig) -> list[dict[str, Any]]:
         name, equals, values = axis.partition("=")
         name = name.replace("-", "_")
         if not equals or not values:
-            raise UserError(f"--tune {axis}: write an option and its values, as in lr=1e-5,5e-6.")
+            raise UserError(f"--tune {axis}: write an option and its values, as in learning_rate=1e-5,5e-6.")
         if name in config.options or name in axes:
             raise UserError(f"--tune tries values of {name}, which is also given: leave one out.")
         axes[name] = [typed(name, value) for value in values.split(",")]

@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """ME+GD, forget01, seed 1; or what a trial of --tune tries: ME+GD, forget01, lr=1e-05."""
+        """ME+GD, forget01, seed 1; or what a trial of --tune tries: ME+GD, forget01, learning_rate=1e-05."""
         return f"{self.method}, {self.split}, {self.folder.name.replace('seed-', 'seed ')}"
 
     @property
@@ -150,7 +150,7 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
     rows = (scenario.builtin if builtin else scenario.splits)[split]
     options: dict[str, Any] = dict(scenario.builtin_options if builtin else scenario.options)
     if builtin:
-        options["lr"] = scenario.builtin_lr.get(method, scenario.builtin_lr[""])
+        options["learning_rate"] = scenario.builtin_lr.get(method, scenario.builtin_lr[""])
     options |= rows.sources(config.data)
     options |= {name: typed(name, value) for name, value in config.options.items()} | dict(chosen)
     model = config.model or BUILTIN

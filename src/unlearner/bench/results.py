@@ -65,7 +65,10 @@ def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
             "method": cell.method,
             "seed": cell.seed,
             "status": "failed" if cell.error is not None else "finished",
-            **{name: getattr(settings, name) for name in dict.fromkeys(("lr", "epochs", "forget_coeff", *tuned))},
+            **{
+                name: getattr(settings, name)
+                for name in dict.fromkeys(("learning_rate", "epochs", "forget_coeff", *tuned))
+            },
         }
         if folder.is_finished:
             row |= _figures(cell, folder, number)
@@ -165,7 +168,7 @@ def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], c
     published = {m: found[split] for m, found in about["published"].items() if split in found}
     beside = f" published ({about['published_model']})"
     tuned = [axis.partition("=")[0].replace("-", "_") for axis in results.config.tune]
-    settings = list(dict.fromkeys(("lr", *tuned)))
+    settings = list(dict.fromkeys(("learning_rate", *tuned)))
     headings = ["method", *settings, "runs", *(AGGREGATES[name] for name in shown)]
     if published:
         headings += [f"MU{beside}", f"FE{beside}"]

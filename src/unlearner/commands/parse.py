@@ -15,7 +15,7 @@ import yaml
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
-from unlearner.options import ALIASES
+from unlearner.options import own_name
 
 
 def parse(config_type: type, arguments: Sequence[str], program: str, example: str = "") -> Any:
@@ -162,11 +162,13 @@ def _flag(name: str) -> str:
 
 
 def _own_name(argument: str) -> str:
-    """An argument with our flag where it has that of transformers."""
+    """An argument with the option's own name where it has another."""
     flag, equals, value = argument.partition("=")
-    ours = {_flag(theirs): _flag(name) for theirs, name in ALIASES.items()}
-    ours |= {f"--no-{theirs[2:]}": f"--no-{name[2:]}" for theirs, name in ours.items()}
-    return ours.get(flag.replace("_", "-"), flag) + equals + value if flag.startswith("--") else argument
+    if not flag.startswith("--"):
+        return argument
+    prefix, name = ("--no-", flag[5:]) if flag.startswith("--no-") else ("--", flag[2:])
+    own = own_name(name)
+    return (prefix + own.replace("_", "-") if own != name.replace("-", "_") else flag) + equals + value
 
 
 def _check_required(config_type: type, arguments: Sequence[str]) -> None:

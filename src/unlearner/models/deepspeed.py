@@ -41,7 +41,7 @@ def configuration(options: TrainOptions) -> dict[str, Any]:
         zero |= {f"offload_{what}": {"device": "cpu", "pin_memory": gpu} for what in ("param", "optimizer")}
     made: dict[str, Any] = {
         "zero_optimization": zero,
-        "gradient_clipping": options.clip,
+        "gradient_clipping": options.max_grad_norm,
         # Formal: the loop says which forward is a step's last, and its loss is already a share of the step's mean.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

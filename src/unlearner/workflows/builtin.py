@@ -23,7 +23,8 @@ def recipe(output: str) -> FinetuneConfig:
     """How the built-in model is made; also a worked example of `unlearner finetune`."""
     return FinetuneConfig(
         model="new:hidden=128,layers=3,heads=4,vocabulary=1200",
-        data=SOURCES, output=output, lr=3e-3, epochs=30, batch_size=32, accumulation=1, weight_decay=0.0,
+        data=SOURCES, output=output, learning_rate=3e-3, epochs=30, batch_size=32, gradient_accumulation_steps=1,
+        weight_decay=0.0,
     )  # fmt: skip
 
 

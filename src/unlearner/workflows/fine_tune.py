@@ -46,7 +46,7 @@ def finetune(
     `config.model` may be a model object, its tokenizer then `tokenizer`; it is trained in place. Raises UserError.
     """
     lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
-    config = replace(config, lr=1e-5 if config.lr is None else config.lr, lora=lora)
+    config = replace(config, learning_rate=1e-5 if config.learning_rate is None else config.learning_rate, lora=lora)
     config.check()
     check_tracker(config)
     settings = resolved(config)
@@ -54,7 +54,7 @@ def finetune(
         check_output(config.output, "finetune", settings)
     records = _records(config)
     subject = _subject(config, records, tokenizer)
-    plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
+    plan = Plan(len(records), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
     check_steps(plan)
     pairing: Pairing = pair(len(records), 0, 0)
     views = build_views(

@@ -104,7 +104,12 @@ def _method(config: ForgetConfig) -> Method:
 def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
     """What is trained in which order. Raises UserError where that is nothing."""
     plan = Plan(
-        len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
+        len(inputs.forget),
+        config.epochs,
+        config.batch_size,
+        config.gradient_accumulation_steps,
+        config.seed,
+        official=config.official,
     )
     check_steps(plan)
     pairings = [
