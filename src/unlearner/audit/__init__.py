@@ -1,0 +1,1 @@
+"""Attack an unlearned model and say, with bounds, what still leaks."""
