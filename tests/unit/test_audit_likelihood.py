@@ -43,8 +43,8 @@ def test_scores_are_those_of_plain_logits(tiny_llama, tiny_tokenizer, view) -> N
     found = likelihood_metrics(model, view, tiny_tokenizer, reference=reference)
     for i, length in enumerate((14, 9)):
         ids = view["input_ids"][i : i + 1, :length]
-        logp = model(input_ids=ids).logits[0, 3:-1].log_softmax(-1)
-        theirs = reference(input_ids=ids).logits[0, 3:-1].log_softmax(-1)
+        logp = model(input_ids=ids).logits[0, 3:-1].double().log_softmax(-1)
+        theirs = reference(input_ids=ids).logits[0, 3:-1].double().log_softmax(-1)
         target = ids[0, 4:]
         own, p = logp.gather(1, target[:, None])[:, 0], logp.exp()
         hits = logp.argmax(-1) == target
@@ -67,7 +67,7 @@ def test_scores_are_those_of_plain_logits(tiny_llama, tiny_tokenizer, view) -> N
             "gradient_norm": norm,
         }
         for name, value in expected.items():
-            assert found[name][i] == pytest.approx(float(value), rel=1e-4), name
+            assert found[name][i] == pytest.approx(float(value.detach()), rel=1e-4), name
     assert all(math.isnan(values[2]) for values in found.values())
 
 
