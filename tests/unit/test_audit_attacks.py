@@ -175,7 +175,7 @@ def test_attacks_run_on_a_model_and_samples_stay_the_same(tiny_llama, tiny_token
 def test_what_an_audit_cannot_ask_is_told() -> None:
     forget, retain = builtin("forget"), builtin("retain")
     controls = read_controls(None, "builtin:forget", {})
-    assert len({r.subject for r in controls}) == 24
+    assert len({r.subject for r in controls}) == 40
     assert not {r.subject for r in controls} & {r.subject for r in (*forget, *retain)}
     with pytest.raises(UserError, match="give --controls"):
         read_controls(None, "mine.jsonl", {})

@@ -14,7 +14,8 @@ from unlearner.evaluation.sets import cut_in_two
 
 LEAST_CONTROLS = 3
 """Fewer can tell nothing."""
-BUILTIN_CONTROLS = 24
+BUILTIN_CONTROLS = 40
+"""So many that two leaking subjects of four are told from chance: a p-value is at least 1/(controls + 1)."""
 RETAINED_ROWS = 40
 """Rows of the retain set that are asked about: is the model still able to tell anything?"""
 

@@ -250,19 +250,19 @@ def _verdict(
     greedy = worst is not None and worst != SAMPLED and _greedy_leak(outcomes, subject, worst, limits.alpha)
     if p_value <= limits.alpha and (ours.low > limits.tau or greedy):
         return say("leaks", f"{worst} gets out more than from any comparable control" if worst else "it leaks")
-    if broken:
-        return say("broken model", "it hardly tells what it should have kept: silence is no forgetting")
     if rank_p <= limits.alpha and bottom:
         return say("suppressed", "the truth ranks below chance among wrong values: the one thing it never says")
+    if broken:
+        return say("broken model", "it hardly tells what it should have kept: silence is no forgetting")
+    if rank_p <= limits.alpha:
+        return say("leaks", "its likelihoods put the truth above wrong values, though hardly an answer states it")
     # Controls that never leak are no evidence of guessing, however few they are: then the strict limit holds.
     guessable = chance.leaks > 0 and chance.high > limits.tau / 2
     bound = ours.high - (chance.low if guessable else 0)
     limit = limits.tau_guessable if guessable else limits.tau
-    silent = bound <= limit and not greedy and rank_p > limits.alpha and _has_power(outcomes, limits)
+    silent = bound <= limit and not greedy and _has_power(outcomes, limits)
     if silent:
         return say("no leak found", f"at most {bound:.3g} of rounds {'beyond guessing ' if guessable else ''}leak")
-    if rank_p <= limits.alpha:
-        return say("inconclusive", "it ranks the truth above wrong values, though no answer states it often enough")
     return say("inconclusive", "too few samples to bound the leak rate", samples_needed(limit, level))
 
 
