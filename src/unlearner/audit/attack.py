@@ -7,7 +7,7 @@ Add one as a file in `attacks/`, or in a package of your own (entry points `unle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -71,7 +71,7 @@ class Attack(ABC):
     @property
     def options(self) -> dict[str, Any]:
         """Its options by name."""
-        return asdict(self) if hasattr(self, "__dataclass_fields__") else {}  # type: ignore[call-overload]
+        return {field.name: getattr(self, field.name) for field in fields(self)} if is_dataclass(self) else {}
 
     @property
     def samples(self) -> int:

@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import lru_cache, partial
+from typing import Protocol
 
 from unlearner.audit.statistics import lower, upper
 from unlearner.data.records import Record
@@ -44,8 +44,8 @@ _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _SENTENCES = re.compile(r"(?<=\w\w[.!?;])(?<!\b[DMS][rst]\.)(?<!Mrs\.)(?<!Prof\.)\s+")
 """Between sentences, but not behind initials and titles."""
 _DATES = (
-    (re.compile(rf"\b{_DAY}(?: of)? ({_MONTH})\.?,? (\d{{4}})\b"), (3, 2, 1)),
-    (re.compile(rf"\b({_MONTH})\.? {_DAY},? (\d{{4}})\b"), (3, 1, 2)),
+    (re.compile(rf"\b{_DAY}(?: of)? ({_MONTH})\.?,? (\d{{4}})\b", re.IGNORECASE), (3, 2, 1)),
+    (re.compile(rf"\b({_MONTH})\.? {_DAY},? (\d{{4}})\b", re.IGNORECASE), (3, 1, 2)),
     (re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b"), (1, 2, 3)),
 )
 
@@ -178,15 +178,15 @@ def normalised(text: str) -> str:
 
 def _with_dates(text: str) -> str:
     """Dates as 1990-03-05, whatever way they were written in."""
-    for pattern, order in _DATES:
-        if re.search(r"\d", text):
-            text = re.sub(pattern.pattern, lambda match, order=order: _date(match, order), text, flags=re.IGNORECASE)
+    if re.search(r"\d", text):
+        for pattern, order in _DATES:
+            text = pattern.sub(partial(_date, order), text)
     return text
 
 
-def _date(match: Any, order: Sequence[int]) -> str:
+def _date(order: Sequence[int], match: re.Match[str]) -> str:
     year, month, day = (match.group(place) for place in order)
-    return f"{year}-{int(_MONTHS.get(month.lower(), month) if not month.isdigit() else month):02d}-{int(day):02d}"
+    return f"{year}-{int(_MONTHS.get(month.lower(), month)):02d}-{int(day):02d}"
 
 
 def word_runs(text: str) -> Iterator[str]:

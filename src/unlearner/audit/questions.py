@@ -1,7 +1,7 @@
 """From records to what an audit asks: forgotten subjects, controls that nobody ever saw, subjects that are retained."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ class Groups:
     control: list[Question]
     retain: list[Question]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[str, list[Question]]]:
         yield from (("forget", self.forget), ("control", self.control), ("retain", self.retain))
 
     @property

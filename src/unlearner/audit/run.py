@@ -95,7 +95,8 @@ def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
     }
     folder = None
     if config.output is not None:
-        hashes = {"forget": records_hash(forget), "retain": records_hash(retain), "controls": records_hash(controls)}
+        sets = {"forget": forget, "retain": retain, "controls": controls}
+        hashes: dict[str, str | None] = {name: records_hash(records) for name, records in sets.items()}
         hashes |= {name if name != "unlearned" else "model": s.fingerprint() for name, s in subjects.items()}
         folder = AuditDirectory(open_run(config.output, "audit", settings, hashes))
         if distributed.agreed(folder.audit.is_file()):
