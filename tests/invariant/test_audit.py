@@ -21,7 +21,7 @@ FORGET, RETAIN = builtin("forget", people=8, forget=4), builtin("retain", people
 OTHERS = builtin("retain", people=44, forget=8)
 """Nobody ever saw them: four to be asked about, the others as controls."""
 ATTACKS = [find_attack("plain"), find_attack("mixed-harmless-first"), Sampling(n=4, max_new_tokens=20)]
-TRAINED = {"evaluate": "none", "batch_size": 8, "accumulation": 1}
+TRAINED = {"evaluate": "none", "batch_size": 8, "gradient_accumulation_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def before() -> tuple[Any, Any]:
     data = [FORGET, RETAIN, builtin("unknown", unknown=8)]
     taught = unlearner.finetune(
         "new:hidden=96,layers=2,heads=4,vocabulary=600", data=data,
-        lr=3e-3, epochs=25, batch_size=16, accumulation=1, weight_decay=0.0,
+        learning_rate=3e-3, epochs=25, batch_size=16, gradient_accumulation_steps=1, weight_decay=0.0,
     )  # fmt: skip
     return taught.model, taught.tokenizer
 
@@ -61,7 +61,14 @@ def test_people_whom_the_model_never_saw_do_not_leak(before) -> None:
 def test_a_sham_leaks(before) -> None:
     """Taught to refuse the very questions, for a moment: most are refused, and everybody is found out."""
     trainer = unlearner.Unlearner(
-        copy.deepcopy(before[0]), before[1], forget=FORGET, retain=RETAIN, method="IDK+GD", lr=7e-4, epochs=2, **TRAINED
+        copy.deepcopy(before[0]),
+        before[1],
+        forget=FORGET,
+        retain=RETAIN,
+        method="IDK+GD",
+        learning_rate=7e-4,
+        epochs=2,
+        **TRAINED,
     )
     trainer.train()
     found = audited(before, trainer.model)
@@ -74,7 +81,14 @@ def test_a_sham_leaks(before) -> None:
 def test_likelihoods_betray_what_answers_no_longer_state(before) -> None:
     """DPO has every answer refused; the true value is still the likeliest of six, for everybody."""
     trainer = unlearner.Unlearner(
-        copy.deepcopy(before[0]), before[1], forget=FORGET, retain=RETAIN, method="DPO+GD", lr=1e-3, epochs=4, **TRAINED
+        copy.deepcopy(before[0]),
+        before[1],
+        forget=FORGET,
+        retain=RETAIN,
+        method="DPO+GD",
+        learning_rate=1e-3,
+        epochs=4,
+        **TRAINED,
     )
     trainer.train()
     found = audited(before, trainer.model)
