@@ -30,8 +30,8 @@ class EvalSources:
 @dataclass(kw_only=True)
 class ForgetSources(ModelOptions):
     forget: str
-    """What to forget: FILE (.jsonl .json .csv .parquet), FOLDER:NAME, hub:OWNER/NAME:CONFIG:SPLIT, builtin:NAME; all
-    may end in a slice of rows, [0:40]."""
+    """What to forget: FILE (.jsonl .json .csv .parquet .txt .md), a folder of documents, - for standard input,
+    FOLDER:NAME, hub:OWNER/NAME:CONFIG:SPLIT, builtin:NAME; all may end in a slice of rows, [0:40]."""
     retain: str | None = None
     """What to keep: a source like --forget. Needed by every method with a retain loss."""
     output: str
@@ -138,14 +138,24 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
 
 @dataclass(kw_only=True)
 class BenchConfig:
-    """Run a scenario of the paper: every method on every split with every seed, and the table of all.
+    """Run a scenario of the paper, or your own data: every method on every split with every seed, and the table of all.
 
     Further options are those of `unlearner forget` and hold for every cell: --lr 1e-4 --epochs 5 --lora."""
 
-    scenario: str = field(metadata={"leading": True})
-    """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word."""
+    scenario: str = field(default="", metadata={"leading": True})
+    """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word. With
+    --forget it gives the settings alone; fictitious by default."""
     output: str
     """Directory of the bench. Repeating the command leaves out finished cells and continues the others."""
+    forget: list[str] = field(default_factory=list)
+    """Forget sets of your own in the place of the scenario's: sources, each a split that bears the file's name. Needs
+    --retain and --model."""
+    retain: str | None = None
+    """With --forget: the retain set, a source."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field and your column, in pairs: --columns question prompt answer reply."""
+    eval_columns: dict[str, str] = field(default_factory=dict)
+    """Like --columns, for the evaluation sources; by default the same, or the scenario's."""
     data: str = "builtin:"
     """Folder of the scenario's files (TOFU's, or the real-world ones), or `builtin:` for the built-in data."""
     model: str | None = None
@@ -176,8 +186,18 @@ class BenchConfig:
     options: dict[str, str] = field(default_factory=dict)
     """Further options of `unlearner forget`, in pairs; each may also be given as its own flag."""
 
+    def __post_init__(self) -> None:
+        self.scenario = self.scenario or ("fictitious" if self.forget else "")
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it runs on the built-in data."""
+        return self.data == "builtin:" and not self.forget
+
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
+        if not self.scenario:
+            raise UserError("--scenario must be given, or --forget: see --help.")
         if self.scenario not in SCENARIOS:
             raise UserError(f"unknown scenario {self.scenario!r}: {did_you_mean(self.scenario, SCENARIOS)}")
         if not self.seeds:
@@ -186,8 +206,14 @@ class BenchConfig:
             values = [str(value).upper() for value in getattr(self, name)]
             if twice := {value for value in values if values.count(value) > 1}:
                 raise UserError(f"{flag_of(name)} names {min(twice)} twice: leave one out.")
-        if self.model is None and self.data != "builtin:":
-            raise UserError("--model must be given with --data other than builtin:.")
+        if self.model is None and not self.builtin:
+            raise UserError(
+                f"--model must be given with {'--forget' if self.forget else '--data other than builtin:'}."
+            )
+        if bool(self.forget) != (self.retain is not None):
+            raise UserError("--forget and --retain go together: give both, or neither.")
+        if self.forget and self.data != "builtin:":
+            raise UserError("--forget and --data are two places for the data: leave one out.")
         check_positive(self, "jobs", "threads", *(["tasks"] if self.tasks is not None else []))
         if self.gpus is not None:
             check_not_negative(self, "gpus")
@@ -216,6 +242,14 @@ class ReportConfig:
     output: str | None = None
     """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
     beside it, as PNG and SVG."""
+
+
+@dataclass(kw_only=True)
+class CompletionConfig:
+    """Print a script with which a shell completes the commands of unlearner and their options."""
+
+    shell: Literal["bash", "zsh", "fish"] = field(metadata={"leading": True})
+    """The shell; also given without the flag, as the first word."""
 
 
 def with_preset(config: ForgetConfig) -> ForgetConfig:

@@ -1,9 +1,10 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 
 ALIASES = {
     "learning_rate": "lr",
@@ -104,6 +105,8 @@ class TrainOptions(ModelOptions):
         check_not_negative(self, "weight_decay", "warmup_epochs")
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
+        if self.optimizer == "adamw-8bit" and find_spec("bitsandbytes") is None:
+            raise UserError(f"--optimizer adamw-8bit needs bitsandbytes: {install('8bit')}.")
         if self.merge and not self.lora:
             raise UserError("--merge goes with --lora: without an adapter there is nothing to merge.")
         if self.parallel != "deepspeed":

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from unlearner import distributed
-from unlearner.commands import bench, demo, evaluate, finetune, forget, methods, metrics, report
+from unlearner.commands import bench, completion, demo, evaluate, finetune, forget, methods, metrics, report
 from unlearner.commands.parse import parse
-from unlearner.console import discard_output
+from unlearner.console import discard_output, forget_said
 from unlearner.errors import UserError, did_you_mean
 
 SWALLOWED_SECONDS = 3.0
@@ -26,7 +26,7 @@ INTERRUPTED = "interrupted: what was finished is kept; repeat the same command t
 
 COMMANDS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (demo, finetune, forget, evaluate, bench, report, methods, metrics)
+    for module in (demo, finetune, forget, evaluate, bench, report, methods, metrics, completion)
 }
 """Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
 
@@ -40,9 +40,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`unlearner COMMAND --help` explains a command's options. All of them may stand in a YAML file, "
-            "`--config run.yaml`;",
-            "options on the command line win.",
+            "`unlearner COMMAND --help` explains a command's options, `--help-all` every one. All may stand in a YAML",
+            "file, `--config run.yaml`; options on the command line win.",
             "",
         ]
     )
@@ -87,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command that `arguments` begin with. Raises UserError."""
+    forget_said()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return
