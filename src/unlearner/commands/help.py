@@ -11,7 +11,20 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-FIRST = ("model", "forget", "retain", "data", "method", "output", "columns", "lr", "learning_rate", "epochs", "lora")
+FIRST = (
+    "model",
+    "forget",
+    "retain",
+    "data",
+    "method",
+    "output",
+    "columns",
+    "lr",
+    "learning_rate",
+    "epochs",
+    "lora",
+    "evaluate",
+)
 """What `--help` shows of a command with more than `FEW` options."""
 FEW = 20
 GROUPS = {

@@ -26,13 +26,16 @@ def read_hub(spec: str) -> Iterator[tuple[str, Any]]:
         from datasets import load_dataset
     except ImportError:
         raise UserError(f"hub:{spec} needs the datasets library; install it with: {install('data')}.") from None
+    from huggingface_hub import is_offline_mode
+
+    silent = not Path(name).exists() and not is_offline_mode() and not hub_answers()
     try:
-        with _cache_alone(not Path(name).exists() and not hub_answers()):
+        with _cache_alone(silent):
             data = load_dataset(name, config or None, split=split or None)
     except Exception as error:  # datasets, huggingface_hub, httpx and the file formats each raise their own
+        why = "the hub does not answer, and the cache has no copy" if silent else first_line(error)
         raise UserError(
-            f"hub:{spec} cannot be loaded ({first_line(error)}); "
-            "check the name, config, split and network, or give a file instead."
+            f"hub:{spec} cannot be loaded ({why}); check the name, config, split and network, or give a file instead."
         ) from error
     if isinstance(data, dict):
         if len(data) > 1:
@@ -72,9 +75,9 @@ def hub_answers() -> bool:
 def _cache_alone(offline: bool) -> Iterator[None]:
     """With `offline`, datasets reads its cache and does not try the network again and again, which takes minutes."""
     import datasets
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, Any] = (datasets.config, constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     for place, held in zip(places, before, strict=True):
         place.HF_HUB_OFFLINE = held or offline
