@@ -90,6 +90,8 @@ def test_what_was_odd_when_a_row_was_read(tmp_path: Path) -> None:
         "1 of 3 forget rows have a system message, which is left out because the prompt template decides it "
         f"({file}, line 3)",
     ]
+    (other,) = data_warnings({"forget": load_records([{"text": "q a", "prompt": "q", "completion": "a"}])}, {})
+    assert other.startswith("1 of 1 forget rows have a question and an answer by other names beside the text")
     texts = data_warnings({"forget": load_records(f"{file}[:1]", {"text": "text"})}, {})
     assert texts == [f"1 of 1 forget rows have question and answer beside the text, which are ignored ({file}, line 1)"]
 

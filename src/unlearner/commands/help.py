@@ -3,7 +3,8 @@
 import ast
 import inspect
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, field, fields, make_dataclass
+from copy import copy
+from dataclasses import Field, fields, make_dataclass
 from inspect import cleandoc
 from textwrap import dedent
 from types import UnionType
@@ -71,6 +72,7 @@ def group_of(config_type: type, name: str) -> str:
 def _options(title: str, config_type: type, chosen: Sequence[Field[Any]], *, nested: bool = False) -> type:
     """A dataclass of the options as tyro is to show them: without the group's name before theirs, in plain types."""
     hints, told = get_type_hints(config_type), descriptions(config_type)
+    annotated: Any = Annotated
     made = []
     for each in chosen:
         nothing = each.default is None or each.default_factory in (list, dict)
@@ -78,13 +80,7 @@ def _options(title: str, config_type: type, chosen: Sequence[Field[Any]], *, nes
             prefix_name=not nested, help=told.get(each.name), help_behavior_hint="(optional)" if nothing else None,
             metavar=None if each.type is bool else plain_type(hints[each.name]),
         )  # fmt: skip
-        kept = Annotated[hints[each.name], argument]  # type: ignore[valid-type]
-        if each.default is MISSING and each.default_factory is MISSING:
-            made.append((each.name, kept, field()))
-        elif each.default is MISSING:
-            made.append((each.name, kept, field(default_factory=each.default_factory)))  # type: ignore[arg-type]
-        else:
-            made.append((each.name, kept, field(default=each.default)))
+        made.append((each.name, annotated[hints[each.name], argument], copy(each)))
     group = make_dataclass(title, made, kw_only=True)
     group.__doc__ = ""
     return group

@@ -13,6 +13,7 @@ QUESTION_NAMES = ("question", "prompt", "instruction", "query", "input", "proble
 ANSWER_NAMES = ("answer", "completion", "response", "reply", "output", "target", "solution", "a")
 """Names of columns that are proposed for `--columns`, the likeliest first."""
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
+OTHERS_IGNORED = "have a question and an answer by other names beside the text, which are ignored"
 SYSTEM_LEFT_OUT = "have a system message, which is left out because the prompt template decides it"
 
 
@@ -21,8 +22,11 @@ def recognised(cells: Mapping[str, Any], columns: Mapping[str, str], where: str)
 
     Raises UserError for a chat that is no single question and answer; `where` opens the message.
     """
-    if {"question", "answer"} & columns.keys() or {"question", "answer", columns.get("text", "text")} & cells.keys():
+    if {"question", "answer"} & columns.keys() or {"question", "answer"} & cells.keys():
         return cells, []
+    if columns.get("text", "text") in cells:
+        others = "messages" in cells or any(set(pair) <= cells.keys() for pair in PAIRS)
+        return cells, [OTHERS_IGNORED] if others else []
     messages = cells.get(columns.get("messages", "messages"))
     for question, answer in PAIRS:
         if question not in cells or answer not in cells:
