@@ -477,7 +477,8 @@ def test_a_bench_of_ones_own_files(files: Files, tmp_path: Path, capfd: pytest.C
     (warning,) = about["bob"]["data_warnings"]
     assert warning.startswith("1 of 3 forget rows repeat an earlier row")
     page = (tmp_path / "bench/report.html").read_text()
-    assert "About the data: 1 of 3 forget rows repeat an earlier row" in page and "published" not in page.lower()
+    assert "About the data: 1 of 3 forget rows repeat an earlier row" in page
+    assert json.loads((tmp_path / "bench/bench.json").read_text())["published"] == {}
     again = run_arguments(capfd, typed)
     assert (again.code, "is finished already" in again.err) == (0, True)
 
