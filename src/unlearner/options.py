@@ -105,11 +105,11 @@ class TrainOptions(ModelOptions):
         check_not_negative(self, "weight_decay", "warmup_epochs")
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
-        if self.optimizer == "adamw-8bit" and find_spec("bitsandbytes") is None:
-            raise UserError(f"--optimizer adamw-8bit needs bitsandbytes: {install('8bit')}.")
         if self.merge and not self.lora:
             raise UserError("--merge goes with --lora: without an adapter there is nothing to merge.")
         if self.parallel != "deepspeed":
+            if self.optimizer == "adamw-8bit" and find_spec("bitsandbytes") is None:
+                raise UserError(f"--optimizer adamw-8bit needs bitsandbytes: {install('8bit')}.")
             return
         if self.optimizer == "adamw-8bit":
             raise UserError("--optimizer adamw-8bit does not go with --parallel deepspeed: take --optimizer adamw.")
