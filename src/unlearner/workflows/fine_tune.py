@@ -20,6 +20,7 @@ from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
+from unlearner.models.smollm2 import directory
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
@@ -53,6 +54,7 @@ def finetune(
     if config.output is not None:
         check_output(config.output, "finetune", settings)
     records = _records(config)
+    config = replace(config, model=directory(config.model))
     subject = _subject(config, records, tokenizer)
     plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
     check_steps(plan)
