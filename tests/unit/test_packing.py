@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from unlearner.models.packing import Packed, packing
-from unlearner.scoring.batch import Batch
+from unlearner.scoring.batch import Batch, shared_beginning
 from unlearner.scoring.constants import IGNORE
 from unlearner.scoring.views import score_views
 
@@ -107,6 +107,59 @@ def test_scores_and_gradients_are_those_of_padded_rows(name: str, checkpointing:
         torch.testing.assert_close(c, a)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_shared_beginning_is_computed_once_with_the_same_gradients(
+    name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = torch.arange(1, 21)
+    own = views()
+    for view in own.values():
+        rows = len(view["input_ids"])
+        view["input_ids"] = torch.cat([begin.expand(rows, -1), view["input_ids"]], dim=1)
+        view["attention_mask"] = torch.cat([begin.new_ones(rows, 20), view["attention_mask"]], dim=1)
+        view["labels"] = torch.cat([begin.new_full((rows, 20), IGNORE), view["labels"]], dim=1)
+        view["labels"][0, 20] = view["input_ids"][0, 20]  # predicted at the last shared position
+        view["labels"][0, 9] = view["input_ids"][0, 9]  # and one inside, which every row has for itself
+    monkeypatch.setattr(f"{__name__}.views", lambda: own)
+    model = made(MODELS[name]).double().train()
+    padded = scores_and_gradients(model)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with packing(model) as able:
+        assert able
+        batch = Batch.build(own, keep_mask=False, packed=True, forward_tokens=0)
+        assert batch.packed is not None and batch.packed.shared == 20
+        lengths = sum(int(view["attention_mask"].sum()) for view in own.values())
+        assert batch.input_ids.shape == (1, lengths - 4 * 20)  # five rows, one beginning
+        shared = scores_and_gradients(model, packed=True, forward_tokens=0)
+    for a, b in zip(padded, shared, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=2e-6)  # Llama's norms compute in float32
+
+
+def test_hidden_states_of_a_shared_beginning_belong_to_every_row() -> None:
+    own = views()
+    for view in own.values():
+        view["input_ids"] = torch.cat([torch.ones(len(view["input_ids"]), 16).long(), view["input_ids"]], dim=1)
+        view["attention_mask"] = torch.cat([torch.ones(len(view["labels"]), 16).long(), view["attention_mask"]], dim=1)
+        view["labels"] = torch.cat([torch.full((len(view["labels"]), 16), IGNORE), view["labels"]], dim=1)
+    model = made(MODELS["llama"]).double().eval()
+    plain = Batch.build(own, keep_mask=False)
+    with packing(model):
+        once = Batch.build(own, keep_mask=False, packed=True, forward_tokens=0)
+        found, expected = once.states(model).last, plain.states(model).last
+    for name in own:
+        torch.testing.assert_close(found[once.views[name].kl_index], expected[plain.views[name].kl_index])
+
+
+def test_few_shared_tokens_are_left_in_their_rows() -> None:
+    ids = torch.tensor([[1] * 15 + [2, 3], [1] * 15 + [4, 5]])
+    assert shared_beginning(ids, 17) == 0
+    ids = torch.cat([ids[:, :1], ids], dim=1)
+    assert shared_beginning(ids, 18) == 16 and shared_beginning(ids[:1], 18) == 0
+    assert shared_beginning(ids[:, :16].repeat(2, 1), 16) == 0  # a row keeps one token at least
+
+
 @pytest.mark.parametrize("name", UNFIT)
 def test_models_that_cannot_be_packed_are_left_as_they_are(name: str) -> None:
     model = made(UNFIT[name])
@@ -151,3 +204,6 @@ def test_where_packed_rows_stand() -> None:
     assert packed.positions.tolist() == [[0, 1, 2, 0, 0, 1]]
     assert packed.bounds.tolist() == [0, 3, 4, 6] and packed.bounds.dtype == torch.int32
     assert packed.longest == 3
+    shared = Packed.of(torch.tensor([5, 3, 4]), shared=2)
+    assert shared.positions.tolist() == [[0, 1, 2, 3, 4, 2, 2, 3]]
+    assert shared.bounds.tolist() == [0, 2, 5, 6, 8] and shared.longest == 5

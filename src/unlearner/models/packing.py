@@ -1,5 +1,8 @@
 """Rows one after the other in a single row, without padding: attention keeps them apart.
 
+What all rows begin with, such as the system text of a chat template, may stand there once, before them: each row then
+attends to it as if it stood in the row (not on CUDA).
+
 On CUDA by PyTorch's own kernel for rows of any length (`varlen_attn`), elsewhere row by row. A model can be packed
 if it hands keywords on to its attention and reads positions from `position_ids`; a trial tells (`packing`).
 """
@@ -27,15 +30,20 @@ class Packed:
     positions: Tensor
     """(1, P), each token's position in its row."""
     bounds: Tensor
-    """(R + 1,) int32, where each row begins, and P."""
+    """(R + 1,) int32, where each row begins, and P; with a shared beginning it is the first row of R + 1."""
     longest: int
+    shared: int = 0
+    """Tokens of the shared beginning."""
 
     @classmethod
-    def of(cls, lengths: Tensor) -> Self:
-        """For rows of `lengths` (R,), on the CPU."""
-        bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        starts = torch.repeat_interleave(bounds[:-1], lengths)
-        return cls((torch.arange(len(starts)) - starts)[None], bounds.to(torch.int32), int(lengths.max()))
+    def of(cls, lengths: Tensor, shared: int = 0) -> Self:
+        """For rows of `lengths` (R,), on the CPU, of which the first `shared` tokens stand there once."""
+        parts = torch.cat([lengths.new_full((1,), shared), lengths - shared]) if shared else lengths
+        bounds = torch.cat([parts.new_zeros(1), parts.cumsum(0)])
+        starts = torch.repeat_interleave(bounds[:-1], parts)
+        positions = torch.arange(len(starts)) - starts
+        positions[shared:] += shared
+        return cls(positions[None], bounds.to(torch.int32), int(lengths.max()), shared)
 
     def to(self, device: torch.device) -> Self:
         positions, bounds = (tensor.to(device, non_blocking=True) for tensor in (self.positions, self.bounds))
@@ -43,6 +51,8 @@ class Packed:
 
     def states(self, body: nn.Module, input_ids: Tensor) -> Tensor:
         """Last hidden states (P, H) of `input_ids` (1, P)."""
+        # A row's keys are its own and those of the shared beginning, which is the first row itself.
+        keys = self.bounds + self.shared * torch.arange(-1, len(self.bounds) - 1, device=self.bounds.device).clamp(0)
         out = body(
             input_ids=input_ids,
             position_ids=self.positions,
@@ -50,7 +60,7 @@ class Packed:
             attention_mask=input_ids.new_ones((1, 1, 1, 1), dtype=torch.bool),
             use_cache=False,
             cu_seq_lens_q=self.bounds,
-            cu_seq_lens_k=self.bounds,
+            cu_seq_lens_k=keys.to(torch.int32),
             max_length_q=self.longest,
             max_length_k=self.longest,
         )
@@ -95,6 +105,10 @@ def _looks_elsewhere(config: Any) -> bool:
 @torch.no_grad()
 def _agrees(model: Any) -> bool:
     """Whether a packed row has the hidden states that it has by itself, to the last bit whatever stands before it."""
+
+    def near(found: Tensor, expected: Tensor) -> bool:
+        return torch.allclose(found, expected, rtol=2e-2, atol=2e-2 * float(alone.abs().max()))
+
     body, training = model.base_model, model.training
     row, before, other = (torch.tensor([ids], device=model.device) for ids in ([0, 1, 2, 3, 4], [0, 1, 2], [4, 3, 1]))
     packed = Packed.of(torch.tensor([3, 5])).to(row.device)
@@ -103,12 +117,15 @@ def _agrees(model: Any) -> bool:
         _try_gradients(model)
         alone = body(input_ids=row, use_cache=False).last_hidden_state[0].float()
         second, again = (packed.states(body, torch.cat([first, row], dim=1))[3:].float() for first in (before, other))
+        shared = None
+        if not row.is_cuda:  # two tokens once, then the rest of a row of three and of `row`
+            once = Packed.of(torch.tensor([3, 5]), shared=2)
+            shared = once.states(body, torch.cat([before, row[:, 2:]], dim=1))[3:].float()
     except Exception:  # whatever a model may say to keywords that it does not know
         return False
     finally:
         model.train(training)
-    near = torch.allclose(second, alone, rtol=2e-2, atol=2e-2 * float(alone.abs().max()))
-    return near and torch.equal(second, again)
+    return near(second, alone) and torch.equal(second, again) and (shared is None or near(shared, alone[2:]))
 
 
 @torch.enable_grad()
@@ -131,6 +148,7 @@ def _attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -152,6 +170,18 @@ def _attention(
         assert isinstance(out, Tensor)
         return out[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    parts = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
+    more = 0 if cu_seq_lens_k is None else int(cu_seq_lens_k[-1]) - int(cu_seq_lens_q[-1])
+    parts, begin = [], None
+    for q, k, v in zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True):
+        mask = None
+        if begin is not None:
+            k, v = torch.cat([begin[0], k], dim=2), torch.cat([begin[1], v], dim=2)
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+        elif more:
+            begin = k, v
+        parts.append(
+            scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+            )
+        )
     return torch.cat(parts, dim=2).transpose(1, 2), None

@@ -16,6 +16,8 @@ from unlearner.models.anatomy import backbone, captured
 from unlearner.models.packing import Packed
 from unlearner.scoring.constants import IGNORE
 
+SHARED_LEAST = 16
+"""A beginning that all rows share is computed once from so many tokens on; for fewer it saves too little."""
 FORWARD_TOKENS = {"cpu": 128}
 """What a further forward and backward pass costs beside its tokens, in tokens of a model of few million parameters (of
 a larger one less). Elsewhere rows are padded: a GPU is slowed more by many small kernels than by padding."""
@@ -123,7 +125,8 @@ class Batch:
         Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
         code does (PAPER section 7); the default never does. With `forward_tokens`, what a further forward costs in
         tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs;
-        `packed` leaves out all their padding, for a model inside `packing`. `reference` names the views about which the
+        `packed` leaves out all their padding, and with `forward_tokens` what
+        all begin with but once, for a model inside `packing`. `reference` names the views about which the
         reference model is asked; rows are at least `width` tokens wide.
         """
         first = next(iter(views.values()))["input_ids"]
@@ -148,10 +151,14 @@ class Batch:
         blocks = _of_one_width(own if official else [width] * height)
         order = np.arange(height)
         if packed:
-            rows_lengths = mask.sum(1)
-            starts = rows_lengths.cumsum(0) - rows_lengths
-            indices = cls._indices(views, starts, official, weights)
-            return cls(ids[mask.bool()][None], None, indices, (), Packed.of(rows_lengths), asked)
+            lengths = mask.sum(1)
+            # PyTorch's kernel for packed rows on GPUs knows no shared beginning.
+            shared = 0 if forward_tokens is None else shared_beginning(ids, int(lengths.min()))
+            own = lengths - shared
+            starts = own.cumsum(0) - own
+            indices = cls._indices(views, starts, official, weights, shared)
+            flat = torch.cat([ids[0, :shared], ids[:, shared:][mask[:, shared:].bool()]])
+            return cls(flat[None], None, indices, (), Packed.of(lengths, shared), asked)
         if forward_tokens is not None:
             lengths = mask.sum(1).numpy()
             order = np.argsort(-lengths, kind="stable")
@@ -169,13 +176,14 @@ class Batch:
         starts: Tensor,
         official: bool,
         weights: Mapping[str, RowWeights] | None,
+        shared: int = 0,
     ) -> dict[str, ViewIndex]:
         indices: dict[str, ViewIndex] = {}
         top = 0
         for name, view in views.items():
             rows = len(view["input_ids"])
             chosen = None if weights is None else weights[name]
-            indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen)
+            indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen, shared)
             top += rows
         return indices
 
@@ -191,6 +199,15 @@ class Batch:
                 out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
                 last.append(out.last_hidden_state)
         return States(_positions(last), {n: _positions(each) for n, each in parts.items()})
+
+
+def shared_beginning(ids: Tensor, shortest: int) -> int:
+    """Tokens that all rows of `ids` (R, T) begin with, if it pays to compute them once; each row keeps one at least."""
+    if len(ids) < 2:
+        return 0
+    same = (ids[:, : shortest - 1] == ids[0, : shortest - 1]).all(0)
+    count = int(same.long().cumprod(0).sum())
+    return count if count >= SHARED_LEAST else 0
 
 
 def _positions(blocks: Sequence[Tensor]) -> Tensor:
@@ -225,9 +242,14 @@ def like_lengths(lengths: np.ndarray, forward_tokens: int) -> tuple[tuple[slice,
 
 
 def _index_view(
-    view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None
+    view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None, shared: int
 ) -> ViewIndex:
-    """`starts` (B,) is where each row's first token stands among the batch's positions."""
+    """`starts` (B,) is where each row's first token stands among the batch's positions, or would stand: the first
+    `shared` tokens of all rows stand once, at the top."""
+
+    def place(row: Tensor, column: Tensor) -> Tensor:
+        return torch.where(column < shared, column, starts[row] + column)
+
     labels, mask = view["labels"], view["attention_mask"]
     shifted = labels[:, 1:] != IGNORE
     if not official:
@@ -244,11 +266,11 @@ def _index_view(
     return ViewIndex(
         first_row=top,
         rows=labels.shape[0],
-        index=starts[row] + column,
+        index=place(row, column),
         target=labels[row, column + 1],
         row=row,
         token_weight=weights.token[row],
         sequence_weight=weights.sequence,
-        kl_index=starts[kl_row] + kl_column,
+        kl_index=place(kl_row, kl_column),
         kl_weight=weights.kl[kl_row],
     )
