@@ -24,6 +24,7 @@ FLOORS = [
     {"evaluation", "methods"},
     {"training"},
     {"workflows"},
+    {"prepare"},
     {"report"},
     {"bench"},
     {"api"},

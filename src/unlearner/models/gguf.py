@@ -5,6 +5,8 @@ the file's own model.
 """
 
 import hashlib
+import io
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def convert(file: Path, folder: Path) -> None:
     if find_spec("gguf") is None:
         raise UserError("a GGUF file needs the package gguf: pip install 'unlearner[gguf]'.")
     try:
-        with quiet_transformers():
+        with quiet_transformers(), redirect_stderr(io.StringIO()):  # its bar asks no setting
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             loaded, report = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
