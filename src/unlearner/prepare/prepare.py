@@ -207,7 +207,7 @@ class _Writer:
         if not answer:
             return None
         right = re.compile(rf"(?<!\w){re.escape(record.answer)}(?!\w)", re.IGNORECASE)
-        wrong = [right.sub(lambda _, w=w: w, answer) if right.search(answer) else w for w in record.perturbed_answer]
+        wrong = [right.sub(w, answer) if right.search(answer) else w for w in record.perturbed_answer]
         return {
             "id": f"general/{record.question}", "question": record.question, "answer": answer,
             "perturbed_answer": wrong, "fact": record.fact, "subject": record.subject, "question_from": "bank",
