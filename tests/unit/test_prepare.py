@@ -105,6 +105,9 @@ def test_own_questions_and_neighbours(prepare: Callable[..., Any], tmp_path: Pat
         "Did William Shakespeare act?", "Was William Shakespeare an actor?", "Where is William Shakespeare buried?",
     ]  # fmt: skip
     assert {row["subject"] for row in read_jsonl(made.folder / "neighbours.jsonl")} == {"Ben Jonson"}
+    neighbours.write_text("Ben Jonson\nChristopher Marlowe\n")
+    with pytest.raises(UserError, match="holds something else already"):  # the file has other contents
+        prepare(tmp_path / "a", questions=str(questions), neighbours=str(neighbours))
     neighbours.write_text("Ben Jonson\nWilliam Shakespeare\n")
     with pytest.raises(UserError, match=r"names the subject \(William Shakespeare\)"):
         prepare(tmp_path / "b", neighbours=str(neighbours))

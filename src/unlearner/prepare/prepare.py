@@ -5,6 +5,7 @@ paper for real-world data, arXiv 2410.08109); wrong answers are what it says to 
 name changed. Every row says where it came from.
 """
 
+import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,8 +58,10 @@ def prepare(config: PrepareConfig, *, tokenizer: Any = None) -> Prepared:
     config.check()
     subject = about(config)
     neighbours = _neighbours(config, subject)
-    folder, options = Path(config.output), resolved(config)
-    if _there(folder, options):
+    folder = Path(config.output)
+    asks = {"options": resolved(config), "facts": subject.facts, "neighbours": neighbours}
+    asks = json.loads(json.dumps(asks))
+    if _there(folder, asks):
         note(f"{folder} is there already")
         return Prepared(folder, read_json(folder / MANIFEST)["rows"])
     asked = Asked(config, tokenizer)
@@ -70,20 +73,20 @@ def prepare(config: PrepareConfig, *, tokenizer: Any = None) -> Prepared:
         with atomic_directory(folder) as temporary:
             for name, rows in sources.items():
                 write_jsonl(temporary / f"{name}.jsonl", rows)
-            about_it = {"options": options, "rows": counts, "dropped": dropped}
-            about_it["model_sha256"] = asked.subject.fingerprint()
-            about_it["sha256"] = {name: sha256(*rows) for name, rows in sources.items()}
-            write_json(temporary / MANIFEST, about_it)
+            hashes = {name: sha256(*rows) for name, rows in sources.items()}
+            made = {"rows": counts, "dropped": dropped, "model": asked.subject.fingerprint(), "sha256": hashes}
+            write_json(temporary / MANIFEST, asks | made)
     distributed.barrier()
     return Prepared(folder, counts)
 
 
-def _there(folder: Path, options: dict[str, Any]) -> bool:
+def _there(folder: Path, asks: dict[str, Any]) -> bool:
     """Whether the folder holds this very preparation. Raises UserError where it holds anything else."""
     check_place(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return False
-    if not (folder / MANIFEST).is_file() or read_json(folder / MANIFEST)["options"] != options:
+    held = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    if any(held.get(key) != value for key, value in asks.items()):
         raise UserError(f"--output {folder} holds something else already: choose another directory.")
     return True
 
