@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 from unlearner.version import __version__
 
 if TYPE_CHECKING:
-    from unlearner.api import TrainResult, Unlearner, evaluate, finetune, forget, report
+    from unlearner.api import (
+        TrainResult,
+        Unlearner,
+        evaluate,
+        finetune,
+        forget,
+        prepare_sources,
+        probe,
+        report,
+    )
     from unlearner.data.records import Record
     from unlearner.errors import UserError
     from unlearner.evaluation.result import Evaluation
@@ -27,6 +36,8 @@ _HOME = {
     "evaluate": "unlearner.api",
     "finetune": "unlearner.api",
     "forget": "unlearner.api",
+    "prepare_sources": "unlearner.api",
+    "probe": "unlearner.api",
     "report": "unlearner.api",
 }
 __all__ = [
@@ -43,6 +54,8 @@ __all__ = [
     "evaluate",
     "finetune",
     "forget",
+    "prepare_sources",
+    "probe",
     "report",
 ]
 

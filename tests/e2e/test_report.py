@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import Ended, Files, contents, run, run_arguments, stamps
+from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_json, read_jsonl, write_json
 from unlearner.report import write_report
@@ -95,11 +96,11 @@ def test_forget_writes_the_page_by_itself(
     monkeypatch.setattr("unlearner.report.PACKAGES", ("a_package_that_is_not_here",))
     without = run(capfd, "forget", **options)
     assert without.code == 0
-    assert 'For a page about it all: pip install "unlearner[report]", then unlearner report' in without.err
+    assert f"For a page about it all: {install('report')}, then unlearner report" in without.err
     assert not (tmp_path / "out" / "report.html").exists()
     refused = run_arguments(capfd, ["report", str(tmp_path / "out")])
     assert refused.code == 2
-    assert 'the report needs jinja2 and matplotlib: pip install "unlearner[report]"' in refused.err
+    assert f"the report needs jinja2 and matplotlib: {install('report')}" in refused.err
     monkeypatch.undo()
 
     # A page that was made while the run was not finished is made again.
