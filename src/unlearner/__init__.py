@@ -1,5 +1,6 @@
 """Make a language model forget chosen data, keep the rest of its abilities, and show both with evidence."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unlearner.version import __version__
@@ -60,11 +61,15 @@ __all__ = [
 ]
 
 
+# As a package is imported, and only the first time, Python makes it an attribute of ours. Forgotten again, the name is
+# that of the function, whatever imports the package later.
+import_module("unlearner.report")
+globals().pop("report", None)
+
+
 def __getattr__(name: str) -> Any:
     # torch and transformers take seconds to import: `unlearner --help` should not wait for them.
     if name in _HOME:
-        from importlib import import_module
-
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'unlearner' has no attribute {name!r}")
 

