@@ -229,7 +229,8 @@ def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> C
         if ours not in known:
             raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
         if ours in given:
-            raise UserError(f"{name} is given twice, as {ours} too: leave one out.")
+            names = " and ".join(other for other in options if own_name(other) == ours)
+            raise UserError(f"{ours} is given twice, as {names}: leave one out.")
         given[ours] = _text(value)
         if ours in OBJECTS and _is_object(given[ours], OBJECTS[ours]):
             continue
