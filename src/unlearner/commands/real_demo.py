@@ -33,7 +33,7 @@ def config(options: DemoConfig) -> ForgetConfig:
         forget_eval=f"{data}:subject", retain_eval=f"{data}:neighbours_held_out",
         world_facts=f"{data}:general_held_out", metrics=METRICS, judge=options.judge, seed=options.seed,
         output=str(Path(options.output) / "ME+GD"), batch_size=4, gradient_accumulation_steps=1, max_new_tokens=40,
-        learning_rate=3e-5, epochs=6,
+        learning_rate=1e-4, forget_coeff=0.5, epochs=6,
     )  # fmt: skip
 
 
