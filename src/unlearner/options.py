@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from unlearner.errors import UserError, install
+from unlearner.errors import UserError, did_you_mean, install
 
 ALIASES = {
     "lr": "learning_rate",
@@ -27,6 +27,12 @@ def own_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
+EXECUTION = {
+    "rows": ("packed", "by-length", "padded"),
+    "scores": ("triton", "torch"),
+    "linear": ("onednn", "torch"),
+}
+"""What `--execution` may decide (models/execution.py)."""
 MOST_EPOCHS = 10_000
 """More can only be a slip; the pairs of every epoch are drawn before the first."""
 
@@ -40,6 +46,16 @@ class Numerics:
     optimiser states in bf16: half the memory of bf16, coarser steps."""
     seed: int = 1001
     """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
+    execution: dict[str, str] = field(default_factory=dict)
+    """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
+    scores triton or torch; linear onednn or torch. Never changes the result; run.json tells what was chosen."""
+
+    def check_execution(self) -> None:
+        for name, value in self.execution.items():
+            if name not in EXECUTION:
+                raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, list(EXECUTION))}")
+            if value not in EXECUTION[name]:
+                raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
 
 
 @dataclass(kw_only=True)
@@ -60,6 +76,7 @@ class ModelOptions(Numerics):
 
     def check_model(self) -> None:
         check_positive(self, "max_length")
+        self.check_execution()
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
 

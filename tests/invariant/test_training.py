@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -231,12 +230,15 @@ def test_products_by_onednn_give_the_same_weights(
     checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on an AMD processor, whatever the processor."""
+    products: list[int] = []
+    product = onednn_linear._product
+    monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(onednn_linear, "_product", lambda *given: products.append(1) or product(*given))
     trained = []
-    for fast in (False, True):
-        monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda fast=fast: fast)
-        monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 1)
-        options = replace(OPTIONS, gradient_checkpointing=checkpointing)
-        trained.append(run("NPO+GD", tmp_path / str(fast), options=options))
+    for linear in ("torch", "onednn"):
+        options = replace(OPTIONS, gradient_checkpointing=checkpointing, execution={"linear": linear})
+        trained.append(run("NPO+GD", tmp_path / linear, options=options))
+        assert bool(products) == (linear == "onednn")
     assert_moved(trained[0])
     assert_same_weights(*trained, atol=1e-5)
 
@@ -253,9 +255,8 @@ def test_packed_rows_give_the_same_weights(
     monkeypatch.setattr(Packed, "states", lambda self, *given: forwards.append(1) or of(self, *given))
     packed = run(method, tmp_path / "packed", options=options)
     assert len(forwards) > 8
-    monkeypatch.setattr(loop, "packing", lambda *_: nullcontext(False))
     forwards.clear()
-    padded = run(method, tmp_path / "padded", options=options)
+    padded = run(method, tmp_path / "padded", options=replace(options, execution={"rows": "padded"}))
     assert not forwards
     if not lora:
         assert_moved(packed)

@@ -37,6 +37,9 @@ class Manifest(TypedDict, total=False):
     """Sentences on what is odd about the data, with places and without texts (`data/quality.py`)."""
     versions: dict[str, str]
     hardware: dict[str, Any]
+    execution: list[dict[str, Any]]
+    """How it computes (`models/execution.py`), each with the `step` from which it holds; more than one where a run was
+    continued elsewhere."""
 
 
 _PHRASES = {

@@ -19,7 +19,7 @@ import yaml
 from unlearner import distributed
 from unlearner.data.records import Record
 from unlearner.errors import UserError
-from unlearner.files import is_leftover, remove_leftovers, space_errors, write_json, write_text
+from unlearner.files import is_leftover, read_json, remove_leftovers, space_errors, write_json, write_text
 from unlearner.results.layout import VERSION, RunDirectory, check_version, hash_title
 from unlearner.results.records import sha256
 
@@ -105,6 +105,23 @@ def _open(
     changed = sorted(hash_title(key) for key in hashes if held.get(key) != hashes[key])
     if changed:
         raise UserError(f"--output {folder} was begun with other contents of {changed[0]}: choose another directory.")
+
+
+def kept_execution(folder: Path) -> dict[str, Any] | None:
+    """How the run in `folder` computes (`models/execution.py`), as its run.json has it; None before that is decided."""
+    run = RunDirectory(folder)
+    plans = run.read_manifest().get("execution", []) if run.manifest.is_file() else []
+    return {key: value for key, value in plans[-1].items() if key != "step"} if plans else None
+
+
+def keep_execution(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Add to run.json, if there is one, how the run computes from `plan["step"]` on. Every process calls it."""
+    run = RunDirectory(folder)
+    if distributed.is_main() and run.manifest.is_file():
+        held = read_json(run.manifest)
+        with space_errors(folder):
+            write_json(run.manifest, {**held, "execution": [*held.get("execution", []), dict(plan)]})
+    distributed.barrier()
 
 
 def check_place(folder: Path) -> None:

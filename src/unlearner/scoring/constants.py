@@ -6,5 +6,7 @@ EPSILON = 1e-12
 """Added to a probability inside the mean log-probability, as the official ME loss does (PAPER section 3)."""
 KINDS = ("logp", "mean_logp", "entropy", "kl")
 """The scores with a gradient that `token_scores` knows."""
+FUSED = ("logp", "mean_logp")
+"""Those that the Triton kernels compute (kernels.py)."""
 STATISTICS = ("is_argmax", "rank", "expected_logp", "variance_logp")
 """What `token_scores` tells besides, without a gradient."""

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearner.models import execution
 from unlearner.models.anatomy import Head
 from unlearner.models.onednn_linear import linear
-from unlearner.scoring.constants import EPSILON, KINDS, STATISTICS
+from unlearner.scoring.constants import EPSILON, FUSED, KINDS, STATISTICS
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 """Memory of one chunk of logits; two or three such buffers live at a time."""
@@ -46,7 +47,7 @@ def token_scores(
     Logits exist for one chunk at a time, of about `chunk_bytes`: of positions in the forward pass, of the vocabulary in
     the backward pass. Their gradient has a closed form: where the head is trained they are computed again for it, else
     it is found on the way. `fused` has `logp` and `mean_logp` computed by Triton kernels (scoring/kernels.py); by
-    default it is True on CUDA where they are there and a trial finds them faster.
+    default as the plan of the run says (models/execution.py), without one on CUDA where a trial finds them faster.
     """
     unknown = set(kinds) - {*KINDS, *STATISTICS}
     assert not unknown, unknown
@@ -56,7 +57,7 @@ def token_scores(
     kind = hidden.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
     if fused is None:
-        fused = kind == "cuda" and _kernels_gain(hidden.device, compute, head.vocabulary, tuple(kinds))
+        fused = kind == "cuda" and _fused(hidden.device, compute, head.vocabulary, tuple(kinds))
     # Those with a gradient first: of these alone autograd asks for one.
     ordered = tuple(sorted(kinds, key=lambda kind: kind in STATISTICS))
     values = _TokenScores.apply(
@@ -187,7 +188,15 @@ def _kernels() -> ModuleType:
     return kernels
 
 
-def _kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+def _fused(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+    plan = execution.now()
+    if plan is None:
+        return kernels_gain(device, compute, vocabulary, kinds)
+    return plan.scores == "triton" and set(kinds) <= set(FUSED) and compute != torch.float64
+
+
+def kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+    """Whether Triton is there and a trial finds its kernels right, and faster (`kernels.gain`)."""
     return find_spec("triton") is not None and bool(_kernels().gain(device, compute, vocabulary, kinds, token_scores))
 
 

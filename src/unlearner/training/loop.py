@@ -1,7 +1,7 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,22 +17,18 @@ from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models import deepspeed
-from unlearner.models.anatomy import bare
-from unlearner.models.compiled import compile_layers, restore_layers
-from unlearner.models.onednn_linear import fast_products
-from unlearner.models.packing import packing
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.options import TrainOptions
 from unlearner.random_state import own_random_state
-from unlearner.scoring.batch import FORWARD_TOKENS, Batch, RowWeights
+from unlearner.scoring.batch import Batch, RowWeights
 from unlearner.scoring.views import layers_of
-from unlearner.training import checkpoint
+from unlearner.training import checkpoint, execution
 from unlearner.training.callbacks import Callbacks
 from unlearner.training.checks import check_compiles
 from unlearner.training.interrupt import ctrl_c
 from unlearner.training.log import Log
 from unlearner.training.objective import Objective
-from unlearner.training.reference import Reference, reference_nll, step_reference
+from unlearner.training.reference import reference_nll, step_reference
 from unlearner.training.setup import make_optimizer, place
 
 if TYPE_CHECKING:
@@ -89,18 +85,12 @@ def train(
         if not is_sharded(reference_model):
             reference_model.to("cpu")
         reference_model = None
-    # A sharded model's processes need as many forwards each.
     spread = parallel != "ddp"
-    # Near the reference KL is small, and its gradient shows how attention sums: rows are padded in every layout.
-    compared = any("kl" in kinds for kinds in method.needs.values())
-    one_block = accelerator.num_processes > 1 or spread or method.official or compared
-    forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
-    packs = not (options.torch_compile or parallel == "deepspeed" or method.official or compared)
-    if options.torch_compile:
-        check_compiles(method)
-        compile_layers(model)
-
     reference = step_reference(model, method, reference_model)
+    models = execution.all_models(model, reference)
+    how = execution.plan_training(models, method, options, parallel, accelerator, folder)
+    if how.compiled:
+        check_compiles(method)
     objective = Objective(model, method, reference, seed=options.seed)
     objective.to_device(accelerator.device)
     optimizer = make_optimizer(objective, options)
@@ -126,8 +116,7 @@ def train(
     with (
         progress_bar(method.name, plan.steps, step) as bar,
         ctrl_c() as interrupted,
-        nullcontext() if options.torch_compile else fast_products(model, reference_model),
-        packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
+        execution.executing(how, models, accelerator),
     ):
         while True:
             if step in epoch_ends:
@@ -156,8 +145,8 @@ def train(
                     known_nll,
                     official=method.official,
                     reference=method.asked,
-                    forward_tokens=forward_tokens,
-                    packed=packed,
+                    forward_tokens=execution.forward_tokens(how, accelerator.device),
+                    packed=how.rows == "packed",
                 ).to(accelerator.device)
                 last = number == len(parts) - 1
                 # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
@@ -192,22 +181,8 @@ def train(
                 raise KeyboardInterrupt
 
     log.flush()
-    if options.torch_compile:
-        restore_layers(model)
     told.on_train_end(step)
     return Trained(accelerator.unwrap_model(wrapped).model, log.rows)
-
-
-@contextmanager
-def packing_all(model: Any, reference: Reference | None, accelerator: Accelerator) -> Iterator[bool]:
-    """`packing` of the model and of the copy that is its reference, if there is one: whether both can be packed."""
-    models = [model, reference.model] if reference is not None and reference.holds_copy else [model]
-    with ExitStack() as stack:
-        able = [
-            stack.enter_context(packing(bare(each), nullcontext() if is_sharded(each) else accelerator.autocast()))
-            for each in models
-        ]
-        yield all(able)
 
 
 def assemble(

@@ -32,12 +32,14 @@ from unlearner.evaluation.metrics import find_metrics
 from unlearner.evaluation.result import Evaluation
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import write_text
+from unlearner.models.execution import using
 from unlearner.models.load import check_fits, model_hash, uses_bf16
 from unlearner.models.sharding import placed
 from unlearner.models.vllm_engine import check_engine
 from unlearner.models.vllm_engine import engine as vllm_engine
 from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.training.execution import plan_evaluation
 from unlearner.training.setup import weights_dtype
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.subject import Subject
@@ -102,23 +104,24 @@ def evaluate(config: EvaluateConfig, *, tokenizer: Any = None) -> Evaluation:
         if config.retrained is not None:
             hashes["retrained"] = retrained_hash(config.retrained)
         folder = open_run(config.output, "evaluate", settings, hashes, odd)
-    note_once(judges.describe())
-    retrained = None
-    if config.retrained is not None:
-        retrained = retrained_rows(
-            config.retrained, sets, folder and folder / "retrained", config, judges=judges, like=config,
-            official=config.official,
+    with using(plan_evaluation(subject.model, config, folder, official=config.official)):
+        note_once(judges.describe())
+        retrained = None
+        if config.retrained is not None:
+            retrained = retrained_rows(
+                config.retrained, sets, folder and folder / "retrained", config, judges=judges, like=config,
+                official=config.official,
+            )  # fmt: skip
+        vllm = None
+        if folder is not None:
+            general_ability(subject.model, subject.tokenizer, config, folder)
+        if config.engine == "vllm":
+            assert subject.source is not None
+            vllm = vllm_engine(subject.source, dtype, trust_remote_code=config.trust_remote_code)
+        return measure(
+            subject.model, subject.tokenizer, subject.template, sets, folder, config, judges=judges, seed=config.seed,
+            official=config.official, retrained=retrained, engine=vllm,
         )  # fmt: skip
-    vllm = None
-    if folder is not None:
-        general_ability(subject.model, subject.tokenizer, config, folder)
-    if config.engine == "vllm":
-        assert subject.source is not None
-        vllm = vllm_engine(subject.source, dtype, trust_remote_code=config.trust_remote_code)
-    return measure(
-        subject.model, subject.tokenizer, subject.template, sets, folder, config, judges=judges, seed=config.seed,
-        official=config.official, retrained=retrained, engine=vllm,
-    )  # fmt: skip
 
 
 class Evaluations:

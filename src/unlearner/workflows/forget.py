@@ -3,6 +3,7 @@
 import gc
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
 from unlearner.evaluation.result import Evaluation
 from unlearner.files import write_json
+from unlearner.models.execution import using
 from unlearner.models.load import check_fits, load_model, model_hash
 from unlearner.models.sharding import placed
 from unlearner.results.run import check_output, open_run, records_hash
@@ -98,7 +100,8 @@ class Forgetting:
         """Place the model on its devices and measure it."""
         subject = self.subject
         self.unlearning.place(subject)
-        self.first = self.evaluations.before(subject.model, subject.source)
+        with self._executing():
+            self.first = self.evaluations.before(subject.model, subject.source)
         return self.first
 
     def unlearn(self) -> None:
@@ -121,14 +124,20 @@ class Forgetting:
     def after(self) -> Evaluation | None:
         """Measure the model made; the run is then finished."""
         made = None if self.unlearning.made is None else str(self.unlearning.made)
-        result = self.evaluations.after(self.subject.model, made)
-        self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
+        with self._executing():
+            result = self.evaluations.after(self.subject.model, made)
+            self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
         if self.folder is not None and self.unlearning.accelerator.is_main_process:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
             assert self.unlearning.made is not None
             done = {"steps": self.unlearning.plan.steps, "model": self.unlearning.made.name}
             write_json(self.folder / "finished.json", done)
         return result
+
+    def _executing(self) -> AbstractContextManager[Any]:
+        """Before and after training, models compute as in training."""
+        assert self.unlearning.execution is not None
+        return using(self.unlearning.execution)
 
     def _at_epoch(self, trained: nn.Module, epoch: int) -> bool:
         if self.config.evaluate != "epochs":
