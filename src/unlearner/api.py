@@ -4,8 +4,9 @@ Options are those of `config.py`, under the same names and with the same default
 data may be objects in memory; without an output directory nothing is written to disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
+from inspect import Parameter, signature
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -28,6 +29,7 @@ from unlearner.workflows.fine_tune import finetune as _finetune
 from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig)
 
 SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
@@ -35,6 +37,36 @@ SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "wo
 MODELS = {"model", "reference_model"}
 OBJECTS = {"method": Method, "metrics": Metric}
 """Options that may be objects in the place of their names."""
+
+
+def _takes(config: type[Any]) -> Callable[[Function], Function]:
+    """Has `help()` and editors show a function's `**options`: the fields of `config`."""
+
+    def tell(function: Function) -> Function:
+        shown = signature(function)
+        named = [parameter for parameter in shown.parameters.values() if parameter.kind != Parameter.VAR_KEYWORD]
+        options = [
+            Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=_type(field), default=_default(field))
+            for field in fields(config)
+            if field.name not in shown.parameters
+        ]
+        options.sort(key=lambda option: option.default is not Parameter.empty)
+        function.__signature__ = shown.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
+        return function
+
+    return tell
+
+
+def _type(field: "Field[Any]") -> Any:
+    return Any if field.name in SOURCES | MODELS else str | None if field.name == "output" else field.type
+
+
+def _default(field: "Field[Any]") -> Any:
+    if field.name == "output":
+        return None
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return Parameter.empty if field.default is MISSING else field.default
 
 
 @dataclass(frozen=True)
@@ -130,6 +162,7 @@ class Unlearner:
             self.tokenizer.push_to_hub(repo_id, **options)
 
 
+@_takes(ForgetConfig)
 def forget(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> ForgetResult:
@@ -143,6 +176,7 @@ def forget(
     return _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
 
+@_takes(FinetuneConfig)
 def finetune(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> FinetuneResult:
@@ -159,6 +193,7 @@ def finetune(
     return _finetune(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
 
+@_takes(EvaluateConfig)
 def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation:
     """Measure `model`: `evaluate(model, forget="forget.jsonl", retain="retain.jsonl", output="scores")`.
 
@@ -168,6 +203,7 @@ def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation
     return _evaluate(_config(EvaluateConfig, model, options), tokenizer=tokenizer)
 
 
+@_takes(ProbeConfig)
 def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
     """What `model` knows of a subject: `probe("builtin:smollm2", subject="Charles Darwin").knows`.
 
@@ -177,6 +213,7 @@ def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
     return _probe(_config(ProbeConfig, model, options), tokenizer=tokenizer)
 
 
+@_takes(PrepareConfig)
 def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Prepared:
     """Write a folder of sources about a subject:
     `prepare_sources("builtin:smollm2", subject="Charles Darwin", output="data")`.
@@ -289,7 +326,7 @@ _WORDS = {
     bool: "True or False",
     str: "a text",
     list: "a list of texts",
-    dict: "a dict of texts, our field to your column",
+    dict: "a dict of texts",
     type(None): "None",
 }
 

@@ -33,7 +33,7 @@ GROUPS = {
     "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude"},
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
-    "run": {"output", "seed", "precision", "parallel", "cpu_offload", "engine", "save_steps",
+    "run": {"output", "seed", "precision", "execution", "parallel", "cpu_offload", "engine", "save_steps",
             "save_total_limit", "logging_steps", "report_to"},
 }  # fmt: skip
 CLASSES = {
