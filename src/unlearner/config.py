@@ -10,6 +10,7 @@ from unlearner.options import (
     MethodOptions,
     ModelOptions,
     TrainOptions,
+    check_execution,
     check_not_negative,
     check_positive,
     flag_of,
@@ -126,10 +127,13 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
     """Compute as the official code does, quirks included (docs/faithfulness.md)."""
     engine: Literal["own", "vllm"] = "own"
     """What generates: our own loop, or vLLM (extra vllm), for many rows of a large model on a GPU."""
+    execution: dict[str, str] = field(default_factory=dict)
+    """As in `unlearner forget`: scores triton or torch; linear onednn or torch."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
         self.check_model()
+        check_execution(self.execution)
         self.check_evaluation()
         if self.official and self.engine == "vllm":
             raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")

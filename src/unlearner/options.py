@@ -1,5 +1,6 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -46,16 +47,6 @@ class Numerics:
     optimiser states in bf16: half the memory of bf16, coarser steps."""
     seed: int = 1001
     """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
-    execution: dict[str, str] = field(default_factory=dict)
-    """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
-    scores triton or torch; linear onednn or torch. Never changes the result; run.json tells what was chosen."""
-
-    def check_execution(self) -> None:
-        for name, value in self.execution.items():
-            if name not in EXECUTION:
-                raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, list(EXECUTION))}")
-            if value not in EXECUTION[name]:
-                raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
 
 
 @dataclass(kw_only=True)
@@ -76,7 +67,6 @@ class ModelOptions(Numerics):
 
     def check_model(self) -> None:
         check_positive(self, "max_length")
-        self.check_execution()
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
 
@@ -105,6 +95,9 @@ class TrainingArguments(Numerics):
     """Optimiser; adamw-8bit keeps its states in 8 bits (extra 8bit; not with fsdp or deepspeed)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    execution: dict[str, str] = field(default_factory=dict)
+    """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
+    scores triton or torch; linear onednn or torch. Never changes the result; run.json tells what was chosen."""
     torch_compile: bool = False
     """Compile the model's layers by torch.compile while training: a minute's wait at the start, then faster steps on a
     GPU. On a CPU it needs a C++ compiler."""
@@ -118,6 +111,7 @@ class TrainingArguments(Numerics):
     """Also log to this experiment tracker."""
 
     def check_arguments(self) -> None:
+        check_execution(self.execution)
         check_positive(
             self, "epochs", "batch_size", "gradient_accumulation_steps", "max_tokens_per_forward", "max_grad_norm"
         )
@@ -220,6 +214,14 @@ class MethodOptions:
     """Compute as the official code does, quirks included (docs/faithfulness.md); implies --pairing official."""
     reference_model: str | None = None
     """Reference of NPO, DPO and KL where it is not the starting model (continual unlearning with a frozen original)."""
+
+
+def check_execution(choices: Mapping[str, str]) -> None:
+    for name, value in choices.items():
+        if name not in EXECUTION:
+            raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, EXECUTION)}")
+        if value not in EXECUTION[name]:
+            raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
 
 
 def flag_of(name: str) -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from unlearner import Method
+from unlearner.bench.cells import typed
+from unlearner.config import EvaluateConfig
 from unlearner.errors import UserError
 from unlearner.models import onednn_linear
 from unlearner.models.execution import Execution, now, using
@@ -71,7 +73,7 @@ def test_what_is_asked_for_is_done_or_refused() -> None:
 )
 def test_a_mistyped_choice_is_told(asked: dict[str, str], said: str) -> None:
     with pytest.raises(UserError) as told:
-        replace(OPTIONS, execution=asked).check_model()
+        replace(OPTIONS, execution=asked).check_training()
     assert str(told.value) == said
 
 
@@ -132,10 +134,18 @@ def test_the_plan_tells_who_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_evaluation_has_a_plan_too() -> None:
-    assert plan_evaluation(MODEL, OPTIONS, None, official=False).rows == "by-length"
-    assert plan_evaluation(MODEL, OPTIONS, None, official=True).rows == "padded"
+    options = EvaluateConfig(model="", output="")
+    assert plan_evaluation(MODEL, options, None, official=False).rows == "by-length"
+    assert plan_evaluation(MODEL, options, None, official=True).rows == "padded"
     with pytest.raises(UserError, match="rows packed cannot be here"):
-        plan_evaluation(MODEL, replace(OPTIONS, execution={"rows": "packed"}), None, official=False)
+        plan_evaluation(MODEL, replace(options, execution={"rows": "packed"}), None, official=False)
+
+
+def test_the_cells_of_a_bench_take_it() -> None:
+    assert typed("execution", "rows padded linear torch") == {"rows": "padded", "linear": "torch"}
+    assert typed("execution", {"rows": "padded"}) == {"rows": "padded"}, "from YAML"
+    with pytest.raises(UserError, match="--execution takes names and values in pairs, not 'rows'"):
+        typed("execution", "rows")
 
 
 def test_forward_tokens_follow_the_rows() -> None:

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -230,6 +231,11 @@ def typed(name: str, text: Any) -> Any:
         raise UserError(f"unknown option {name!r}: {did_you_mean(name, known)}")
     kind = kinds[name]
     parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) is dict:
+        words = [*chain.from_iterable(text.items())] if isinstance(text, Mapping) else str(text).split()
+        if len(words) % 2:
+            raise UserError(f"{flag} takes names and values in pairs, not {text!r}.")
+        return dict(zip(words[::2], words[1::2], strict=True))
     text = str(text)
     if get_origin(kind) is Literal:
         if text not in parts:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from unlearner import distributed
+from unlearner.config import EvaluateConfig
 from unlearner.errors import UserError
 from unlearner.methods import Method
 from unlearner.models.anatomy import bare
@@ -24,7 +25,7 @@ from unlearner.models.load import uses_bf16
 from unlearner.models.onednn_linear import fast_products, has_onednn, mkl_is_slow
 from unlearner.models.packing import packing
 from unlearner.models.sharding import is_sharded
-from unlearner.options import Numerics, TrainOptions
+from unlearner.options import TrainOptions
 from unlearner.results.run import keep_execution, kept_execution
 from unlearner.scoring.batch import FORWARD_TOKENS
 from unlearner.scoring.constants import FUSED
@@ -62,7 +63,7 @@ def plan_training(
     )  # fmt: skip
 
 
-def plan_evaluation(model: Any, options: Numerics, folder: Path | None, *, official: bool) -> Execution:
+def plan_evaluation(model: Any, options: EvaluateConfig, folder: Path | None, *, official: bool) -> Execution:
     """The plan of a run that only measures. Raises UserError as `plan_training`."""
     rows = ["padded"] if official else ["by-length"]
     sharded = "fsdp" if is_sharded(model) else "ddp"
@@ -71,7 +72,7 @@ def plan_evaluation(model: Any, options: Numerics, folder: Path | None, *, offic
 
 def _settled(
     model: Any,
-    options: Numerics,
+    options: TrainOptions | EvaluateConfig,
     device: torch.device,
     rows: list[str],
     kinds: tuple[str, ...],
