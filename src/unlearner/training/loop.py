@@ -17,6 +17,7 @@ from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models import deepspeed
+from unlearner.models.execution import using
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.options import TrainOptions
 from unlearner.random_state import own_random_state
@@ -75,12 +76,13 @@ def train(
         model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
-    known_nll = {
-        name: reference_nll(
-            reference_model or model, views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator
-        )
-        for name in method.reference_nll
-    }
+    given = [model] if reference_model is None else [model, reference_model]
+    how = execution.plan_training(given, method, options, parallel, accelerator, folder)
+    with using(how):
+        known_nll = {
+            name: reference_nll(given[-1], views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator)
+            for name in method.reference_nll
+        }
     if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
         if not is_sharded(reference_model):
             reference_model.to("cpu")
@@ -88,7 +90,6 @@ def train(
     spread = parallel != "ddp"
     reference = step_reference(model, method, reference_model)
     models = execution.all_models(model, reference)
-    how = execution.plan_training(models, method, options, parallel, accelerator, folder)
     if how.compiled:
         check_compiles(method)
     objective = Objective(model, method, reference, seed=options.seed)
