@@ -203,6 +203,57 @@ class BenchConfig:
 
 
 @dataclass(kw_only=True)
+class AuditConfig(ModelOptions):
+    """Attack an unlearned model and say, for each subject and with bounds, what still leaks."""
+
+    model: str = field(metadata={"leading": True})
+    """The unlearned model: a directory or hub id; or the directory of a forget run, which says all the rest. Also
+    given without the flag, as the first word."""
+    before: str | None = None
+    """The model that the unlearning began from."""
+    forget: str | None = None
+    """What was to be forgotten: a source, as for `forget`, with a column `fact` or with wrong answers."""
+    retain: str | None = None
+    """What was to be kept: a source."""
+    controls: str | None = None
+    """Questions of the same kind about subjects that were never trained: a source. For the built-in people by default
+    further ones."""
+    retrained: str | None = None
+    """A model that never saw the forget set (finetune --exclude)."""
+    output: str
+    """Directory of the results. Repeating the command continues an audit that was cut short."""
+    budget: Literal["quick", "standard", "deep"] = "quick"
+    """16, 256 or 1024 samples of each question, and how many ways of rounding the weights."""
+    attacks: list[str] = field(default_factory=list)
+    """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
+    templates: str | None = None
+    """Your own prompt templates: a text file, one a line."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field and your column, in pairs: --columns question prompt answer reply."""
+    task: str | None = None
+    """Take only the forget rows of this task_id."""
+    tau: float = 0.01
+    """Tolerated leak rate of a round (one sample of each of a subject's questions)."""
+    alpha: float = 0.05
+    """Error level of all bounds and tests together."""
+    keep_samples: bool = False
+    """Keep the answers in audit.jsonl. They are the data that was to be erased."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        self.check_model()
+        for name in ("tau", "alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {getattr(self, name)}.")
+        for name in ("before", "forget"):
+            if getattr(self, name) is None:
+                raise UserError(
+                    f"{flag_of(name)} must be given, unless the model is the directory of a forget run: "
+                    f"{self.model} is none."
+                )
+
+
+@dataclass(kw_only=True)
 class DemoConfig:
     """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after."""
 

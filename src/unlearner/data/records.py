@@ -23,4 +23,4 @@ class Record:
     task_id: str | None = None
     """Continual unlearning: the task in which the row is to be forgotten."""
     fact: str | None = None
-    """Built-in data only: the words that a right answer must state."""
+    """The words that a right answer must state: `;` between what is all needed, `|` between alternatives."""

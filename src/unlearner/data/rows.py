@@ -31,8 +31,13 @@ class _Row(NamedTuple):
             original_answer=self.text("original_answer"),
             subject=self.label(self.subject_field()),
             task_id=self.label("task_id"),
-            fact=self.text("fact"),
+            fact=self.fact(),
         )
+
+    def fact(self) -> str | None:
+        """As it is written, or a list of alternatives with `|` between them."""
+        value = self.optional("fact")
+        return self.text("fact") if value is None or isinstance(value, str) else "|".join(self.texts("fact"))
 
     def is_document(self) -> bool:
         """Question and answer go before `text`, unless `text` was asked for by mapping it and they were not."""

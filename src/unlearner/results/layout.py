@@ -249,6 +249,36 @@ class BenchDirectory:
         return CellDirectory(self.path / "tuning" / method / split / label)
 
 
+@dataclass(frozen=True)
+class AuditDirectory:
+    """An audit: outcome rows, and what was made of them."""
+
+    path: Path
+
+    @property
+    def rows(self) -> Path:
+        """A line for each answer (`audit/verdict.py`)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def audit(self) -> Path:
+        """Written last: verdicts, tables, thresholds."""
+        return self.path / "audit.json"
+
+    @property
+    def parts(self) -> Path:
+        """What is done of an audit under way; removed once `audit` is there."""
+        return self.path / "parts"
+
+    def part(self, model: str, attack: str) -> Path:
+        """One attack on one model."""
+        name = re.sub(r"[^\w.-]", "_", attack)
+        return self.parts / model / f"{name}.json"
+
+    def read_rows(self) -> list[Row]:
+        return read_jsonl(self.rows)
+
+
 def holds_results(names: set[str]) -> bool:
     """Whether a folder with files of these names is a run, an evaluation or a bench."""
     return bool({"run.json", "summary.json", "bench.json"} & names)
