@@ -30,7 +30,7 @@ class Objective(nn.Module):
         asked = self.method.asked
         assert not asked or self.reference is not None
         known = self.reference.ask(batch, asked) if self.reference is not None and asked else None
-        views = score_views(self.model, batch, self.method.needs, known=known, asked=asked)
+        views = score_views(self.model, batch, self.method.needs, known=known, asked=asked, demote=self.method.demote)
         losses = self.method.combine(views, self.states)
         total = self.method.total(losses)
         return torch.stack([total, *(loss.detach() for loss in losses)])
