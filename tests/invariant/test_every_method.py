@@ -108,6 +108,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> Non
     assert len(log_of(tmp_path / "killed")) < len(log_of(tmp_path / "whole"))
     resumed = run(method_of(name), tmp_path / "killed", options=options)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    logged = {key for loss in method_of(name).parts for key in loss.logged}
+    assert all(len({row[key] for row in log_of(tmp_path / "whole")}) > 1 for key in logged)
     assert (tmp_path / "whole" / "log.jsonl").read_bytes() == (tmp_path / "killed" / "log.jsonl").read_bytes()
 
 

@@ -38,6 +38,8 @@ class Loss:
     """Whether in official mode every position of the forget view is labelled, padding too (by `official_view`)."""
     defaults_from: ClassVar[str] = ""
     """Where the options' defaults come from."""
+    logged: ClassVar[tuple[str, ...]] = ()
+    """Which of the loss's own tensors, numbers, are in every row of the log, after the step."""
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
     """Published settings by the preset's name: learning_rate, forget_coeff, retain_coeff, and the loss's options."""
 

@@ -50,10 +50,10 @@ class PDU(Loss):
 class Dual(Loss):
     """L = λ CE(retain), where every step sets λ ← max(0, λ + η (CE(retain) − ε)): weight what is kept as it is needed.
 
-    The value is CE(retain), the gradient λ times its own. λ starts at `weight`; η is `rate`; it does not change in the
-    first `warmup_steps`. ε is `epsilon` or, by default, (1 + `slack`) times the CE of the first step, as in the paper
-    that of the model before. The official code changes λ in every micro-batch and every process apart: here once a
-    step, from the loss of the whole step, the same in all processes.
+    The value is CE(retain), the gradient λ times its own. λ, `dual` in the log, starts at `weight`; η is `rate`; λ
+    stays as it is in the first `warmup_steps`. ε is `epsilon` or, by default, (1 + `slack`) times the CE of the first
+    step, where the paper takes that of the model before. The official code changes λ in every micro-batch and every
+    process apart: here once a step, from the loss of the whole step, the same in all processes.
     """
 
     name = "DUAL"
@@ -61,6 +61,7 @@ class Dual(Loss):
     formula = "λ CE(retain), each step λ ← max(0, λ + η (CE(retain) − ε))"
     source = "arXiv 2506.05314"
     needs = {"retain": ["logp"]}
+    logged = ("dual",)
     defaults_from = "weight and rate OpenUnlearning's for TOFU; slack and warmup_steps ours"
 
     weight: float = 100.0

@@ -187,7 +187,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
             done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
             objective.after_step(losses, accelerator)
-            log.add(step + 1, done, lr, losses, norm)
+            log.add(step + 1, done, lr, losses, norm, objective.logged())
             step += 1
             told.on_step_end(step)
             stop = distributed.any_of(interrupted())

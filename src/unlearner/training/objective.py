@@ -41,6 +41,10 @@ class Objective(nn.Module):
             loss: {name: tensor.to(device) for name, tensor in state.items()} for loss, state in self.states.items()
         }
 
+    def logged(self) -> dict[str, Tensor]:
+        """Those of the losses' own tensors that are to be in the log."""
+        return {name: self.states[part.name][name] for part in self.method.parts for name in part.logged}
+
     def after_step(self, losses: Tensor, accelerator: Accelerator) -> None:
         """Tell the losses the values of the step just done: `losses` (3,) is this process' share of them."""
         parts = [part for part in self.method.parts if has_after_step(part)]
