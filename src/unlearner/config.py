@@ -71,7 +71,7 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         check_positive(self, *(["beta"] if self.beta is not None else []))
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
-        check_not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
+        check_not_negative(self, *(n for n in ("forget_coeff", "retain_coeff") if getattr(self, n) is not None))
         if self.parallel == "deepspeed" and self.evaluate == "epochs":
             raise UserError(
                 "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
@@ -203,6 +203,7 @@ class BenchConfig:
 
 
 @dataclass(kw_only=True)
+<<<<<<< HEAD
 class AuditConfig(ModelOptions):
     """Attack an unlearned model and say, for each subject and with bounds, what still leaks."""
 
@@ -251,6 +252,13 @@ class AuditConfig(ModelOptions):
                     f"{flag_of(name)} must be given, unless the model is the directory of a forget run: "
                     f"{self.model} is none."
                 )
+=======
+class MethodsConfig:
+    """Every unlearning method with its formula, or all about one."""
+
+    method: str | None = field(default=None, metadata={"leading": True})
+    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
+>>>>>>> step-A
 
 
 @dataclass(kw_only=True)
@@ -278,13 +286,14 @@ class ReportConfig:
 
 def with_preset(config: ForgetConfig) -> ForgetConfig:
     """The options with the preset's values where none were given; official mode takes the official pairing."""
-    preset = SCENARIOS[config.preset].preset
+    preset = SCENARIOS.get(config.preset, SCENARIOS["fictitious"]).preset  # or a loss's own: `with_published`
     method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
     coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
     return replace(
         config,
         learning_rate=preset.lr.get(method, preset.lr[""]) if config.learning_rate is None else config.learning_rate,
         forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
+        retain_coeff=1.0 if config.retain_coeff is None else config.retain_coeff,
         pairing="official" if config.official else config.pairing,
     )
 

@@ -592,7 +592,7 @@ def test_options_typed_wrongly_are_refused(pairs: list[str], said: str) -> None:
 
 @dataclass(frozen=True)
 class Ratio(Loss):
-    """E_t (log p_θ − log p_ref)² + mean_t ‖h_θ − h_ref‖² at labelled tokens: what the reference is asked every step."""
+    """E_t (log p_θ − log p_ref)² + mean_t ‖h_θ − h_ref‖²: the reference is asked once and in every step."""
 
     name = "RATIO"
     needs: ClassVar[Needs] = {"forget": ["logp", 0]}
@@ -610,7 +610,7 @@ def test_token_scores_and_states_of_the_reference(models: tuple[Any, Any]) -> No
     model, reference = models
     views = {"forget": make_views()["forget"]}
     method = Method("RATIO", Ratio(), None)
-    assert method.asked == {"forget": ("logp", 0)} and method.reference_nll == ("forget",)
+    assert method.asked == {"forget": (0,)} and method.reference_nll == method.reference_logp == ("forget",)
     labels = Plain(model, reference, views, beta=0.1).labels("forget")
     found = []
     for each in models:

@@ -1,0 +1,37 @@
+"""A loss's published settings as a preset: what is not given is taken from them."""
+
+from dataclasses import replace
+
+from unlearner.config import ForgetConfig
+from unlearner.errors import UserError
+from unlearner.methods import Method
+from unlearner.methods.options import options_of
+from unlearner.methods.registry import find
+from unlearner.scenarios import SCENARIOS
+
+
+def with_published(config: ForgetConfig) -> ForgetConfig:
+    """The options with the values of `--preset paper` or `openunlearning` where none were given.
+
+    Raises UserError where no such settings of the method are known, with the presets that are.
+    """
+    if config.preset in SCENARIOS or isinstance(config.method, Method):
+        return config
+    name, losses = find(config.method)
+    published: dict[str, float] = {}
+    for loss in reversed(losses):  # the forget loss's word counts
+        published |= loss.presets.get(config.preset, {})
+    if not published:
+        known = sorted({preset for loss in losses for preset in loss.presets})
+        instead = f"take --preset {' or '.join(known)}" if known else "give --lr and the coefficients yourself"
+        raise UserError(f"no settings of {name} are known as preset {config.preset!r}: {instead}.")
+    given = {pair.partition("=")[0].strip().replace("-", "_") for pair in config.method_options}
+    given |= {"beta"} if config.beta is not None else set()
+    options = {option for loss in losses for option in options_of(loss)} & set(published) - given
+    return replace(
+        config,
+        lr=published.get("learning_rate") if config.lr is None else config.lr,
+        forget_coeff=published.get("forget_coeff", 1.0) if config.forget_coeff is None else config.forget_coeff,
+        retain_coeff=published.get("retain_coeff", 1.0) if config.retain_coeff is None else config.retain_coeff,
+        method_options=[*config.method_options, *(f"{option}={published[option]}" for option in sorted(options))],
+    )
