@@ -203,7 +203,6 @@ class BenchConfig:
 
 
 @dataclass(kw_only=True)
-<<<<<<< HEAD
 class AuditConfig(ModelOptions):
     """Attack an unlearned model and say, for each subject and with bounds, what still leaks."""
 
@@ -252,13 +251,14 @@ class AuditConfig(ModelOptions):
                     f"{flag_of(name)} must be given, unless the model is the directory of a forget run: "
                     f"{self.model} is none."
                 )
-=======
+
+
+@dataclass(kw_only=True)
 class MethodsConfig:
     """Every unlearning method with its formula, or all about one."""
 
     method: str | None = field(default=None, metadata={"leading": True})
     """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
->>>>>>> step-A
 
 
 @dataclass(kw_only=True)

@@ -284,11 +284,12 @@ def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Ca
 
 
 POSITIVE = [
-    "lr", "epochs", "beta", "batch_size", "accumulation", "max_length", "max_tokens", "clip", "lora_rank", "lora_alpha",
-    "save_every", "keep_checkpoints", "log_every", "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens",
+    "learning_rate", "epochs", "beta", "batch_size", "gradient_accumulation_steps", "max_length",
+    "max_tokens_per_forward", "max_grad_norm", "lora_rank", "lora_alpha",
+    "save_steps", "save_total_limit", "logging_steps", "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens",
 ]  # fmt: skip
 NOT_NEGATIVE = ["weight_decay", "warmup_epochs", "forget_coeff", "retain_coeff"]
-FRACTIONS = ["lr", "epochs", "beta", "clip", "weight_decay", "forget_coeff"]
+FRACTIONS = ["learning_rate", "epochs", "beta", "max_grad_norm", "weight_decay", "forget_coeff"]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ FRACTIONS = ["lr", "epochs", "beta", "clip", "weight_decay", "forget_coeff"]
         *((name, -1, "must not be negative") for name in NOT_NEGATIVE),
         *((name, value, "must") for name in FRACTIONS for value in ("nan", "inf", "-inf")),
         *((name, "-1e-5", "must") for name in FRACTIONS),
-        *((name, "abc", "must be a number, not 'abc'") for name in ("lr", "epochs", "beta", "forget_coeff")),
+        *((name, "abc", "must be a number, not 'abc'") for name in ("learning_rate", "epochs", "beta", "forget_coeff")),
         *((name, "abc", "must be a whole number, not 'abc'") for name in ("batch_size", "eval_limit", "seed")),
         ("batch_size", "1.5", "must be a whole number, not '1.5'"),
         ("lora_dropout", 1, "at least 0 and below 1"),
@@ -316,7 +317,14 @@ def test_impossible_values(option: str, value: Any, part: str, refused: Callable
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("lr", 0), ("lr", "abc"), ("epochs", 0), ("epochs", 0.1), ("batch_size", -1), ("max_length", 0)],
+    [
+        ("learning_rate", 0),
+        ("learning_rate", "abc"),
+        ("epochs", 0),
+        ("epochs", 0.1),
+        ("batch_size", -1),
+        ("max_length", 0),
+    ],
 )
 def test_impossible_values_in_fine_tuning(option: str, value: Any, refused: Callable[..., str]) -> None:
     refused(finetuning(**{option: value}), "--" + option.replace("_", "-"))
@@ -447,7 +455,10 @@ def test_output_of_another_run(
 
     other = "choose another directory"
     refused(
-        forgetting(**options, lr=0.5), f"{output} holds another run (lr is 1e-05 there, 0.5 here)", other, keep=output
+        forgetting(**options, lr=0.5),
+        f"{output} holds another run (learning_rate is 1e-05 there, 0.5 here)",
+        other,
+        keep=output,
     )
     refused(forgetting(**options, method="GA"), "method is 'ME+GD' there, 'GA' here", other, keep=output)
     refused(evaluating(**options), f"{output} holds another run", other, keep=output)

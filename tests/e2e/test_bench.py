@@ -165,7 +165,7 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     for moment in (
         Moment("os.rename", "bench.json"),
         Moment("open", "before-forget01/passes.jsonl", 2),
-        Moment("os.rename", "lr=0.0001,pairing=fixed/retention.json"),
+        Moment("os.rename", "learning_rate=0.0001,pairing=fixed/retention.json"),
         Moment("os.rename", "tuning.json"),
         Moment("os.rename", "seed-1/task-01/model"),
         Moment("os.rename", "seed-1/task-02/earlier/1/summary.json"),
@@ -187,8 +187,10 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     assert measured(broken, *place) == measured(clean, *place)
     told = json.loads((clean / "tuning.json").read_text())
     for method in ("NPO+GD", "ME+GD"):  # the same grid for each; what was chosen was run
-        tried = [{name: trial[name] for name in ("lr", "pairing")} for trial in told[method]["forget01"]["trials"]]
-        assert tried == [{"lr": 1e-4, "pairing": "fixed"}, {"lr": 1e-4, "pairing": "redrawn"}]
+        tried = [
+            {name: trial[name] for name in ("learning_rate", "pairing")} for trial in told[method]["forget01"]["trials"]
+        ]
+        assert tried == [{"learning_rate": 1e-4, "pairing": "fixed"}, {"learning_rate": 1e-4, "pairing": "redrawn"}]
         chosen = told[method]["forget01"]["chosen"]["pairing"]
         assert {row["pairing"] for row in table(clean) if row["method"] == method} == {chosen}
         assert f"| {method} | 0.0001 | {chosen} | 1 of 1 |" in (clean / "table.md").read_text()
@@ -465,9 +467,9 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
         ({"columns": ["answer", "reply"]}, ["--columns is decided by the bench itself"]),
         ({"tasks": 2}, ["--tasks is for the continual scenario"]),
         ({"scenario": "continual"}, ["tofu", ":forget01 has no task 4: choose fewer by --tasks"]),
-        ({"tune": "lr"}, ["--tune lr: write an option and its values"]),
-        ({"tune": "lrr=1"}, ["unknown option 'lrr'", "'lr'"]),
-        ({"tune": "lr=1,2"}, ["--tune tries values of lr, which is also given"]),
+        ({"tune": "lr"}, ["--tune learning_rate: write an option and its values"]),
+        ({"tune": "lrr=1"}, ["unknown option 'lrr'"]),
+        ({"tune": "lr=1,2"}, ["--tune tries values of learning_rate, which is also given"]),
         ({"tune": ["beta=1", "beta=2"]}, ["--tune tries values of beta, which is also given"]),
         ({"tune": "beta=0.1,.1"}, ["--tune beta=0.1,.1 names a value twice"]),
         ({"tune": "beta=-1"}, ["--beta must be a positive number, not -1.0"]),

@@ -67,13 +67,13 @@ def test_a_step_in_one_packed_forward_or_row_by_row_and_padded(
     forwards: list[int] = []
     of = Packed.states
     monkeypatch.setattr(Packed, "states", lambda self, *given: forwards.append(1) or of(self, *given))
-    options = replace(SHORT, max_tokens=10**9)
+    options = replace(SHORT, max_tokens_per_forward=10**9)
     packed = run(method_of(name), tmp_path / "packed", model=exact_model(), options=options)
     method = method_of(name)
     compared = any(kind in ("kl", "js") for kinds in method.needs.values() for kind in kinds)
     assert bool(forwards) != compared, "what compares with the reference is padded"
     monkeypatch.setattr(loop, "packing", lambda *_: nullcontext(False))
-    options = replace(SHORT, max_tokens=1)
+    options = replace(SHORT, max_tokens_per_forward=1)
     padded = run(method_of(name), tmp_path / "padded", model=exact_model(), options=options)
     assert_some_moved(packed)
     assert_same_weights(packed, padded, atol=EXACT)
@@ -88,7 +88,9 @@ def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
     method = method_of(name)
     views = {view: equal_rows(12) for view in method.needs}
     for batch, accumulation, max_tokens in [(8, 1, 10**9), (1, 8, 1)]:
-        options = replace(SHORT, batch_size=batch, accumulation=accumulation, max_tokens=max_tokens)
+        options = replace(
+            SHORT, batch_size=batch, gradient_accumulation_steps=accumulation, max_tokens_per_forward=max_tokens
+        )
         folder = tmp_path / str(batch)
         folder.mkdir()
         plan, accelerator = Plan(12, options.epochs, batch, accumulation, seed=0), make_accelerator(options)
@@ -119,7 +121,7 @@ def test_an_adapter_is_trained_and_nothing_else(name: str, tmp_path: Path) -> No
     by them, so that weights agree less well."""
     trained = []
     for max_tokens in (10**9, 1):
-        options = replace(SHORT, lora=True, max_tokens=max_tokens)
+        options = replace(SHORT, lora=True, max_tokens_per_forward=max_tokens)
         trained.append(run(method_of(name), tmp_path / str(max_tokens), model=exact_model(), options=options))
     assert_same_weights(*trained, atol=1e-6)
     start, found = weights(exact_model()), weights(trained[0])
@@ -136,7 +138,9 @@ ENGINES = ("ddp", "fsdp")
 
 def train_all(folder: Path, engine: Any) -> None:
     for name in METHODS:
-        run(method_of(name), folder / engine / name, options=replace(SHORT, max_tokens=150), parallel=engine)
+        run(
+            method_of(name), folder / engine / name, options=replace(SHORT, max_tokens_per_forward=150), parallel=engine
+        )
         if distributed.is_main():
             shutil.rmtree(folder / engine / name / "checkpoints", ignore_errors=True)
 

@@ -353,12 +353,14 @@ def settled(**given: Any) -> ForgetConfig:
 
 def test_a_losses_preset_gives_what_is_not_given() -> None:
     config = settled(method="SIMNPO+GD", preset="paper")
-    assert (config.lr, config.forget_coeff, config.retain_coeff) == (1e-5, 0.125, 1.0)
+    assert (config.learning_rate, config.forget_coeff, config.retain_coeff) == (1e-5, 0.125, 1.0)
     method = method_of(config)
     assert (method.forget.beta, method.forget.delta, method.forget_coeff) == (4.5, 0.0, 0.125)
-    given = settled(method="SIMNPO+GD", preset="paper", beta=2.0, method_options=["delta=1"], lr=1.0, forget_coeff=0.5)
+    given = settled(
+        method="SIMNPO+GD", preset="paper", beta=2.0, method_options=["delta=1"], learning_rate=1.0, forget_coeff=0.5
+    )
     method = method_of(given)
-    assert (method.forget.beta, method.forget.delta, method.forget_coeff, given.lr) == (2.0, 1.0, 0.5, 1.0)
+    assert (method.forget.beta, method.forget.delta, method.forget_coeff, given.learning_rate) == (2.0, 1.0, 0.5, 1.0)
 
 
 def test_a_preset_reaches_the_losses_that_have_its_options() -> None:

@@ -23,14 +23,16 @@ def with_published(config: ForgetConfig) -> ForgetConfig:
         published |= loss.presets.get(config.preset, {})
     if not published:
         known = sorted({preset for loss in losses for preset in loss.presets})
-        instead = f"take --preset {' or '.join(known)}" if known else "give --lr and the coefficients yourself"
+        instead = (
+            f"take --preset {' or '.join(known)}" if known else "give --learning-rate and the coefficients yourself"
+        )
         raise UserError(f"no settings of {name} are known as preset {config.preset!r}: {instead}.")
     given = {pair.partition("=")[0].strip().replace("-", "_") for pair in config.method_options}
     given |= {"beta"} if config.beta is not None else set()
     options = {option for loss in losses for option in options_of(loss)} & set(published) - given
     return replace(
         config,
-        lr=published.get("learning_rate") if config.lr is None else config.lr,
+        learning_rate=published.get("learning_rate") if config.learning_rate is None else config.learning_rate,
         forget_coeff=published.get("forget_coeff", 1.0) if config.forget_coeff is None else config.forget_coeff,
         retain_coeff=published.get("retain_coeff", 1.0) if config.retain_coeff is None else config.retain_coeff,
         method_options=[*config.method_options, *(f"{option}={published[option]}" for option in sorted(options))],
