@@ -293,7 +293,7 @@ def test_compiling_is_refused_where_there_are_no_layers() -> None:
 def test_the_learning_rate_warms_up_for_an_epoch_and_decays_to_zero(tmp_path: Path) -> None:
     """Two whole steps an epoch, eight in all: 0, 1/2, then 6/6, 5/6 ... 1/6 of the peak."""
     run("ME+GD", tmp_path)
-    rates = [row["lr"] / OPTIONS.lr for row in log_of(tmp_path)]
+    rates = [row["lr"] / OPTIONS.learning_rate for row in log_of(tmp_path)]
     assert rates == pytest.approx([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 

@@ -375,7 +375,7 @@ def test_every_preset_names_options_that_there_are() -> None:
     for name in (*FORGET, *(f"GA+{retain}" for retain in RETAIN)):
         loss = Method.parse(name).parts[-1]
         for preset in loss.presets:
-            assert settled(method="PDU+DUAL" if name == "PDU" else name, preset=preset).lr is not None
+            assert settled(method="PDU+DUAL" if name == "PDU" else name, preset=preset).learning_rate is not None
 
 
 def test_a_method_without_the_preset_is_refused() -> None:

@@ -184,7 +184,7 @@ class _Run:
         part = None if self.folder is None else self.folder.part(name, label)
         found: dict[str, Any]
         if part is not None and distributed.agreed(part.is_file()):
-            found = distributed.agreed(read_json(part) if distributed.is_main() else None)
+            found = distributed.agreed(read_json(part) if distributed.is_main() else {})
         else:
             found = make()
             if part is not None and distributed.is_main():

@@ -84,7 +84,7 @@ class Dual(Loss):
         loss = -retain.token_mean(retain.logp)
         return loss.detach() + dual * (loss - loss.detach())
 
-    def after_step(self, loss: Tensor, dual: Tensor, bound: Tensor, step: Tensor) -> None:
+    def after_step(self, loss: Tensor, dual: Tensor, bound: Tensor, step: Tensor) -> None:  # type: ignore[override]  # its state by name
         bound.copy_(torch.where(bound.isnan(), (1 + self.slack) * loss, bound))
         step += 1
         moved = (dual + self.rate * (loss - bound)).clamp(min=0)

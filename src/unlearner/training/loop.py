@@ -88,7 +88,9 @@ def train(
         for name in method.reference_nll
     }
     known_logp = {
-        name: reference_logp(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
+        name: reference_logp(
+            reference_model or model, views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator
+        )
         for name in method.reference_logp
     }
     if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
