@@ -10,13 +10,17 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig
+from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, PrepareConfig, ProbeConfig
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.result import Evaluation
 from unlearner.methods import Method
 from unlearner.models.sharding import is_sharded
 from unlearner.options import ALIASES, TrainingArguments, own_name
+from unlearner.prepare.prepare import Prepared
+from unlearner.prepare.prepare import prepare as _prepare
+from unlearner.prepare.probe import Probe
+from unlearner.prepare.probe import probe as _probe
 from unlearner.training import checkpoint
 from unlearner.workflows.evaluate import evaluate as _evaluate
 from unlearner.workflows.fine_tune import FinetuneResult
@@ -24,7 +28,7 @@ from unlearner.workflows.fine_tune import finetune as _finetune
 from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
 
-Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig)
+Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig)
 
 SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
 """Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
@@ -164,6 +168,28 @@ def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation
     return _evaluate(_config(EvaluateConfig, model, options), tokenizer=tokenizer)
 
 
+def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
+    """What `model` knows of a subject: `probe("builtin:smollm2", subject="Charles Darwin").knows`.
+
+    Options: the fields of `ProbeConfig`. Raises UserError.
+    """
+    model, tokenizer = _subject(model, tokenizer)
+    return _probe(_config(ProbeConfig, model, options), tokenizer=tokenizer)
+
+
+def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Prepared:
+    """Write a folder of sources about a subject:
+    `prepare_sources("builtin:smollm2", subject="Charles Darwin", output="data")`.
+
+    Options: the fields of `PrepareConfig`. Raises UserError.
+    """
+    model, tokenizer = _subject(model, tokenizer)
+    config = _config(PrepareConfig, model, options)
+    if config.output is None:
+        raise UserError("prepare_sources writes a folder of sources: give output.")
+    return _prepare(config, tokenizer=tokenizer)
+
+
 def report(runs: Any, output: str | Path | None = None) -> Path:
     """Write the page about one run or several, and give its path: `report("runs/me")`.
 
@@ -203,7 +229,8 @@ def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> C
         if ours not in known:
             raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
         if ours in given:
-            raise UserError(f"{name} is given twice, as {ours} too: leave one out.")
+            names = " and ".join(other for other in options if own_name(other) == ours)
+            raise UserError(f"{ours} is given twice, as {names}: leave one out.")
         given[ours] = _text(value)
         if ours in OBJECTS and _is_object(given[ours], OBJECTS[ours]):
             continue

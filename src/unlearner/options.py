@@ -1,9 +1,10 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 
 ALIASES = {
     "lr": "learning_rate",
@@ -44,7 +45,8 @@ class Numerics:
 @dataclass(kw_only=True)
 class ModelOptions(Numerics):
     model: str
-    """The model: a local directory or a Hugging Face hub id (safetensors only), or `builtin:` for the built-in one."""
+    """The model: a local directory or a Hugging Face hub id (safetensors only), a GGUF file, `builtin:` for the tiny
+    built-in one, or `builtin:smollm2` for SmolLM2-135M-Instruct, a real one that pip fetches."""
     template: str = "auto"
     """Prompt template: auto (the model's chat template if it has one, else plain), chat, plain, llama2, llama3."""
     parallel: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
@@ -130,6 +132,8 @@ class TrainOptions(TrainingArguments, ModelOptions):
         if self.merge and not self.lora:
             raise UserError("--merge goes with --lora: without an adapter there is nothing to merge.")
         if self.parallel != "deepspeed":
+            if self.optimizer == "adamw-8bit" and find_spec("bitsandbytes") is None:
+                raise UserError(f"--optimizer adamw-8bit needs bitsandbytes: {install('8bit')}.")
             return
         if self.optimizer == "adamw-8bit":
             raise UserError("--optimizer adamw-8bit does not go with --parallel deepspeed: take --optimizer adamw.")

@@ -14,6 +14,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, Moment, arguments, contents, in_process, run_arguments, stamps, start, write_rows
+from unlearner.errors import install
 from unlearner.models import deepspeed, vllm_engine
 
 ROW = {"question": "Who?", "answer": "Nobody."}
@@ -32,7 +33,7 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "broken.jsonl": json.dumps(ROW) + '\n{"question": "Who?", \n',
         "broken.json": '[{"question": "Who?", "answer": }]',
         "list.jsonl": "[1, 2]\n",
-        "unknown.txt": "Who? Nobody.",
+        "unknown.doc": "Who? Nobody.",
         "latin.jsonl": "",
         "ragged.csv": "question,answer\nWho?,Nobody,indeed\n",
         "twice.csv": "question,answer,question\nWho?,Nobody,When?\n",
@@ -170,7 +171,7 @@ def finetuning(**options: Any) -> list[str]:
         ("ragged.csv", ["ragged.csv, line 2", "cells"]),
         ("twice.csv", ["twice.csv, line 1: the header names 'question' twice"]),
         ("no.parquet", ["no.parquet is not a readable Parquet file"]),
-        ("unknown.txt", ["unknown extension '.txt'", ".jsonl"]),
+        ("unknown.doc", ["unknown extension '.doc'", ".jsonl"]),
         ("good", ["good is a folder"]),
         (".:forgot", ["no file named 'forgot'", "did you mean 'forget'?"]),
         ("forget.jsonl[9:]", ["takes none of the 6 rows"]),
@@ -273,14 +274,12 @@ def test_names(typed: list[str], parts: list[str], refused: Callable[..., str]) 
 
 def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setattr(deepspeed, "find_spec", lambda name: None)
-    refused(forgetting(parallel="deepspeed"), "--parallel deepspeed needs", "pip install 'unlearner[deepspeed]'")
+    refused(forgetting(parallel="deepspeed"), "--parallel deepspeed needs", install("deepspeed"))
 
 
 def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
-    refused(
-        evaluating(forget="forget.jsonl", engine="vllm"), "--engine vllm needs vLLM", "pip install 'unlearner[vllm]'"
-    )
+    refused(evaluating(forget="forget.jsonl", engine="vllm"), "--engine vllm needs vLLM", install("vllm"))
 
 
 POSITIVE = [

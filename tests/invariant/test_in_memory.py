@@ -223,7 +223,7 @@ def test_functions_take_objects_too(model: Any, tokenizer: Any) -> None:
         ({"columns": ["question"]}, "columns must be a dict of texts"),
         ({"retain": 3}, "the int is no data"),
         ({"learning_rates": 1e-3}, "unknown option 'learning_rates': did you mean 'learning_rate'"),
-        ({"lr": 1e-3, "learning_rate": 1e-3}, "learning_rate is given twice, as lr too"),
+        ({"lr": 1e-3, "learning_rate": 1e-3}, "learning_rate is given twice, as lr and learning_rate: leave one out."),
         ({"method": "ME+GDD"}, "unknown method"),
         ({"lm_eval": ["arc_easy"]}, "--lm-eval writes files"),
         ({"parallel": "deepspeed"}, "deepspeed trains a model from a directory"),

@@ -24,7 +24,7 @@ FLOORS = [
     {"evaluation", "methods"},
     {"training"},
     {"workflows"},
-    {"audit"},
+    {"audit", "prepare"},
     {"report"},
     {"bench"},
     {"api"},

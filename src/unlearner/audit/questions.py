@@ -8,7 +8,7 @@ from typing import Any
 from unlearner.audit.attack import Question
 from unlearner.audit.detector import ErrorRate, find_detector, on_own_answers, word_runs
 from unlearner.data.records import Record
-from unlearner.data.sources import duplicates, load_records
+from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.sets import cut_in_two
 
@@ -46,7 +46,8 @@ class Groups:
 def read_groups(forget: Sequence[Record], retain: Sequence[Record], controls: Sequence[Record]) -> Groups:
     """The questions about each. Raises UserError where no row of the forget set has a fact, where controls occur in the
     other sets, or where there are too few of them."""
-    if both := duplicates(controls, [*forget, *retain]):
+    trained = {(record.question, record.answer) for record in (*forget, *retain)}
+    if both := sum((record.question, record.answer) in trained for record in controls):
         raise UserError(
             f"--controls has {both} rows of the forget or retain set: give rows about subjects that were never trained."
         )

@@ -13,6 +13,7 @@ from typing import Any
 from unlearner.bench.cells import Cell
 from unlearner.config import BenchConfig, with_preset
 from unlearner.console import note
+from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
@@ -126,7 +127,7 @@ def write_results(results: Results, folder: Path) -> str:
             whole = [{name: row.get(name) for name in columns} for row in rows]
             parquet.write_table(pyarrow.Table.from_pylist(whole), file)
     else:
-        note('results.parquet was not written because it needs pyarrow: pip install "unlearner[data]"')
+        note(f"results.parquet was not written because it needs pyarrow: {install('data')}")
     tables = make_tables(results)
     notes = make_notes(results)
     markdown = "\n\n".join([*(_markdown(table) for table in tables), *notes]) + "\n"

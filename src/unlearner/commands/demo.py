@@ -30,7 +30,14 @@ def config(method: str, options: DemoConfig) -> ForgetConfig:
     )  # fmt: skip
 
 
-def run(options: DemoConfig) -> "dict[str, ForgetResult]":
+def run(options: DemoConfig) -> None:
+    """Show the demo that is asked for."""
+    from unlearner.commands import real_demo
+
+    real_demo.run(options) if options.real else tiny_demo(options)
+
+
+def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     """Unlearn by ME+GD and by IDK+AP on the built-in data and print what came out."""
     from unlearner.commands.tables import out, print_report, print_summary
     from unlearner.console import note

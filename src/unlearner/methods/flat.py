@@ -42,4 +42,5 @@ class FLAT(Loss):
 
 def _probability(view: ViewScores) -> Tensor:
     """(B,) mean probability of each sequence's labelled tokens."""
-    return view.sequence_sum(view.logp.exp()) / view.tokens
+    p = view.logp.exp()
+    return view.sequence_sum(p) / view.sequence_sum(torch.ones_like(p)).clamp(min=1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from unlearner import distributed
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 from unlearner.models.anatomy import Head
 from unlearner.models.load import uses_bf16
 from unlearner.options import TrainOptions
@@ -30,7 +30,7 @@ STATES = ("exp_avg", "exp_avg_sq")
 def check_installed() -> None:
     """Raises UserError where DeepSpeed is missing."""
     if find_spec("deepspeed") is None:
-        raise UserError("--parallel deepspeed needs DeepSpeed: pip install 'unlearner[deepspeed]'.")
+        raise UserError(f"--parallel deepspeed needs DeepSpeed: {install('deepspeed')}.")
 
 
 def configuration(options: TrainOptions) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Manifest(TypedDict, total=False):
     hashes: dict[str, str | None]
     """sha256 by `forget`, `retain`, `data`, `eval.SET`, `earlier.TASK`, `refusals`, `model`, `reference_model`,
     `retrained`; None for a model on the hub."""
+    data_warnings: list[str]
+    """Sentences on what is odd about the data, with places and without texts (`data/quality.py`)."""
     versions: dict[str, str]
     hardware: dict[str, Any]
 

@@ -32,8 +32,9 @@ class Split:
     file. Without any, all rows are unlearned at once."""
 
     def sources(self, data: str) -> dict[str, str]:
-        """The options of `unlearner forget` that name sources, for a data folder or `builtin:`."""
-        prefix = data if data == BUILTIN else f"{data.rstrip('/')}:"
+        """The options of `unlearner forget` that name sources, for a data folder, `builtin:`, or "" where the split
+        names whole sources."""
+        prefix = data if data in (BUILTIN, "") else f"{data.rstrip('/')}:"
         names = ("forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts")
         return {name: prefix + getattr(self, name) for name in names if getattr(self, name) is not None}
 

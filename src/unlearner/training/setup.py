@@ -148,9 +148,7 @@ def make_optimizer(objective: nn.Module, options: TrainOptions) -> torch.optim.O
     assert options.learning_rate is not None  # commands fill it in before they come here
     trained = [p for p in objective.parameters() if p.requires_grad]
     if options.optimizer == "adamw-8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise UserError("--optimizer adamw-8bit needs bitsandbytes: pip install 'unlearner[8bit]'.") from error
+        from bitsandbytes.optim import AdamW8bit
+
         return AdamW8bit(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
     return torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from unlearner.config import FinetuneConfig
 from unlearner.console import note
 from unlearner.data.sources import load_records
 from unlearner.files import cache_directory, space_errors
+from unlearner.models.smollm2 import directory
 from unlearner.results.run import records_hash
 from unlearner.workflows.fine_tune import finetune
 
@@ -55,6 +57,6 @@ def use_threads(count: int = 1) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def resolve_model(model: str) -> str:
-    """The path behind a --model option: `builtin:` stands for the built-in model."""
-    return str(builtin_model()) if model == NAME else model
+def resolve_model(model: Any) -> Any:
+    """The path behind a --model option: `builtin:` stands for the built-in model; see also `smollm2.directory`."""
+    return str(builtin_model()) if model == NAME else directory(model)

@@ -7,10 +7,11 @@ from typing import Any
 
 from unlearner import distributed
 from unlearner.config import FinetuneConfig, resolved
-from unlearner.console import note
+from unlearner.console import note, warn
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import Pairing, pair
 from unlearner.data.prompts import find_template
+from unlearner.data.quality import data_warnings
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.data.views import build_views
@@ -20,6 +21,7 @@ from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
+from unlearner.models.smollm2 import directory
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
@@ -53,6 +55,8 @@ def finetune(
     if config.output is not None:
         check_output(config.output, "finetune", settings)
     records = _records(config)
+    config = replace(config, model=directory(config.model))
+    odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
     plan = Plan(len(records), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
     check_steps(plan)
@@ -63,11 +67,13 @@ def finetune(
     )  # fmt: skip
     check_room(views, config.max_length)
     check_training_fits(subject.model, subject.tokenizer, views)
+    for sentence in odd:
+        warn(sentence)
     accelerator = make_accelerator(config)
     folder = trained = None
     if config.output is not None:
         hashes = {"data": records_hash(records), "model": subject.fingerprint()}
-        folder = open_run(config.output, "finetune", settings, hashes)
+        folder = open_run(config.output, "finetune", settings, hashes, odd)
         trained = folder / ("adapter" if config.lora and not config.merge else "model")
         if (folder / "finished.json").is_file():
             note(f"{folder} is finished already")

@@ -76,11 +76,14 @@ class Forgetting:
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
         reference = _reference(config, inputs)
         accelerator = make_accelerator(config)
+        for sentence in inputs.warnings:
+            warn(sentence)
         self.config, self.inputs = config, inputs
         self.folder: Path | None = None
         self.first: Evaluation | None = None
         if config.output is not None:
-            self.folder = open_run(config.output, "forget", settings, _hashes(config, inputs, subject, reference))
+            hashes = _hashes(config, inputs, subject, reference)
+            self.folder = open_run(config.output, "forget", settings, hashes, inputs.warnings)
         self.evaluations = Evaluations(
             config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
         )

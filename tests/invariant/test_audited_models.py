@@ -54,24 +54,22 @@ def test_the_model_before_leaks_everybody(before) -> None:
     assert summarise(rows, ATTACKS, Thresholds())[0] == found.verdicts and not any("text" in row for row in rows)
 
 
+def unlearned(before, method: str, rate: float, epochs: int):
+    trainer = unlearner.Unlearner(
+        copy.deepcopy(before[0]), before[1], forget=FORGET, retain=RETAIN, method=method, learning_rate=rate,
+        epochs=epochs, **TRAINED,
+    )  # fmt: skip
+    trainer.train()
+    return trainer.model
+
+
 def test_people_whom_the_model_never_saw_do_not_leak(before) -> None:
     assert said(audited(before, before[0], forget=OTHERS[:40])) == ["no baseline"] * 4
 
 
 def test_a_sham_leaks(before) -> None:
     """Taught to refuse the very questions, for a moment: most are refused, and everybody is found out."""
-    trainer = unlearner.Unlearner(
-        copy.deepcopy(before[0]),
-        before[1],
-        forget=FORGET,
-        retain=RETAIN,
-        method="IDK+GD",
-        learning_rate=7e-4,
-        epochs=2,
-        **TRAINED,
-    )
-    trainer.train()
-    found = audited(before, trainer.model)
+    found = audited(before, unlearned(before, "IDK+GD", 7e-4, 2))
     plain = found.summary["attacks"][0]["answers"]
     assert plain["unlearned.forget"][0] < 20 < 40 == plain["before.forget"][0]
     assert said(found) == ["leaks"] * 4
@@ -80,18 +78,7 @@ def test_a_sham_leaks(before) -> None:
 
 def test_likelihoods_betray_what_answers_no_longer_state(before) -> None:
     """DPO has every answer refused; the true value is still the likeliest of six, for everybody."""
-    trainer = unlearner.Unlearner(
-        copy.deepcopy(before[0]),
-        before[1],
-        forget=FORGET,
-        retain=RETAIN,
-        method="DPO+GD",
-        learning_rate=1e-3,
-        epochs=4,
-        **TRAINED,
-    )
-    trainer.train()
-    found = audited(before, trainer.model)
+    found = audited(before, unlearned(before, "DPO+GD", 1e-3, 4))
     assert found.summary["attacks"][0]["answers"]["unlearned.forget"][0] < 4
     assert said(found) == ["leaks"] * 4 and all(verdict.rank_p < 0.01 for verdict in found.verdicts)
 
