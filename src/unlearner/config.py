@@ -1,7 +1,7 @@
 """The options of every command: these dataclasses make the command line, the YAML files and the documentation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from unlearner.errors import UserError, did_you_mean
@@ -370,20 +370,6 @@ class ReportConfig:
     output: str | None = None
     """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
     beside it, as PNG and SVG."""
-
-
-def with_preset(config: ForgetConfig) -> ForgetConfig:
-    """The options with the preset's values where none were given; official mode takes the official pairing."""
-    preset = SCENARIOS.get(config.preset, SCENARIOS["fictitious"]).preset  # or a loss's own: `with_published`
-    method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
-    coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
-    return replace(
-        config,
-        learning_rate=preset.lr.get(method, preset.lr[""]) if config.learning_rate is None else config.learning_rate,
-        forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
-        retain_coeff=1.0 if config.retain_coeff is None else config.retain_coeff,
-        pairing="official" if config.official else config.pairing,
-    )
 
 
 def resolved(config: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved, with_preset
+from unlearner.config import ForgetConfig, resolved
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
@@ -23,7 +23,7 @@ from unlearner.training.setup import check_tracker, make_accelerator, weights_dt
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, read_inputs
-from unlearner.workflows.presets import with_published
+from unlearner.workflows.presets import with_preset
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 
@@ -59,7 +59,7 @@ class Forgetting:
     ) -> None:
         if peft_config is not None or hasattr(config.model, "peft_config"):
             config = replace(config, lora=True)
-        config = with_preset(with_published(config))
+        config = with_preset(config)
         config.check()
         check_tracker(config)
         check_in_memory(config)
@@ -159,7 +159,7 @@ def forget(config: ForgetConfig, *, known: Path | None = None, **given: Any) -> 
 
 def measure_before(config: ForgetConfig, known: Path) -> None:
     """Measure the model that `config` starts from into `known`, where `forget` will find it; nothing else is done."""
-    config = with_preset(with_published(config))
+    config = with_preset(config)
     inputs = read_inputs(config)
     config = replace(config, model=resolve_model(config.model))
     subject = Subject.of(config)

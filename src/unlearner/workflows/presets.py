@@ -1,4 +1,4 @@
-"""A loss's published settings as a preset: what is not given is taken from them."""
+"""Presets: what is not given is taken from a scenario's settings, or from those published of a loss."""
 
 from dataclasses import replace
 
@@ -10,13 +10,27 @@ from unlearner.methods.registry import find
 from unlearner.scenarios import SCENARIOS
 
 
-def with_published(config: ForgetConfig) -> ForgetConfig:
-    """The options with the values of `--preset paper` or `openunlearning` where none were given.
+def with_preset(config: ForgetConfig) -> ForgetConfig:
+    """The options with the preset's values where none were given; official mode takes the official pairing.
 
-    Raises UserError where no such settings of the method are known, with the presets that are.
+    Raises UserError where no settings of the method are known under the preset's name, with the presets that are.
     """
-    if config.preset in SCENARIOS or isinstance(config.method, Method):
-        return config
+    if config.preset not in SCENARIOS and not isinstance(config.method, Method):
+        config = _with_published(config)
+    preset = SCENARIOS.get(config.preset, SCENARIOS["fictitious"]).preset  # of what nothing was published about
+    method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
+    coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
+    return replace(
+        config,
+        learning_rate=preset.lr.get(method, preset.lr[""]) if config.learning_rate is None else config.learning_rate,
+        forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
+        retain_coeff=1.0 if config.retain_coeff is None else config.retain_coeff,
+        pairing="official" if config.official else config.pairing,
+    )
+
+
+def _with_published(config: ForgetConfig) -> ForgetConfig:
+    """The options with the values that a loss's own preset has, `paper` or `openunlearning`."""
     name, losses = find(config.method)
     published: dict[str, float] = {}
     for loss in reversed(losses):  # the forget loss's word counts
