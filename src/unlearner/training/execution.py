@@ -47,8 +47,8 @@ def plan_training(
     `folder` is the run's directory. Raises UserError where `options.execution` asks for what cannot be here.
     """
     kinds: set[str | int] = {kind for of_view in method.needs.values() for kind in of_view}
-    # Near the reference KL is small, and its gradient shows how attention sums: rows are padded in every layout.
-    exact = method.official or "kl" in kinds
+    # KL and JS near the reference are small, and their gradients show how attention sums: always padded.
+    exact = method.official or bool(kinds & {"kl", "js"})
     rows = ["padded"]
     if not (exact or accelerator.num_processes > 1 or parallel != "ddp"):  # sharded processes need as many forwards
         rows.insert(0 if accelerator.device.type in FORWARD_TOKENS else 1, "by-length")

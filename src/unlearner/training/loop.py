@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
@@ -17,6 +19,7 @@ from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models import deepspeed
+from unlearner.models.anatomy import Head
 from unlearner.models.execution import using
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.options import TrainOptions
@@ -29,7 +32,7 @@ from unlearner.training.checks import check_compiles
 from unlearner.training.interrupt import ctrl_c
 from unlearner.training.log import Log
 from unlearner.training.objective import Objective
-from unlearner.training.reference import reference_nll, step_reference
+from unlearner.training.reference import Ragged, reference_logp, reference_nll, step_reference
 from unlearner.training.setup import make_optimizer, place
 
 if TYPE_CHECKING:
@@ -76,13 +79,12 @@ def train(
         model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
-    given = [model] if reference_model is None else [model, reference_model]
-    how = execution.plan_training(given, method, options, parallel, accelerator, folder)
+    asked = [model] if reference_model is None else [model, reference_model]
+    how = execution.plan_training(asked, method, options, parallel, accelerator, folder)
+    passing = (pad_id, pad_to, options.max_tokens_per_forward, accelerator)
     with using(how):
-        known_nll = {
-            name: reference_nll(given[-1], views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator)
-            for name in method.reference_nll
-        }
+        known_nll = {name: reference_nll(asked[-1], views[name], *passing) for name in method.reference_nll}
+        known_logp = {name: reference_logp(asked[-1], views[name], *passing) for name in method.reference_logp}
     if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
         if not is_sharded(reference_model):
             reference_model.to("cpu")
@@ -92,6 +94,9 @@ def train(
     models = execution.all_models(model, reference)
     if how.compiled:
         check_compiles(method)
+    official_view = None
+    if method.official:
+        official_view = partial(method.forget.official_view, vocabulary=Head.of(model).vocabulary)
     objective = Objective(model, method, reference, seed=options.seed)
     objective.to_device(accelerator.device)
     optimizer = make_optimizer(objective, options)
@@ -144,7 +149,9 @@ def train(
                     views,
                     pad_id,
                     known_nll,
+                    known_logp,
                     official=method.official,
+                    forget_view=official_view,
                     reference=method.asked,
                     forward_tokens=execution.forward_tokens(how, accelerator.device),
                     packed=how.rows == "packed",
@@ -168,7 +175,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
             done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
             objective.after_step(losses, accelerator)
-            log.add(step + 1, done, lr, losses, norm)
+            log.add(step + 1, done, lr, losses, norm, objective.logged())
             step += 1
             told.on_step_end(step)
             stop = distributed.any_of(interrupted())
@@ -191,14 +198,23 @@ def assemble(
     views: Mapping[str, View],
     pad_id: int,
     known_nll: Mapping[str, np.ndarray],
+    known_logp: Mapping[str, Ragged] = MappingProxyType({}),
     *,
     official: bool,
+    forget_view: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
     reference: Collection[str] = (),
     forward_tokens: int | None = None,
     packed: bool = False,
 ) -> Batch:
-    """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`)."""
-    tensors = {name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()}
+    """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`).
+
+    `forget_view` changes the forget view's tensors.
+    """
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()
+    }
+    if forget_view is not None and "forget" in tensors:
+        tensors["forget"] = forget_view(tensors["forget"])
     weights = {
         name: RowWeights(*(
             torch.from_numpy(w[name]).float() for w in (part.token_weight, part.sequence_weight, part.position_weight)
@@ -210,7 +226,8 @@ def assemble(
         tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed,
         reference=reference,
     )  # fmt: skip
-    return batch.with_reference_nll({name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
+    batch = batch.with_reference_nll({name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
+    return batch.with_reference_logp({v: torch.from_numpy(logp.of(part.rows[v])) for v, logp in known_logp.items()})
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:
