@@ -85,7 +85,7 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
             if not 0 < value <= 1:
                 raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {value}.")
             if self.evaluate != "epochs":
-                raise UserError(f"{flag_of(name)} needs --evaluate epochs, for it is looked at after every epoch.")
+                raise UserError(f"{flag_of(name)} needs --evaluate epochs, because it is checked after every epoch.")
 
 
 @dataclass(kw_only=True)
@@ -153,7 +153,7 @@ class BenchConfig:
     output: str
     """Directory of the bench. Repeating the command leaves out finished cells and continues the others."""
     forget: list[str] = field(default_factory=list)
-    """Forget sets of your own in the place of the scenario's: sources, each a split that bears the file's name. Needs
+    """Forget sets of your own in the place of the scenario's: sources, each a split named after its file. Needs
     --retain and --model."""
     retain: str | None = None
     """With --forget: the retain set, a source."""

@@ -119,6 +119,20 @@ def test_its_options_and_its_place_in_a_module_are_typed(installed: Path, inputs
 
 
 @pytest.mark.slow
+def test_a_bench_has_it_in_a_cell(installed: Path, inputs: list[str], tmp_path: Path) -> None:
+    """Beside one of our own methods: the cell is the run that `forget` makes of the same options."""
+    kept = [argument for argument in inputs[1:] if not argument.startswith(("--evaluate", "--method"))]
+    quick = ["--judge=offline", "--max-new-tokens=4", "--seeds=1001", f"--output={tmp_path / 'bench'}"]
+    out = finish(start(installed, ["bench", *kept, "--methods", NAME, "GA+GD", *quick]))
+    assert NAME in out and "GA+GD" in out
+    cell = tmp_path / "bench/cells" / NAME / "forget/seed-1001"
+    alone = tmp_path / "alone"
+    finish(start(installed, [*inputs, f"--output={alone}", "--seed=1001"]))
+    for name, expected in model_of(alone).items():
+        torch.testing.assert_close(model_of(cell)[name], expected, rtol=0, atol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_make_what_one_makes(
     parallel: str, installed: Path, inputs: list[str], alone: Path, tmp_path: Path

@@ -187,7 +187,7 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
 
 
 def splits(config: BenchConfig) -> Mapping[str, Split]:
-    """The splits by name: of one's own data a split for each forget set, which bears its file's name. Raises UserError
+    """The splits by name: of one's own data a split for each forget set, named after its file. Raises UserError
     where two of them bear the same."""
     scenario = SCENARIOS[config.scenario]
     if not config.forget:

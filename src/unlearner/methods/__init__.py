@@ -53,7 +53,7 @@ class Method:
     ) -> Self:
         """Make a method from its name: `NPO+KL`, `ME` (no retain loss; also `ME+none`), `LLMU`, `module:Name+GD`.
 
-        `options` are fields of its losses; `beta` and `me_direction` are left unread by losses that have no such field.
+        `options` are fields of its losses; `beta` and `me_direction` are ignored by losses that have no such field.
         Raises UserError, with the nearest name, for a name or an option that is not known, and for a value that cannot
         be, such as β ≤ 0 or a negative coefficient.
         """

@@ -40,6 +40,17 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; afterwards the model's mode is what it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
 def captured(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, list[Tensor]]]:
     """While entered, what each of `layers` gives in every forward pass, (B, T, H), with gradient.
 

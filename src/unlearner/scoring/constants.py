@@ -11,4 +11,4 @@ KINDS = ("logp", "mean_logp", "entropy", "unlikelihood", "spread", *COMPARED)
 FUSED = ("logp", "mean_logp")
 """Those that the Triton kernels compute (kernels.py)."""
 STATISTICS = ("is_argmax", "rank", "expected_logp", "variance_logp", "others_ce")
-"""What `token_scores` tells besides, without a gradient."""
+"""What else `token_scores` tells, without a gradient."""

@@ -168,7 +168,7 @@ def gain(
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             return _trial(device, dtype, vocabulary, kinds, token_scores)
     except Exception as error:  # whatever a compiler, a driver or a device may say
-        logger.warning("The kernels for the vocabulary are not used, for they failed on %s: %s", device, error)
+        logger.warning("The kernels for the vocabulary are not used, because they failed on %s: %s", device, error)
         return False
 
 

@@ -221,7 +221,7 @@ def assemble(
         ))
         for name in part.rows
     }  # fmt: skip
-    # Right-padded rows need no mask, save where official mode lets padding count.
+    # Right-padded rows need no mask, except where official mode lets padding count.
     batch = Batch.build(
         tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed,
         reference=reference,

@@ -24,7 +24,7 @@ from unlearner.data.batches import padded, scored_tokens
 from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.methods import Method
-from unlearner.models.anatomy import decoder_layers
+from unlearner.models.anatomy import decoder_layers, evaluating
 from unlearner.models.onednn_linear import fast_products
 from unlearner.models.sharding import is_sharded, whole
 from unlearner.options import TrainOptions
@@ -81,19 +81,9 @@ class Reference:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
 def _adapter_off(model: Any) -> Iterator[None]:
     trained = [p for p in model.parameters() if p.requires_grad]
-    with _without_dropout(model), model.disable_adapter():
+    with evaluating(model), model.disable_adapter():
         yield
     model.requires_grad_(False)  # peft, as it switches the adapter on, has it all trained
     for parameter in trained:
@@ -106,7 +96,7 @@ def _as_before(model: nn.Module, before: Mapping[nn.Parameter, Tensor]) -> Itera
     now = {p: p.detach().clone() for p in before}
     _write(before)
     try:
-        with _without_dropout(model):
+        with evaluating(model):
             yield
     finally:
         _write(now)
@@ -206,7 +196,7 @@ def step_reference(model: Any, method: Method, given: Any) -> Reference | None:
                 )
         return Reference.of(model, partly=partly)
     if is_sharded(given):
-        given.unshard()  # embeddings and norm stay whole, for no forward of its own gathers them; layers do not
+        given.unshard()  # no forward of their own gathers embeddings and norm, so they stay whole; layers do not
     return Reference(given)
 
 

@@ -185,7 +185,7 @@ def _reference(config: ForgetConfig, inputs: Inputs) -> Any:
     if config.reference_model is None:
         return None
     if not inputs.method.needs_reference:
-        warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
+        warn(f"--reference-model is not read, because {inputs.method.name} needs no reference")
         return None
     given: Any = resolve_model(config.reference_model)
     if not isinstance(given, str):
