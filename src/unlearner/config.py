@@ -16,6 +16,25 @@ from unlearner.options import (
 )
 from unlearner.scenarios import SCENARIOS
 
+MOST_BETA = 1e6
+"""More can only be a slip; it would be infinite soon."""
+NOTES = ("operator", "request", "date")
+"""What --note may tell."""
+UNTOLD = ("output", "time_limit")
+"""Options that do not make a run another run."""
+UNTOLD_BY_DEFAULT = ("note", "redact")
+
+
+@dataclass(kw_only=True)
+class NoteOptions:
+    note: dict[str, str] = field(default_factory=dict)
+    """What the run's papers should tell, in pairs: operator (who ran it), request (why, a case number), date."""
+
+    def check_note(self) -> None:
+        for name in self.note:
+            if name not in NOTES:
+                raise UserError(f"--note has no {name!r}: {did_you_mean(name, NOTES)}")
+
 
 @dataclass(kw_only=True)
 class EvalSources:
@@ -48,7 +67,7 @@ class ForgetSources(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources):
+class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources):
     """Make a model forget the forget set and keep the retain set; measure both, before and after."""
 
     forget_eval: str | None = None
@@ -67,7 +86,10 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         self.check_model()
         self.check_training()
         self.check_evaluation()
+        self.check_note()
         check_positive(self, *(["beta"] if self.beta is not None else []))
+        if self.beta is not None and self.beta > MOST_BETA:
+            raise UserError(f"--beta must be at most {MOST_BETA:g}, not {self.beta:g}.")
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
         check_not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
@@ -108,7 +130,7 @@ class FinetuneConfig(TrainOptions):
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
+class EvaluateConfig(NoteOptions, EvalSources, EvalOptions, ModelOptions):
     """Measure a model: six metrics on every set, model utility and forget efficacy, with intervals."""
 
     forget: str | None = None
@@ -130,6 +152,7 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
         """Raises UserError for the first option that cannot be."""
         self.check_model()
         self.check_evaluation()
+        self.check_note()
         if self.official and self.engine == "vllm":
             raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")
         if not any((self.forget, self.retain, self.real_authors, self.world_facts)):
@@ -171,6 +194,8 @@ class BenchConfig:
     """Run the cells as Ray tasks: the address of a cluster, or `local`. All its machines must see the same files."""
     gpus: float | None = None
     """GPUs of one Ray task; by default 1 where the cluster has some."""
+    time_limit: float | None = None
+    """Minutes after which the bench stops as at Ctrl-C, cells with a checkpoint; repeated, it goes on."""
     threads: int = 1
     """CPU threads of one cell. They decide the last digits, so they do not depend on --jobs."""
     options: dict[str, str] = field(default_factory=dict)
@@ -188,7 +213,8 @@ class BenchConfig:
                 raise UserError(f"{flag_of(name)} names {min(twice)} twice: leave one out.")
         if self.model is None and self.data != "builtin:":
             raise UserError("--model must be given with --data other than builtin:.")
-        check_positive(self, "jobs", "threads", *(["tasks"] if self.tasks is not None else []))
+        check_positive(self, "jobs", "threads")
+        check_positive(self, *(name for name in ("tasks", "time_limit") if getattr(self, name) is not None))
         if self.gpus is not None:
             check_not_negative(self, "gpus")
         if self.ray is not None and self.jobs != 1:
@@ -216,6 +242,18 @@ class ReportConfig:
     output: str | None = None
     """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
     beside it, as PNG and SVG."""
+    redact: bool = False
+    """Leave out every text of the data and of the model: a page with values and ids that can be handed on."""
+
+
+@dataclass(kw_only=True)
+class PurgeConfig:
+    """Take the texts of the data out of runs, and empty the caches that hold them; list what is out of reach."""
+
+    runs: list[str] = field(metadata={"leading": True})
+    """Directories of runs, of folders of runs, or of a bench; `--runs` itself may be left out before them."""
+    dry_run: bool = False
+    """Only list."""
 
 
 def with_preset(config: ForgetConfig) -> ForgetConfig:
@@ -233,7 +271,8 @@ def with_preset(config: ForgetConfig) -> ForgetConfig:
 
 def resolved(config: Any) -> dict[str, Any]:
     """The options as plain values, without the output directory: what makes two runs the same run."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name != "output"}
+    told = {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in UNTOLD}
+    return {name: value for name, value in told.items() if value or name not in UNTOLD_BY_DEFAULT}
 
 
 def _plain(value: Any) -> Any:

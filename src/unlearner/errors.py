@@ -8,6 +8,12 @@ class UserError(Exception):
     """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
 
 
+def brief(error: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters."""
+    said = getattr(error, "strerror", None) or next(filter(None, map(str.strip, str(error).splitlines())), "")
+    return (said or type(error).__name__)[:300]
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest choice, or all of them if none is near."""
     options = sorted(choices)

@@ -21,6 +21,8 @@ ALIASES = {
 
 MOST_EPOCHS = 10_000
 """More can only be a slip; the pairs of every epoch are drawn before the first."""
+MOST_LR = 1
+"""AdamW moves a weight by about the learning rate in every step: with more, no model is left."""
 
 
 @dataclass(kw_only=True)
@@ -42,11 +44,13 @@ class ModelOptions:
     and evaluates as auto); auto takes ddp where that fits into the devices, else fsdp."""
     cpu_offload: bool = False
     """With fsdp or deepspeed: keep weights and optimiser states in main memory, and only what computes on the GPU."""
+    time_limit: float | None = None
+    """Minutes after which the command stops as at Ctrl-C, training with a checkpoint; repeated, it goes on."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
     def check_model(self) -> None:
-        check_positive(self, "max_length")
+        check_positive(self, "max_length", *(["time_limit"] if self.time_limit is not None else []))
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
 
@@ -101,6 +105,8 @@ class TrainOptions(ModelOptions):
         if self.epochs > MOST_EPOCHS:
             raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
         check_positive(self, *(name for name in ("lr", "save_every") if getattr(self, name) is not None))
+        if self.lr is not None and self.lr > MOST_LR:
+            raise UserError(f"--lr must be at most {MOST_LR}, not {self.lr:g}: a step moves every weight by that much.")
         check_not_negative(self, "weight_decay", "warmup_epochs")
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
@@ -146,6 +152,10 @@ class EvalOptions:
     """Rows of each lm-eval task (its --limit); all by default."""
     lm_eval_tasks: str | None = None
     """Folder of your own lm-eval tasks (its --include_path)."""
+
+    redact: bool = False
+    """Write records with values and ids in the place of texts, and keep no texts anywhere; an evaluation that is cut
+    short begins again."""
 
     def check_evaluation(self) -> None:
         check_positive(self, "max_new_tokens", "eval_max_length")

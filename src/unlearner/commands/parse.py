@@ -203,6 +203,9 @@ SENTENCES = {
     ),
     r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 must be a whole number, not \2.",
     r"Error parsing (--\S+): could not convert string to float: (.*)": r"\1 must be a number, not \2.",
+    r"Error parsing (--note): Failed to parse key-value pairs": (
+        r"\1 takes pairs: \1 operator 'A. Smith' request 17/2026."
+    ),
     r"Error parsing (--\S+): Failed to parse key-value pairs": (
         r"\1 takes pairs, our field and your column: \1 question prompt answer reply."
     ),

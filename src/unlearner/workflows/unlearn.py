@@ -11,6 +11,7 @@ from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models.sharding import Engine, choose, placed, widen
+from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint, setup
 from unlearner.training.loop import AtEpoch, train
 from unlearner.training.reference import needs_copy
@@ -41,7 +42,7 @@ class Unlearning:
         """Where the trained model goes."""
         if self.folder is None:
             return None
-        return self.folder / ("adapter" if self.config.lora and not self.config.merge else "model")
+        return RunDirectory(self.folder).made(lora=self.config.lora, merge=self.config.merge)
 
     @property
     def done(self) -> bool:
