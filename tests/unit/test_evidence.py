@@ -145,7 +145,9 @@ def test_a_process_on_another_machine(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(locks, "LEASE_SECONDS", 2.0)
     with holder(tmp_path, host="elsewhere") as other:
-        with pytest.raises(UserError, match=rf"another process \(pid {other.pid}, host elsewhere, since .* is working in"):
+        with pytest.raises(
+            UserError, match=rf"another process \(pid {other.pid}, host elsewhere, since .* is working in"
+        ):
             locks.lock(tmp_path)
         other.kill()
         other.wait()

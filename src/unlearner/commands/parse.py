@@ -36,6 +36,8 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in {*known, *switches, "--help"}:
             raise UserError(f"unknown option {option}: {did_you_mean(option, [*known, '--config'])}")
+        if "=" in argument and option in known and known[option].type is bool:
+            raise UserError(f"{option} takes no value: write {option}, or --no-{option[2:]}.")
     if config_type is BenchConfig:
         arguments = _in_pairs(arguments, own)
     _check_required(config_type, arguments)

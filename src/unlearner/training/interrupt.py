@@ -49,7 +49,7 @@ def ctrl_c() -> Iterator[Callable[[], bool]]:
 def time_limit(minutes: float | None) -> Iterator[None]:
     """After so many minutes the block is interrupted as by Ctrl-C; only in the main thread, which alone can be."""
     main = threading.main_thread()
-    if minutes is None or threading.current_thread() is not main:
+    if minutes is None or not minutes > 0 or threading.current_thread() is not main:  # what it cannot be is told later
         yield
         return
 
