@@ -667,8 +667,8 @@ def test_two_runs_in_one_directory(files: Files, tmp_path: Path, capfd: pytest.C
     assert first.is_alive()
     assert second.code == 2
     assert re.fullmatch(
-        rf"error: another process \(pid {first.pid}, host \S+, since [0-9: -]+\) is working in {broken}: wait until it has "
-        r"ended, or choose another directory\.\n",
+        rf"error: another process \(pid {first.pid}, host \S+, since [0-9: -]+\) is working in {broken}: wait until it "
+        r"has ended, or choose another directory\.\n",
         second.err,
     )
     first.join()

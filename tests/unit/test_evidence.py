@@ -125,7 +125,8 @@ def holder(folder: Path, *, host: str | None = None) -> Iterator["subprocess.Pop
 
 def test_one_process_works_in_a_directory(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
-        message = rf"^another process \(pid {other.pid}, host \S+, since 20\d\d-\d\d-\d\d \S+\) is working in {tmp_path}: wait"
+        who = rf"pid {other.pid}, host \S+, since 20\d\d-\d\d-\d\d \S+"
+        message = rf"^another process \({who}\) is working in {tmp_path}: wait"
         for refused in (locks.lock, locks.check_free):
             with pytest.raises(UserError, match=message):
                 refused(tmp_path)

@@ -49,8 +49,11 @@ def changed(run: RunDirectory, *, weights: bool = True) -> list[str]:
     sizes of the model's files are looked at.
     """
     try:
-        held = dict(read_json(run.finished).get("files", {})) if run.is_finished else {}
-    except (OSError, ValueError, AttributeError):
+        told = read_json(run.finished) if run.is_finished else {"files": {}}
+        held = {name: (size, digest) for name, (size, digest) in told.get("files", {}).items()}
+        if not {"files", "steps"} & told.keys():
+            raise ValueError
+    except (OSError, ValueError, TypeError, AttributeError):
         return [f"{run.finished.name} is damaged"]
     made = {file.relative_to(run.path).as_posix() for file in run.weights}
     sizes = {name: _size(run.path / name) for name in held}
