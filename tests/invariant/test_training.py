@@ -560,7 +560,7 @@ def test_saved_files_have_the_rights_of_the_umask_and_one_order(tmp_path: Path) 
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()} == {0o640}
     modules = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
-    assert len(modules) == 7 and modules == sorted(modules)  # of a set, in an order that differs between processes
+    assert len(modules) == 14 and modules == sorted(modules)  # of a set, in an order that differs between processes
 
 
 # ------------------------------------------------------------------------------------------------------------ reference
