@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,7 +161,7 @@ def test_a_process_on_another_machine(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_lock_on_a_folder_that_is_waited_for(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
-        subprocess.Popen(["sh", "-c", f"sleep 1.5; kill -9 {other.pid}"])
+        threading.Timer(1.5, lambda: (other.kill(), other.wait())).start()
         with locks.waiting(tmp_path):
             assert other.poll() is not None
     assert [path.name for path in tmp_path.iterdir() if "since" not in path.name] == []
