@@ -3,20 +3,22 @@
 import signal
 import sys
 
+from unlearner.errors import INTERRUPTED
+
 
 def start() -> None:
     """Run the command line; Ctrl-C ends it without a traceback also while its modules are imported."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _nothing_begun)
+        signal.signal(signal.SIGINT, _end)
     from unlearner.commands.main import script
 
-    if signal.getsignal(signal.SIGINT) is _nothing_begun:
+    if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     script()
 
 
-def _nothing_begun(number: int, frame: object) -> None:
-    print("interrupted: nothing had begun.", file=sys.stderr)
+def _end(number: int, frame: object) -> None:
+    print(INTERRUPTED, file=sys.stderr)
     sys.exit(2)
 
 

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
+"""What a command says that Ctrl-C or SIGTERM ended."""
+
 
 class UserError(Exception):
     """Something the user can put right. The command line prints it as one sentence and exits with code 2."""

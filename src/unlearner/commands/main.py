@@ -18,11 +18,10 @@ from unlearner import distributed
 from unlearner.commands import bench, demo, evaluate, finetune, forget, methods, metrics, purge, report
 from unlearner.commands.parse import parse
 from unlearner.console import discard_output
-from unlearner.errors import UserError, did_you_mean
+from unlearner.errors import INTERRUPTED, UserError, did_you_mean
 
 SWALLOWED_SECONDS = 3.0
 """After so long an interrupt that has not ended the command is taken as lost."""
-INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
 
 COMMANDS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
