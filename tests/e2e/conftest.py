@@ -251,7 +251,13 @@ def _command(typed: list[str], environment: dict[str, str], folder: str, moment:
         sys.stdout = sys.stderr = said
         if moment is not None:
             sys.addaudithook(_at(moment))
-        main(typed)
+        try:
+            main(typed)
+        except KeyboardInterrupt:  # between here and main, which itself lets none out
+            sys.exit(2)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):  # as the program does (`commands.main.script`)
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _at(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:

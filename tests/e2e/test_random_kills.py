@@ -34,7 +34,7 @@ def options(command: str, files: Files) -> tuple[list[str], dict[str, Any]]:
         "finetune": (["finetune"], {"model": TINY, "data": files.all, **training}),
         "bench": (
             ["bench", "fictitious"],
-            {"methods": ["ME+GD"], "splits": ["people4"], "seeds": [1, 2], "jobs": 2, "model": files.model, **training,
+            {"methods": ["ME+GD"], "splits": ["people4"], "seeds": [1, 2] if KILLS > 2 else [1], "jobs": 2 if KILLS > 2 else 1, "model": files.model, **training,
              "epochs": 1, "eval_limit": 6, **measuring},
         ),
     }[command]  # fmt: skip
