@@ -57,7 +57,8 @@ def test_killed_at_random_moments(command: str, files: Files, tmp_path: Path) ->
     while landed < KILLS and ended < 3 * KILLS:
         sent = SIGNALS[landed % 3]
         process = begin(typed, broken.parent)
-        timer = threading.Timer(draw.uniform(0, seconds * 0.8), process_signal, (process.pid, sent))
+        # Earlier the process is not yet the command: the server that forked it answers.
+        timer = threading.Timer(draw.uniform(min(0.3, seconds / 4), seconds * 0.8), process_signal, (process.pid, sent))
         timer.start()
         process.join(400)
         timer.cancel()
