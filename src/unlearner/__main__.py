@@ -8,11 +8,12 @@ from unlearner.errors import INTERRUPTED
 
 def start() -> None:
     """Run the command line; Ctrl-C ends it without a traceback also while its modules are imported."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
         signal.signal(signal.SIGINT, _end)
     from unlearner.commands.main import script
 
-    if signal.getsignal(signal.SIGINT) is _end:
+    if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     script()
 

@@ -4,10 +4,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from unlearner.errors import UserError
 
@@ -77,16 +79,24 @@ def write_text(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def jsonl(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, jsonl(rows))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -115,6 +125,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, which `make` fills when it is not there yet. Of several processes that want it at once,
+    one makes it and the others wait."""
+    if not folder.is_dir():
+        with space_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_name(f"{folder.name}.lock")):
+                for killed in folder.parent.glob(f".{folder.name}.*.tmp"):
+                    shutil.rmtree(killed, ignore_errors=True)
+                if not folder.is_dir():
+                    with atomic_directory(folder) as temporary:
+                        make(temporary)
+    return folder
 
 
 def is_leftover(path: Path) -> bool:

@@ -227,7 +227,7 @@ def test_what_is_at_work_is_not_purged(run: RunDirectory) -> None:
 
 
 def test_purge_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is no directory of runs"):
         run_purge(PurgeConfig(runs=[str(tmp_path / "nowhere")]))
     with pytest.raises(UserError, match="holds no run of unlearner"):
         run_purge(PurgeConfig(runs=[str(tmp_path)]))

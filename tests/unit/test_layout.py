@@ -19,11 +19,13 @@ FLOORS = [
     {"scenarios"},
     {"options"},
     {"config"},
+    {"settings"},
     {"data", "models"},
     {"results", "scoring"},
     {"evaluation", "methods"},
     {"training"},
     {"workflows"},
+    {"audit", "prepare"},
     {"report"},
     {"bench"},
     {"api"},
@@ -102,7 +104,7 @@ def test_imports_go_down() -> None:
 NAMES = {
     "run.json", "config.yaml", "log.jsonl", "checkpoints", "finished.json", "records.jsonl", "summary.json",
     "ability.json", "retention.json", "failed.json", "bench.json", "tuning.json", "report.html", "passes.jsonl",
-    "passes*.jsonl", ".known", "*/summary.json",
+    "passes*.jsonl", ".known", "*/summary.json", "audit.jsonl", "audit.json", "parts", "prepare.json",
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ EXAMPLE = """\
 Example:
   unlearner purge runs/me --dry-run
 
-Records keep their values and ids. Pages and finished batches are removed; `unlearner report` makes a new page, without
-texts."""
+Records and audits keep their values and ids. Pages, finished batches, and all that `prepare` and `probe` wrote are
+removed; `unlearner report` makes a new page, without texts."""
 
 BEYOND = (
     "copies, backups, snapshots and what a disk keeps of removed files",
@@ -23,12 +23,13 @@ def run(config: PurgeConfig) -> None:
     """Purge, and list what was removed and what was not."""
     from unlearner.commands.tables import out
     from unlearner.errors import UserError
+    from unlearner.results.layout import is_probe
     from unlearner.results.texts import purge
 
     runs = [Path(run) for run in config.runs]
     for path in runs:
-        if not path.is_dir():
-            raise UserError(f"{path} is no directory: give the --output of an earlier run, or a folder of such.")
+        if not path.is_dir() and not is_probe(path):
+            raise UserError(f"{path} is no directory of runs, and no file of a probe: give the --output of one.")
     done = purge(runs, dry_run=config.dry_run)
     console = out()
     would = "would be " if config.dry_run else ""

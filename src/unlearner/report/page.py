@@ -14,11 +14,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from unlearner.config import NOTES
 from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
+from unlearner.options import NOTES
 from unlearner.report.comparison import columns, list_questions
 from unlearner.report.contents import Measurement, Part, Report, Run, clean, ordered, short_model
 from unlearner.report.drawing import GENERATOR, inline, styles, swatch

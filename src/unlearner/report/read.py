@@ -12,6 +12,9 @@ from unlearner.report.contents import Part, Report, Run, clean, without_texts
 from unlearner.report.runs import read_about, read_object, read_run
 from unlearner.results.layout import BenchDirectory, RunDirectory, results_in
 
+WITHOUT_REPORT = {"finetune": "fine-tuning", "audit": "an audit"}
+"""Commands whose runs are on no page, and what one calls them."""
+
 
 def read(paths: Sequence[Path], *, redact: bool = False) -> Report:
     """The runs and benches in `paths`, with `redact` without their texts. Raises UserError where a path holds none."""
@@ -27,10 +30,12 @@ def read(paths: Sequence[Path], *, redact: bool = False) -> Report:
         found = results_in(path)
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
-        if all(_command(folder) == "finetune" for folder in found):
-            raise UserError(f"{path} holds only fine-tuning, which has no report: give a run of forget or evaluate.")
+        commands = {_command(folder) for folder in found}
+        if commands <= WITHOUT_REPORT.keys():
+            what = " and ".join(sorted(WITHOUT_REPORT[str(command)] for command in commands))
+            raise UserError(f"{path} holds only {what}, which has no report: give a run of forget or evaluate.")
         for folder in found:
-            if folder.resolve() in seen or _command(folder) == "finetune":
+            if folder.resolve() in seen or _command(folder) in WITHOUT_REPORT:
                 continue
             seen.add(folder.resolve())
             name = folder.relative_to(path).as_posix() if folder != path else path.resolve().name

@@ -1,8 +1,9 @@
 """What lies where in the directories that commands write. Names of files and keys stand here and nowhere else.
 
-`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune` or `evaluate`. `CellDirectory`: a
-cell of a bench, which is a run, or one run for each task. `BenchDirectory`: a bench. All of them read; nothing here
-writes, makes a directory or needs one to exist. docs/architecture.md has the same as a table.
+`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune` or `evaluate`. `AuditDirectory`: a
+run of `audit`. `CellDirectory`: a cell of a bench, which is a run, or one run for each task. `BenchDirectory`: a bench.
+`PreparedDirectory`: what `prepare` made. All read; nothing here writes, makes a directory or needs one to exist.
+docs/architecture.md has the same as a table.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Any, TypedDict
 
 from unlearner.errors import UserError, brief
 from unlearner.files import read_json, read_jsonl
+from unlearner.results.hash_keys import hash_key
 from unlearner.results.records import Row, with_ids
 
 VERSION = 2
@@ -47,43 +49,10 @@ class Manifest(TypedDict, total=False):
     hashes: dict[str, str | None]
     """sha256 by `forget`, `retain`, `data`, `eval.SET`, `earlier.TASK`, `refusals`, `model`, `reference_model`,
     `retrained`; None for a model on the hub."""
+    data_warnings: list[str]
+    """Sentences on what is odd about the data, with places and without texts (`data/quality.py`)."""
     versions: dict[str, str]
     hardware: dict[str, Any]
-
-
-_PHRASES = {
-    r"the (forget|retain) set": r"\1",
-    r"the evaluation set (.+)": r"eval.\1",
-    r"the forget set of task (.+)": r"earlier.\1",
-    r"(?:the )?(model|refusals)": r"\1",
-    r"the reference model": "reference_model",
-    r"(?:the )?retrained model": "retrained",
-    r"(.+) set": r"eval.\1",
-}
-"""Keys of hashes in layout 1, and what they are called now."""
-_TITLES = {
-    r"(forget|retain)": r"the \1 set",
-    r"eval\.(.+)": r"the evaluation set \1",
-    r"earlier\.(.+)": r"the forget set of task \1",
-    r"reference_model": "the reference model",
-    r"retrained": "the retrained model",
-    r"(.+)": r"the \1",
-}
-
-
-def hash_key(name: str) -> str:
-    """The key of a hash, from any layout's: `the evaluation set retain` and `eval.retain` give `eval.retain`."""
-    return _first(_PHRASES, name)
-
-
-def hash_title(key: str) -> str:
-    """A key of `Manifest.hashes` in words: `eval.retain` is "the evaluation set retain"."""
-    return _first(_TITLES, key)
-
-
-def _first(rules: Mapping[str, str], text: str) -> str:
-    found = ((re.fullmatch(pattern, text), words) for pattern, words in rules.items())
-    return next((match.expand(words) for match, words in found if match), text)
 
 
 def check_version(held: Mapping[str, Any], folder: Path) -> None:
@@ -218,7 +187,8 @@ class RunDirectory(EvaluationDirectory):
     def evidence(self) -> list[Path]:
         """The files, other than weights, on which what is told about the run rests; those that are there."""
         files = [file for each in self.evaluations for file in (each.records, each.summary, each.ability)]
-        return [file for file in (self.manifest, self.log, *files) if file.is_file()]
+        audit = AuditDirectory(self.path)
+        return [file for file in (self.manifest, self.log, *files, audit.rows, audit.audit) if file.is_file()]
 
     def made(self, *, lora: bool, merge: bool) -> Path:
         """Where the trained model lies: an adapter alone, or a whole model."""
@@ -310,6 +280,72 @@ class BenchDirectory:
         return [
             CellDirectory(folder) for name in ("cells", "tuning") for folder in sorted(self.path.glob(f"{name}/*/*/*"))
         ]
+
+
+@dataclass(frozen=True)
+class AuditDirectory(RunDirectory):
+    """An audit: outcome rows, and what was made of them."""
+
+    @property
+    def rows(self) -> Path:
+        """A line for each answer (`audit/verdict.py`)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def audit(self) -> Path:
+        """Verdicts, tables, thresholds: where it is, all answers are in."""
+        return self.path / "audit.json"
+
+    @property
+    def parts(self) -> Path:
+        """What is done of an audit under way; removed once `audit` is there."""
+        return self.path / "parts"
+
+    def part(self, model: str, attack: str) -> Path:
+        """One attack on one model."""
+        name = re.sub(r"[^\w.-]", "_", attack)
+        return self.parts / model / f"{name}.json"
+
+    def read_rows(self) -> list[Row]:
+        return read_jsonl(self.rows)
+
+
+@dataclass(frozen=True)
+class PreparedDirectory:
+    """A folder of sources that `prepare` made."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Options, questions, neighbours; under `rows` the sources by name, with their sizes."""
+        return self.path / "prepare.json"
+
+    def source(self, name: str) -> Path:
+        return self.path / f"{name}.jsonl"
+
+    @property
+    def files(self) -> list[Path]:
+        """All that `prepare` wrote, as far as it is there."""
+        try:
+            names = read_json(self.manifest)["rows"]
+            plain = [name for name in names if Path(name).name == name]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return [file for file in (*map(self.source, plain), self.manifest) if file.is_file()]
+
+
+PROBED = {"options", "knows", "answers", "scale", "known", "invented"}
+"""The keys of the file that `probe` writes."""
+
+
+def is_probe(file: Path) -> bool:
+    """Whether `probe` wrote the file."""
+    try:
+        held = read_json(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.keys() == PROBED
 
 
 def results_in(path: Path) -> list[Path]:

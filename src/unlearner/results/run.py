@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import is_leftover, remove_leftovers, space_errors, write_json, write_text
 from unlearner.results.evidence import check_unchanged
-from unlearner.results.layout import VERSION, RunDirectory, check_version, hash_title
+from unlearner.results.hash_keys import hash_title
+from unlearner.results.layout import VERSION, RunDirectory, check_version
 from unlearner.results.lock import check_free, is_lock, lock, unlock
 from unlearner.results.records import sha256
 
@@ -60,32 +61,51 @@ def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bo
     return True
 
 
-def open_run(output: str | Path, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> Path:
+def open_run(
+    output: str | Path,
+    command: str,
+    config: dict[str, Any],
+    hashes: dict[str, str | None],
+    data_warnings: Sequence[str] = (),
+) -> Path:
     """The run's directory, made if it is new: by the main process, while the others wait.
 
-    `hashes` are those of `layout.Manifest`. Raises UserError where it was begun with other data or another model.
+    `hashes` and `data_warnings` are those of `layout.Manifest`. Raises UserError where it was begun with other data or
+    another model.
     """
     folder = Path(output)
     distributed.barrier()  # nobody looks into the directory any more
     if distributed.is_main():
-        _open(folder, command, config, hashes)
+        _open(folder, command, config, hashes, data_warnings)
     distributed.barrier()
     return folder
 
 
-def _open(folder: Path, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> None:
+def _open(
+    folder: Path,
+    command: str,
+    config: dict[str, Any],
+    hashes: dict[str, str | None],
+    data_warnings: Sequence[str],
+) -> None:
     run = RunDirectory(folder)
     make_directory(folder)
     if not run.is_finished:
         lock(folder)
     try:
-        _begin(run, command, config, hashes)
+        _begin(run, command, config, hashes, data_warnings)
     except BaseException:
         unlock(folder)
         raise
 
 
-def _begin(run: RunDirectory, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> None:
+def _begin(
+    run: RunDirectory,
+    command: str,
+    config: dict[str, Any],
+    hashes: dict[str, str | None],
+    data_warnings: Sequence[str],
+) -> None:
     """Write what makes the run this run, or compare it with what is there."""
     folder = run.path
     begun = check_output(folder, command, config)  # once more: now nobody else writes
@@ -97,6 +117,7 @@ def _begin(run: RunDirectory, command: str, config: dict[str, Any], hashes: dict
             "command": command,
             "config": config,
             "hashes": hashes,
+            "data_warnings": list(data_warnings),
             "versions": versions(),
             "hardware": hardware(),
         }
@@ -180,5 +201,5 @@ def records_hash(records: Iterable[Record | str | Mapping[str, Any]]) -> str:
 
 
 def _filled(record: Record) -> dict[str, Any]:
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    values = {field.name: getattr(record, field.name) for field in fields(record) if field.compare}
     return {name: value for name, value in values.items() if value not in (None, ())}

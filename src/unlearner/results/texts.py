@@ -5,32 +5,41 @@ A text is redacted by putting its keyed hash in its place, so that equal texts s
 can be guessed by who lacks the key. The key is made once, and kept in the cache: with it, rows of two runs agree.
 """
 
-import hashlib
 import hmac
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from unlearner.errors import UserError
-from unlearner.files import cache_directory, read_json, read_jsonl, space_errors, write_json, write_jsonl
+from unlearner.files import cache_directory, json_text, jsonl, read_json, space_errors, write_json, write_text
 from unlearner.results.evidence import file_hashes
-from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory, results_in
-from unlearner.results.lock import check_free
+from unlearner.results.layout import (
+    AuditDirectory,
+    BenchDirectory,
+    EvaluationDirectory,
+    PreparedDirectory,
+    RunDirectory,
+    is_probe,
+    results_in,
+)
+from unlearner.results.lock import check_free, lock, unlock
 from unlearner.results.records import Row
 
 TEXTS = ("question", "answer", "original_answer", "subject", "generation")
 """The texts of a row of `records.jsonl`; all else in it are numbers, and the name of its set."""
 KEY = "redaction.key"
-HASHES_OF_DATA = ("forget", "retain", "data", "refusals", "eval.", "earlier.")
+HASHES_OF_DATA = ("forget", "retain", "controls", "data", "refusals", "eval.", "earlier.")
 SOURCES = (
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "refusals",
+    "controls", "templates",
 )  # fmt: skip
-MODELS = ("model", "reference_model", "retrained")
+MODELS = ("model", "before", "reference_model", "retrained")
 
 
 def redacted(row: Row) -> Row:
@@ -39,6 +48,26 @@ def redacted(row: Row) -> Row:
         return row
     texts = {name: f"[{keyed(row[name])}]" for name in TEXTS if isinstance(row.get(name), str)}
     return {**row, **texts, "id": keyed(str(row["id"])), "redacted": True}
+
+
+def redacted_outcomes(rows: Sequence[Row]) -> list[Row]:
+    """Rows of `audit.jsonl` with their values and without names and answers."""
+    clear = [row for row in rows if not row.get("redacted")]
+    known = {text: keyed(text) for row in clear for text in (row["subject"], row["question"])}
+
+    def without(row: Row) -> Row:
+        kept = {name: value for name, value in row.items() if name != "text"}
+        return {**kept, "subject": f"[{known[row['subject']]}]", "question": known[row["question"]], "redacted": True}
+
+    return [row if row.get("redacted") else without(row) for row in rows]
+
+
+def redacted_audit(summary: Row) -> Row:
+    """What `audit.json` holds, its subjects named as in the redacted rows."""
+    if summary.get("redacted"):
+        return summary
+    verdicts = [{**verdict, "subject": f"[{keyed(verdict['subject'])}]"} for verdict in summary["verdicts"]]
+    return {**summary, "verdicts": verdicts, "redacted": True}
 
 
 def keyed_hashes(hashes: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -51,7 +80,7 @@ def keyed_hashes(hashes: Mapping[str, str | None]) -> dict[str, str | None]:
 
 def keyed(text: str) -> str:
     """Sixteen hexadecimal digits that tell a text from others, and nothing about it to who lacks the key."""
-    return hmac.new(_key(), text.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(_key(), text.encode(), sha256).hexdigest()[:16]
 
 
 def _key() -> bytes:
@@ -90,8 +119,8 @@ def holding_texts(folder: Path) -> Iterator[Path]:
     for run in (RunDirectory(folder), *(run for cell in cells for run in cell.runs)):
         for evaluation in run.evaluations:
             yield from (file for file in (evaluation.records, *evaluation.batches) if file.is_file())
-        if run.report.is_file():
-            yield run.report
+        audit = AuditDirectory(run.path)
+        yield from (path for path in (run.report, audit.rows, audit.audit, audit.parts) if path.exists())
     yield from (cell.failed for cell in cells if cell.failed.is_file())
     if bench.known.is_dir():
         yield bench.known
@@ -103,61 +132,106 @@ def caches() -> list[Path]:
 
 
 def purge(paths: list[Path], *, dry_run: bool) -> Purged:
-    """Take the texts out of runs, evaluations, benches and folders of them, and empty the caches.
+    """Take the texts out of runs, evaluations, audits, benches and folders of them, and empty the caches; remove what
+    `prepare` and `probe` wrote.
 
-    Raises UserError where there is none, and where a process is at work in one.
-
-    Records keep their values; finished.json names them as purged, with their new hashes.
+    Records keep their values; finished.json names them as purged, with their new hashes. Raises UserError where there
+    is nothing of the kind, and where a process is at work.
     """
     done = Purged()
     folders = []
     for path in paths:
+        written = [path] if path.is_file() and is_probe(path) else PreparedDirectory(path).files
+        if written:
+            done.removed += written
+            done.beyond += _beyond_sources(written[-1])
+            continue
         found = results_in(path)
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
         folders += found
         page = RunDirectory(path).report
         done.removed += [page] if path not in found and page.is_file() else []
+    for run in (run for folder in folders for run in _runs(folder)):
+        check_free(run.path)
     for folder in folders:
-        check_free(folder)
-        records = [file for file in holding_texts(folder) if _is_records(file)]
-        done.redacted += [file for file in records if not all(row.get("redacted") for row in read_jsonl(file))]
-        done.removed += [file for file in holding_texts(folder) if not _is_records(file)]
+        for file in holding_texts(folder):
+            if rewrite := _rewriting(file):
+                done.redacted += [file] if rewrite() is not None else []
+            else:
+                done.removed.append(file)
         done.beyond += _beyond(folder)
     done.removed += caches()
     done.beyond = list(dict.fromkeys(done.beyond))
     if not dry_run:
-        for file in done.redacted:
-            write_jsonl(file, [redacted(row) for row in EvaluationDirectory(file.parent).read_records()])
-        for path in done.removed:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        for folder in folders:
-            _tell_finished(folder, done.redacted)
+        with ExitStack() as held:
+            for folder in folders:
+                held.callback(unlock, folder)
+                lock(folder)
+            _carry_out(done, folders)
     return done
 
 
-def _is_records(file: Path) -> bool:
-    return file == EvaluationDirectory(file.parent).records
-
-
-def _tell_finished(folder: Path, files: list[Path]) -> None:
-    """Have finished.json say what was purged, so that it does not pass for a change."""
-    for run in (RunDirectory(folder), *(run for cell in BenchDirectory(folder).begun for run in cell.runs)):
-        ours = [file.relative_to(run.path).as_posix() for file in files if file.is_relative_to(run.path)]
+def _carry_out(done: Purged, folders: list[Path]) -> None:
+    """finished.json is first to tell what the files will be: a purge that is killed can be repeated."""
+    texts = {file: text for file in done.redacted if (rewrite := _rewriting(file)) and (text := rewrite()) is not None}
+    for run in (run for folder in folders for run in _runs(folder)):
         held = read_json(run.finished) if run.is_finished else {}
-        if ours and "files" in held:
-            now = file_hashes(run, ours)
-            kept = {name: now.get(name, value) for name, value in held["files"].items()}
-            write_json(run.finished, {**held, "files": kept, "purged": sorted({*held.get("purged", []), *ours})})
+        ours = {f.relative_to(run.path).as_posix(): text for f, text in texts.items() if f.is_relative_to(run.path)}
+        # A file that had been changed before is not vouched for.
+        whole = {
+            name
+            for name, now in file_hashes(run, ours).items()
+            if list(held.get("files", {}).get(name, ())) == list(now)
+        }
+        if whole:
+            now = {
+                name: (len(text.encode()), sha256(text.encode()).hexdigest())
+                for name, text in ours.items()
+                if name in whole
+            }
+            purged = sorted({*held.get("purged", []), *whole})
+            write_json(run.finished, {**held, "files": held["files"] | now, "purged": purged})
+    for file, text in texts.items():
+        write_text(file, text)
+    for path in done.removed:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _rewriting(file: Path) -> Callable[[], str | None] | None:
+    """What gives a file's contents without texts, None if it has none; None for a file that can only be removed."""
+    evaluation, audit = EvaluationDirectory(file.parent), AuditDirectory(file.parent)
+
+    def rows() -> str | None:
+        held = evaluation.read_records() if file == evaluation.records else audit.read_rows()
+        if all(row.get("redacted") for row in held):
+            return None
+        return jsonl(map(redacted, held) if file == evaluation.records else redacted_outcomes(held))
+
+    def summary() -> str | None:
+        held = read_json(audit.audit)
+        return None if held.get("redacted") else json_text(redacted_audit(held))
+
+    return rows if file in (evaluation.records, audit.rows) else summary if file == audit.audit else None
+
+
+def _runs(folder: Path) -> list[RunDirectory]:
+    """The run in a folder, or the runs of a bench and its own directory."""
+    return [RunDirectory(folder), *(run for cell in BenchDirectory(folder).begun for run in cell.runs)]
+
+
+def _beyond_sources(file: Path) -> Iterator[str]:
+    """What a purge of what `prepare` or `probe` wrote, by the file with their options, does not reach."""
+    options = read_json(file)["options"]
+    yield f"what a model remembers: {options['model']}"
 
 
 def _beyond(folder: Path) -> Iterator[str]:
     """Sentences on what a purge of `folder` does not reach."""
-    runs = [RunDirectory(folder), *(run for cell in BenchDirectory(folder).begun for run in cell.runs)]
-    for run in runs:
+    for run in _runs(folder):
         try:
             config = run.read_manifest().get("config", {})
         except (OSError, ValueError):

@@ -80,5 +80,5 @@ class Log:
         kept = None if self.folder is None else checkpoint.latest(RunDirectory(self.folder).checkpoints)
         where = f"the last good state is {kept[1]}" if kept else "no checkpoint had been written yet"
         raise UserError(
-            f"step {step}: {what}; {where}: try a lower --lr or a smaller --forget-coeff in a new --output."
+            f"step {step}: {what}; {where}: try a lower --learning-rate or a smaller --forget-coeff in a new --output."
         )

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from unlearner import distributed
-from unlearner.config import EvaluateConfig, ForgetConfig, resolved
-from unlearner.console import note
+from unlearner.config import EvaluateConfig, ForgetConfig
+from unlearner.console import note, note_once, warn
 from unlearner.data.prompts import Template
+from unlearner.data.quality import data_warnings
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
@@ -41,6 +42,7 @@ from unlearner.results.lock import released
 from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.results.texts import keyed_hashes
+from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import weights_dtype
 from unlearner.workflows.builtin import resolve_model
@@ -84,6 +86,11 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
     forget = load_forget(config.forget, config.columns, config.task) if config.forget is not None else []
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
     sets = load_sets(config, config, forget=forget, retain=retain)
+    odd = data_warnings(
+        {name: rows for name, rows in (("forget", forget), ("retain", retain)) if rows}
+        | {s.name: s.records for s in sets if s.name not in ("forget", "retain")},
+        config.columns,
+    )
     judges = judges_for(config)
     subject = Subject.of(config, tokenizer)
     extent = check_answers(subject.tokenizer, subject.template, sets, config, config.official)
@@ -100,6 +107,8 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
     check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
     if subject.source is not None:
         subject.model = placed(subject.model, config, dtype)
+    for sentence in odd:
+        warn(sentence)
     folder = None
     if config.output is not None:
         hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": subject.fingerprint()}
@@ -107,10 +116,10 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
             hashes["retrained"] = retrained_hash(config.retrained)
         if config.redact:
             hashes = keyed_hashes(hashes)
-        folder = open_run(config.output, "evaluate", settings, hashes)
+        folder = open_run(config.output, "evaluate", settings, hashes, odd)
         if (done := finished(folder)) is not None:
             return done
-    note(judges.describe())
+    note_once(judges.describe())
     retrained = None
     if config.retrained is not None:
         retrained = retrained_rows(
@@ -161,7 +170,7 @@ class Evaluations:
         self.folder, self.accelerator, self.known = folder, accelerator, known
         self.judges = judges
         if judges is not None:
-            note(judges.describe())
+            note_once(judges.describe())
 
     def read(self, place: str) -> Evaluation | None:
         """The evaluation that lies in a place of the run's directory."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import FinetuneConfig, resolved
-from unlearner.console import note
+from unlearner.config import FinetuneConfig
+from unlearner.console import note, warn
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import Pairing, pair
 from unlearner.data.prompts import find_template
+from unlearner.data.quality import data_warnings
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.data.views import build_views
@@ -20,10 +21,12 @@ from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
+from unlearner.models.smollm2 import directory
 from unlearner.results.evidence import finish_run
 from unlearner.results.layout import RunDirectory
 from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.settings import resolved
 from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.interrupt import time_limit
@@ -55,15 +58,17 @@ def finetune(
 
 def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbacks: Sequence[Any]) -> FinetuneResult:
     lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
-    config = replace(config, lr=1e-5 if config.lr is None else config.lr, lora=lora)
+    config = replace(config, learning_rate=1e-5 if config.learning_rate is None else config.learning_rate, lora=lora)
     config.check()
     check_tracker(config)
     settings = resolved(config)
     if config.output is not None:
         check_output(config.output, "finetune", settings)
     records = _records(config)
+    config = replace(config, model=directory(config.model))
+    odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
-    plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
+    plan = Plan(len(records), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
     check_steps(plan)
     pairing: Pairing = pair(len(records), 0, 0)
     views = build_views(
@@ -72,11 +77,13 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
     )  # fmt: skip
     check_room(views, config.max_length)
     check_training_fits(subject.model, subject.tokenizer, views)
+    for sentence in odd:
+        warn(sentence)
     accelerator = make_accelerator(config)
     folder = trained = run = None
     if config.output is not None:
         hashes = {"data": records_hash(records), "model": subject.fingerprint()}
-        folder = open_run(config.output, "finetune", settings, hashes)
+        folder = open_run(config.output, "finetune", settings, hashes, odd)
         run = RunDirectory(folder)
         trained = run.made(lora=config.lora, merge=config.merge)
         if run.is_finished:

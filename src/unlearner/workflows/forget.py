@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved, with_preset
+from unlearner.config import ForgetConfig
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
@@ -21,6 +21,7 @@ from unlearner.results.layout import RunDirectory
 from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.results.texts import keyed_hashes
+from unlearner.settings import resolved, with_preset
 from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
@@ -79,11 +80,14 @@ class Forgetting:
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
         reference = _reference(config, inputs)
         accelerator = make_accelerator(config)
+        for sentence in inputs.warnings:
+            warn(sentence)
         self.config, self.inputs = config, inputs
         self.folder: Path | None = None
         self.first: Evaluation | None = None
         if config.output is not None:
-            self.folder = open_run(config.output, "forget", settings, _hashes(config, inputs, subject, reference))
+            hashes = _hashes(config, inputs, subject, reference)
+            self.folder = open_run(config.output, "forget", settings, hashes, inputs.warnings)
         self.evaluations = Evaluations(
             config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
         )
