@@ -17,22 +17,29 @@ from unlearner.commands.main import COMMANDS
 
 GOOD: dict[str, Any] = {
     "model": "model", "forget": "forget.jsonl", "retain": "retain.jsonl", "data": "forget.jsonl", "output": "out",
-    "scenario": "fictitious", "runs": "run",
+    "scenario": "fictitious", "runs": "run", "subject": "Nobody", "shell": "bash",
 }  # fmt: skip
 """Values for options that must be given; commands are refused before they are looked at."""
-MORE: dict[str, dict[str, Any]] = {"forget": {"retain": "retain.jsonl"}, "evaluate": {"forget": "forget.jsonl"}}
+MORE: dict[str, dict[str, Any]] = {
+    "forget": {"retain": "retain.jsonl"},
+    "evaluate": {"forget": "forget.jsonl"},
+    "audit": {"forget": "builtin:forget[0:6]", "before": "model"},
+    "bench": {"forget": "forget.jsonl", "retain": "retain.jsonl", "model": "model"},
+}
 """What a command does not get by without, though no option says so."""
-SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "exclude"}
+SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "exclude", "controls"}
 MODELS = {"model"}
 OUTPUTS = {
     "a file": "notes.txt", "below a file": "notes.txt/run", "a dangling link": "dangling",
     "below a dangling link": "dangling/run", "somebody's folder": "theirs", "too long": "o" * 300,
 }  # fmt: skip
-WRITERS = [name for name, command in COMMANDS.items() if command.OPTIONS and name not in ("report", "purge")]
 
 
 def options_of(name: str) -> dict[str, Field[Any]]:
     return {f.name: f for f in fields(COMMANDS[name].OPTIONS)} if COMMANDS[name].OPTIONS else {}
+
+
+WRITERS = [name for name in COMMANDS if "output" in options_of(name) and name != "report"]
 
 
 def typed(name: str, *words: str, **given: Any) -> list[str]:
@@ -104,7 +111,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("words", "part"), cases())
+@pytest.mark.parametrize(("words", "part"), list(cases()))
 def test_refused(
     words: list[str], part: str, place: Path, cache: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from conftest import Files, arguments, run_arguments
-from unlearner.files import read_jsonl
+from conftest import Files, arguments, rows, run_arguments, write_rows
+from unlearner.data.profiles import builtin
+from unlearner.files import read_json, read_jsonl
+from unlearner.results.evidence import changed
+from unlearner.results.layout import RunDirectory
 from unlearner.results.texts import caches, holding_texts
 
 NOTE = ["operator", "A. Smith", "request", "17/2026", "date", "2026-11-25"]
@@ -23,8 +26,9 @@ def cache_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forgetting(files: Files, output: Path, **more: Any) -> list[str]:
-    options = {"model": files.model, "forget": files.forget, "retain": files.retain, "evaluate": "epochs", "epochs": 2,
-               "judge": "offline", "max_new_tokens": 12, "output": output}  # fmt: skip
+    options = {"model": files.model, "forget": files.forget, "retain": files.retain, "evaluate": "epochs", "epochs": 1,
+               "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 12,
+               "output": output}  # fmt: skip
     return ["forget", *arguments({**options, **more})]
 
 
@@ -113,3 +117,59 @@ def test_one_place_knows_every_file_with_texts_and_a_purge_leaves_none(
     again = run_arguments(capfd, forgetting(files, run))
     assert again.code == 0 and "is finished already" in again.err
     assert holding(run, said) == set()  # the page that is made anew has none
+
+
+def test_an_audit_without_names_and_one_that_is_purged(
+    single: Path, files: Files, tmp_path: Path, cache_here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    others = write_rows(tmp_path / "controls.jsonl", rows(builtin("retain", people=29, forget=24)))
+    clear, without = tmp_path / "clear", tmp_path / "without"
+    typed = ["audit", str(single), "--controls", str(others), "--attacks", "reverse", "--output"]
+    assert run_arguments(capfd, [*typed, str(clear), "--keep-samples"]).code == 0
+    redacted = run_arguments(capfd, [*typed, str(without), "--redact"])
+    assert redacted.code == 0
+
+    said = texts(files.forget, files.retain, others, clear / "audit.jsonl")
+    assert holding(clear, said) == set(holding_texts(clear)) == {clear / "audit.jsonl", clear / "audit.json"}
+    assert holding(without, said) == holding(cache_here, said) == set()
+    assert not any(text in redacted.out for text in said)
+    texts_of_a_row = {"subject", "question", "text", "redacted"}
+    assert [
+        {k: v for k, v in row.items() if k not in texts_of_a_row} for row in read_jsonl(without / "audit.jsonl")
+    ] == [{k: v for k, v in row.items() if k not in texts_of_a_row} for row in read_jsonl(clear / "audit.jsonl")]
+    assert "contradict each other" in run_arguments(capfd, [*typed, str(clear), "--redact", "--keep-samples"]).err
+
+    ended = run_arguments(capfd, ["purge", str(clear)])
+    assert ended.code == 0 and str(single / "model") in ended.out and str(others) in ended.out
+    assert holding(clear, said) == set()
+    assert read_json(clear / "audit.json") == read_json(without / "audit.json")
+    assert changed(RunDirectory(clear)) == []
+    again = run_arguments(capfd, [*typed, str(clear), "--keep-samples"])  # finished, and read as it is now
+    assert again.code == 0 and again.out.replace(str(clear), str(without)) == redacted.out
+    assert "Texts taken out of: nothing" in run_arguments(capfd, ["purge", str(clear)]).out
+
+
+def test_what_probe_and_prepare_wrote_is_purged_with_its_options(
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked, made = tmp_path / "probe.json", tmp_path / "made"
+    about = {"model": files.model, "subject": "Torva Osterrick", "max_new_tokens": 12}
+    probing = ["probe", *arguments({**about, "output": asked, "samples": 2, "others": 2})]
+    preparing = ["prepare", *arguments({**about, "output": made, "neighbour_count": 2, "general_count": 3})]
+    assert run_arguments(capfd, probing).code in (0, 3)
+    assert run_arguments(capfd, preparing).code == 0
+    (made / "notes.txt").write_text("mine")
+    wanted = {"Torva Osterrick"}
+    assert holding(tmp_path, wanted) > {asked, made / "forget.jsonl", made / "prepare.json"}
+    kept = asked.read_bytes()
+
+    assert "Would be removed:" in run_arguments(capfd, ["purge", str(asked), str(made), "--dry-run"]).out
+    assert asked.read_bytes() == kept
+    ended = run_arguments(capfd, ["purge", str(asked), str(made)])
+    assert ended.code == 0 and f"what a model remembers: {files.model}" in ended.out
+    assert holding(tmp_path, wanted) == set()
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "notes.txt"]  # what is the user's stays
+
+    asked.write_text("mine")
+    ended = run_arguments(capfd, probing)
+    assert ended.code == 2 and "was not written by a probe" in ended.err and asked.read_text() == "mine"

@@ -530,9 +530,9 @@ def test_a_learning_rate_that_is_far_too_high_says_so(tmp_path: Path) -> None:
 
 def test_weights_that_a_last_step_broke_are_not_saved(tmp_path: Path) -> None:
     """No loss is computed after the last step: a single one with such a rate ended as a success."""
-    options = replace(OPTIONS, lr=1e30, warmup_epochs=0, epochs=0.4)
+    options = replace(OPTIONS, learning_rate=1e30, warmup_epochs=0, epochs=0.4)
     with pytest.raises(
-        UserError, match=r"^step 1: the weights are no longer finite, or too large .*: try a lower --lr"
+        UserError, match=r"^step 1: the weights are no longer finite, or too large .*: try a lower --learning-rate"
     ):
         run("ME+GD", tmp_path, options=options)
     assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
@@ -560,7 +560,7 @@ def test_a_first_loss_that_is_not_finite_is_no_fault_of_the_learning_rate(tmp_pa
         UserError, match=r"^step 1: the loss is nan .* before any weight has changed: .*--beta"
     ) as error:
         run("ME+GD", tmp_path, model=model)
-    assert "--lr" not in str(error.value)
+    assert "--learning-rate" not in str(error.value)
 
 
 def test_saved_files_have_the_rights_of_the_umask_and_one_order(tmp_path: Path) -> None:

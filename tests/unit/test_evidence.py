@@ -220,6 +220,26 @@ def test_purge(run: RunDirectory, cache: Path, capsys: pytest.CaptureFixture[str
     assert "Texts taken out of: nothing\nRemoved: nothing" in capsys.readouterr().out
 
 
+def test_a_purge_that_is_killed_can_be_repeated(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    config = PurgeConfig(runs=[str(run.path)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("unlearner.results.texts.write_text", killed)
+        run_purge(config)
+    assert b"Ada" in run.records.read_bytes()
+    run_purge(config)
+    assert b"Ada" not in run.records.read_bytes() and changed(run) == []
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".lock")]
+
+
+def test_a_purge_does_not_vouch_for_what_was_changed_before(run: RunDirectory) -> None:
+    write_jsonl(run.records, [{**row, "rouge": 0.0} for row in run.read_records()])
+    run_purge(PurgeConfig(runs=[str(run.path)]))
+    assert [each.split()[0] for each in changed(run)] == ["records.jsonl"]
+
+
 def test_what_is_at_work_is_not_purged(run: RunDirectory) -> None:
     with holder(run.path), pytest.raises(UserError, match="is working in"):
         run_purge(PurgeConfig(runs=[str(run.path)]))

@@ -173,8 +173,6 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
     """What makes two benches the same bench; reads and checks all data and the model on the way. Raises UserError."""
     hashes: dict[str, str | None] = {}
     odd: list[str] = []
-    model = resolve_model(str(config.model))
-    load_tokenizer(model, trust_remote_code=cells[0].runs[0].trust_remote_code)
     for cell in cells:
         if cell.seed != config.seeds[0]:
             continue
@@ -191,6 +189,8 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
             if source is not None and source not in hashes:
                 evaluates = name not in ("forget", "retain")
                 hashes[source] = records_hash(load_records(source, first.eval_columns if evaluates else first.columns))
+    model = resolve_model(str(config.model))
+    load_tokenizer(model, trust_remote_code=cells[0].runs[0].trust_remote_code)
     for sentence in dict.fromkeys(odd):
         warn(sentence)
     published = None if config.forget else SCENARIOS[config.scenario].published

@@ -13,6 +13,7 @@ from unlearner.files import write_json
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.knowledge import Answered, Scale, investigate
 from unlearner.prepare.subject import about
+from unlearner.results.layout import is_probe
 from unlearner.results.run import check_place
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
@@ -55,9 +56,7 @@ def _probed(config: ProbeConfig, tokenizer: Any) -> Probe:
     config.check()
     subject = about(config)
     if config.output is not None:
-        check_place(Path(config.output).absolute().parent)
-        if Path(config.output).is_dir():
-            raise UserError(f"--output {config.output} is a directory: give the name of a JSON file.")
+        _check_file(Path(config.output))
     invented = subject.others(subject.kind.invented)[: config.others]
     known = subject.others(subject.kind.known)[: config.others]
     names = {subject.name: subject.names[1:]} | dict.fromkeys((*known, *invented), ())
@@ -80,3 +79,17 @@ def _probed(config: ProbeConfig, tokenizer: Any) -> Probe:
             },
         )  # fmt: skip
     return found
+
+
+def _check_file(file: Path) -> None:
+    """Raises UserError where no file can be written, or one that no probe wrote is in the place."""
+    check_place(file.absolute().parent)
+    try:
+        if file.is_dir():
+            raise UserError(f"--output {file} is a directory: give the name of a JSON file.")
+        if file.is_symlink() and not file.exists():
+            raise UserError(f"--output {file} is a link to nothing: choose another file.")
+        if file.exists() and not is_probe(file):
+            raise UserError(f"--output {file} is there and was not written by a probe: choose another file.")
+    except OSError as error:
+        raise UserError(f"--output {file} cannot be used ({error.strerror}): choose another file.") from error

@@ -26,15 +26,18 @@ def finish_run(folder: Path, **about: Any) -> None:
     """Write finished.json, the last file of a run, with `about` in it; the directory is free from then on."""
     run = RunDirectory(folder)
     made = next((path for path in (run.path / MODEL, run.path / ADAPTER) if path.is_dir()), None)
-    sha256 = {} if made is None else {"sha256": model_hash(str(made))}
-    write_json(run.finished, {**about, **sha256, "files": file_hashes(run)})
+    with ThreadPoolExecutor() as pool:  # hashing lets go of Python's lock
+        whole = None if made is None else pool.submit(model_hash, str(made))
+        files = file_hashes(run)
+        sha256 = {} if whole is None else {"sha256": whole.result()}
+    write_json(run.finished, {**about, **sha256, "files": files})
     unlock(folder)
 
 
 def file_hashes(run: RunDirectory, names: Iterable[str] | None = None) -> dict[str, tuple[int, str | None]]:
     """Size and sha256 of every file of a run that is evidence, or of those called `names`, by its path in the run."""
     files = [*run.evidence, *run.weights] if names is None else [run.path / name for name in names]
-    with ThreadPoolExecutor() as pool:  # hashing lets go of Python's lock
+    with ThreadPoolExecutor() as pool:
         hashes = pool.map(_digest, files)
         return {
             file.relative_to(run.path).as_posix(): (file.stat().st_size, digest)
@@ -42,11 +45,11 @@ def file_hashes(run: RunDirectory, names: Iterable[str] | None = None) -> dict[s
         }
 
 
-def changed(run: RunDirectory, *, weights: bool = True) -> list[str]:
+def changed(run: RunDirectory, *, weights: bool = True, others: bool = True) -> list[str]:
     """What is no longer as it was when the run finished: the names of files, each with what is wrong with it.
 
     Empty for a run that is not finished, or was finished by a version that kept no hashes. Without `weights` only the
-    sizes of the model's files are looked at.
+    sizes of the model's files are looked at, without `others` only those of all others.
     """
     try:
         told = read_json(run.finished) if run.is_finished else {"files": {}}
@@ -63,7 +66,7 @@ def changed(run: RunDirectory, *, weights: bool = True) -> list[str]:
         for name, size in sizes.items()
         if size not in (None, held[name][0])
     }
-    read = [name for name in held if name not in wrong and (weights or name not in made)]
+    read = [name for name in held if name not in wrong and (weights if name in made else others)]
     with ThreadPoolExecutor() as pool:
         digests = pool.map(_digest, [run.path / name for name in read])
         for name, digest in zip(read, digests, strict=True):
@@ -89,7 +92,7 @@ def warn_changed(model: str | Path) -> None:
     folder = Path(model).absolute()
     if not is_main() or folder.name not in (MODEL, ADAPTER) or not folder.is_dir():
         return
-    for each in changed(RunDirectory(folder.parent)):
+    for each in changed(RunDirectory(folder.parent), others=False):
         if each.startswith(f"{folder.name}/"):
             warn(f"{folder.parent / each}: it was changed after the run that made it had finished")
 
