@@ -22,6 +22,7 @@ from unlearner.prepare.prepare import Prepared
 from unlearner.prepare.prepare import prepare as _prepare
 from unlearner.prepare.probe import Probe
 from unlearner.prepare.probe import probe as _probe
+from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint
 from unlearner.workflows.evaluate import evaluate as _evaluate
 from unlearner.workflows.fine_tune import FinetuneResult
@@ -227,11 +228,11 @@ def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Pre
     return _prepare(config, tokenizer=tokenizer)
 
 
-def report(runs: Any, output: str | Path | None = None) -> Path:
+def report(runs: Any, output: str | Path | None = None, *, redact: bool = False) -> Path:
     """Write the page about one run or several, and give its path: `report("runs/me")`.
 
     `runs` is a directory of a run, of runs or of a bench, a ForgetResult, or a list of these; `output` is by default
-    report.html in the directory given, or here if several are. Raises UserError.
+    report.html in the directory given, or here if several are; `redact` leaves out all texts. Raises UserError.
     """
     from unlearner.report import write_report
 
@@ -241,7 +242,7 @@ def report(runs: Any, output: str | Path | None = None) -> Path:
         raise UserError("a run without an output directory has no report: give output.")
     paths = [Path(folder) for folder in folders]
     beside = paths[0] if len(paths) == 1 else Path()
-    return write_report(paths, Path(output or beside / "report.html"))
+    return write_report(paths, Path(output or RunDirectory(beside).report), redact=redact)
 
 
 def _subject(model: Any, tokenizer: Any) -> tuple[Any, Any]:

@@ -1,14 +1,14 @@
 """The options of every command: these dataclasses make the command line, the YAML files and the documentation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import (
     EvalOptions,
     MethodOptions,
     ModelOptions,
+    NoteOptions,
     TrainOptions,
     check_execution,
     check_not_negative,
@@ -17,6 +17,9 @@ from unlearner.options import (
     own_name,
 )
 from unlearner.scenarios import SCENARIOS
+
+MOST_BETA = 1e6
+"""More can only be a slip; it would be infinite soon."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +53,7 @@ class ForgetSources(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources):
+class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources):
     """Make a model forget the forget set and keep the retain set; measure both, before and after."""
 
     forget_eval: str | None = None
@@ -69,7 +72,10 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         self.check_model()
         self.check_training()
         self.check_evaluation()
+        self.check_note()
         check_positive(self, *(["beta"] if self.beta is not None else []))
+        if self.beta is not None and self.beta > MOST_BETA:
+            raise UserError(f"--beta must be at most {MOST_BETA:g}, not {self.beta:g}.")
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
         check_not_negative(self, *(n for n in ("forget_coeff", "retain_coeff") if getattr(self, n) is not None))
@@ -110,7 +116,7 @@ class FinetuneConfig(TrainOptions):
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
+class EvaluateConfig(NoteOptions, EvalSources, EvalOptions, ModelOptions):
     """Measure a model: six metrics on every set, model utility and forget efficacy, with intervals."""
 
     forget: str | None = None
@@ -135,6 +141,7 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
         self.check_model()
         check_execution(self.execution)
         self.check_evaluation()
+        self.check_note()
         if self.official and self.engine == "vllm":
             raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")
         if not any((self.forget, self.retain, self.real_authors, self.world_facts)):
@@ -187,6 +194,8 @@ class BenchConfig:
     """Run the cells as Ray tasks: the address of a cluster, or `local`. All its machines must see the same files."""
     gpus: float | None = None
     """GPUs of one Ray task; by default 1 where the cluster has some."""
+    time_limit: float | None = None
+    """Minutes after which the bench stops as at Ctrl-C, cells with a checkpoint; repeated, it goes on."""
     threads: int = 1
     """CPU threads of one cell. They decide the last digits, so they do not depend on --jobs."""
     options: dict[str, str] = field(default_factory=dict)
@@ -223,7 +232,8 @@ class BenchConfig:
             raise UserError("--forget and --retain go together: give both, or neither.")
         if self.forget and self.data != "builtin:":
             raise UserError("--forget and --data are two places for the data: leave one out.")
-        check_positive(self, "jobs", "threads", *(["tasks"] if self.tasks is not None else []))
+        check_positive(self, "jobs", "threads")
+        check_positive(self, *(name for name in ("tasks", "time_limit") if getattr(self, name) is not None))
         if self.gpus is not None:
             check_not_negative(self, "gpus")
         if self.ray is not None and self.jobs != 1:
@@ -266,10 +276,14 @@ class AuditConfig(ModelOptions):
     """Error level of all bounds and tests together."""
     keep_samples: bool = False
     """Keep the answers in audit.jsonl. They are the data that was to be erased."""
+    redact: bool = False
+    """Write ids in the place of names; an audit of a redacted run is redacted, too."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
         self.check_model()
+        if self.redact and self.keep_samples:
+            raise UserError("--redact and --keep-samples contradict each other: leave one out.")
         for name in ("tau", "alpha"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {getattr(self, name)}.")
@@ -374,22 +388,16 @@ class ReportConfig:
     output: str | None = None
     """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
     beside it, as PNG and SVG."""
+    redact: bool = False
+    """Leave out every text of the data and of the model: a page with values and ids that can be handed on."""
 
 
-def resolved(config: Any) -> dict[str, Any]:
-    """The options as plain values, without the output directory: what makes two runs the same run."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name != "output"}
+@dataclass(kw_only=True)
+class PurgeConfig:
+    """Take the texts of the data out of runs, and empty the caches that hold them; list what is out of reach."""
 
-
-def _plain(value: Any) -> Any:
-    """An option as it is written down: data and models in memory by what they are."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return dict(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return repr(value)
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return list(value)
-    size = f", {len(value)} rows" if hasattr(value, "__len__") else ""
-    return f"{type(value).__name__} in memory{size}"
+    runs: list[str] = field(metadata={"leading": True})
+    """Directories of runs, of audits, of folders of them, of a bench, or made by prepare; the file of a probe. `--runs`
+    itself may be left out before them."""
+    dry_run: bool = False
+    """Only list."""

@@ -36,6 +36,12 @@ EXECUTION = {
 """What `--execution` may decide (models/execution.py)."""
 MOST_EPOCHS = 10_000
 """More can only be a slip; the pairs of every epoch are drawn before the first."""
+MOST_RATE = 1
+"""AdamW moves a weight by about the learning rate in every step: with more, no model is left."""
+
+
+NOTES = ("operator", "request", "date")
+"""What --note may tell."""
 
 
 @dataclass(kw_only=True)
@@ -62,11 +68,13 @@ class ModelOptions(Numerics):
     and evaluates as auto); auto takes ddp where that fits into the devices, else fsdp."""
     cpu_offload: bool = False
     """With fsdp or deepspeed: keep weights and optimiser states in main memory, and only what computes on the GPU."""
+    time_limit: float | None = None
+    """Minutes after which the command stops as at Ctrl-C, training with a checkpoint; repeated, it goes on."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
     def check_model(self) -> None:
-        check_positive(self, "max_length")
+        check_positive(self, "max_length", *(["time_limit"] if self.time_limit is not None else []))
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
 
@@ -119,6 +127,11 @@ class TrainingArguments(Numerics):
         if self.epochs > MOST_EPOCHS:
             raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
         check_positive(self, *(name for name in ("learning_rate", "save_steps") if getattr(self, name) is not None))
+        if self.learning_rate is not None and self.learning_rate > MOST_RATE:
+            raise UserError(
+                f"--learning-rate must be at most {MOST_RATE}, not {self.learning_rate:g}: a step moves every weight "
+                "by that much."
+            )
         check_not_negative(self, "weight_decay", "warmup_epochs")
 
 
@@ -185,6 +198,10 @@ class EvalOptions:
     lm_eval_tasks: str | None = None
     """Folder of your own lm-eval tasks (its --include_path)."""
 
+    redact: bool = False
+    """Write records with values and ids in the place of texts, and keep no texts anywhere; an evaluation that is cut
+    short begins again."""
+
     def check_evaluation(self) -> None:
         check_positive(self, "max_new_tokens", "eval_max_length")
         check_positive(
@@ -223,6 +240,17 @@ def check_execution(choices: Mapping[str, str]) -> None:
             raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, EXECUTION)}")
         if value not in EXECUTION[name]:
             raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
+
+
+@dataclass(kw_only=True)
+class NoteOptions:
+    note: dict[str, str] = field(default_factory=dict)
+    """What the run's papers should tell, in pairs: operator (who ran it), request (why, a case number), date."""
+
+    def check_note(self) -> None:
+        for name in self.note:
+            if name not in NOTES:
+                raise UserError(f"--note has no {name!r}: {did_you_mean(name, NOTES)}")
 
 
 def flag_of(name: str) -> str:

@@ -115,10 +115,11 @@ def test_evaluate(files: Files, tmp_path: Path) -> None:
         Moment("os.rename", "run/records.jsonl"),
         Moment("os.rename", "run/summary.json"),
         Moment("os.remove", "run/passes.jsonl"),
+        Moment("os.rename", "run/finished.json"),
     ]
     options = {"model": files.model, "forget": files.forget, "retain": files.retain, "eval_tokens": 150}
     left = killed_and_continued("evaluate", {**options, "judge": "offline", "max_new_tokens": 12}, tmp_path, moments)
-    assert left == {"run.json", "config.yaml", "records.jsonl", "summary.json"}
+    assert left == {"run.json", "config.yaml", "records.jsonl", "summary.json", "finished.json"}
 
 
 @pytest.mark.parametrize("command", ["forget", "finetune", "evaluate"])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -14,6 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader
+from transformers import TrainerCallback
 
 from unlearner import Method
 from unlearner.data.batches import Plan
@@ -525,6 +527,52 @@ def test_a_learning_rate_that_is_far_too_high_says_so(tmp_path: Path) -> None:
     ):
         run("ME+GD", tmp_path, options=replace(OPTIONS, learning_rate=1e30, warmup_epochs=0))
     assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
+
+
+def test_weights_that_a_last_step_broke_are_not_saved(tmp_path: Path) -> None:
+    """No loss is computed after the last step: a single one with such a rate ended as a success."""
+    options = replace(OPTIONS, learning_rate=1e30, warmup_epochs=0, epochs=0.4)
+    with pytest.raises(
+        UserError, match=r"^step 1: the weights are no longer finite, or too large .*: try a lower --learning-rate"
+    ):
+        run("ME+GD", tmp_path, options=options)
+    assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
+
+
+def test_broken_weights_after_the_last_step_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
+    class Poison(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
+            if state.global_step == state.max_steps:
+                nn.init.constant_(model.lm_head.weight, torch.inf)
+
+    with pytest.raises(UserError) as error:
+        run("ME+GD", tmp_path, callbacks=[Poison()])
+    (last,) = (tmp_path / "checkpoints").iterdir()
+    assert str(error.value).startswith("step 8: the weights are no longer finite")
+    assert f"the last good state is {last}" in str(error.value)
+    assert not (tmp_path / "model").exists()
+    assert_same_weights(run("ME+GD", tmp_path), run("ME+GD", tmp_path / "healthy"), atol=0)
+
+
+def test_a_first_loss_that_is_not_finite_is_no_fault_of_the_learning_rate(tmp_path: Path) -> None:
+    model = fresh_model()
+    nn.init.constant_(model.lm_head.weight, torch.nan)
+    with pytest.raises(
+        UserError, match=r"^step 1: the loss is nan .* before any weight has changed: .*--beta"
+    ) as error:
+        run("ME+GD", tmp_path, model=model)
+    assert "--learning-rate" not in str(error.value)
+
+
+def test_saved_files_have_the_rights_of_the_umask_and_one_order(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        run("ME+GD", tmp_path, options=replace(OPTIONS, lora=True, epochs=0.4))
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()} == {0o640}
+    modules = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(modules) == 14 and modules == sorted(modules)  # of a set, in an order that differs between processes
 
 
 # ------------------------------------------------------------------------------------------------------------ reference

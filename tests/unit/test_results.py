@@ -15,7 +15,8 @@ from unlearner.report import write_report
 from unlearner.report.comparison import list_questions
 from unlearner.report.read import read
 from unlearner.report.verdict import verdict
-from unlearner.results.layout import VERSION, RunDirectory, hash_key, hash_title
+from unlearner.results.hash_keys import hash_key, hash_title
+from unlearner.results.layout import VERSION, RunDirectory
 from unlearner.results.records import with_ids
 from unlearner.results.run import check_output, open_run, records_hash
 

@@ -8,7 +8,7 @@ from unlearner.config import AuditConfig
 from unlearner.errors import UserError
 from unlearner.results.layout import RunDirectory
 
-TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code")
+TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code", "redact")
 """Options that an audit takes from the run, unless it gives them itself."""
 
 

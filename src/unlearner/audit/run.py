@@ -36,7 +36,7 @@ from unlearner.audit.verdict import (
     dropped_attacks,
     verdicts,
 )
-from unlearner.config import AuditConfig, resolved
+from unlearner.config import AuditConfig
 from unlearner.console import progress_bar
 from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
@@ -51,9 +51,14 @@ from unlearner.files import read_json, write_json, write_jsonl
 from unlearner.models.anatomy import bare
 from unlearner.models.load import uses_bf16
 from unlearner.models.sharding import placed
+from unlearner.results.evidence import finish_run
 from unlearner.results.layout import AuditDirectory
+from unlearner.results.lock import released
 from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.texts import keyed_hashes, redacted_outcomes
+from unlearner.settings import resolved
+from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.subject import Subject
 
@@ -77,6 +82,11 @@ class Audit:
 def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
     """Audit by `config`; one that is finished is read. `config.model`, `before` and `retrained` may be objects in
     memory, their tokenizer then `tokenizer`; without an output directory nothing is written. Raises UserError."""
+    with time_limit(config.time_limit), released(config.output):
+        return _audited(config, tokenizer)
+
+
+def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     config.check()
     settings = resolved(config)
     if config.output is not None:
@@ -98,8 +108,10 @@ def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
         sets = {"forget": forget, "retain": retain, "controls": controls}
         hashes: dict[str, str | None] = {name: records_hash(records) for name, records in sets.items()}
         hashes |= {name if name != "unlearned" else "model": s.fingerprint() for name, s in subjects.items()}
+        hashes = keyed_hashes(hashes) if config.redact else hashes
         folder = AuditDirectory(open_run(config.output, "audit", settings, hashes))
         if distributed.agreed(folder.audit.is_file()):
+            _end(folder)
             return _read(folder, attacks)
     run = _Run(config, groups, folder)
     for name, subject in subjects.items():
@@ -146,7 +158,7 @@ class _Run:
             self._compare(model)
         elif name == "unlearned":
             self._unlearned = model
-        kept = None if self.folder is None else self.folder.parts / name
+        kept = None if self.folder is None or config.redact else self.folder.parts / name
         if kept is not None and distributed.is_main():
             kept.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
@@ -187,6 +199,8 @@ class _Run:
             found = distributed.agreed(read_json(part) if distributed.is_main() else {})
         else:
             found = make()
+            if self.config.redact:
+                found["rows"] = redacted_outcomes(found["rows"])
             if part is not None and distributed.is_main():
                 part.parent.mkdir(parents=True, exist_ok=True)
                 write_json(part, found)
@@ -237,11 +251,20 @@ class _Run:
             "rows_without_fact": self.groups.without_fact,
             "unchanged_codes": self.unchanged,
         }
+        if self.config.redact:
+            summary["redacted"] = True
         if self.folder is not None and distributed.is_main():
             write_jsonl(self.folder.rows, self.rows)
             write_json(self.folder.audit, summary)
-            shutil.rmtree(self.folder.parts, ignore_errors=True)
+            _end(self.folder)
         return Audit(found, summary, self.rows)
+
+
+def _end(folder: AuditDirectory) -> None:
+    """Nothing but finished.json is missing, if that."""
+    if distributed.is_main() and not folder.is_finished:
+        shutil.rmtree(folder.parts, ignore_errors=True)
+        finish_run(folder.path)
 
 
 def summarise(

@@ -47,6 +47,7 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     from unlearner.workflows.builtin import use_threads
     from unlearner.workflows.forget import forget
 
+    _check(Path(options.output))
     results = {}
     for method in SETTINGS:
         note(f"{method}: forgetting {len(builtin('forget'))} questions about 4 people")
@@ -77,6 +78,24 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     return results
 
 
+def _check(folder: Path) -> None:
+    """Raises UserError where the demo's directory holds anything else."""
+    from unlearner.errors import UserError
+    from unlearner.report import check_page
+    from unlearner.results.layout import RunDirectory
+    from unlearner.results.run import check_place
+
+    check_place(folder)
+    page = RunDirectory(folder).report
+    check_page(page)
+    own = {*SETTINGS, page.name, f"{page.stem}-figures"}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name not in own and not path.name.startswith("."):
+            raise UserError(
+                f"--output {folder} holds {path.name}, which is no part of the demo: choose another directory."
+            )
+
+
 def _answers(results: "dict[str, ForgetResult]", name: str, title: str, chosen: list[int]) -> "Table":
     from rich.table import Table
 
@@ -101,6 +120,6 @@ def _answers(results: "dict[str, ForgetResult]", name: str, title: str, chosen: 
 
 
 def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    from unlearner.files import read_jsonl
+    from unlearner.results.layout import EvaluationDirectory
 
-    return [row for row in read_jsonl(folder / "records.jsonl") if row["set"] == name]
+    return [row for row in EvaluationDirectory(folder).read_records() if row["set"] == name]

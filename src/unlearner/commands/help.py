@@ -34,7 +34,7 @@ GROUPS = {
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
     "run": {"output", "seed", "precision", "execution", "parallel", "cpu_offload", "engine", "save_steps",
-            "save_total_limit", "logging_steps", "report_to"},
+            "save_total_limit", "logging_steps", "report_to", "redact", "note", "time_limit"},
 }  # fmt: skip
 CLASSES = {
     "MethodOptions": "method",

@@ -17,7 +17,8 @@ def run(config: ReportConfig) -> None:
     """Write the page, and say where it is."""
     from unlearner.commands.tables import print_report
     from unlearner.report import write_report
+    from unlearner.results.layout import RunDirectory
 
     runs = [Path(run) for run in config.runs]
     beside = runs[0] if len(runs) == 1 else Path()
-    print_report(write_report(runs, Path(config.output or beside / "report.html")))
+    print_report(write_report(runs, Path(config.output or RunDirectory(beside).report), redact=config.redact))

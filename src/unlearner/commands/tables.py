@@ -12,7 +12,7 @@ from unlearner.console import discard_output
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
-from unlearner.results.layout import AuditDirectory
+from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 
 
 def out() -> Console:
@@ -110,7 +110,11 @@ def print_summary(summaries: Mapping[str, dict[str, Any]]) -> None:
 
 def print_records(folder: Path) -> None:
     """Where the records lie that all figures come from."""
-    out().print(f"Every question with its answers and values: {folder / 'records.jsonl'}", markup=False, soft_wrap=True)
+    out().print(
+        f"Every question with its answers and values: {EvaluationDirectory(folder).records}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def print_report(page: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import PrepareConfig, resolved
+from unlearner.config import PrepareConfig
 from unlearner.console import note
 from unlearner.data.general import general_knowledge, mentions
 from unlearner.data.records import Record
@@ -26,10 +26,12 @@ from unlearner.prepare.asking import Asked
 from unlearner.prepare.kinds import ask
 from unlearner.prepare.knowledge import renamed
 from unlearner.prepare.subject import About, about, read_lines
+from unlearner.results.layout import PreparedDirectory
 from unlearner.results.records import sha256
 from unlearner.results.run import check_place
+from unlearner.settings import resolved
+from unlearner.training.interrupt import time_limit
 
-MANIFEST = "prepare.json"
 TRAINED = 2
 """Wordings of a fact that are trained; the others are held out."""
 WRONG = 5
@@ -55,6 +57,11 @@ def prepare(config: PrepareConfig, *, tokenizer: Any = None) -> Prepared:
 
     Raises UserError where the subject or its neighbours cannot be used, or the folder holds something else.
     """
+    with time_limit(config.time_limit):
+        return _prepared(config, tokenizer)
+
+
+def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
     config.check()
     subject = about(config)
     neighbours = _neighbours(config, subject)
@@ -63,7 +70,7 @@ def prepare(config: PrepareConfig, *, tokenizer: Any = None) -> Prepared:
     asks = json.loads(json.dumps(asks))
     if _there(folder, asks):
         note(f"{folder} is there already")
-        return Prepared(folder, read_json(folder / MANIFEST)["rows"])
+        return Prepared(folder, read_json(PreparedDirectory(folder).manifest)["rows"])
     asked = Asked(config, tokenizer)
     sources, dropped = _Writer(config, subject, neighbours, asked).sources()
     if dropped:
@@ -72,10 +79,10 @@ def prepare(config: PrepareConfig, *, tokenizer: Any = None) -> Prepared:
     if distributed.is_main():
         with atomic_directory(folder) as temporary:
             for name, rows in sources.items():
-                write_jsonl(temporary / f"{name}.jsonl", rows)
+                write_jsonl(PreparedDirectory(temporary).source(name), rows)
             hashes = {name: sha256(*rows) for name, rows in sources.items()}
             made = {"rows": counts, "dropped": dropped, "model": asked.subject.fingerprint(), "sha256": hashes}
-            write_json(temporary / MANIFEST, asks | made)
+            write_json(PreparedDirectory(temporary).manifest, asks | made)
     distributed.barrier()
     return Prepared(folder, counts)
 
@@ -85,7 +92,8 @@ def _there(folder: Path, asks: dict[str, Any]) -> bool:
     check_place(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return False
-    held = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    manifest = PreparedDirectory(folder).manifest
+    held = read_json(manifest) if manifest.is_file() else {}
     if any(held.get(key) != value for key, value in asks.items()):
         raise UserError(f"--output {folder} holds something else already: choose another directory.")
     return True

@@ -7,13 +7,16 @@ from statistics import fmean
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import ProbeConfig, resolved
+from unlearner.config import ProbeConfig
 from unlearner.errors import UserError
 from unlearner.files import write_json
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.knowledge import Answered, Scale, investigate
 from unlearner.prepare.subject import about
+from unlearner.results.layout import is_probe
 from unlearner.results.run import check_place
+from unlearner.settings import resolved
+from unlearner.training.interrupt import time_limit
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,15 @@ class Probe:
 
 def probe(config: ProbeConfig, *, tokenizer: Any = None) -> Probe:
     """Ask the model about the subject, and the same about others. Raises UserError."""
+    with time_limit(config.time_limit):
+        return _probed(config, tokenizer)
+
+
+def _probed(config: ProbeConfig, tokenizer: Any) -> Probe:
     config.check()
     subject = about(config)
     if config.output is not None:
-        check_place(Path(config.output).absolute().parent)
-        if Path(config.output).is_dir():
-            raise UserError(f"--output {config.output} is a directory: give the name of a JSON file.")
+        _check_file(Path(config.output))
     invented = subject.others(subject.kind.invented)[: config.others]
     known = subject.others(subject.kind.known)[: config.others]
     names = {subject.name: subject.names[1:]} | dict.fromkeys((*known, *invented), ())
@@ -73,3 +79,17 @@ def probe(config: ProbeConfig, *, tokenizer: Any = None) -> Probe:
             },
         )  # fmt: skip
     return found
+
+
+def _check_file(file: Path) -> None:
+    """Raises UserError where no file can be written, or one that no probe wrote is in the place."""
+    check_place(file.absolute().parent)
+    try:
+        if file.is_dir():
+            raise UserError(f"--output {file} is a directory: give the name of a JSON file.")
+        if file.is_symlink() and not file.exists():
+            raise UserError(f"--output {file} is a link to nothing: choose another file.")
+        if file.exists() and not is_probe(file):
+            raise UserError(f"--output {file} is there and was not written by a probe: choose another file.")
+    except OSError as error:
+        raise UserError(f"--output {file} cannot be used ({error.strerror}): choose another file.") from error

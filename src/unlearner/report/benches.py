@@ -32,6 +32,7 @@ def read_bench(bench: BenchDirectory, about: Mapping[str, Any]) -> tuple[list[Pa
                     missing.append((f"{method}, {split}, seed {seed}", found))
                 else:
                     cells.append(found)
+                    missing += [(f"{method}, {split}, seed {seed}", sentence) for sentence in found.missing]
             if cells:
                 runs.append(mean_run(cells, method) if len(about["seeds"]) > 1 else replace(cells[0], label=method))
         published = {m: splits[split] for m, splits in about.get("published", {}).items() if split in splits}
@@ -43,7 +44,7 @@ def read_bench(bench: BenchDirectory, about: Mapping[str, Any]) -> tuple[list[Pa
 
 def _cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | str:
     """A finished cell, or what it lacks."""
-    run = read_run(cell, method, rows=rows)
+    run = read_run(cell, method, rows=rows, weights=False)
     if run.before is None or run.after is None or not cell.is_finished:
         return "has not finished: repeat the bench's command to continue it."
     return run
@@ -60,7 +61,7 @@ def _continual_cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | st
         return f"has not finished ({cell.finished_tasks} tasks are done): repeat the bench's command to continue it."
     tasks = held["tasks"]
     retention = Retention(tasks, held["before"]["forget_efficacy"], held["forget_efficacy"])
-    first = read_run(cell.task(1), method, rows=rows)
+    first = read_run(cell.task(1), method, rows=rows, weights=False)
     steps = {}
     for number in range(1, len(tasks) + 1):
         with_rows, run = rows and number == len(tasks), cell.task(number)

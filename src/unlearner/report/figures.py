@@ -19,10 +19,10 @@ from unlearner.report.contents import Measurement, Part, Report, Retention, Run,
 from unlearner.report.drawing import (
     COLOURS,
     FONT,
+    GENERATOR,
     INK,
     MUTED,
     NO_METADATA,
-    NO_SOFTWARE,
     PAPER,
     RC,
     SIDE,
@@ -57,18 +57,18 @@ def slug(title: str) -> str:
 def save_figures(report: Report, folder: Path) -> None:
     """Every figure as NAME.svg and NAME.png in `folder`, which is written as a whole and takes the place of an older.
 
-    Raises UserError where it holds anything else.
+    Raises UserError where it holds anything that no report wrote.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix not in (".svg", ".png") and not is_leftover(path):
+        if not (is_leftover(path) or (path.is_file() and GENERATOR.encode() in path.read_bytes())):
             raise UserError(f"{path} is in the way of the report's figures: give the report another name by --output.")
     looks = styles(report)
     with atomic_directory(folder) as fresh, matplotlib.rc_context(RC):
         for picture in pictures(report):
             figure = assembled(picture, looks)
             for suffix, options in (
-                ("svg", {"metadata": NO_METADATA}),
-                ("png", {"dpi": 3 * 72, "metadata": NO_SOFTWARE}),
+                ("svg", {"metadata": {**NO_METADATA, "Creator": GENERATOR}}),
+                ("png", {"dpi": 3 * 72, "metadata": {"Software": GENERATOR}}),
             ):
                 figure.savefig(fresh / f"{picture.name}.{suffix}", **options)
 

@@ -18,30 +18,27 @@ from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
+from unlearner.options import NOTES
 from unlearner.report.comparison import columns, list_questions
 from unlearner.report.contents import Measurement, Part, Report, Run, clean, ordered, short_model
-from unlearner.report.drawing import inline, styles, swatch
+from unlearner.report.drawing import GENERATOR, inline, styles, swatch
 from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
 from unlearner.report.titles import set_title
 from unlearner.report.verdict import verdict
 from unlearner.report.wording import number_word
+from unlearner.results.layout import RunDirectory
 from unlearner.version import __version__
-
-GENERATOR = "unlearner report"
 
 
 def write_page(report: Report, output: Path) -> Path:
     """The page, and its figures in a folder beside it; an existing file is replaced only where it is a report."""
-    if output.is_dir():
-        raise UserError(f"--output {output} is a directory: give the name of a file, such as {output / 'report.html'}.")
-    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
-        raise UserError(f"--output {output} is there already and is no report: choose another name.")
+    check_page(output)
     with space_errors(output):
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise UserError(
                 f"--output {output} cannot be made because a file is in the way: choose another."
             ) from error
@@ -49,6 +46,16 @@ def write_page(report: Report, output: Path) -> Path:
     save_figures(report, figures)
     write_text(output, render(report, figures.name))
     return output
+
+
+def check_page(output: Path) -> None:
+    """Raises UserError for what is no report and would be replaced."""
+    if output.is_dir():
+        raise UserError(
+            f"--output {output} is a directory: give the name of a file, such as {RunDirectory(output).report}."
+        )
+    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
+        raise UserError(f"--output {output} is there already and is no report: choose another name.")
 
 
 def render(report: Report, figures: str) -> str:
@@ -70,11 +77,14 @@ def render(report: Report, figures: str) -> str:
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=_title(report), about=_about(report), verdict=verdict(report), parts=report.parts,
+        title=_title(report), about=_about(report),
+        verdict=verdict(report.without_rows() if report.redacted else report),
+        parts=report.parts,
         several=len(report.runs) > 1, missing=report.missing, glance=[_glance(part) for part in report.parts],
         head=_glance_head(report.parts),
         swatches={label: Markup(swatch(look, f"s{place}")) for place, (label, look) in enumerate(looks.items())},
-        tables=[_tables(part) for part in report.parts], examples=examples(listed, found), figures=figures,
+        tables=[_tables(part) for part in report.parts], figures=figures,
+        examples=[] if report.redacted else examples(listed, found),
         pictures=_drawn(report), metrics=[(METRICS[n].title, m.formula, m.source) for n, m in METRICS.items()],
         list_notes=notes, count=len(listed), sets=[group_title(*group) for group in groups],
         after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],
@@ -109,6 +119,12 @@ def _about(report: Report) -> list[tuple[str, str]]:
         values.pop("", None)
         if values and not (key == "model" and all(run.command == "evaluate" for run in runs)):
             rows.append((title, _few(list(values))))
+    for title in NOTES:
+        if told := dict.fromkeys(str(run.config.get("note", {}).get(title, "")) for run in runs):
+            told.pop("", None)
+            rows += [(title.capitalize(), clean(_few(list(told))))] if told else []
+    if report.redacted:
+        rows.append(("Texts", "left out: questions and answers are known by their ids"))
     counts: dict[str, None] = {}
     for run in runs:
         for measured in (run.after or run.before,):

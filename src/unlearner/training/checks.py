@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from unlearner.console import warn
@@ -49,6 +52,17 @@ def check_training_fits(
     tables = [view.table for view in views.values()]
     longest = max(pad_to, *(int(table.lengths.max()) for table in tables))
     check_fits(model, tokenizer, max(int(table.ids.max()) for table in tables), longest, "lower --max-length")
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether this process' part of every trained weight is finite, and so small that float32 holds its square."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            part: Any = getattr(parameter, "ds_tensor", parameter)  # DeepSpeed's part of it
+            part = part.to_local() if isinstance(part, DTensor) else part
+            if not bool(torch.isfinite(part.detach().float().square().sum())):
+                return False
+    return True
 
 
 def check_steps(plan: Plan) -> None:

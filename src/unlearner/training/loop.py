@@ -24,6 +24,7 @@ from unlearner.models.execution import using
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.options import TrainOptions
 from unlearner.random_state import own_random_state
+from unlearner.results.layout import RunDirectory
 from unlearner.scoring.batch import Batch, RowWeights
 from unlearner.scoring.views import layers_of
 from unlearner.training import checkpoint, execution
@@ -108,7 +109,7 @@ def train(
         wrapped = objective if is_sharded(model) else accelerator.prepare(objective)
     peak = float(optimizer.param_groups[0]["lr"])
     warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
-    checkpoints = None if folder is None else folder / "checkpoints"
+    checkpoints = None if folder is None else RunDirectory(folder).checkpoints
     step = 0
     if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
         step = newest[0]
@@ -182,6 +183,8 @@ def train(
             due = step in save_at and step < plan.steps
             flush = stop or due or told.stopped or step in epoch_ends or step % options.logging_steps == 0
             bar(step, **(log.flush() if flush else {}))
+            if due or stop or told.stopped or step == plan.steps:
+                log.check_weights(model, step)
             if checkpoints is not None and (due or stop):
                 checkpoint.save(model, optimizer, checkpoints, step, options.save_total_limit, objective.states)
                 told.on_save(step)

@@ -10,17 +10,22 @@ from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved
+from unlearner.config import ForgetConfig
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
 from unlearner.evaluation.result import Evaluation
-from unlearner.files import write_json
 from unlearner.models.execution import using
 from unlearner.models.load import check_fits, load_model, model_hash
 from unlearner.models.sharding import placed
+from unlearner.results.evidence import finish_run
+from unlearner.results.layout import RunDirectory
+from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.texts import keyed_hashes
+from unlearner.settings import resolved
 from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
+from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
@@ -95,7 +100,7 @@ class Forgetting:
 
     @property
     def finished(self) -> bool:
-        return self.folder is not None and (self.folder / "finished.json").is_file()
+        return self.folder is not None and RunDirectory(self.folder).is_finished
 
     def before(self) -> Evaluation | None:
         """Place the model on its devices and measure it."""
@@ -129,10 +134,9 @@ class Forgetting:
             result = self.evaluations.after(self.subject.model, made)
             self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
         if self.folder is not None and self.unlearning.accelerator.is_main_process:
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(RunDirectory(self.folder).checkpoints, ignore_errors=True)
             assert self.unlearning.made is not None
-            done = {"steps": self.unlearning.plan.steps, "model": self.unlearning.made.name}
-            write_json(self.folder / "finished.json", done)
+            finish_run(self.folder, steps=self.unlearning.plan.steps, model=self.unlearning.made.name)
         return result
 
     def _executing(self) -> AbstractContextManager[Any]:
@@ -155,6 +159,11 @@ def forget(config: ForgetConfig, *, known: Path | None = None, **given: Any) -> 
     `known` is a folder for evaluations by content, shared by runs that measure the same models (`unlearner bench`):
     it saves time and changes no file of the run. `given` are tokenizer, peft_config and callbacks.
     """
+    with time_limit(config.time_limit), released(config.output):
+        return _forgotten(config, known, given)
+
+
+def _forgotten(config: ForgetConfig, known: Path | None, given: dict[str, Any]) -> ForgetResult:
     job = Forgetting(config, known=known, **given)
     made = job.unlearning.made
     if job.finished:
@@ -210,7 +219,7 @@ def _hashes(config: ForgetConfig, inputs: Inputs, subject: Subject, reference: A
         hashes["reference_model"] = model_hash(resolve_model(config.reference_model))
     elif reference is not None:
         raise UserError("a run in a directory needs a reference model from a directory: save it and give its path.")
-    return hashes
+    return keyed_hashes(hashes) if config.redact else hashes
 
 
 def should_stop(config: ForgetConfig, summary: Any, before: Any, epoch: int) -> bool:

@@ -130,7 +130,7 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
     views = build_views(
         list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
         max_length=config.max_length, official=config.official, **inputs.method.labelling,
-        cache=None if config.output is None else cache_directory() / "tokens",
+        cache=None if config.output is None or config.redact else cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)
     return plan, views

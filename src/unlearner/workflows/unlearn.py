@@ -12,6 +12,7 @@ from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models.execution import Execution
 from unlearner.models.sharding import Engine, choose, placed, widen
+from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint, setup
 from unlearner.training.execution import plan_training
 from unlearner.training.loop import AtEpoch, train
@@ -45,7 +46,7 @@ class Unlearning:
         """Where the trained model goes."""
         if self.folder is None:
             return None
-        return self.folder / ("adapter" if self.config.lora and not self.config.merge else "model")
+        return RunDirectory(self.folder).made(lora=self.config.lora, merge=self.config.merge)
 
     @property
     def done(self) -> bool:
