@@ -6,11 +6,11 @@ from typing import Literal
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import (
     EvalOptions,
+    ExecutionOptions,
     MethodOptions,
     ModelOptions,
     NoteOptions,
     TrainOptions,
-    check_execution,
     check_not_negative,
     check_positive,
     flag_of,
@@ -86,11 +86,9 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
             )
         for name in ("stop_forget_efficacy", "stop_utility_share"):
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not 0 < value <= 1:
+            if value is not None and not 0 < value <= 1:
                 raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {value}.")
-            if self.evaluate != "epochs":
+            if value is not None and self.evaluate != "epochs":
                 raise UserError(f"{flag_of(name)} needs --evaluate epochs, because it is checked after every epoch.")
 
 
@@ -116,7 +114,7 @@ class FinetuneConfig(TrainOptions):
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(NoteOptions, EvalSources, EvalOptions, ModelOptions):
+class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, ModelOptions):
     """Measure a model: six metrics on every set, model utility and forget efficacy, with intervals."""
 
     forget: str | None = None
@@ -133,13 +131,11 @@ class EvaluateConfig(NoteOptions, EvalSources, EvalOptions, ModelOptions):
     """Compute as the official code does, quirks included (docs/faithfulness.md)."""
     engine: Literal["own", "vllm"] = "own"
     """What generates: our own loop, or vLLM (extra vllm), for many rows of a large model on a GPU."""
-    execution: dict[str, str] = field(default_factory=dict)
-    """As in `unlearner forget`: scores triton or torch; linear onednn or torch."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
         self.check_model()
-        check_execution(self.execution)
+        self.check_execution()
         self.check_evaluation()
         self.check_note()
         if self.official and self.engine == "vllm":

@@ -1,6 +1,5 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -80,7 +79,21 @@ class ModelOptions(Numerics):
 
 
 @dataclass(kw_only=True)
-class TrainingArguments(Numerics):
+class ExecutionOptions:
+    execution: dict[str, str] = field(default_factory=dict)
+    """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
+    scores triton or torch; linear onednn or torch. Never changes the result; run.json tells what was chosen."""
+
+    def check_execution(self) -> None:
+        for name, value in self.execution.items():
+            if name not in EXECUTION:
+                raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, EXECUTION)}")
+            if value not in EXECUTION[name]:
+                raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
+
+
+@dataclass(kw_only=True)
+class TrainingArguments(ExecutionOptions, Numerics):
     """How to train; names as in transformers and TRL where they have one."""
 
     learning_rate: float | None = None
@@ -103,9 +116,6 @@ class TrainingArguments(Numerics):
     """Optimiser; adamw-8bit keeps its states in 8 bits (extra 8bit; not with fsdp or deepspeed)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    execution: dict[str, str] = field(default_factory=dict)
-    """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
-    scores triton or torch; linear onednn or torch. Never changes the result; run.json tells what was chosen."""
     torch_compile: bool = False
     """Compile the model's layers by torch.compile while training: a minute's wait at the start, then faster steps on a
     GPU. On a CPU it needs a C++ compiler."""
@@ -119,7 +129,7 @@ class TrainingArguments(Numerics):
     """Also log to this experiment tracker."""
 
     def check_arguments(self) -> None:
-        check_execution(self.execution)
+        self.check_execution()
         check_positive(
             self, "epochs", "batch_size", "gradient_accumulation_steps", "max_tokens_per_forward", "max_grad_norm"
         )
@@ -232,14 +242,6 @@ class MethodOptions:
     """Compute as the official code does, quirks included (docs/faithfulness.md); implies --pairing official."""
     reference_model: str | None = None
     """Reference of NPO, DPO and KL where it is not the starting model (continual unlearning with a frozen original)."""
-
-
-def check_execution(choices: Mapping[str, str]) -> None:
-    for name, value in choices.items():
-        if name not in EXECUTION:
-            raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, EXECUTION)}")
-        if value not in EXECUTION[name]:
-            raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
 
 
 @dataclass(kw_only=True)

@@ -26,6 +26,7 @@ from unlearner.models.onednn_linear import fast_products, has_onednn, mkl_is_slo
 from unlearner.models.packing import packing
 from unlearner.models.sharding import is_sharded
 from unlearner.options import TrainOptions
+from unlearner.results.layout import RunDirectory
 from unlearner.results.run import keep_execution, kept_execution
 from unlearner.scoring.batch import FORWARD_TOKENS
 from unlearner.scoring.constants import FUSED
@@ -95,7 +96,7 @@ def _settled(
     chosen |= {**layout, "processes": distributed.count(), "threads": torch.get_num_threads()}
     plan = distributed.agreed(Execution(**chosen))
     if folder is not None and asdict(plan) != begun:
-        newest = checkpoint.latest(folder / "checkpoints")
+        newest = checkpoint.latest(RunDirectory(folder).checkpoints)
         keep_execution(folder, {"step": newest[0] if newest else 0, **asdict(plan)})
     return plan
 
