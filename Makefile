@@ -22,8 +22,9 @@ $(VENV)/.triton: $(VENV)/.ready
 	[ "$$(uname)" != Linux ] || $(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet triton==3.9.0
 	touch $@
 
+# A file of tests stays in one process: its tests share what is slow to make.
 test: setup $(VENV)/.triton
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check .
