@@ -1,29 +1,13 @@
-"""The options of a run as it takes them and writes them down."""
+"""The options of a run as it writes them down."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
-
-from unlearner.config import ForgetConfig
-from unlearner.scenarios import SCENARIOS
 
 UNTOLD = ("output", "time_limit")
 """Options that do not make a run another run."""
 UNTOLD_BY_DEFAULT = ("note", "redact")
 """Options that are written down only where they are given: runs without them are the runs they were before."""
-
-
-def with_preset(config: ForgetConfig) -> ForgetConfig:
-    """The options with the preset's values where none were given; official mode takes the official pairing."""
-    preset = SCENARIOS[config.preset].preset
-    method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
-    coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
-    return replace(
-        config,
-        learning_rate=preset.lr.get(method, preset.lr[""]) if config.learning_rate is None else config.learning_rate,
-        forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
-        pairing="official" if config.official else config.pairing,
-    )
 
 
 def resolved(config: Any) -> dict[str, Any]:

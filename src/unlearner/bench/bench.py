@@ -28,10 +28,10 @@ from unlearner.results.lock import check_free, lock, released
 from unlearner.results.run import check_apart, check_place, is_empty, make_directory, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
-from unlearner.settings import with_preset
 from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.inputs import read_inputs
+from unlearner.workflows.presets import with_preset
 
 KEPT_UTILITY = 0.9
 """Tuning looks for the most forgetting among what keeps this share of model utility."""

@@ -21,13 +21,14 @@ from unlearner.results.layout import RunDirectory
 from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.results.texts import keyed_hashes
-from unlearner.settings import resolved, with_preset
+from unlearner.settings import resolved
 from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, read_inputs
+from unlearner.workflows.presets import with_preset
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 
