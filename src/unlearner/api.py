@@ -154,12 +154,15 @@ class Unlearner:
         return TrainResult(self.model, self._job.unlearning.log)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model (or adapter) and tokenizer into `directory`, as transformers does."""
+        """Write model (or adapter), tokenizer and a model card into `directory`, as transformers does."""
+        main = self._job.unlearning.accelerator.is_main_process
         if is_sharded(self.model):
             checkpoint.save_model(self.model, self.tokenizer, Path(directory), merge=False)
-        elif self._job.unlearning.accelerator.is_main_process:
+        elif main:
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
+        if main:
+            self._job.write_card(Path(directory))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:
         """Upload model (or adapter) and tokenizer to the Hugging Face hub; `options` are transformers'."""

@@ -14,12 +14,14 @@ Examples:
 def run(config: BenchConfig) -> None:
     """Run what is left; print the table, what failed, where everything is. Exit code 1 where cells failed."""
     from unlearner.bench.bench import bench
-    from unlearner.commands.tables import out
+    from unlearner.commands.tables import out, print_verdict
 
     result = bench(config)
     console = out()
     console.print(result.table, markup=False, soft_wrap=True)
     folder = result.output
+    if len(result.failed) < result.cells:
+        print_verdict([folder])
     for what, name in (("Results", "results.csv"), ("Table", "table.tex"), ("Report", "report.html")):
         if (folder / name).is_file():
             console.print(f"{what}: {folder / name}", style="green", markup=False, soft_wrap=True)

@@ -107,13 +107,16 @@ class Embedder:
     def _model(self) -> "SentenceTransformer":
         from sentence_transformers import SentenceTransformer
 
+        from unlearner.models.load import quiet_transformers
+
         try:
-            return SentenceTransformer(
-                str(self._directory),
-                device=self._device,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            )
+            with quiet_transformers():
+                return SentenceTransformer(
+                    str(self._directory),
+                    device=self._device,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True},
+                )
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name} does not load as a sentence embedding model: {error}") from error
 

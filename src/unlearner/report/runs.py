@@ -1,11 +1,13 @@
 """One run's directory as a report shows it, with what it lacks."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unlearner.files import read_jsonl
 from unlearner.report.contents import Measurement, Run
+from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import EvaluationDirectory, RunDirectory
 
 
@@ -17,11 +19,12 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True) -> Run:
         missing.append("run.json is missing or cannot be read: options, versions and hashes are not known.")
         about = {}
     command = about.get("command") or ("forget" if run.before.path.is_dir() else "evaluate")
-    measured = about.get("config", {}).get("evaluate") != "none"
+    config = about.get("config", {})
+    measured, names = config.get("evaluate") != "none", set_names(config)
     forgets = command == "forget"
-    before = read_measurement(run.before, "before unlearning", missing, measured, rows) if forgets else None
-    after = read_measurement(run, "after unlearning" if forgets else "of the model", missing, measured, rows)
-    summaries = {number: _summary(evaluation) for number, evaluation in run.epochs.items()}
+    before = read_measurement(run.before, "before unlearning", missing, measured, rows, names) if forgets else None
+    after = read_measurement(run, "after unlearning" if forgets else "of the model", missing, measured, rows, names)
+    summaries = {number: _summary(evaluation, names) for number, evaluation in run.epochs.items()}
     epochs = {number: Measurement(summary) for number, summary in summaries.items() if summary is not None}
     log = [row for row in read_jsonl(run.log) if isinstance(row, dict)]
     if forgets:
@@ -35,10 +38,15 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True) -> Run:
 
 
 def read_measurement(
-    evaluation: EvaluationDirectory, when: str, missing: list[str], expected: bool, rows: bool
+    evaluation: EvaluationDirectory,
+    when: str,
+    missing: list[str],
+    expected: bool,
+    rows: bool,
+    names: Mapping[str, str],
 ) -> Measurement | None:
-    """An evaluation, or None; what is `expected` but not there is named in `missing`."""
-    summary = _summary(evaluation)
+    """An evaluation, its sets called by `names`, or None; what is `expected` but not there is named in `missing`."""
+    summary = _summary(evaluation, names)
     if summary is None:
         if expected:
             missing.append(f"The evaluation {when} is missing: it was not done, or was cut short.")
@@ -48,15 +56,17 @@ def read_measurement(
         summary["ability"] = {f"{t}, {m.removesuffix(',none')}": v for t, found in tasks for m, v in found.items()}
     if not rows:
         return Measurement(summary)
-    found = [row for row in evaluation.read_records() if "generation" in row]
+    found = [
+        {**row, "set": names.get(row["set"], row["set"])} for row in evaluation.read_records() if "generation" in row
+    ]
     if not found:
         missing.append(f"The records of the evaluation {when} are missing: its answers cannot be shown.")
     return Measurement(summary, found)
 
 
-def _summary(evaluation: EvaluationDirectory) -> dict[str, Any] | None:
+def _summary(evaluation: EvaluationDirectory, names: Mapping[str, str]) -> dict[str, Any] | None:
     summary = read_object(evaluation.summary)
-    return summary if summary and isinstance(summary.get("sets"), dict) else None
+    return renamed(summary, names) if summary and isinstance(summary.get("sets"), dict) else None
 
 
 def read_about(run: RunDirectory) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.loop import train
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
+from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.subject import Subject
 
 
@@ -91,6 +92,9 @@ def finetune(
     assert folder is not None
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        base = config.model if isinstance(config.model, str) else subject.name
+        data = {"data": records_hash(records)}
+        write_card(trained, base=base, method="fine-tuning", settings=card_settings(config), data=data)
         write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
     return FinetuneResult(trained, subject.tokenizer, read_jsonl(folder / "log.jsonl"))
 

@@ -21,6 +21,7 @@ from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.builtin import resolve_model
+from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, read_inputs
 from unlearner.workflows.subject import Subject
@@ -66,6 +67,7 @@ class Forgetting:
         if config.output is not None:
             check_output(config.output, "forget", settings)
         inputs = read_inputs(config)
+        self.base = config.model
         config = replace(config, model=resolve_model(config.model))
         self.subject = subject = Subject.of(config, tokenizer)
         extent = check_answers(subject.tokenizer, subject.template, inputs.sets, config, config.official)
@@ -78,6 +80,7 @@ class Forgetting:
         self.config, self.inputs = config, inputs
         self.folder: Path | None = None
         self.first: Evaluation | None = None
+        self.last: Evaluation | None = None
         if config.output is not None:
             self.folder = open_run(config.output, "forget", settings, _hashes(config, inputs, subject, reference))
         self.evaluations = Evaluations(
@@ -118,14 +121,26 @@ class Forgetting:
     def after(self) -> Evaluation | None:
         """Measure the model made; the run is then finished."""
         made = None if self.unlearning.made is None else str(self.unlearning.made)
-        result = self.evaluations.after(self.subject.model, made)
+        self.last = self.evaluations.after(self.subject.model, made)
         self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
         if self.folder is not None and self.unlearning.accelerator.is_main_process:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
             assert self.unlearning.made is not None
+            self.write_card(self.unlearning.made)
             done = {"steps": self.unlearning.plan.steps, "model": self.unlearning.made.name}
             write_json(self.folder / "finished.json", done)
-        return result
+        return self.last
+
+    def write_card(self, folder: Path) -> None:
+        """The card of the model that lies in `folder`."""
+        config, inputs = self.config, self.inputs
+        data = {"forget set": records_hash(inputs.forget), "retain set": records_hash(inputs.retain)}
+        data["starting model"] = self.subject.fingerprint() if self.subject.source is not None else None
+        write_card(
+            folder, base=self.base if isinstance(self.base, str) else self.subject.name, method=inputs.method.name,
+            settings=card_settings(config, "forget_coeff", "retain_coeff"), data=data,
+            before=self.first, after=self.last,
+        )  # fmt: skip
 
     def _at_epoch(self, trained: nn.Module, epoch: int) -> bool:
         if self.config.evaluate != "epochs":
