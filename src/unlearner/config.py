@@ -15,6 +15,7 @@ from unlearner.options import (
     flag_of,
 )
 from unlearner.scenarios import SCENARIOS
+from unlearner.scenarios.fit import ACCUMULATION, EPOCHS, Size
 
 
 @dataclass(kw_only=True)
@@ -218,17 +219,30 @@ class ReportConfig:
     beside it, as PNG and SVG."""
 
 
-def with_preset(config: ForgetConfig) -> ForgetConfig:
-    """The options with the preset's values where none were given; official mode takes the official pairing."""
-    preset = SCENARIOS[config.preset].preset
+def with_preset(config: ForgetConfig, size: Size | None = None) -> ForgetConfig:
+    """The options with the preset's values where none were given, without a preset fitted to `size`; official mode
+    takes the official pairing."""
+    preset = SCENARIOS[config.preset or "fictitious"].preset
     method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
     coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
+    rate, epochs, step = preset.lr.get(method, preset.lr[""]), EPOCHS, ACCUMULATION
+    if size is not None:
+        rate = size.rate(rate)
+        epochs, step = size.steps(config.batch_size, config.epochs, config.accumulation)
     return replace(
         config,
-        lr=preset.lr.get(method, preset.lr[""]) if config.lr is None else config.lr,
+        lr=rate if config.lr is None else config.lr,
+        epochs=epochs if config.epochs is None else config.epochs,
+        accumulation=step if config.accumulation is None else config.accumulation,
         forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
         pairing="official" if config.official else config.pairing,
     )
+
+
+def is_fitted(config: ForgetConfig) -> bool:
+    """Whether something is to be fitted to forget set and model: no preset is named, and not all is given."""
+    given = (config.lr, config.epochs, config.accumulation)
+    return config.preset is None and not config.official and None in given
 
 
 def resolved(config: Any) -> dict[str, Any]:

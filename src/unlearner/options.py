@@ -54,13 +54,14 @@ class ModelOptions:
 @dataclass(kw_only=True)
 class TrainOptions(ModelOptions):
     lr: float | None = None
-    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
-    epochs: float = 5.0
-    """Passes over the forget set (over the data, when fine-tuning)."""
+    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most, and higher for small models."""
+    epochs: float | None = None
+    """Passes over the forget set (over the data, when fine-tuning); by default 5, more for a tiny forget set."""
     batch_size: int = 4
     """Rows of one logical micro-batch; mean token losses are taken within it."""
-    accumulation: int = 8
-    """Micro-batches of one optimiser step, over all devices together; the paper's 4 × 4 × 2 GPUs is 4 and 8."""
+    accumulation: int | None = None
+    """Micro-batches of one optimiser step, over all devices together; by default 8, as the paper's 4 × 4 × 2 GPUs, and
+    fewer for small forget sets."""
     max_tokens: int = 16384
     """Most padded tokens in one forward. Bounds memory; changes nothing else but which units LoRA's dropout draws."""
     weight_decay: float = 0.01
@@ -96,11 +97,13 @@ class TrainOptions(ModelOptions):
     """Also log to this experiment tracker."""
 
     def check_training(self) -> None:
-        check_positive(self, "epochs", "batch_size", "accumulation", "max_tokens", "clip", "lora_rank", "lora_alpha")
+        check_positive(self, "batch_size", "max_tokens", "clip", "lora_rank", "lora_alpha")
         check_positive(self, "keep_checkpoints", "log_every")
-        if self.epochs > MOST_EPOCHS:
+        if self.epochs is not None and self.epochs > MOST_EPOCHS:
             raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
-        check_positive(self, *(name for name in ("lr", "save_every") if getattr(self, name) is not None))
+        check_positive(
+            self, *(name for name in ("lr", "epochs", "accumulation", "save_every") if getattr(self, name) is not None)
+        )
         check_not_negative(self, "weight_decay", "warmup_epochs")
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
@@ -158,8 +161,10 @@ class EvalOptions:
 class MethodOptions:
     method: str = "ME+GD"
     """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
-    preset: Literal["fictitious", "continual", "real-world"] = "fictitious"
-    """Whose learning rate and forget coefficient to take where you give none: the paper's, for this scenario."""
+    preset: Literal["fictitious", "continual", "real-world"] | None = None
+    """Whose learning rate, epochs, accumulation and forget coefficient to take where you give none: the paper's, for
+    this scenario. By default those of fictitious, fitted to your forget set and model where these are smaller than the
+    paper's."""
     method_options: list[str] = field(default_factory=list)
     """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
     beta: float | None = None

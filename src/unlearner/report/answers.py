@@ -3,9 +3,10 @@
 The rules are simple and err on both sides. They are no metric and enter no figure: a page counts by them, and chooses
 by them the worst answers to be shown. What the reference answer does itself (a refrain, a bare name) is no fault.
 
-- *Repeats itself*: a group of up to eight words stands twice in a row; or a group of letters four times; or of the
-  first hundred words, if there are twelve, fewer than half are different. A single word may stand twice where it
-  begins with a capital, is a number, is parted from the other by a mark, or is one that English doubles ("had had").
+- *Repeats itself*: a group of up to eight words stands twice with nothing but white space between, or, of two or more,
+  three times whatever is between; or a group of two to eight letters stands four times in a row; or of the first
+  hundred words, if there are twelve, fewer than half are different. A single word may stand twice where it begins with
+  a capital, is a number, or is one that English doubles ("had had").
 - *Tells of somebody else*: it holds the `subject` of another row, or one of its sentences is the reference answer of a
   row about another subject, case and marks aside, in four words or more. Subjects and answers are those of all sets.
 - *Is no sentence*: it is empty, begins with a small letter, or is shorter than the reference answer and yet without a
@@ -29,8 +30,8 @@ DOUBLED = {"had", "that", "very", "so", "no", "is", "more", "much"}
 RULES = (
     (
         "Repeats itself",
-        "a group of up to eight words stands twice in a row, or letters four times, or fewer than half of the first "
-        "hundred words are different",
+        "a group of up to eight words follows itself at once, or letters do four times, or fewer than half of the "
+        "first hundred words are different",
     ),
     (
         "Tells of somebody else",
@@ -116,15 +117,18 @@ def repeats(text: str) -> bool:
         return True
     found = list(re.finditer(r"\w+(?:['’]\w+)*", text))
     words = [match[0].casefold() for match in found]
-    for size in range(2, LONGEST_GROUP + 1):
-        if any(words[i : i + size] == words[i + size : i + 2 * size] for i in range(len(words) - 2 * size + 1)):
-            return True
-    for i, (one, other) in enumerate(pairwise(found)):
-        plain = one[0][:1].islower() and words[i] not in DOUBLED and text[one.end() : other.start()].isspace()
-        if plain and words[i] == words[i + 1]:
-            return True
-    first = words[:100]
-    return len(first) >= LEAST_WORDS and 2 * len(set(first)) < len(first)
+    spaced = [text[one.end() : other.start()].isspace() for one, other in pairwise(found)]
+    for size in range(1, LONGEST_GROUP + 1):
+        for first in range(len(words) - 2 * size + 1):
+            group, second = words[first : first + size], first + size
+            if group != words[second : second + size]:
+                continue
+            if size == 1 and (words[first] in DOUBLED or not found[first][0][0].islower()):
+                continue
+            if spaced[second - 1] or (size > 1 and group == words[second + size : second + 2 * size]):
+                return True
+    start = words[:100]
+    return len(start) >= LEAST_WORDS and 2 * len(set(start)) < len(start)
 
 
 def _tells_of_another(row: Row, data: Data) -> bool:

@@ -21,6 +21,7 @@ from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.scenarios.fit import ACCUMULATION, EPOCHS
 from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.loop import train
@@ -47,7 +48,13 @@ def finetune(
     `config.model` may be a model object, its tokenizer then `tokenizer`; it is trained in place. Raises UserError.
     """
     lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
-    config = replace(config, lr=1e-5 if config.lr is None else config.lr, lora=lora)
+    config = replace(
+        config,
+        lora=lora,
+        lr=1e-5 if config.lr is None else config.lr,
+        epochs=EPOCHS if config.epochs is None else config.epochs,
+        accumulation=config.accumulation or ACCUMULATION,
+    )
     config.check()
     check_tracker(config)
     settings = resolved(config)
@@ -55,6 +62,7 @@ def finetune(
         check_output(config.output, "finetune", settings)
     records = _records(config)
     subject = _subject(config, records, tokenizer)
+    assert config.epochs is not None and config.accumulation is not None
     plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
     check_steps(plan)
     pairing: Pairing = pair(len(records), 0, 0)

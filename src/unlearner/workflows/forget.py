@@ -18,12 +18,13 @@ from unlearner.files import write_json
 from unlearner.models.load import check_fits, load_model, model_hash
 from unlearner.models.sharding import placed
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.scenarios.fit import Size
 from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
-from unlearner.workflows.inputs import Inputs, make_plan, read_inputs
+from unlearner.workflows.inputs import Inputs, make_plan, read_inputs, size_of
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 
@@ -59,8 +60,12 @@ class Forgetting:
     ) -> None:
         if peft_config is not None or hasattr(config.model, "peft_config"):
             config = replace(config, lora=True)
-        config = with_preset(config)
         config.check()
+        size = size_of(config)
+        fitted = with_preset(config, size)
+        if size is not None and not size.is_papers and fitted != config:
+            note(_fitted(fitted, size))
+        config = fitted
         check_tracker(config)
         check_in_memory(config)
         settings = resolved(config)
@@ -180,6 +185,15 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
         config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, Path(config.output), accelerator, known
     )
     evaluations.before(model, config.model, ".")
+
+
+def _fitted(config: ForgetConfig, size: Size) -> str:
+    large = "" if size.parameters is None else f" and a model of {size.parameters / 1e6:,.1f} million parameters"
+    return (
+        f"fitted to {size.rows} rows{large}, where you gave nothing else: learning rate {config.lr:g}, "
+        f"{config.epochs:g} epochs, {config.accumulation} × {config.batch_size} rows a step "
+        "(--preset fictitious takes the paper's)"
+    )
 
 
 def _reference(config: ForgetConfig, inputs: Inputs) -> Any:

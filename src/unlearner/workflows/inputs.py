@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearner.config import EvalSources, ForgetConfig
+from unlearner.config import EvalSources, ForgetConfig, is_fitted
 from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import pair
@@ -24,8 +24,13 @@ from unlearner.evaluation.summary import MODEL_UTILITY
 from unlearner.files import cache_directory
 from unlearner.methods import Method
 from unlearner.methods.options import read_pairs
+from unlearner.models.load import parameter_count
+from unlearner.scenarios.fit import Size
 from unlearner.training.checks import check_room, check_steps
+from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import judges_for
+
+FEW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,17 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     return Inputs(forget, retain, refusals, sets, earlier, judges, method)
 
 
+def size_of(config: ForgetConfig) -> Size | None:
+    """How much is forgotten, by how large a model, where an option is to be fitted to it. Raises UserError."""
+    if not is_fitted(config):
+        return None
+    rows = len(load_forget(config.forget, config.columns, config.task))
+    model: Any = config.model
+    if not isinstance(model, str):
+        return Size(rows, sum(parameter.numel() for parameter in model.parameters()))
+    return Size(rows, parameter_count(resolve_model(model), trust_remote_code=config.trust_remote_code))
+
+
 def _method(config: ForgetConfig) -> Method:
     """The method by its name and options, or as it was given."""
     if isinstance(config.method, Method):
@@ -103,10 +119,16 @@ def _method(config: ForgetConfig) -> Method:
 
 def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
     """What is trained in which order. Raises UserError where that is nothing."""
+    assert config.epochs is not None and config.accumulation is not None  # with_preset fills them in
     plan = Plan(
         len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
     )
     check_steps(plan)
+    if plan.steps < FEW_STEPS:
+        warn(
+            f"training has only {plan.steps} step{'s' * (plan.steps != 1)}: raise --epochs or lower "
+            "--gradient-accumulation-steps where too little is forgotten"
+        )
     pairings = [
         pair(
             len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
