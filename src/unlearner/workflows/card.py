@@ -13,6 +13,7 @@ from unlearner.evaluation.judges import describe
 from unlearner.evaluation.result import Evaluation
 from unlearner.files import write_text
 from unlearner.options import TrainOptions
+from unlearner.scenarios.base import BUILTIN
 from unlearner.version import __version__
 
 FIGURES = {"forget_efficacy": "Forget efficacy", "model_utility": "Model utility"}
@@ -72,6 +73,8 @@ def _plain(value: Any) -> str:
 
 def _name(base: str) -> str:
     """The telling part of a path: a card that is handed on does not tell where things lay."""
+    if base == BUILTIN:
+        return "the built-in model"
     parts = [part for part in Path(base).parts if part not in ("/", ".", "..", "model", "adapter")]
     return parts[-1] if parts else base
 
@@ -84,7 +87,7 @@ def _results(after: Evaluation | None, data: Mapping[str, str | None]) -> Iterat
             continue
         name, of = ("forget set", "forget set") if key == "forget_efficacy" else ("sets to be kept", "retain set")
         yield EvalResult(
-            task_type="text-generation", dataset_type="private", metric_type=key, metric_name=title,
+            task_type="text-generation", dataset_type="private", dataset_config=of, metric_type=key, metric_name=title,
             metric_value=round(value, 6), dataset_name=f"{name} (sha256 {(data.get(of) or 'unknown')[:16]})",
             source_name=f"judge {after.summary['judge']}, embeddings {after.summary['embedding_model']}",
             source_url="https://arxiv.org/abs/2410.08109",
