@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig
 from unlearner.errors import UserError, did_you_mean
@@ -277,12 +277,11 @@ def _is_required(field: "Field[Any]") -> bool:
 
 def _check_kind(name: str, value: Any, kind: Any) -> None:
     """Raises UserError for a value that is not of the option's type."""
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if value not in choices:
+    kinds = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else (kind,)
+    if choices := [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]:
+        if value not in choices and not (value is None and type(None) in kinds):
             raise UserError(f"{name} cannot be {value!r}: {did_you_mean(str(value), choices)}")
         return
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if not any(_fits(value, each) for each in kinds):
         expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds)
         raise UserError(f"{name} must be {expected}, not {value!r}.")
