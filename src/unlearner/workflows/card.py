@@ -3,7 +3,7 @@
 In the format of the Hugging Face hub, whose pages show the results (`model-index`). Texts of the data are not in it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _told(before: Evaluation | None, after: Evaluation | None) -> str:
     if after is None:
         return "The model was not measured."
     columns = {"before": before, "after": after} if before is not None else {"after": after}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, title in FIGURES.items():
         rows.append((title, *(_figure(measured.summary, key) for measured in columns.values())))
     counts = ", ".join(f"{count} {name}" for name, count in after.summary["counts"].items())
@@ -113,6 +113,6 @@ def _figure(summary: Mapping[str, Any], key: str) -> str:
     return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
