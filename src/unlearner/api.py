@@ -283,7 +283,7 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
             raise UserError(f"{name} cannot be {value!r}: {did_you_mean(str(value), choices)}")
         return
     if not any(_fits(value, each) for each in kinds):
-        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds)
+        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds if each is not type(None))
         raise UserError(f"{name} must be {expected}, not {value!r}.")
 
 
@@ -307,7 +307,6 @@ _WORDS = {
     str: "a text",
     list: "a list of texts",
     dict: "a dict of texts, our field to your column",
-    type(None): "None",
 }
 
 
