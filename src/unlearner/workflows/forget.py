@@ -28,6 +28,8 @@ from unlearner.workflows.inputs import Inputs, make_plan, read_inputs, size_of
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 
+FEW_STEPS = 10
+
 
 @dataclass(frozen=True)
 class ForgetResult:
@@ -61,11 +63,8 @@ class Forgetting:
         if peft_config is not None or hasattr(config.model, "peft_config"):
             config = replace(config, lora=True)
         config.check()
-        size = size_of(config)
-        fitted = with_preset(config, size)
-        if size is not None and not size.is_papers and fitted != config:
-            note(_fitted(fitted, size))
-        config = fitted
+        self.size = size = size_of(config)
+        config = with_preset(config, size)
         check_tracker(config)
         check_in_memory(config)
         settings = resolved(config)
@@ -113,6 +112,7 @@ class Forgetting:
             self.subject.model = load_to_train(config)  # which DeepSpeed spreads itself
         warn_truncated(self.unlearning.views, config.max_length)
         if not self.unlearning.done:
+            self._tell_steps()
             self.unlearning.train(self.subject, self._at_epoch)
             if self.unlearning.engine != "deepspeed":
                 return
@@ -146,6 +146,16 @@ class Forgetting:
             settings=card_settings(config, "forget_coeff", "retain_coeff"), data=data,
             before=self.first, after=self.last,
         )  # fmt: skip
+
+    def _tell_steps(self) -> None:
+        """What was fitted to forget set and model, and that there are few steps."""
+        if self.size is not None and not self.size.is_papers:
+            note(_fitted(self.config, self.size))
+        if (steps := self.unlearning.plan.steps) < FEW_STEPS:
+            warn(
+                f"training has only {steps} step{'s' * (steps != 1)}: raise --epochs or lower "
+                "--gradient-accumulation-steps where too little is forgotten"
+            )
 
     def _at_epoch(self, trained: nn.Module, epoch: int) -> bool:
         if self.config.evaluate != "epochs":

@@ -30,8 +30,6 @@ from unlearner.training.checks import check_room, check_steps
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import judges_for
 
-FEW_STEPS = 10
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -124,11 +122,6 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
         len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
     )
     check_steps(plan)
-    if plan.steps < FEW_STEPS:
-        warn(
-            f"training has only {plan.steps} step{'s' * (plan.steps != 1)}: raise --epochs or lower "
-            "--gradient-accumulation-steps where too little is forgotten"
-        )
     pairings = [
         pair(
             len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
