@@ -442,7 +442,7 @@ def test_output_of_another_run(
 
     other = "choose another directory"
     refused(
-        forgetting(**options, lr=0.5), f"{output} holds another run (lr is 1e-05 there, 0.5 here)", other, keep=output
+        forgetting(**options, lr=0.5), f"{output} holds another run (lr is 0.001 there, 0.5 here)", other, keep=output
     )
     refused(forgetting(**options, method="GA"), "method is 'ME+GD' there, 'GA' here", other, keep=output)
     refused(evaluating(**options), f"{output} holds another run", other, keep=output)
