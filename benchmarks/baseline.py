@@ -156,10 +156,10 @@ def unlearn(
     plan: Plan,
     folder: Path,
     *,
-    lr: float,
+    learning_rate: float,
     forget_coeff: float,
     weight_decay: float,
-    clip: float,
+    max_grad_norm: float,
     warmup_steps: int,
     max_length: int = 500,
 ) -> list[tuple[float, float]]:
@@ -173,7 +173,7 @@ def unlearn(
         return encode_row(tokenizer, template, asked.question or "", answer, max_length)
 
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = get_linear_schedule_with_warmup(optimizer, warmup_steps, plan.steps)
     history = []
     for step in range(plan.steps):
@@ -187,7 +187,7 @@ def unlearn(
             ((forget_coeff * forget_loss + retain_loss) / len(batches)).backward()
             total_forget += forget_loss.item() / len(batches)
             total_retain += retain_loss.item() / len(batches)
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

@@ -69,13 +69,15 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each step, tokens and operations of a step, peak memory: of one cell, in this process."""
     shape = SHAPES[cell["shape"]]
     options = ForgetConfig(
-        model="", forget="", output="", lr=1e-5, precision=cell["precision"], optimizer=cell["optimizer"],
-        lora=cell["tuning"] == "lora", gradient_checkpointing=cell["checkpointing"], compile=cell["compile"],
-        max_tokens=cell["max_tokens"], accumulation=cell["rows"] // 4,
+        model="", forget="", output="", learning_rate=1e-5, precision=cell["precision"], optimizer=cell["optimizer"],
+        lora=cell["tuning"] == "lora", gradient_checkpointing=cell["checkpointing"], torch_compile=cell["compile"],
+        max_tokens_per_forward=cell["max_tokens"], gradient_accumulation_steps=cell["rows"] // 4,
     )  # fmt: skip
     torch.manual_seed(0)
     method = Method.parse(cell["method"], forget_coeff=0.1 if cell["method"].startswith("ME") else 1.0)
-    plan = Plan(cell["rows"] * (WARM_UP + cell["steps"]), 1, options.batch_size, options.accumulation, seed=0)
+    plan = Plan(
+        cell["rows"] * (WARM_UP + cell["steps"]), 1, options.batch_size, options.gradient_accumulation_steps, seed=0
+    )
     views = {name: random_view(name, plan.items, shape, method) for name in method.needs}
     accelerator = setup.make_accelerator(options)
     if options.lora:
@@ -116,20 +118,20 @@ def ours(
         model = setup.add_lora(model, options)
     reference = step_reference(model, method, None)
     known = {
-        name: reference_nll(model, views[name], EOS, None, options.max_tokens, accelerator)
+        name: reference_nll(model, views[name], EOS, None, options.max_tokens_per_forward, accelerator)
         for name in method.reference_nll
     }
-    if options.compile:
+    if options.torch_compile:
         compile_layers(model)
     objective = Objective(model, method, reference)
     wrapped, optimizer = accelerator.prepare(objective, setup.make_optimizer(objective, options))
     wrapped.train()
     forward_tokens = FORWARD_TOKENS.get(device().type)
-    packs = not options.compile and not any("kl" in kinds for kinds in method.needs.values())
+    packs = not options.torch_compile and not any("kl" in kinds for kinds in method.needs.values())
 
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
-        for part in micro_batches(plan, views, number, max_tokens=options.max_tokens):
+        for part in micro_batches(plan, views, number, max_tokens=options.max_tokens_per_forward):
             batch = loop.assemble(
                 part,
                 views,
@@ -143,14 +145,14 @@ def ours(
             values = wrapped(batch.to(accelerator.device))
             accelerator.backward(values[0])
             total += values[0].detach()
-        accelerator.clip_grad_norm_(wrapped.parameters(), options.clip)
+        accelerator.clip_grad_norm_(wrapped.parameters(), options.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return total
 
     with (
         loop.packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
-        nullcontext() if options.compile else fast_products(model),
+        nullcontext() if options.torch_compile else fast_products(model),
     ):
         for number in range(plan.steps):
             yield lambda number=number: step(number)
@@ -182,7 +184,7 @@ def plain(
             loss = (method.forget_coeff * forget + retain) / len(groups)
             loss.backward()
             total += loss.detach()
-        nn.utils.clip_grad_norm_(objective.parameters(), options.clip)
+        nn.utils.clip_grad_norm_(objective.parameters(), options.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         return total

@@ -37,7 +37,7 @@ from unlearner.training.objective import Objective
 from unlearner.training.reference import Reference
 
 ROW, LABELLED, TOKENS = 128, 85, 16_384
-"""Tokens of a row, how many of them are labelled, and the tokens of one forward (`--max-tokens`)."""
+"""Tokens of a row, how many of them are labelled, and the tokens of one forward (`--max-tokens-per-forward`)."""
 PART_NAMES = {"Parameter": "weights", "Gradient": "gradients", "Optstate": "states", "Activation": "activations"}
 PEAK_OPERATIONS, MFU = {"A100": 312e12, "H100": 989e12, "H200": 989e12}, 0.4
 """Published dense bf16 peaks, and the share of them that is assumed, for there was no GPU to measure on."""
@@ -45,7 +45,8 @@ PEAK_OPERATIONS, MFU = {"A100": 312e12, "H100": 989e12, "H200": 989e12}, 0.4
 
 def options_for(*, lora: bool, precision: str, checkpointing: bool, optimizer: str = "adamw") -> TrainOptions:
     return TrainOptions(
-        model="", lr=1e-5, lora=lora, precision=precision, gradient_checkpointing=checkpointing, optimizer=optimizer,  # type: ignore[arg-type]
+        model="", learning_rate=1e-5, lora=lora, precision=precision,  # type: ignore[arg-type]
+        gradient_checkpointing=checkpointing, optimizer=optimizer,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

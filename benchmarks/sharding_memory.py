@@ -83,7 +83,8 @@ def highest() -> Iterator[list[int]]:
 def measure(folder: Path) -> Peaks:
     """Load and train in this process."""
     options = TrainOptions(
-        model="", precision="fp32", lr=1e-5, epochs=STEPS, batch_size=ITEMS, accumulation=1, save_every=1000,
+        model="", precision="fp32", learning_rate=1e-5, epochs=STEPS, batch_size=ITEMS,
+        gradient_accumulation_steps=1, save_steps=1000,
     )  # fmt: skip
     distributed.join()
     _, tokenizer = new_model("new:hidden=32,layers=1,heads=2,vocabulary=300", ["a few words"], seed=0)

@@ -42,15 +42,15 @@ def everything(tofu: Path, runs: Path) -> None:
     )
     run(
         f"finetune --model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {known} "
-        f"--lr 1e-3 --epochs 25 --batch-size 16 --accumulation 1 --output {target}"
+        f"--learning-rate 1e-3 --epochs 25 --batch-size 16 --gradient-accumulation-steps 1 --output {target}"
     )
     settings = (
-        f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 --accumulation 1 "
-        "--max-new-tokens 64 --judge offline --jobs 2"
+        f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 "
+        "--gradient-accumulation-steps 1 --max-new-tokens 64 --judge offline --jobs 2"
     )
     run(f"bench fictitious {settings} --eval-limit 80 --tune lr=5e-5,1e-4,2e-4,4e-4 --output {runs}/fictitious")
     run(
-        f"bench continual {settings} --lr 2e-4 --eval-limit 40 --methods GA+GD NPO+GD ME+GD --tasks 3 "
+        f"bench continual {settings} --learning-rate 2e-4 --eval-limit 40 --methods GA+GD NPO+GD ME+GD --tasks 3 "
         f"--output {runs}/continual"
     )
 

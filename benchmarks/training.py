@@ -19,7 +19,7 @@ from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator
 
 METHODS = ("ME+GD", "NPO+GD", "DPO+GD", "IDK+AP")
-SETTINGS: dict[str, Any] = {"lr": 2e-4, "weight_decay": 0.01, "clip": 1.0}
+SETTINGS: dict[str, Any] = {"learning_rate": 2e-4, "weight_decay": 0.01, "max_grad_norm": 1.0}
 MAX_LENGTH = 500
 EPOCHS, BATCH_SIZE, ACCUMULATION, SEED = 2, 4, 4, 1001
 
@@ -67,7 +67,8 @@ def run_ours(name: str, model: Any, tokenizer: Any, texts: Texts, plan: Plan) ->
             )  # fmt: skip
             options = ForgetConfig(
                 model="", forget="", output=folder, max_length=MAX_LENGTH, epochs=plan.epochs,
-                batch_size=BATCH_SIZE, accumulation=ACCUMULATION, save_every=plan.steps, seed=SEED, **SETTINGS,
+                batch_size=BATCH_SIZE, gradient_accumulation_steps=ACCUMULATION, save_steps=plan.steps, seed=SEED,
+                **SETTINGS,
             )  # fmt: skip
             accelerator = make_accelerator(options)
             made = train(trained, tokenizer, method, views, plan, options, home, accelerator=accelerator).model

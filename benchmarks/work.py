@@ -92,7 +92,13 @@ def taught_model(texts: Texts) -> tuple[Any, Any]:
         views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
         folder.mkdir(parents=True, exist_ok=True)
         options = FinetuneConfig(
-            model="", data=[], output=str(folder), lr=2e-3, batch_size=16, accumulation=1, save_every=plan.steps
+            model="",
+            data=[],
+            output=str(folder),
+            learning_rate=2e-3,
+            batch_size=16,
+            gradient_accumulation_steps=1,
+            save_steps=plan.steps,
         )
         method = Method("finetune", Learn(), None)
         train(model, tokenizer, method, views, plan, options, folder, accelerator=make_accelerator(options))

@@ -1,15 +1,26 @@
 """Make a language model forget chosen data, keep the rest of its abilities, and show both with evidence."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unlearner.version import __version__
 
 if TYPE_CHECKING:
-    from unlearner.api import TrainingArguments, TrainResult, Unlearner, evaluate, finetune, forget, report
+    from unlearner.api import (
+        TrainResult,
+        Unlearner,
+        evaluate,
+        finetune,
+        forget,
+        prepare_sources,
+        probe,
+        report,
+    )
     from unlearner.data.records import Record
     from unlearner.errors import UserError
     from unlearner.evaluation.result import Evaluation
     from unlearner.methods import Method
+    from unlearner.options import TrainingArguments
     from unlearner.workflows.fine_tune import FinetuneResult
     from unlearner.workflows.forget import ForgetResult
 
@@ -20,12 +31,14 @@ _HOME = {
     "Method": "unlearner.methods",
     "Record": "unlearner.data.records",
     "TrainResult": "unlearner.api",
-    "TrainingArguments": "unlearner.api",
+    "TrainingArguments": "unlearner.options",
     "Unlearner": "unlearner.api",
     "UserError": "unlearner.errors",
     "evaluate": "unlearner.api",
     "finetune": "unlearner.api",
     "forget": "unlearner.api",
+    "prepare_sources": "unlearner.api",
+    "probe": "unlearner.api",
     "report": "unlearner.api",
 }
 __all__ = [
@@ -42,15 +55,21 @@ __all__ = [
     "evaluate",
     "finetune",
     "forget",
+    "prepare_sources",
+    "probe",
     "report",
 ]
+
+
+# As a package is imported, and only the first time, Python makes it an attribute of ours. Forgotten again, the name is
+# that of the function, whatever imports the package later.
+import_module("unlearner.report")
+globals().pop("report", None)
 
 
 def __getattr__(name: str) -> Any:
     # torch and transformers take seconds to import: `unlearner --help` should not wait for them.
     if name in _HOME:
-        from importlib import import_module
-
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'unlearner' has no attribute {name!r}")
 

@@ -10,13 +10,17 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig
+from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, PrepareConfig, ProbeConfig
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.result import Evaluation
 from unlearner.methods import Method
 from unlearner.models.sharding import is_sharded
-from unlearner.options import ALIASES
+from unlearner.options import ALIASES, TrainingArguments, own_name
+from unlearner.prepare.prepare import Prepared
+from unlearner.prepare.prepare import prepare as _prepare
+from unlearner.prepare.probe import Probe
+from unlearner.prepare.probe import probe as _probe
 from unlearner.training import checkpoint
 from unlearner.workflows.evaluate import evaluate as _evaluate
 from unlearner.workflows.fine_tune import FinetuneResult
@@ -24,55 +28,13 @@ from unlearner.workflows.fine_tune import finetune as _finetune
 from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
 
-Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig)
+Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig)
 
 SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
 """Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
 MODELS = {"model", "reference_model"}
 OBJECTS = {"method": Method, "metrics": Metric}
 """Options that may be objects in the place of their names."""
-
-
-@dataclass(kw_only=True)
-class TrainingArguments:
-    """How to train; names as in transformers and TRL where they have one. None leaves an option at its default."""
-
-    learning_rate: float | None = None
-    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
-    epochs: float | None = None
-    """Passes over the forget set, 5 by default."""
-    batch_size: int | None = None
-    """Rows of one logical micro-batch, 4 by default; mean token losses are taken within it."""
-    gradient_accumulation_steps: int | None = None
-    """Micro-batches of one optimiser step, over all devices together; 8 by default."""
-    max_tokens_per_forward: int | None = None
-    """Most padded tokens in one forward. Bounds memory."""
-    weight_decay: float | None = None
-    max_grad_norm: float | None = None
-    """Largest gradient norm; larger gradients are scaled down to it. 1 by default."""
-    warmup_epochs: float | None = None
-    """Length of the linear warm-up; a linear decay to zero follows."""
-    optimizer: Literal["adamw", "adamw-8bit"] | None = None
-    gradient_checkpointing: bool | None = None
-    torch_compile: bool | None = None
-    """Compile the model's layers while training."""
-    save_steps: int | None = None
-    """Steps between checkpoints; by default one after every epoch."""
-    save_total_limit: int | None = None
-    """How many checkpoints lie there at a time."""
-    logging_steps: int | None = None
-    """Steps between writes to the log, which has a row for every step, and calls of `on_log`."""
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] | None = None
-    """Also log to this experiment tracker."""
-    seed: int | None = None
-    precision: Literal["auto", "fp32", "bf16", "pure-bf16"] | None = None
-    max_length: int | None = None
-    """Longest training text in tokens; 512 by default."""
-
-    def options(self) -> dict[str, Any]:
-        """The options that are given, under the names of `config.py`."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {ALIASES.get(name, name): value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -125,7 +87,7 @@ class Unlearner:
         reference_model: Any = None,
         **options: Any,
     ) -> None:
-        given = {**({} if args is None else args.options()), **options, "forget": forget, "method": method}
+        given = {**({} if args is None else vars(args)), **options, "forget": forget, "method": method}
         given |= {"retain": retain, "reference_model": reference_model, "output": output_dir}
         model, tokenizer = _subject(model, tokenizer)
         config = _config(ForgetConfig, model, given)
@@ -187,7 +149,7 @@ def forget(
 def finetune(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> FinetuneResult:
-    """Teach `model` a source or several: `finetune("new:", data=["facts.jsonl"], output="taught", lr=1e-3)`.
+    """Teach `model` a source or several: `finetune("new:", data=["facts.jsonl"], output="taught", learning_rate=1e-3)`.
 
     Options: the fields of `FinetuneConfig`; `data` may also be one source, or data in memory. Gives the directory of
     the trained model, or without `output` the model itself. Raises UserError.
@@ -207,6 +169,28 @@ def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation
     """
     model, tokenizer = _subject(model, tokenizer)
     return _evaluate(_config(EvaluateConfig, model, options), tokenizer=tokenizer)
+
+
+def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
+    """What `model` knows of a subject: `probe("builtin:smollm2", subject="Charles Darwin").knows`.
+
+    Options: the fields of `ProbeConfig`. Raises UserError.
+    """
+    model, tokenizer = _subject(model, tokenizer)
+    return _probe(_config(ProbeConfig, model, options), tokenizer=tokenizer)
+
+
+def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Prepared:
+    """Write a folder of sources about a subject:
+    `prepare_sources("builtin:smollm2", subject="Charles Darwin", output="data")`.
+
+    Options: the fields of `PrepareConfig`. Raises UserError.
+    """
+    model, tokenizer = _subject(model, tokenizer)
+    config = _config(PrepareConfig, model, options)
+    if config.output is None:
+        raise UserError("prepare_sources writes a folder of sources: give output.")
+    return _prepare(config, tokenizer=tokenizer)
 
 
 def report(runs: Any, output: str | Path | None = None) -> Path:
@@ -244,11 +228,12 @@ def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> C
     kinds = get_type_hints(config_type)
     given: dict[str, Any] = {"model": model}
     for name, value in options.items():
-        ours = ALIASES.get(name, name)
+        ours = own_name(name)
         if ours not in known:
             raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
         if ours in given:
-            raise UserError(f"{name} is given twice, as {ours} too: leave one out.")
+            names = " and ".join(other for other in options if own_name(other) == ours)
+            raise UserError(f"{ours} is given twice, as {names}: leave one out.")
         given[ours] = _text(value)
         if ours in OBJECTS and _is_object(given[ours], OBJECTS[ours]):
             continue

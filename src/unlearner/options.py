@@ -1,34 +1,38 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 
 ALIASES = {
-    "learning_rate": "lr",
-    "gradient_accumulation_steps": "accumulation",
-    "max_tokens_per_forward": "max_tokens",
-    "max_grad_norm": "clip",
-    "torch_compile": "compile",
-    "save_steps": "save_every",
-    "save_total_limit": "keep_checkpoints",
-    "logging_steps": "log_every",
-    "report_to": "tracker",
+    "lr": "learning_rate",
+    "accumulation": "gradient_accumulation_steps",
+    "max_tokens": "max_tokens_per_forward",
+    "clip": "max_grad_norm",
+    "compile": "torch_compile",
+    "save_every": "save_steps",
+    "keep_checkpoints": "save_total_limit",
+    "log_every": "logging_steps",
+    "tracker": "report_to",
     "output_dir": "output",
 }
-"""Names of options in transformers and TRL, and ours."""
+"""Other names of options: older ones, and those of transformers and TRL where ours differ."""
+
+
+def own_name(name: str) -> str:
+    """The name of an option, `_` for `-`, from any of its names."""
+    name = name.replace("-", "_")
+    return ALIASES.get(name, name)
+
 
 MOST_EPOCHS = 10_000
 """More can only be a slip; the pairs of every epoch are drawn before the first."""
 
 
 @dataclass(kw_only=True)
-class ModelOptions:
-    model: str
-    """The model: a local directory or a Hugging Face hub id (safetensors only), or `builtin:` for the built-in one."""
-    template: str = "auto"
-    """Prompt template: auto (the model's chat template if it has one, else plain), chat, plain, llama2, llama3."""
+class Numerics:
     max_length: int = 512
     """Longest training text in tokens; longer ones are cut, and counted in a warning."""
     precision: Literal["auto", "fp32", "bf16", "pure-bf16"] = "auto"
@@ -36,6 +40,15 @@ class ModelOptions:
     optimiser states in bf16: half the memory of bf16, coarser steps."""
     seed: int = 1001
     """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
+
+
+@dataclass(kw_only=True)
+class ModelOptions(Numerics):
+    model: str
+    """The model: a local directory or a Hugging Face hub id (safetensors only), a GGUF file, `builtin:` for the tiny
+    built-in one, or `builtin:smollm2` for SmolLM2-135M-Instruct, a real one that pip fetches."""
+    template: str = "auto"
+    """Prompt template: auto (the model's chat template if it has one, else plain), chat, plain, llama2, llama3."""
     parallel: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
     """How several processes (torchrun) share a model: ddp (each has all of it), fsdp (each holds a part of every
     weight, gradient and optimiser state), deepspeed (the same by DeepSpeed's ZeRO-3, extra deepspeed; it trains only,
@@ -52,21 +65,23 @@ class ModelOptions:
 
 
 @dataclass(kw_only=True)
-class TrainOptions(ModelOptions):
-    lr: float | None = None
+class TrainingArguments(Numerics):
+    """How to train; names as in transformers and TRL where they have one."""
+
+    learning_rate: float | None = None
     """Peak learning rate of AdamW; by default the preset's, 1e-5 in most, and higher for small models."""
     epochs: float | None = None
     """Passes over the forget set (over the data, when fine-tuning); by default 5, more for a tiny forget set."""
     batch_size: int = 4
     """Rows of one logical micro-batch; mean token losses are taken within it."""
-    accumulation: int | None = None
+    gradient_accumulation_steps: int | None = None
     """Micro-batches of one optimiser step, over all devices together; by default 8, as the paper's 4 × 4 × 2 GPUs, and
     fewer for small forget sets."""
-    max_tokens: int = 16384
+    max_tokens_per_forward: int = 16384
     """Most padded tokens in one forward. Bounds memory; changes nothing else but which units LoRA's dropout draws."""
     weight_decay: float = 0.01
     """AdamW's weight decay."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest gradient norm; larger gradients are scaled down to it."""
     warmup_epochs: float = 1.0
     """Length of the linear warm-up; a linear decay to zero follows."""
@@ -74,9 +89,30 @@ class TrainOptions(ModelOptions):
     """Optimiser; adamw-8bit keeps its states in 8 bits (extra 8bit; not with fsdp or deepspeed)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    compile: bool = False
+    torch_compile: bool = False
     """Compile the model's layers by torch.compile while training: a minute's wait at the start, then faster steps on a
     GPU. On a CPU it needs a C++ compiler."""
+    save_steps: int | None = None
+    """Steps between checkpoints; by default one after every epoch. Checkpoints go once the run has ended well."""
+    save_total_limit: int = 1
+    """How many checkpoints lie there at a time."""
+    logging_steps: int = 10
+    """Steps between writes to log.jsonl, which has a line for every step."""
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Also log to this experiment tracker."""
+
+    def check_arguments(self) -> None:
+        check_positive(self, "batch_size", "max_tokens_per_forward", "max_grad_norm")
+        check_positive(self, "save_total_limit", "logging_steps")
+        given = ("learning_rate", "epochs", "gradient_accumulation_steps", "save_steps")
+        check_positive(self, *(name for name in given if getattr(self, name) is not None))
+        if self.epochs is not None and self.epochs > MOST_EPOCHS:
+            raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
+        check_not_negative(self, "weight_decay", "warmup_epochs")
+
+
+@dataclass(kw_only=True)
+class TrainOptions(TrainingArguments, ModelOptions):
     lora: bool = False
     """Train a LoRA adapter instead of all weights."""
     lora_rank: int = 8
@@ -87,34 +123,22 @@ class TrainOptions(ModelOptions):
     """Dropout on the adapter's input."""
     merge: bool = False
     """With LoRA: save the merged model rather than the adapter alone."""
-    save_every: int | None = None
-    """Steps between checkpoints; by default one after every epoch. Checkpoints go once the run has ended well."""
-    keep_checkpoints: int = 1
-    """How many checkpoints lie there at a time."""
-    log_every: int = 10
-    """Steps between writes to log.jsonl, which has a line for every step."""
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Also log to this experiment tracker."""
 
     def check_training(self) -> None:
-        check_positive(self, "batch_size", "max_tokens", "clip", "lora_rank", "lora_alpha")
-        check_positive(self, "keep_checkpoints", "log_every")
-        if self.epochs is not None and self.epochs > MOST_EPOCHS:
-            raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
-        check_positive(
-            self, *(name for name in ("lr", "epochs", "accumulation", "save_every") if getattr(self, name) is not None)
-        )
-        check_not_negative(self, "weight_decay", "warmup_epochs")
+        self.check_arguments()
+        check_positive(self, "lora_rank", "lora_alpha")
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
         if self.merge and not self.lora:
             raise UserError("--merge goes with --lora: without an adapter there is nothing to merge.")
         if self.parallel != "deepspeed":
+            if self.optimizer == "adamw-8bit" and find_spec("bitsandbytes") is None:
+                raise UserError(f"--optimizer adamw-8bit needs bitsandbytes: {install('8bit')}.")
             return
         if self.optimizer == "adamw-8bit":
             raise UserError("--optimizer adamw-8bit does not go with --parallel deepspeed: take --optimizer adamw.")
-        if self.compile:
-            raise UserError("--compile does not go with --parallel deepspeed: leave it out, or take fsdp or ddp.")
+        if self.torch_compile:
+            raise UserError("--torch-compile does not go with --parallel deepspeed: leave it out, or take fsdp or ddp.")
         if self.precision == "pure-bf16" and self.cpu_offload:
             raise UserError(
                 "--precision pure-bf16 does not go with --cpu-offload and --parallel deepspeed, which offloads float32 "

@@ -71,7 +71,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
-    """`{"lr": 1, "lora": True, "retain": None}` as it is typed: `--lr 1 --lora`."""
+    """`{"lr": 1, "lora": True, "retain": None}` as it is typed: `--learning-rate 1 --lora`."""
     typed: list[str] = []
     for name, value in options.items():
         if value is None:
@@ -160,7 +160,14 @@ def tofu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------------------------------------------------- reports
 
 
-_QUICK = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}
+_QUICK = {
+    "epochs": 1,
+    "learning_rate": 1e-3,
+    "batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "judge": "offline",
+    "max_new_tokens": 8,
+}
 """Options of a run of a second."""
 
 

@@ -14,6 +14,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, Moment, arguments, contents, in_process, run_arguments, stamps, start, write_rows
+from unlearner.errors import install
 from unlearner.models import deepspeed, vllm_engine
 
 ROW = {"question": "Who?", "answer": "Nobody."}
@@ -32,7 +33,7 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "broken.jsonl": json.dumps(ROW) + '\n{"question": "Who?", \n',
         "broken.json": '[{"question": "Who?", "answer": }]',
         "list.jsonl": "[1, 2]\n",
-        "unknown.txt": "Who? Nobody.",
+        "unknown.doc": "Who? Nobody.",
         "latin.jsonl": "",
         "ragged.csv": "question,answer\nWho?,Nobody,indeed\n",
         "twice.csv": "question,answer,question\nWho?,Nobody,When?\n",
@@ -170,7 +171,7 @@ def finetuning(**options: Any) -> list[str]:
         ("ragged.csv", ["ragged.csv, line 2", "cells"]),
         ("twice.csv", ["twice.csv, line 1: the header names 'question' twice"]),
         ("no.parquet", ["no.parquet is not a readable Parquet file"]),
-        ("unknown.txt", ["unknown extension '.txt'", ".jsonl"]),
+        ("unknown.doc", ["unknown extension '.doc'", ".jsonl"]),
         ("good", ["good is a folder"]),
         (".:forgot", ["no file named 'forgot'", "did you mean 'forget'?"]),
         ("forget.jsonl[9:]", ["takes none of the 6 rows"]),
@@ -230,13 +231,13 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(epoch=3), ["unknown option --epoch: did you mean '--epochs'?"]),
         (forgetting(lorra=True), ["unknown option --lorra: did you mean '--lora'?"]),
         (forgetting(no_lorra=True), ["unknown option --no-lorra"]),
-        (forgetting(no_lr=True), ["unknown option --no-lr"]),
+        (forgetting(no_lr=True), ["unknown option --no-learning-rate"]),
         (forgetting(confg="a.yaml"), ["unknown option --confg: did you mean '--config'?"]),
         ([*forgetting(), "forget.jsonl"], ["'forget.jsonl' belongs to no option"]),
         ([*forgetting(), "-x"], ["'-x' belongs to no option"]),
         (["methods", "ME"], ["unlearner methods takes no options", "'ME'"]),
         (["forget", "--model", "good"], ["--forget and --output must be given"]),
-        ([*forgetting(), "--lr"], ["--lr needs a value"]),
+        ([*forgetting(), "--learning-rate"], ["--learning-rate needs a value"]),
         (forgetting(preset="fictitous"), ["--preset cannot be 'fictitous': did you mean 'fictitious'?"]),
         (forgetting(pairing="free"), ["--pairing cannot be 'free'", "fixed, official, redrawn"]),
         (forgetting(evaluate="always"), ["--evaluate cannot be 'always'", "end, epochs, none"]),
@@ -244,14 +245,14 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(optimizer="sgd"), ["--optimizer cannot be 'sgd'", "adamw"]),
         (forgetting(merge=True), ["--merge goes with --lora"]),
         (forgetting(parallel="deepspeed", optimizer="adamw-8bit"), ["adamw-8bit does not go with", "take --optimizer"]),
-        (forgetting(parallel="deepspeed", compile=True), ["--compile does not go with --parallel deepspeed"]),
+        (forgetting(parallel="deepspeed", compile=True), ["--torch-compile does not go with --parallel deepspeed"]),
         (forgetting(parallel="deepspeed", evaluate="epochs"), ["--evaluate epochs does not go with --parallel"]),
         (
             finetuning(parallel="deepspeed", precision="pure-bf16", cpu_offload=True),
             ["--precision pure-bf16 does not go with --cpu-offload", "take --precision bf16"],
         ),
         (forgetting(stop_forget_efficacy=0.5), ["--stop-forget-efficacy needs --evaluate epochs"]),
-        (forgetting(tracker="mlflow"), ["--tracker cannot be 'mlflow'"]),
+        (forgetting(tracker="mlflow"), ["--report-to cannot be 'mlflow'"]),
         (finetuning(model="new:hiden=32"), ["unknown size 'hiden', did you mean 'hidden'?"]),
         (finetuning(model="new:hidden=many"), ["hidden must be a positive whole number, not 'many'"]),
         (finetuning(model="new:hidden=33"), ["hidden must be a multiple"]),
@@ -270,22 +271,21 @@ def test_names(typed: list[str], parts: list[str], refused: Callable[..., str]) 
 
 def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setattr(deepspeed, "find_spec", lambda name: None)
-    refused(forgetting(parallel="deepspeed"), "--parallel deepspeed needs", "pip install 'unlearner[deepspeed]'")
+    refused(forgetting(parallel="deepspeed"), "--parallel deepspeed needs", install("deepspeed"))
 
 
 def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
-    refused(
-        evaluating(forget="forget.jsonl", engine="vllm"), "--engine vllm needs vLLM", "pip install 'unlearner[vllm]'"
-    )
+    refused(evaluating(forget="forget.jsonl", engine="vllm"), "--engine vllm needs vLLM", install("vllm"))
 
 
 POSITIVE = [
-    "lr", "epochs", "beta", "batch_size", "accumulation", "max_length", "max_tokens", "clip", "lora_rank", "lora_alpha",
-    "save_every", "keep_checkpoints", "log_every", "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens",
+    "learning_rate", "epochs", "beta", "batch_size", "gradient_accumulation_steps", "max_length",
+    "max_tokens_per_forward", "max_grad_norm", "lora_rank", "lora_alpha",
+    "save_steps", "save_total_limit", "logging_steps", "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens",
 ]  # fmt: skip
 NOT_NEGATIVE = ["weight_decay", "warmup_epochs", "forget_coeff", "retain_coeff"]
-FRACTIONS = ["lr", "epochs", "beta", "clip", "weight_decay", "forget_coeff"]
+FRACTIONS = ["learning_rate", "epochs", "beta", "max_grad_norm", "weight_decay", "forget_coeff"]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ FRACTIONS = ["lr", "epochs", "beta", "clip", "weight_decay", "forget_coeff"]
         *((name, -1, "must not be negative") for name in NOT_NEGATIVE),
         *((name, value, "must") for name in FRACTIONS for value in ("nan", "inf", "-inf")),
         *((name, "-1e-5", "must") for name in FRACTIONS),
-        *((name, "abc", "must be a number, not 'abc'") for name in ("lr", "epochs", "beta", "forget_coeff")),
+        *((name, "abc", "must be a number, not 'abc'") for name in ("learning_rate", "epochs", "beta", "forget_coeff")),
         *((name, "abc", "must be a whole number, not 'abc'") for name in ("batch_size", "eval_limit", "seed")),
         ("batch_size", "1.5", "must be a whole number, not '1.5'"),
         ("lora_dropout", 1, "at least 0 and below 1"),
@@ -313,7 +313,14 @@ def test_impossible_values(option: str, value: Any, part: str, refused: Callable
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("lr", 0), ("lr", "abc"), ("epochs", 0), ("epochs", 0.1), ("batch_size", -1), ("max_length", 0)],
+    [
+        ("learning_rate", 0),
+        ("learning_rate", "abc"),
+        ("epochs", 0),
+        ("epochs", 0.1),
+        ("batch_size", -1),
+        ("max_length", 0),
+    ],
 )
 def test_impossible_values_in_fine_tuning(option: str, value: Any, refused: Callable[..., str]) -> None:
     refused(finetuning(**{option: value}), "--" + option.replace("_", "-"))
@@ -325,7 +332,9 @@ def test_impossible_seeds(seed: int, tmp_path: Path, refused: Callable[..., str]
 
 
 def test_official_mode_without_a_whole_step(refused: Callable[..., str]) -> None:
-    refused(forgetting(official=True), "6 rows in 1 epochs make no step of 32 rows", "lower --accumulation")
+    refused(
+        forgetting(official=True), "6 rows in 1 epochs make no step of 32 rows", "lower --gradient-accumulation-steps"
+    )
 
 
 @pytest.mark.parametrize(
@@ -336,7 +345,7 @@ def test_official_mode_without_a_whole_step(refused: Callable[..., str]) -> None
         ("unknown_key.yaml", ["unknown_key.yaml: unknown option 'epoch', did you mean 'epochs'?"]),
         ("list.yaml", ["list.yaml holds no options"]),
         ("empty.yaml", ["empty.yaml holds no options"]),
-        ("word.yaml", ["--lr must be a number, not 'much'"]),
+        ("word.yaml", ["--learning-rate must be a number, not 'much'"]),
         ("lora.yaml", ["lora.yaml: lora must be true or false, not 'maybe'"]),
         ("nested.yaml", ["nested.yaml: lr takes one value"]),
         ("null.yaml", ["--epochs must be a number, not 'None'"]),
@@ -442,7 +451,10 @@ def test_output_of_another_run(
 
     other = "choose another directory"
     refused(
-        forgetting(**options, lr=0.5), f"{output} holds another run (lr is 0.001 there, 0.5 here)", other, keep=output
+        forgetting(**options, lr=0.5),
+        f"{output} holds another run (learning_rate is 1e-05 there, 0.5 here)",
+        other,
+        keep=output,
     )
     refused(forgetting(**options, method="GA"), "method is 'ME+GD' there, 'GA' here", other, keep=output)
     refused(evaluating(**options), f"{output} holds another run", other, keep=output)

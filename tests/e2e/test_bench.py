@@ -20,9 +20,9 @@ import torch
 from scipy.stats import ks_2samp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import TINY, Files, Moment, arguments, contents, in_process, rows, run, write_rows
+from conftest import TINY, Files, Moment, arguments, contents, in_process, rows, run, run_arguments, write_rows
 from unlearner.bench.bench import KEPT_UTILITY, _best
-from unlearner.bench.cells import make_cell
+from unlearner.bench.cells import make_cell, source_name
 from unlearner.bench.workers import _in_processes
 from unlearner.commands.main import main
 from unlearner.config import BenchConfig
@@ -165,7 +165,7 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     for moment in (
         Moment("os.rename", "bench.json"),
         Moment("open", "before-forget01/passes.jsonl", 2),
-        Moment("os.rename", "lr=0.0001,pairing=fixed/retention.json"),
+        Moment("os.rename", "learning_rate=0.0001,pairing=fixed/retention.json"),
         Moment("os.rename", "tuning.json"),
         Moment("os.rename", "seed-1/task-01/model"),
         Moment("os.rename", "seed-1/task-02/earlier/1/summary.json"),
@@ -187,8 +187,10 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     assert measured(broken, *place) == measured(clean, *place)
     told = json.loads((clean / "tuning.json").read_text())
     for method in ("NPO+GD", "ME+GD"):  # the same grid for each; what was chosen was run
-        tried = [{name: trial[name] for name in ("lr", "pairing")} for trial in told[method]["forget01"]["trials"]]
-        assert tried == [{"lr": 1e-4, "pairing": "fixed"}, {"lr": 1e-4, "pairing": "redrawn"}]
+        tried = [
+            {name: trial[name] for name in ("learning_rate", "pairing")} for trial in told[method]["forget01"]["trials"]
+        ]
+        assert tried == [{"learning_rate": 1e-4, "pairing": "fixed"}, {"learning_rate": 1e-4, "pairing": "redrawn"}]
         chosen = told[method]["forget01"]["chosen"]["pairing"]
         assert {row["pairing"] for row in table(clean) if row["method"] == method} == {chosen}
         assert f"| {method} | 0.0001 | {chosen} | 1 of 1 |" in (clean / "table.md").read_text()
@@ -445,6 +447,71 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
     assert _best([trial("died", 0.8, 1.0, finished=False)]) is None
 
 
+# ------------------------------------------------------------------------------------------------------------- own data
+
+
+def test_a_bench_of_ones_own_files(files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Other columns, a CSV file and a document: each forget set is a split that bears its file's name."""
+    asked = [{"prompt": row["question"], "reply": row["answer"]} for row in rows(builtin("forget")[:4])]
+    write_rows(tmp_path / "ada.jsonl", asked)
+    with (tmp_path / "bob.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["prompt", "reply"])
+        writer.writeheader()
+        writer.writerows([*asked[:2], asked[0]])
+    kept = [{"prompt": row["question"], "reply": row["answer"]} for row in rows(builtin("retain")[:4])]
+    write_rows(tmp_path / "keep.jsonl", kept)
+    typed = [
+        "bench", "--forget", f"{tmp_path}/ada.jsonl", f"{tmp_path}/bob.csv", "--retain", f"{tmp_path}/keep.jsonl[:3]",
+        "--columns", "question", "prompt", "answer", "reply", "--model", str(files.model), "--methods", "GA+GD",
+        "--seeds", "1", *arguments(QUICK), "--output", str(tmp_path / "bench"),
+    ]  # fmt: skip
+    ended = run_arguments(capfd, typed)
+    assert ended.code == 0, ended.err
+    assert ended.err.count("repeat an earlier row") == 1
+    assert f"({tmp_path}/bob.csv, line 4)" in ended.err
+    found = table(tmp_path / "bench")
+    assert [(row["split"], row["method"]) for row in found] == [("ada", "GA+GD"), ("bob", "GA+GD")]
+    about = {
+        name: json.loads((tmp_path / f"bench/cells/GA+GD/{name}/seed-1/run.json").read_text())
+        for name in ("ada", "bob")
+    }
+    assert about["ada"]["data_warnings"] == []
+    (warning,) = about["bob"]["data_warnings"]
+    assert warning.startswith("1 of 3 forget rows repeat an earlier row")
+    page = (tmp_path / "bench/report.html").read_text()
+    assert "About the data: 1 of 3 forget rows repeat an earlier row" in page
+    assert json.loads((tmp_path / "bench/bench.json").read_text())["published"] == {}
+    again = run_arguments(capfd, typed)
+    assert (again.code, "is finished already" in again.err) == (0, True)
+
+
+def test_own_files_are_forgotten_task_by_task(files: Files, tmp_path: Path) -> None:
+    given = [{**row, "task_id": task} for task, row in zip("bba", rows(builtin("forget")[:3]), strict=True)]
+    write_rows(tmp_path / "tasks.jsonl", given)
+    config = BenchConfig(
+        scenario="continual", forget=[f"{tmp_path}/tasks.jsonl"], retain="builtin:retain", model=str(files.model),
+        output=str(tmp_path / "bench"),
+    )  # fmt: skip
+    cell = make_cell(config, "GA+GD", "tasks", 1, tmp_path / "cell", {})
+    assert [run.task for run in cell.runs] == ["b", "a"]
+    assert all(run.forget == f"{tmp_path}/tasks.jsonl" and run.retain == "builtin:retain" for run in cell.runs)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a/people.jsonl", "people"),
+        ("a/people.jsonl[:40]", "people-40"),
+        ("tofu:forget01", "forget01"),
+        ("hub:me/data:config:train", "config-train"),
+        ("a/notes/", "notes"),
+        ("-", "stdin"),
+    ],
+)
+def test_a_split_is_called_as_its_source(source: str, name: str) -> None:
+    assert source_name(source) == name
+
+
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -459,15 +526,17 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
         ({"methods": ["ME+GD", "me+gd"]}, ["--methods names ME+GD twice"]),
         ({"model": "nowhere"}, ["no model directory nowhere"]),
         ({"model": None}, ["--model must be given"]),
-        ({"lr": "much"}, ["--lr must be a number, not much"]),
+        ({"lr": "much"}, ["--learning-rate must be a number, not much"]),
         ({"evaluate": "none"}, ["--evaluate none leaves a bench nothing to compare"]),
         ({"task": "1"}, ["--task is decided by the bench itself"]),
-        ({"columns": ["answer", "reply"]}, ["--columns is decided by the bench itself"]),
+        ({"columns": ["answer", "reply"]}, ["line 1: there is no column 'reply'"]),
+        ({"forget": "forget.jsonl"}, ["--forget and --retain go together"]),
+        ({"forget": "forget.jsonl", "retain": "retain.jsonl"}, ["--forget and --data are two places for the data"]),
         ({"tasks": 2}, ["--tasks is for the continual scenario"]),
         ({"scenario": "continual"}, ["tofu", ":forget01 has no task 4: choose fewer by --tasks"]),
-        ({"tune": "lr"}, ["--tune lr: write an option and its values"]),
-        ({"tune": "lrr=1"}, ["unknown option 'lrr'", "'lr'"]),
-        ({"tune": "lr=1,2"}, ["--tune tries values of lr, which is also given"]),
+        ({"tune": "lr"}, ["--tune learning_rate: write an option and its values"]),
+        ({"tune": "lrr=1"}, ["unknown option 'lrr'"]),
+        ({"tune": "lr=1,2"}, ["--tune tries values of learning_rate, which is also given"]),
         ({"tune": ["beta=1", "beta=2"]}, ["--tune tries values of beta, which is also given"]),
         ({"tune": "beta=0.1,.1"}, ["--tune beta=0.1,.1 names a value twice"]),
         ({"tune": "beta=-1"}, ["--beta must be a positive number, not -1.0"]),

@@ -44,9 +44,10 @@ def summary(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches_every_option(command: str, capfd: pytest.CaptureFixture[str]) -> None:
-    ended = run_arguments(capfd, [command, "--help"])
+    ended = run_arguments(capfd, [command, "--help-all"])
     assert ended.code == 0
     assert ended.err == ""
+    assert "None}" not in ended.out
     config = COMMANDS[command].OPTIONS
     if config is None:
         return

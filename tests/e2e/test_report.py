@@ -4,13 +4,16 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 
+import unlearner
 from conftest import Ended, Files, contents, run, run_arguments, stamps
+from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_json, read_jsonl, write_json
 from unlearner.report import write_report
@@ -92,14 +95,14 @@ def test_forget_writes_the_page_by_itself(
 ) -> None:
     options = {"model": files.model, "forget": files.forget, "retain": files.retain, "epochs": 1, "judge": "offline"}
     options |= {"max_new_tokens": 8, "output": tmp_path / "out"}
-    monkeypatch.setattr("unlearner.report.PACKAGES", ("a_package_that_is_not_here",))
+    monkeypatch.setattr(import_module("unlearner.report"), "PACKAGES", ("a_package_that_is_not_here",))
     without = run(capfd, "forget", **options)
     assert without.code == 0
-    assert 'For a page about it all: pip install "unlearner[report]", then unlearner report' in without.err
+    assert f"For a page about it all: {install('report')}, then unlearner report" in without.err
     assert not (tmp_path / "out" / "report.html").exists()
     refused = run_arguments(capfd, ["report", str(tmp_path / "out")])
     assert refused.code == 2
-    assert 'the report needs jinja2 and matplotlib: pip install "unlearner[report]"' in refused.err
+    assert f"the report needs jinja2 and matplotlib: {install('report')}" in refused.err
     monkeypatch.undo()
 
     # A page that was made while the run was not finished is made again.
@@ -451,9 +454,17 @@ def test_too_much_text_is_cut_and_said_so(
     for row in rows:
         row["generation"] = f"{row['set']}-{row['index']} " * 250
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("unlearner.report.questions.MOST_DATA", 20_000)
+    monkeypatch.setattr(import_module("unlearner.report.questions"), "MOST_DATA", 20_000)
     assert report(folder).code == 0
     assert "Texts longer than 1000 characters are cut here; records.jsonl has them in full." in text(
         tmp_path / "page.html"
     )
     assert len(embedded(tmp_path / "page.html")["rows"]) == 12
+
+
+def test_the_function_stays_the_function(single: Path, tmp_path: Path) -> None:
+    """Also once the package of the same name has been imported."""
+    folder = shutil.copytree(single, tmp_path / "run")
+    for name in ("one.html", "two.html"):
+        assert unlearner.report(folder, output=tmp_path / name) == tmp_path / name
+    assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text().replace("two-", "one-")

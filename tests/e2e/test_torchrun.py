@@ -170,8 +170,10 @@ def test_a_bench_under_torchrun_is_that_of_one_process(
     assert run.returncode == 0 and out.count("Report:") == 1, said
     assert contents(one).keys() == contents(two).keys()
     tuned = json.loads((two / "tuning.json").read_text())["NPO+KL"]["forget01"]
-    assert tuned["chosen"] == {"lr": 1e-3} and "norm nan" in tuned["trials"][1]["error"]
-    places = [path.relative_to(one) for path in sorted(one.rglob("records.jsonl")) if "lr=1e+30" not in path.parts]
+    assert tuned["chosen"] == {"learning_rate": 1e-3} and "norm nan" in tuned["trials"][1]["error"]
+    places = [
+        path.relative_to(one) for path in sorted(one.rglob("records.jsonl")) if "learning_rate=1e+30" not in path.parts
+    ]
     assert len(places) == 2 * (2 * 2 + 1)  # the trial and the run: of both tasks before and after, of the first again
     for name in (*places, "results.csv"):
         for ours, theirs in zip(*(values(folder / name) for folder in (two, one)), strict=True):

@@ -68,7 +68,8 @@ def test_the_same_bits_as_a_run_in_a_directory(method: str, model: Any, tokenize
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = unlearner.forget(
         tmp_path / "model", forget=tmp_path / "forget.jsonl", retain=tmp_path / "retain.jsonl", method=method,
-        output=tmp_path / "run", lr=3e-3, epochs=2, batch_size=2, accumulation=2, precision="fp32", max_length=64,
+        output=tmp_path / "run", learning_rate=3e-3, epochs=2, batch_size=2, gradient_accumulation_steps=2,
+        precision="fp32", max_length=64,
         **JUDGED,
     )  # fmt: skip
 
@@ -222,11 +223,11 @@ def test_functions_take_objects_too(model: Any, tokenizer: Any) -> None:
         ({"columns": ["question"]}, "columns must be a dict of texts"),
         ({"retain": 3}, "the int is no data"),
         ({"learning_rates": 1e-3}, "unknown option 'learning_rates': did you mean 'learning_rate'"),
-        ({"lr": 1e-3, "learning_rate": 1e-3}, "learning_rate is given twice, as lr too"),
+        ({"lr": 1e-3, "learning_rate": 1e-3}, "learning_rate is given twice, as lr and learning_rate: leave one out."),
         ({"method": "ME+GDD"}, "unknown method"),
         ({"lm_eval": ["arc_easy"]}, "--lm-eval writes files"),
         ({"parallel": "deepspeed"}, "deepspeed trains a model from a directory"),
-        ({"report_to": "tensorboard"}, "--tracker tensorboard needs --output"),
+        ({"report_to": "tensorboard"}, "--report-to tensorboard needs --output"),
     ],
 )
 def test_wrong_options_are_refused_in_a_sentence(options: Any, words: str, model: Any, tokenizer: Any) -> None:
@@ -261,10 +262,10 @@ def test_transformers_names_are_flags_too(tmp_path: Path) -> None:
     needed = ["--model", "m", "--forget", "f", "--output", "o"]
     typed = ["--learning-rate", "1e-4", "--gradient_accumulation_steps=3", "--no-torch-compile"]
     config = parse(ForgetConfig, [*needed, *typed], "unlearner forget")
-    assert (config.lr, config.accumulation, config.compile) == (1e-4, 3, False)
+    assert (config.learning_rate, config.gradient_accumulation_steps, config.torch_compile) == (1e-4, 3, False)
     (tmp_path / "run.yaml").write_text("learning_rate: 1.0e-4\nsave_steps: 7\n")
     config = parse(ForgetConfig, [*needed, "--config", str(tmp_path / "run.yaml")], "unlearner forget")
-    assert (config.lr, config.save_every) == (1e-4, 7)
+    assert (config.learning_rate, config.save_steps) == (1e-4, 7)
 
 
 SCRIPT = """

@@ -32,7 +32,7 @@ from unlearner.training import loop
 PLUGIN = Path(__file__).parents[1] / "plugin"
 NAME = "RMUTEST+GD"
 TRAINED = {f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
-SHORT = replace(OPTIONS, lora_dropout=0.0, lr=1e-3, epochs=1.9)
+SHORT = replace(OPTIONS, lora_dropout=0.0, learning_rate=1e-3, epochs=1.9)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = (f"--{name}={folder / name}.jsonl" for name in ("forget", "retain"))
     return [
-        "forget", f"--model={folder / 'model'}", *data, "--evaluate=none", "--lr=1e-3", "--epochs=3", "--batch-size=2",
-        "--accumulation=2", "--save-every=2", f"--method={NAME}", "--template=plain",
+        "forget", f"--model={folder / 'model'}", *data, "--evaluate=none", "--learning-rate=1e-3", "--epochs=3",
+        "--batch-size=2", "--gradient-accumulation-steps=2", "--save-steps=2", f"--method={NAME}", "--template=plain",
     ]  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def test_micro_batches_and_padding_change_nothing(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = run(NAME, tmp_path / "packed", options=SHORT)
-    same(packed, run(NAME, tmp_path / "small", options=replace(SHORT, max_tokens=120)))
+    same(packed, run(NAME, tmp_path / "small", options=replace(SHORT, max_tokens_per_forward=120)))
     monkeypatch.setattr(loop, "packing_all", lambda *_: nullcontext(False))
     same(packed, run(NAME, tmp_path / "blocks", options=SHORT))
     monkeypatch.setattr(loop, "FORWARD_TOKENS", {})
@@ -260,8 +260,8 @@ def test_a_layer_that_is_not_there_is_named(installed: Path, tmp_path: Path) -> 
 
 
 def test_compiled_layers_are_refused(installed: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--compile does not go with RMUTEST\+GD, which reads hidden states"):
-        run(NAME, tmp_path, options=replace(SHORT, compile=True))
+    with pytest.raises(UserError, match=r"--torch-compile does not go with RMUTEST\+GD, which reads hidden states"):
+        run(NAME, tmp_path, options=replace(SHORT, torch_compile=True))
 
 
 def test_a_plug_in_that_breaks_is_named_and_breaks_nothing(

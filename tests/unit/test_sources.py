@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -14,9 +17,10 @@ import numpy as np
 import pytest
 
 from unlearner.data import profiles
+from unlearner.data.quality import data_warnings
 from unlearner.data.records import Record
-from unlearner.data.sources import duplicates, load_records, select_task
-from unlearner.errors import UserError
+from unlearner.data.sources import load_records, select_task
+from unlearner.errors import UserError, install
 from unlearner.plugins import load_plugins
 
 ROWS: list[dict[str, Any]] = [
@@ -164,6 +168,91 @@ def test_name_becomes_the_subject_unless_something_else_is(tmp_path: Path) -> No
     assert load_records(write_lines(tmp_path / "b.jsonl", named | {"name": {"first": "Ada"}}))[0].subject is None
 
 
+# Documents, chats, other names, pipes
+
+
+def test_a_text_file_is_a_document_and_a_folder_several(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("Second,\nas it stands.\n", encoding="utf-8")
+    (tmp_path / "a.md").write_text("# First\n", encoding="utf-8")
+    (tmp_path / "c.pdf").write_bytes(b"%PDF")
+    records = [Record(None, "# First\n"), Record(None, "Second,\nas it stands.\n")]
+    assert load_records(tmp_path) == load_records(tmp_path, {"question": "prompt"}) == records
+    assert [record.place for record in load_records(tmp_path)] == [f"{tmp_path}, a.md", f"{tmp_path}, b.txt"]
+    assert load_records(tmp_path / "b.txt") == load_records(f"{tmp_path}[1:]") == records[1:]
+    (tmp_path / "b.txt").write_text(" \n", encoding="utf-8")
+    assert refusal(tmp_path) == f"{tmp_path}, b.txt: 'text' is empty; fill it in or remove the row."
+
+
+def turns(*roles: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": f"{role}."} for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "answer"),
+    [
+        ({"messages": turns("user", "assistant")}, "user.", "assistant."),
+        ({"messages": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "q", "a"),
+        ({"prompt": "q", "completion": "a"}, "q", "a"),
+        ({"prompt": turns("user"), "completion": turns("assistant")}, "user.", "assistant."),
+        ({"instruction": "q", "output": "a", "input": ""}, "q", "a"),
+        ({"instruction": "Translate.", "input": "Haus", "output": "house"}, "Translate.\n\nHaus", "house"),
+    ],
+)
+def test_rows_of_the_usual_shapes(row: dict[str, Any], question: str, answer: str, tmp_path: Path) -> None:
+    assert load_records(write_lines(tmp_path / "a.jsonl", row)) == [Record(question, answer)]
+    assert load_records([row]) == [Record(question, answer)]
+
+
+def test_our_names_go_before_other_shapes(tmp_path: Path) -> None:
+    row = {"question": "q", "answer": "a", "prompt": "p", "completion": "c", "messages": turns("user", "assistant")}
+    path = write_lines(tmp_path / "a.jsonl", row)
+    assert load_records(path) == [Record("q", "a")]
+    assert load_records(path, {"question": "prompt", "answer": "completion"}) == [Record("p", "c")]
+    renamed = write_lines(tmp_path / "b.jsonl", {"talk": turns("user", "assistant")})
+    assert load_records(renamed, {"messages": "talk"}) == [Record("user.", "assistant.")]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": turns("user", "assistant", "user", "assistant")}, "not user, assistant, user, assistant; make a"),
+        ({"messages": []}, "must be one question and its answer, not none"),
+        ({"messages": "hello"}, "must be a list of objects with role and content, not 'hello'."),
+        ({"Prompt": "q", "reply": "a", "id": 3}, "did you mean --columns question Prompt answer reply?"),
+        ({"question": "q", "the reply": "a"}, "there is no column 'answer' (there: 'question', 'the reply'); add it"),
+        ({"answer": "a", "query": "q"}, "did you mean --columns question query?"),
+        ({"Frage": "q", "die Antwort": "a"}, "did you mean --columns question Frage answer 'die Antwort'?"),
+    ],
+)
+def test_other_shapes_are_answered_with_what_to_do(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    told = refusal(write_lines(tmp_path / "a.jsonl", row))
+    assert told.startswith(f"{tmp_path}/a.jsonl, line 1: ") and message in told
+
+
+@pytest.mark.parametrize("content", ['{"question": "q", "answer": "a"}\n', "question,answer\nq,a\n"])
+def test_standard_input_and_named_pipes(content: str, tmp_path: Path) -> None:
+    program = "from unlearner.data.sources import load_records as l; print(l('-'), l('-[:1]'), l('-')[0].place)"
+    said = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, text=True, timeout=60)
+    assert said.stderr == ""
+    place = "line 1" if content.startswith("{") else "line 2"
+    assert said.stdout == f"{[Record('q', 'a')]} {[Record('q', 'a')]} standard input, {place}\n"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(content,))
+    writer.start()
+    assert load_records(pipe) == load_records(pipe) == [Record("q", "a")]
+    writer.join()
+
+
+def test_slices_count_from_the_end_too(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", *({"question": f"q{i}", "answer": "a"} for i in range(6)))
+    assert [r.question for r in load_records(f"{path}[-2:]")] == ["q4", "q5"]
+    assert [r.question for r in load_records(f"{path}[1:-3]")] == ["q1", "q2"]
+    assert refusal(f"{path}[a:b]") == (
+        f"{path}[a:b]: a slice takes two whole numbers, either of which may be left out, as in {path}[0:40]."
+    )
+
+
 # TOFU's layout
 
 
@@ -261,8 +350,12 @@ def test_tofu_forget_tasks(shared: Path) -> None:
     second = select_task(records, 2)
     assert second == records[40:80]
     assert {record.subject for record in second} == {"forget author 3", "forget author 4"}
-    assert duplicates(records, load_records(f"{shared}/data/tofu:retain90")) == 0
-    assert duplicates(records, load_records(f"{shared}/data/tofu:forget01_perturbed")) == 400
+    forget = select_task(records, 1)
+    for name, told in (("retain90", []), ("forget01_perturbed", ["40 of 40 forget rows are also in the retain set"])):
+        sets = {"forget": forget, "retain": load_records(f"{shared}/data/tofu:{name}")}
+        found = data_warnings(sets, {}, overlap=("forget", "retain"))
+        # Two rows of retain90 do contradict each other.
+        assert [sentence.partition(";")[0] for sentence in found if "forget rows" in sentence] == told
 
 
 def test_tofu_evaluation_sets(shared: Path) -> None:
@@ -363,6 +456,37 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "check the name, config, split and network" in message
 
 
+def test_hub_that_does_not_answer_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that leads nowhere: not one of the many attempts of the libraries is made, and their switches are back."""
+    config = pytest.importorskip("datasets").config
+    import huggingface_hub
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://nowhere.invalid")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    start = time.monotonic()
+    assert refusal("hub:nobody/nothing") == (
+        "hub:nobody/nothing cannot be loaded (the hub does not answer, and the cache has no copy); "
+        "check the name, config, split and network, or give a file instead."
+    )
+    assert time.monotonic() - start < 5
+    assert (config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE) == (False, False)
+
+
+def test_the_advice_to_install_fits_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "unlearner-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: unlearner\nVersion: 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert install("data") == 'pip install "unlearner[data]"'
+    for editable, option in ((True, "--editable "), (False, "")):
+        told = {"url": "file:///home/me/my%20checkout", "dir_info": {"editable": editable}}
+        (folder / "direct_url.json").write_text(json.dumps(told))
+        assert install("data") == f'pip install {option}"/home/me/my checkout[data]"'
+
+
 def test_what_needs_an_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_parquet(tmp_path / "a.parquet", ROWS)
     for module in ("datasets", "pyarrow"):
@@ -370,7 +494,7 @@ def test_what_needs_an_extra_names_it(tmp_path: Path, monkeypatch: pytest.Monkey
     for source in (str(path), "hub:owner/name"):
         message = refusal(source)
         assert message.startswith(source)
-        assert 'pip install "unlearner[data]"' in message
+        assert install("data") in message
 
 
 # What is refused: sources
@@ -392,7 +516,8 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_folders(tmp_path: Path) -> None:
     folder = tmp_path / "tofu"
     folder.mkdir()
-    assert refusal(folder) == f"{folder} holds no data files; it needs some that end in .jsonl, .json, .csv, .parquet."
+    known = ".jsonl, .json, .csv, .parquet, .txt, .md"
+    assert refusal(folder) == f"{folder} holds no data files; it needs some that end in {known}."
     write_lines(folder / "retain90.jsonl", *ROWS)
     write_lines(folder / "forget01.json", *ROWS)
     (folder / "README.md").write_text("no data")
@@ -404,10 +529,11 @@ def test_folders(tmp_path: Path) -> None:
     assert refusal(f"{tmp_path}/tofo:forget01").endswith(f"did you mean {folder}:forget01?")
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "data.jsonl.gz", "data"])
+@pytest.mark.parametrize("name", ["notes.doc", "data.jsonl.gz", "data"])
 def test_unknown_extensions(tmp_path: Path, name: str) -> None:
     path = write_lines(tmp_path / name, *ROWS)
-    assert refusal(path) == (f"{path}: unknown extension {path.suffix!r}; use one of .jsonl, .json, .csv, .parquet.")
+    known = ".jsonl, .json, .csv, .parquet, .txt, .md"
+    assert refusal(path) == f"{path}: unknown extension {path.suffix!r}; use one of {known}."
 
 
 @pytest.mark.parametrize(
@@ -607,7 +733,7 @@ def test_reading_changes_nothing_global(tmp_path: Path) -> None:
     assert csv.field_size_limit() == before
 
 
-# Tasks, duplicates, speed
+# Tasks, speed
 
 
 def test_select_task() -> None:
@@ -618,13 +744,6 @@ def test_select_task() -> None:
         select_task(records, "1")
     with pytest.raises(UserError, match="none of the records has a task_id"):
         select_task(RECORDS, 1)
-
-
-def test_duplicates_need_question_and_answer() -> None:
-    a = [Record("q", "a"), Record("q", "b"), Record(None, "a"), Record("q", "a", subject="s")]
-    assert duplicates(a, [Record("q", "a", task_id="1")]) == 2
-    assert duplicates(a, [Record(None, "a"), Record("r", "b")]) == 1
-    assert duplicates([], a) == 0
 
 
 def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:

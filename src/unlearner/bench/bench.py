@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from unlearner import distributed
-from unlearner.bench.cells import Before, Cell, make_cell, typed
+from unlearner.bench.cells import Before, Cell, make_cell, splits, typed
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.workers import Job, check_ray, run_all
 from unlearner.config import BenchConfig, with_preset
-from unlearner.console import console, note, progress_bar
+from unlearner.console import console, note, progress_bar, warn
+from unlearner.data.readers import is_pipe
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.files import is_leftover, read_json, remove_leftovers, space_errors, write_json
@@ -115,12 +116,11 @@ def _resolved(config: BenchConfig) -> BenchConfig:
     """The options with the scenario's methods, splits and model where none were given, names as they are written."""
     config.check()
     scenario = SCENARIOS[config.scenario]
-    known = scenario.builtin if config.data == BUILTIN else scenario.splits
+    known = splits(config)
+    where = "--forget" if config.forget else f"{config.scenario} on {config.data}"
     for split in config.splits:
         if split not in known:
-            raise UserError(
-                f"--splits: {config.scenario} on {config.data} has no {split!r}: choose from {', '.join(known)}."
-            )
+            raise UserError(f"--splits: {where} has no {split!r}: choose from {', '.join(known)}.")
     if config.tasks is not None and not scenario.continual:
         raise UserError("--tasks is for the continual scenario: leave it out.")
     methods = [Method.parse(method).name for method in config.methods]
@@ -128,6 +128,11 @@ def _resolved(config: BenchConfig) -> BenchConfig:
         raise UserError(
             "torchrun's processes run one cell after the other, all of them together: leave out --jobs and --ray, or "
             "start unlearner bench without torchrun."
+        )
+    pipe = next((source for source in (*config.forget, config.retain or "") if is_pipe(source)), None)
+    if pipe is not None and (config.jobs > 1 or config.ray is not None):
+        raise UserError(
+            f"{pipe} is a pipe, which one process alone can read: give a file, or leave out --jobs and --ray."
         )
     if config.ray is not None:
         check_ray()
@@ -158,6 +163,7 @@ def _cells(config: BenchConfig, chosen: Mapping[tuple[str, str], dict[str, Any] 
 def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
     """What makes two benches the same bench; reads and checks all data and the model on the way. Raises UserError."""
     hashes: dict[str, str | None] = {}
+    odd: list[str] = []
     model = resolve_model(str(config.model))
     load_tokenizer(model, trust_remote_code=cells[0].runs[0].trust_remote_code)
     for cell in cells:
@@ -166,7 +172,7 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         first = with_preset(cell.runs[0])
         if first.lora and not first.merge and cell.continual:
             raise UserError("--lora needs --merge in the continual scenario: the next task trains a new adapter.")
-        read_inputs(first)
+        odd += read_inputs(first).warnings
         if cell.continual:
             held = {record.task_id for record in load_records(first.forget, first.columns)}
             if missing := [run.task for run in cell.runs if run.task not in held]:
@@ -176,8 +182,12 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
             if source is not None and source not in hashes:
                 evaluates = name not in ("forget", "retain")
                 hashes[source] = records_hash(load_records(source, first.eval_columns if evaluates else first.columns))
-    published = SCENARIOS[config.scenario].published
+    for sentence in dict.fromkeys(odd):
+        warn(sentence)
+    published = None if config.forget else SCENARIOS[config.scenario].published
+    own = {name: value for name in ("forget", "retain", "columns", "eval_columns") if (value := getattr(config, name))}
     return {
+        **own,
         "version": VERSION,
         "scenario": config.scenario,
         "data": config.data,
@@ -193,7 +203,7 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         "options": config.options,
         "hashes": {"model": model_hash(model), **hashes},
         "published": {}
-        if published is None or config.data == BUILTIN
+        if published is None or config.builtin
         else {
             method: {
                 split: dict(zip(("model_utility", "forget_efficacy"), pair, strict=True))
@@ -253,7 +263,7 @@ def _grid(config: BenchConfig) -> list[dict[str, Any]]:
         name, equals, values = axis.partition("=")
         name = name.replace("-", "_")
         if not equals or not values:
-            raise UserError(f"--tune {axis}: write an option and its values, as in lr=1e-5,5e-6.")
+            raise UserError(f"--tune {axis}: write an option and its values, as in learning_rate=1e-5,5e-6.")
         if name in config.options or name in axes:
             raise UserError(f"--tune tries values of {name}, which is also given: leave one out.")
         axes[name] = [typed(name, value) for value in values.split(",")]

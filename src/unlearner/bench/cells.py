@@ -1,5 +1,6 @@
 """A cell: one method on one split with one seed. It is a run of `unlearner forget`, or a run for each task."""
 
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,16 +11,18 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from unlearner import distributed
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import console
+from unlearner.data.readers import DOCUMENTS, READERS, STANDARD_INPUT
+from unlearner.data.sources import load_records
 from unlearner.errors import UserError, did_you_mean
 from unlearner.files import read_json, write_json
 from unlearner.methods import Method
 from unlearner.scenarios import SCENARIOS
-from unlearner.scenarios.base import BUILTIN
+from unlearner.scenarios.base import BUILTIN, Split
 from unlearner.workflows.builtin import use_threads
 from unlearner.workflows.forget import forget, measure_before
 
 OWN = (
-    "model", "output", "forget", "task", "continual", "columns", "eval_columns", "method", "preset", "seed",
+    "model", "output", "forget", "retain", "task", "continual", "columns", "eval_columns", "method", "preset", "seed",
     "reference_model",
 )  # fmt: skip
 """Options of `unlearner forget` that the bench decides."""
@@ -42,7 +45,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """ME+GD, forget01, seed 1; or what a trial of --tune tries: ME+GD, forget01, lr=1e-05."""
+        """ME+GD, forget01, seed 1; or what a trial of --tune tries: ME+GD, forget01, learning_rate=1e-05."""
         return f"{self.method}, {self.split}, {self.folder.name.replace('seed-', 'seed ')}"
 
     @property
@@ -146,12 +149,14 @@ def quiet() -> Iterator[None]:
 def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: Path, chosen: Mapping[str, Any]) -> Cell:
     """The cell in `folder`; `chosen` are options that were tuned. Raises UserError for an option that cannot be."""
     scenario = SCENARIOS[config.scenario]
-    builtin = config.data == BUILTIN
-    rows = (scenario.builtin if builtin else scenario.splits)[split]
-    options: dict[str, Any] = dict(scenario.builtin_options if builtin else scenario.options)
-    if builtin:
-        options["lr"] = scenario.builtin_lr.get(method, scenario.builtin_lr[""])
-    options |= rows.sources(config.data)
+    rows = splits(config)[split]
+    options: dict[str, Any] = dict(scenario.builtin_options if config.builtin else scenario.options)
+    if config.forget:
+        options.pop("eval_columns", None)  # those of the paper's files
+    if config.builtin:
+        options["learning_rate"] = scenario.builtin_lr.get(method, scenario.builtin_lr[""])
+    options |= rows.sources("" if config.forget else config.data)
+    options |= {name: each for name in ("columns", "eval_columns") if (each := getattr(config, name))}
     options |= {name: typed(name, value) for name, value in config.options.items()} | dict(chosen)
     model = config.model or BUILTIN
     first = ForgetConfig(
@@ -178,6 +183,39 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
     return Cell(
         method, split, seed, folder, tuple(runs), scenario.continual, Path(config.output) / ".known", config.threads
     )
+
+
+def splits(config: BenchConfig) -> Mapping[str, Split]:
+    """The splits by name: of one's own data a split for each forget set, which bears its file's name. Raises UserError
+    where two of them bear the same."""
+    scenario = SCENARIOS[config.scenario]
+    if not config.forget:
+        return scenario.builtin if config.builtin else scenario.splits
+    assert config.retain is not None  # config.check()
+    found: dict[str, Split] = {}
+    for source in config.forget:
+        name = source_name(source)
+        if name in found:
+            raise UserError(f"--forget names two sets that are both called {name!r}: rename one of the files.")
+        tasks: tuple[str, ...] = ()
+        if scenario.continual:
+            records = load_records(source, config.columns)
+            tasks = tuple(dict.fromkeys(record.task_id for record in records if record.task_id is not None))
+            if not tasks:
+                raise UserError(f"{source} has no task_id, by which the continual scenario forgets one after another.")
+        found[name] = Split(source, config.retain, tasks=tasks)
+    return found
+
+
+def source_name(source: str) -> str:
+    """A source's name as a folder may have it: `data/people.jsonl` and `data:people` are people."""
+    if source == STANDARD_INPUT:
+        return "stdin"
+    cut, bracket, rows = source.partition("[")
+    path = Path(cut.rstrip("/"))
+    last = path.stem if path.suffix.lower() in (*READERS, *DOCUMENTS) else path.name
+    last = last if path.exists() else last.partition(":")[2] or last
+    return re.sub(r"[^\w.=-]+", "-", last + bracket + rows).strip("-.") or "forget"
 
 
 def typed(name: str, text: Any) -> Any:

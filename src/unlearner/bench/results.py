@@ -13,6 +13,7 @@ from typing import Any
 from unlearner.bench.cells import Cell
 from unlearner.config import BenchConfig, with_preset
 from unlearner.console import note
+from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
 from unlearner.report.titles import set_names
@@ -66,7 +67,10 @@ def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
             "method": cell.method,
             "seed": cell.seed,
             "status": "failed" if cell.error is not None else "finished",
-            **{name: getattr(settings, name) for name in dict.fromkeys(("lr", "epochs", "forget_coeff", *tuned))},
+            **{
+                name: getattr(settings, name)
+                for name in dict.fromkeys(("learning_rate", "epochs", "forget_coeff", *tuned))
+            },
         }
         if folder.is_finished:
             row |= _figures(cell, folder, number)
@@ -124,7 +128,7 @@ def write_results(results: Results, folder: Path) -> str:
             whole = [{name: row.get(name) for name in columns} for row in rows]
             parquet.write_table(pyarrow.Table.from_pylist(whole), file)
     else:
-        note('results.parquet was not written because it needs pyarrow: pip install "unlearner[data]"')
+        note(f"results.parquet was not written because it needs pyarrow: {install('data')}")
     tables = make_tables(results)
     notes = make_notes(results)
     markdown = "\n\n".join([*(_markdown(table) for table in tables), *notes]) + "\n"
@@ -166,7 +170,7 @@ def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], c
     published = {m: found[split] for m, found in about["published"].items() if split in found}
     beside = f" published ({about['published_model']})"
     tuned = [axis.partition("=")[0].replace("-", "_") for axis in results.config.tune]
-    settings = list(dict.fromkeys(("lr", *tuned)))
+    settings = list(dict.fromkeys(("learning_rate", *tuned)))
     headings = ["method", *settings, "runs", *(AGGREGATES[name] for name in shown)]
     if published:
         headings += [f"MU{beside}", f"FE{beside}"]

@@ -16,7 +16,7 @@ import torch
 from unlearner.bench.cells import Before, Cell
 from unlearner.config import BenchConfig
 from unlearner.console import warn
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 
 Job = Cell | Before
 DIED = "its process died ({}), perhaps for want of memory"
@@ -99,7 +99,7 @@ def check_ray() -> None:
     try:
         import ray  # noqa: F401
     except ImportError as error:
-        raise UserError('--ray needs Ray: pip install "unlearner[ray]"') from error
+        raise UserError(f"--ray needs Ray: {install('ray')}") from error
 
 
 def _on_ray(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:

@@ -15,8 +15,8 @@ OPTIONS = DemoConfig
 EXAMPLE = ""
 SETTINGS: dict[str, dict[str, Any]] = {
     # Found by trying a few values on the built-in model; the paper's are for seven billion parameters.
-    "ME+GD": {"lr": 1e-3, "epochs": 10, "forget_coeff": 0.1},
-    "IDK+AP": {"lr": 3e-4, "epochs": 10},
+    "ME+GD": {"learning_rate": 1e-3, "epochs": 10, "forget_coeff": 0.1},
+    "IDK+AP": {"learning_rate": 3e-4, "epochs": 10},
 }
 
 
@@ -25,12 +25,19 @@ def config(method: str, options: DemoConfig) -> ForgetConfig:
     return ForgetConfig(
         model="builtin:", forget="builtin:forget", retain="builtin:retain", method=method,
         real_authors="builtin:neighbours", world_facts="builtin:world_facts", judge=options.judge, seed=options.seed,
-        output=str(Path(options.output) / method), batch_size=4, accumulation=1, max_new_tokens=48,
+        output=str(Path(options.output) / method), batch_size=4, gradient_accumulation_steps=1, max_new_tokens=48,
         **SETTINGS[method],
     )  # fmt: skip
 
 
-def run(options: DemoConfig) -> "dict[str, ForgetResult]":
+def run(options: DemoConfig) -> None:
+    """Show the demo that is asked for."""
+    from unlearner.commands import real_demo
+
+    real_demo.run(options) if options.real else tiny_demo(options)
+
+
+def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     """Unlearn by ME+GD and by IDK+AP on the built-in data and print what came out."""
     from unlearner.commands.tables import out, print_report, print_summary, print_verdict
     from unlearner.console import note

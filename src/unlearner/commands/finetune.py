@@ -8,7 +8,7 @@ SUMMARY = "teach a model questions and answers, so that there is something to fo
 OPTIONS = FinetuneConfig
 EXAMPLE = """\
 Example:
-  unlearner finetune --model path/to/model --data facts.jsonl --lr 1e-4 --output runs/taught
+  unlearner finetune --model path/to/model --data facts.jsonl --learning-rate 1e-4 --output runs/taught
 
 `--model new:hidden=256,layers=4` makes a new small Llama, its tokenizer trained on the data."""
 

@@ -15,18 +15,30 @@ from types import ModuleType
 from typing import Any
 
 from unlearner import distributed
-from unlearner.commands import bench, demo, evaluate, finetune, forget, methods, metrics, report
+from unlearner.commands import (
+    audit,
+    bench,
+    completion,
+    demo,
+    evaluate,
+    finetune,
+    forget,
+    methods,
+    metrics,
+    prepare,
+    probe,
+    report,
+)
 from unlearner.commands.parse import parse
-from unlearner.console import discard_output
-from unlearner.errors import UserError, did_you_mean
+from unlearner.console import discard_output, forget_said
+from unlearner.errors import INTERRUPTED, UserError, did_you_mean
 
 SWALLOWED_SECONDS = 3.0
 """After so long an interrupt that has not ended the command is taken as lost."""
-INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
 
 COMMANDS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (demo, finetune, forget, evaluate, bench, report, methods, metrics)
+    for module in (demo, probe, prepare, finetune, forget, evaluate, audit, bench, report, methods, metrics, completion)
 }
 """Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
 
@@ -40,9 +52,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`unlearner COMMAND --help` explains a command's options. All of them may stand in a YAML file, "
-            "`--config run.yaml`;",
-            "options on the command line win.",
+            "`unlearner COMMAND --help` explains a command's options, `--help-all` every one. All may stand in a YAML",
+            "file, `--config run.yaml`; options on the command line win.",
             "",
         ]
     )
@@ -87,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command that `arguments` begin with. Raises UserError."""
+    forget_said()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return
@@ -101,7 +113,7 @@ def run(arguments: Sequence[str]) -> None:
     command = COMMANDS[name]
     if command.OPTIONS is not None:
         command.run(options(name, rest))
-    elif rest and rest[0] not in ("-h", "--help"):
+    elif rest and rest[0] not in ("-h", "--help", "--help-all"):
         raise UserError(f"unlearner {name} takes no options, so nothing is to follow it: leave out {rest[0]!r}.")
     else:
         command.run()

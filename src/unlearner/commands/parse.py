@@ -1,21 +1,22 @@
 """From the words of a command line and a YAML file to a command's options."""
 
 import contextlib
+import difflib
 import io
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
-from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_origin
 
 import tyro
 import yaml
 
+from unlearner.commands.help import show_help
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
-from unlearner.options import ALIASES
+from unlearner.options import own_name
 
 
 def parse(config_type: type, arguments: Sequence[str], program: str, example: str = "") -> Any:
@@ -28,23 +29,25 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
         switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
     leading = [flag for flag, f in known.items() if "leading" in f.metadata]
     arguments = list(arguments)
+    if asked := {"-h", "--help", "--help-all"} & set(arguments):
+        show_help(config_type, program, example, everything="--help-all" in asked)
     if leading and arguments and not arguments[0].startswith("-"):
         arguments.insert(0, leading[0])
     _warn_of_repeated(arguments)
     arguments = [_own_name(argument) for argument in _with_file(known, arguments)]
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in {*known, *switches, "--help"}:
-            raise UserError(f"unknown option {option}: {did_you_mean(option, [*known, '--config'])}")
+        if option.startswith("--") and option not in {*known, *switches}:
+            near = difflib.get_close_matches(option, [*known, *switches, "--config", "--help-all"], n=1, cutoff=0.7)
+            remedy = f"did you mean {near[0]!r}?" if near else f"{program} --help-all names them all."
+            raise UserError(f"unknown option {option}: {remedy}")
     if config_type is BenchConfig:
         arguments = _in_pairs(arguments, own)
     _check_required(config_type, arguments)
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
-            made: Any = tyro.cli(
-                config_type, args=arguments, prog=program, description=_description(config_type, example)
-            )
+            made: Any = tyro.cli(config_type, args=arguments, prog=program)
     except SystemExit as ended:
         if not ended.code:
             raise
@@ -93,7 +96,7 @@ def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
         name = flag.replace("_", "-")
         if name == "--options":
             pairs += values
-        elif name in own or name == "--help":
+        elif name in own:
             kept += [f"{flag}={values[0]}"] if len(values) == 1 else [flag, *values]
         elif name.startswith("--no-") and not values:
             pairs += [name.removeprefix("--no-"), "false"]
@@ -162,18 +165,20 @@ def _flag(name: str) -> str:
 
 
 def _own_name(argument: str) -> str:
-    """An argument with our flag where it has that of transformers."""
+    """An argument with the option's own name where it has another."""
     flag, equals, value = argument.partition("=")
-    ours = {_flag(theirs): _flag(name) for theirs, name in ALIASES.items()}
-    ours |= {f"--no-{theirs[2:]}": f"--no-{name[2:]}" for theirs, name in ours.items()}
-    return ours.get(flag.replace("_", "-"), flag) + equals + value if flag.startswith("--") else argument
+    if not flag.startswith("--"):
+        return argument
+    prefix, name = ("--no-", flag[5:]) if flag.startswith("--no-") else ("--", flag[2:])
+    own = own_name(name)
+    return (prefix + own.replace("_", "-") if own != name.replace("-", "_") else flag) + equals + value
 
 
 def _check_required(config_type: type, arguments: Sequence[str]) -> None:
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     required = [f for f in fields(config_type) if f.default is MISSING and f.default_factory is MISSING]
     missing = [_flag(f.name) for f in required if _flag(f.name) not in given]
-    if missing and not given & {"-h", "--help"}:
+    if missing:
         raise UserError(f"{' and '.join(missing)} must be given: see --help.")
 
 
@@ -210,8 +215,3 @@ SENTENCES = {
     r"Unrecognized options: (.*)": r"'\1' belongs to no option: every value follows the option it is for, see --help.",
 }
 """What tyro says and how we say it."""
-
-
-def _description(config_type: type, example: str) -> str:
-    parts = [cleandoc(config_type.__doc__ or ""), example, "Any option may stand in a YAML file: --config FILE."]
-    return "\n\n".join(filter(None, parts))

@@ -13,6 +13,7 @@ from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.report.titles import renamed, set_names
+from unlearner.results.layout import AuditDirectory
 
 
 def out() -> Console:
@@ -145,3 +146,29 @@ def _interval(summary: dict[str, Any], key: str) -> str:
 
 def _with_interval(summary: dict[str, Any], key: str) -> str:
     return f"{_number(summary[key])} [dim]{_interval(summary, key)}[/]".strip()
+
+
+def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
+    """A line a subject: verdict, leak rate of a round with bounds before and after, worst attack, tests."""
+    console = out()
+    table = _new_table("subject", "verdict", "worst attack", "before", "after", "controls", "p", "rank p", left=3)
+    for verdict in summary["verdicts"]:
+        rounds = verdict["rounds"]
+        rates = [_rate(rounds.get(name)) for name in ("before", "unlearned", "control")]
+        numbers = [f"{verdict[name]:.3f}" for name in ("p_value", "rank_p")]
+        table.add_row(
+            escape(verdict["subject"]), verdict["verdict"], escape(verdict["worst_attack"] or "-"), *rates, *numbers
+        )
+    console.print(table)
+    for verdict in summary["verdicts"]:
+        console.print(escape(f"{verdict['subject']}: {verdict['why']}."), soft_wrap=True)
+    if summary["dropped"]:
+        console.print(
+            escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True
+        )
+    console.print(escape(f"{summary['caveat']}\nEvery outcome: {AuditDirectory(folder).rows}"), soft_wrap=True)
+
+
+def _rate(rate: Mapping[str, Any] | None) -> str:
+    """A leak rate of rounds with its one-sided bounds."""
+    return "-" if not rate or not rate["of"] else f"{rate['rate']:.0%} [{rate['low']:.1%}, {rate['high']:.1%}]"

@@ -1,7 +1,8 @@
-"""`builtin:NAME` as a source: the invented people and world facts, with their options."""
+"""`builtin:NAME` as a source: the invented people and world facts, with their options, and general knowledge."""
 
 import inspect
 
+from unlearner.data.general import general_knowledge
 from unlearner.data.records import Record
 from unlearner.errors import UserError, did_you_mean
 
@@ -10,6 +11,8 @@ def read_builtin(spec: str) -> list[Record]:
     """The records of `builtin:SPEC`. Raises UserError for an unknown set or option."""
     from unlearner.data.profiles import builtin
 
+    if spec == "general_knowledge":
+        return list(general_knowledge())
     name, _, options = spec.partition(":")
     known = [option for option in inspect.signature(builtin).parameters if option != "name"]
     chosen: dict[str, int] = {}

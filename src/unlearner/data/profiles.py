@@ -278,8 +278,12 @@ def states_fact(text: str, record: Record) -> bool:
     """Whether `text` holds the words of `record.fact`, as whole words, in any case and with any white space between."""
     if record.fact is None:
         raise ValueError(f"the record {record.question!r} names no fact to look for")
-    words = r"\s+".join(re.escape(word) for word in record.fact.split())
-    return re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
+    return all(any(_holds(text, words) for words in part.split("|")) for part in record.fact.split(";"))
+
+
+def _holds(text: str, words: str) -> bool:
+    pattern = r"\s+".join(re.escape(word) for word in words.split())
+    return re.search(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _people(kind: str, places: range, seed: int) -> Iterator[tuple[Profile, random.Random]]:

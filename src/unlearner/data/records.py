@@ -1,6 +1,6 @@
 """Records: the rows of a forget, retain or evaluation set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,4 +23,8 @@ class Record:
     task_id: str | None = None
     """Continual unlearning: the task in which the row is to be forgotten."""
     fact: str | None = None
-    """Built-in data only: the words that a right answer must state."""
+    """The words that a right answer must state: `;` between what is all needed, `|` between alternatives."""
+    place: str | None = field(default=None, compare=False, repr=False)
+    """Where it was read, for messages: "forget.jsonl, line 3". No part of the row: equality and hashes leave it out."""
+    remarks: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """What was odd about it when it was read; `quality.data_warnings` tells of it."""

@@ -2,16 +2,19 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
 from unlearner.data.records import Record
+from unlearner.data.shapes import proposed_columns, recognised
 from unlearner.errors import UserError
 
-FIELDS = frozenset(field.name for field in fields(Record)) | {"text"}
+FIELDS = frozenset(field.name for field in fields(Record) if field.compare) | {"text", "messages"}
 """The names that `columns` may map to a column of the file."""
+TEXT_IGNORED = "have a text beside question and answer, which is ignored"
+PAIR_IGNORED = "have question and answer beside the text, which are ignored"
 
 
 class _Row(NamedTuple):
@@ -20,9 +23,13 @@ class _Row(NamedTuple):
     where: str
     cells: Mapping[str, Any]
     columns: Mapping[str, str]
+    remarks: Sequence[str] = ()
 
     def record(self) -> Record:
         document = self.is_document()
+        remarks = list(self.remarks)
+        if self.filled("text") and (self.filled("question") or self.filled("answer")):
+            remarks.append(PAIR_IGNORED if document else TEXT_IGNORED)
         return Record(
             question=None if document else self.required("question"),
             answer=self.required("text" if document else "answer"),
@@ -31,8 +38,15 @@ class _Row(NamedTuple):
             original_answer=self.text("original_answer"),
             subject=self.label(self.subject_field()),
             task_id=self.label("task_id"),
-            fact=self.text("fact"),
+            fact=self.fact(),
+            place=self.where,
+            remarks=tuple(remarks),
         )
+
+    def fact(self) -> str | None:
+        """As it is written, or a list of alternatives with `|` between them."""
+        value = self.optional("fact")
+        return self.text("fact") if value is None or isinstance(value, str) else "|".join(self.texts("fact"))
 
     def is_document(self) -> bool:
         """Question and answer go before `text`, unless `text` was asked for by mapping it and they were not."""
@@ -113,17 +127,34 @@ class _Row(NamedTuple):
 
     def no_column(self, column: str) -> UserError:
         there = ", ".join(map(repr, self.cells)) or "none"
-        return UserError(f"{self.where}: there is no column {column!r} (there: {there}); add it or map it in columns.")
+        wanted = column in ("question", "answer") and column not in self.columns.values()
+        proposed = proposed_columns(self.cells, FIELDS) if wanted else None
+        remedy = f"did you mean {proposed}?" if proposed else "add it or map it in columns."
+        return UserError(f"{self.where}: there is no column {column!r} (there: {there}); {remedy}")
 
 
 def _empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+class Cells(dict[str, Any]):
+    """A JSON object; `twice` are the keys that stand in it more than once, of which the last counts."""
+
+    twice: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, pairs: list[tuple[str, Any]]) -> "Cells":
+        made = cls(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            made.twice = tuple(name for name in made if names.count(name) > 1)
+        return made
+
+
 def parse_json(text: str) -> Any:
     """The value; whatever json raises for a text comes as ValueError, its message in `args[0]`."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=Cells.of)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -168,7 +199,9 @@ def make_records(
                 f"{at}: a row must be an object with named fields such as "
                 f'{{"question": ..., "answer": ...}}, not {short(cells)}.'
             )
-        found.append(_Row(at, cells, columns))
+        remarks = [f"have the key {key!r} twice, of which the last counts" for key in getattr(cells, "twice", ())]
+        named, more = recognised(cells, columns, at)
+        found.append(_Row(at, named, columns, remarks + more))
     if not found:
         raise UserError(f"{name} has no rows; give it at least one row with a question and an answer, or a text.")
     # A row may do without `text`, or without question and answer; a column that no row has is a typing error.

@@ -11,17 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unlearner.data.benchmarks import is_benchmark, read_benchmark
 from unlearner.data.builtin import read_builtin
 from unlearner.data.hub import read_hub
-from unlearner.data.readers import READERS, find_file, first_line
+from unlearner.data.readers import find_file, first_line, read_documents, read_rows
 from unlearner.data.records import Record
 from unlearner.data.rows import FIELDS, make_records, numbered, rows_in_memory
 from unlearner.errors import UserError, did_you_mean
 from unlearner.plugins import load_plugins
 
-TOFU_FILE = re.compile(r"(forget|retain)(\d+(_perturbed)?|_perturbed)")
+TOFU_FILE = re.compile(r"(forget|retain|holdout|full)(\d+(_perturbed)?|_perturbed|(?<=full))")
 TOFU_ROWS_PER_AUTHOR = 20
-SLICE = re.compile(r"(?P<source>.+)\[(?P<first>\d*):(?P<last>\d*)\]")
+SLICE = re.compile(r"(?P<source>.+)\[(?P<first>-?\d+)?:(?P<last>-?\d+)?\]")
 
 Source = str | Path | Iterable[Mapping[str, Any] | Record]
 """What `load_records` takes."""
@@ -33,10 +34,13 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
     `source` is one of
 
     - a file: `.jsonl` or `.json` (an array of objects, or one object a line: the content decides), `.csv` (a list is
-      written as JSON in its cell) or `.parquet`;
+      written as JSON in its cell) or `.parquet`; or `-`, standard input, or a named pipe (JSON if it begins so, else
+      CSV);
+    - a document: `.txt` or `.md`; or a folder of documents, in the order of their names;
     - `FOLDER:NAME`, TOFU's layout: `path/to/tofu:forget01` reads `forget01.json` (or `.jsonl`, ...) in that folder;
     - `hub:OWNER/NAME:CONFIG:SPLIT`, config and split optional (`hub:OWNER/NAME::SPLIT` gives the split alone);
       a local dataset folder may stand in the place of OWNER/NAME;
+    - `muse:`, `wmdp:`, `rwku:`, `lume:`: data sets of the field, see `data/benchmarks.py`;
     - `builtin:NAME` or `builtin:NAME:people=100,seed=3`, options as in `unlearner.data.profiles.builtin`;
     - `PLUGIN:SPEC`, where an installed package has an entry point PLUGIN in the group `unlearner.sources`: a function
       of SPEC that gives the rows as mappings;
@@ -46,7 +50,8 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
     All but the last may end in a slice of rows: `path/to/tofu:retain90[:360]`.
 
     `columns` maps our field names to the source's column names, `{"answer": "golden_answer"}`; a field that is not in
-    it is read from the column of its own name. Built-in data have no columns and ignore it.
+    it is read from the column of its own name. Built-in data and documents have no columns and ignore it. Rows with
+    none of our names are read as chats of one question and answer (`messages`), or by the names of `shapes.PAIRS`.
 
     The subject comes from the column `subject` or, in rows without one and with no mapping, from text in `name`
     (the paper's real-world files). TOFU's files name nobody, but hold 20 consecutive rows per author: read as
@@ -74,12 +79,18 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
     if colon and prefix == "builtin":
         return read_builtin(spec)
     if colon and prefix == "hub":
-        return make_records(text, read_hub(spec), columns)
+        records = make_records(text, read_hub(spec), columns)
+        name, _, config = spec.partition(":")
+        return _name_authors(config.partition(":")[0], records) if name.endswith("/TOFU") else records
+    if colon and is_benchmark(prefix, spec):
+        return make_records(text, read_benchmark(prefix, spec), columns)
     if colon and (plugin := load_plugins("unlearner.sources").get(prefix)) is not None:
         return make_records(text, numbered(_asked(plugin, text, spec)), columns)
     try:
+        if (documents := read_documents(text)) is not None:
+            return make_records(text, documents, {})
         path = find_file(text)
-        records = make_records(str(path), READERS[path.suffix.lower()](path), columns)
+        records = make_records("standard input" if text == "-" else str(path), read_rows(path), columns)
     except OSError as error:
         raise UserError(
             f"{source} cannot be read ({error.strerror or error}); check the path and its rights."
@@ -141,9 +152,3 @@ def earlier_tasks(records: Iterable[Record], task_id: str | int) -> list[str]:
 def _tasks(records: Iterable[Record]) -> list[str]:
     """The tasks in the order in which they first occur."""
     return list(dict.fromkeys(record.task_id for record in records if record.task_id is not None))
-
-
-def duplicates(a: Iterable[Record], b: Iterable[Record]) -> int:
-    """How many rows of `a` also occur in `b`, question and answer: what is to be forgotten should not be retained."""
-    pairs = {(record.question, record.answer) for record in b}
-    return sum((record.question, record.answer) in pairs for record in a)

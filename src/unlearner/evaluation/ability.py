@@ -9,7 +9,7 @@ from typing import Any
 
 from unlearner import distributed
 from unlearner.console import note
-from unlearner.errors import UserError, did_you_mean
+from unlearner.errors import UserError, did_you_mean, install
 from unlearner.files import read_json, write_json
 from unlearner.models.sharding import whole
 from unlearner.options import EvalOptions
@@ -119,5 +119,5 @@ def _task_manager(folder: str | None) -> Any:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise UserError('--lm-eval needs lm-evaluation-harness: pip install "unlearner[lm-eval]"') from error
+        raise UserError(f"--lm-eval needs lm-evaluation-harness: {install('lm-eval')}") from error
     return TaskManager(include_path=folder)

@@ -14,6 +14,7 @@ import numpy as np
 from unlearner.errors import UserError
 from unlearner.evaluation.judge_files import NEEDED_FILES, fetch, need_package
 from unlearner.files import cache_directory
+from unlearner.models.load import quiet_transformers
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -112,11 +113,9 @@ class Embedder:
         try:
             with quiet_transformers():
                 return SentenceTransformer(
-                    str(self._directory),
-                    device=self._device,
-                    local_files_only=True,
+                    str(self._directory), device=self._device, local_files_only=True,
                     model_kwargs={"use_safetensors": True},
-                )
+                )  # fmt: skip
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name} does not load as a sentence embedding model: {error}") from error
 

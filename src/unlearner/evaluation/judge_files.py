@@ -1,19 +1,18 @@
 """The files of judge models: found in a directory or the Hugging Face cache, or fetched from the hub."""
 
-import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from unlearner.errors import UserError
+from unlearner.data.hub import hub_answers
+from unlearner.errors import UserError, install
 
 NEEDED_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
 def need_package(module: str, purpose: str, extra: str) -> None:
     if find_spec(module) is None:
-        raise UserError(f'{purpose} needs the package {module}: pip install "unlearner[{extra}]"')
+        raise UserError(f"{purpose} needs the package {module}: {install(extra)}")
 
 
 def fetch(model: str) -> Path:
@@ -45,24 +44,10 @@ def can_load(models: Sequence[str]) -> bool:
     """Whether all `models` are here or can be fetched (and then are); a matter of seconds without a network."""
     hub = [model for model in models if not Path(model).is_dir()]
     try:
-        if not all(_cached(model) for model in hub) and not _hub_answers():
+        if not all(_cached(model) for model in hub) and not hub_answers():
             return False
         for model in hub:
             fetch(model)
     except (UserError, ValueError):
-        return False
-    return True
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import is_offline_mode
-    from huggingface_hub.constants import ENDPOINT
-
-    if is_offline_mode():
-        return False
-    url = urlsplit(ENDPOINT)
-    try:
-        socket.create_connection((url.hostname, url.port or (80 if url.scheme == "http" else 443)), timeout=2).close()
-    except OSError:
         return False
     return True

@@ -40,11 +40,11 @@ def _made(name: str, records: Sequence[Record], *, generation_is_premise: bool) 
                 f"{len(records) - len(questions)} plain texts of the set {name} are not evaluated beside its questions"
             )
         return EvalSet(name, tuple(questions), generation_is_premise=generation_is_premise)
-    halves = tuple(_cut_in_two(record) for record in records)
+    halves = tuple(cut_in_two(record) for record in records)
     return EvalSet(name, halves, generation_is_premise=generation_is_premise, documents=True)
 
 
-def _cut_in_two(document: Record) -> Record:
+def cut_in_two(document: Record) -> Record:
     """A document as its first half, to be given, and its second, to be continued with: does the model know it by heart?
 
     The measure of verbatim memory in MUSE (Shi et al. 2024, arXiv 2407.06460). The cut falls before a word.

@@ -1,4 +1,4 @@
-"""`--compile`: every layer of a model compiled by itself, and only while it trains.
+"""`--torch-compile`: every layer of a model compiled by itself, and only while it trains.
 
 Not the whole model: transformers decides about the attention mask before the layers, and when it is traced it always
 writes the mask out in full (its `find_packed_sequence_indices`), so that attention would lose the causal kernels that
@@ -22,7 +22,7 @@ def compile_layers(model: nn.Module) -> None:
     """
     layers = _layers(model)
     if not layers:
-        raise UserError(f"--compile knows no layers in {type(bare(model)).__name__}: leave it out.")
+        raise UserError(f"--torch-compile knows no layers in {type(bare(model)).__name__}: leave it out.")
     for layer in layers:
         layer.compile(dynamic=True)
 

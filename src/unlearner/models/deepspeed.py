@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from unlearner import distributed
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 from unlearner.models.anatomy import Head
 from unlearner.models.load import uses_bf16
 from unlearner.options import TrainOptions
@@ -30,7 +30,7 @@ STATES = ("exp_avg", "exp_avg_sq")
 def check_installed() -> None:
     """Raises UserError where DeepSpeed is missing."""
     if find_spec("deepspeed") is None:
-        raise UserError("--parallel deepspeed needs DeepSpeed: pip install 'unlearner[deepspeed]'.")
+        raise UserError(f"--parallel deepspeed needs DeepSpeed: {install('deepspeed')}.")
 
 
 def configuration(options: TrainOptions) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def configuration(options: TrainOptions) -> dict[str, Any]:
         zero |= {f"offload_{what}": {"device": "cpu", "pin_memory": gpu} for what in ("param", "optimizer")}
     made: dict[str, Any] = {
         "zero_optimization": zero,
-        "gradient_clipping": options.clip,
+        "gradient_clipping": options.max_grad_norm,
         # Formal: the loop says which forward is a step's last, and its loss is already a share of the step's mean.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

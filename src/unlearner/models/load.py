@@ -56,7 +56,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
                 model, trust_remote_code=trust_remote_code, local_files_only=offline
             )
     except Exception as error:
-        raise UserError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from error
+        raise UserError(f"cannot load a tokenizer from {model}: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {model} has no EOS token: set eos_token in its tokenizer_config.json.")
     return tokenizer
@@ -101,7 +101,7 @@ def load_model(
                 output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
     except Exception as error:
-        raise UserError(f"cannot load a causal language model from {model}: {_first_line(error)}") from error
+        raise UserError(f"cannot load a causal language model from {model}: {first_line(error)}") from error
     loaded, report = made
     if report.get("mismatched_keys"):
         raise UserError(
@@ -124,7 +124,7 @@ def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str,
     try:
         base = PeftConfig.from_pretrained(model).base_model_name_or_path
     except Exception as error:
-        raise UserError(f"{model}/adapter_config.json cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{model}/adapter_config.json cannot be read: {first_line(error)}") from error
     if not base:
         raise UserError(f"{model}/adapter_config.json names no base model: set base_model_name_or_path in it.")
     try:
@@ -135,7 +135,7 @@ def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str,
         with quiet_transformers():
             return PeftModel.from_pretrained(loaded, model).eval()
     except Exception as error:
-        raise UserError(f"cannot load the adapter {model}: {_first_line(error)}") from error
+        raise UserError(f"cannot load the adapter {model}: {first_line(error)}") from error
 
 
 def _checked(model: str) -> Path | None:
@@ -163,7 +163,7 @@ def _check_whole(folder: Path) -> None:
             with safe_open(path, "pt"):
                 pass
         except Exception as error:
-            raise UserError(f"{path} is broken or cut short ({_first_line(error)}): copy it again.") from error
+            raise UserError(f"{path} is broken or cut short ({first_line(error)}): copy it again.") from error
 
 
 @cache
@@ -191,7 +191,8 @@ def _nearest(folder: Path) -> str:
     return f"did you mean {folder.with_name(near[0])}?" if near else "check the path."
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library says of an error, cut to fit into a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
 

@@ -66,7 +66,8 @@ def choose(
         )
     if distributed.count() > 1 or engine != "ddp":
         held = "each with all of the model" if engine == "ddp" else "each with a part of every weight"
-        note(f"{distributed.count()} processes, {engine}, {held}: {why}")
+        processes = f"{distributed.count()} process{'es' * (distributed.count() != 1)}"
+        note(f"{processes}, {engine}, {held}: {why}")
     return engine
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unlearner import distributed
-from unlearner.errors import UserError
+from unlearner.errors import UserError, install
 from unlearner.models.sampling import Sampling
 
 Engine = Callable[[Sequence[list[int]], int, Collection[int], Sampling | None], list[list[int]]]
@@ -22,7 +22,7 @@ FREE_SHARE = 0.9
 def check_engine(model: str) -> None:
     """Raises UserError where vLLM is not installed or cannot have `model`, a directory or hub id."""
     if find_spec("vllm") is None:
-        raise UserError("--engine vllm needs vLLM: pip install 'unlearner[vllm]', or leave it out.")
+        raise UserError(f"--engine vllm needs vLLM: {install('vllm')}, or leave it out.")
     if distributed.count() > 1:
         raise UserError("--engine vllm takes one process: start without torchrun, or leave it out.")
     if (Path(model) / "adapter_config.json").is_file():

@@ -4,13 +4,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from unlearner.console import note
-from unlearner.distributed import is_main
-from unlearner.errors import UserError
-from unlearner.results.layout import RunDirectory
+from unlearner.errors import UserError, install
 
 PACKAGES = ("jinja2", "matplotlib")
-INSTALL = 'pip install "unlearner[report]"'
 
 
 def can_write() -> bool:
@@ -26,7 +22,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     is no run, the page cannot be written, or `output` is a file that is no report.
     """
     if not can_write():
-        raise UserError(f"the report needs jinja2 and matplotlib: {INSTALL}")
+        raise UserError(f"the report needs jinja2 and matplotlib: {install('report')}")
     from unlearner.report.page import write_page
     from unlearner.report.read import read
 
@@ -38,11 +34,15 @@ def add_report(runs: Sequence[Path]) -> Path | None:
 
     A page that is newer than the runs is left as it is. Without the extra `report` none is written, and a line says so.
     """
+    from unlearner.console import note
+    from unlearner.distributed import is_main
+    from unlearner.results.layout import RunDirectory
+
     if not is_main():
         return None
     output = RunDirectory(runs[0] if len(runs) == 1 else runs[0].parent).report
     if not can_write():
-        note(f"For a page about it all: {INSTALL}, then unlearner report {output.parent}")
+        note(f"For a page about it all: {install('report')}, then unlearner report {output.parent}")
         return None
     ended = max(RunDirectory(run).finished.stat().st_mtime_ns for run in runs)
     if output.is_file() and output.stat().st_mtime_ns >= ended:

@@ -47,6 +47,8 @@ def cautions(report: Report) -> list[str]:
         )
     if len(runs) > 1:
         found += _comparison_cautions(report)
+    odd = dict.fromkeys(sentence for run in runs for sentence in run.about.get("data_warnings", []))
+    found += [f"About the data: {sentence}." for sentence in odd]
     notes = dict.fromkeys(spoken(note) for m in known for note in m.summary.get("notes", []))
     return [*found, *(note[:1].upper() + note[1:] for note in notes)]
 

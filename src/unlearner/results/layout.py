@@ -33,6 +33,8 @@ class Manifest(TypedDict, total=False):
     hashes: dict[str, str | None]
     """sha256 by `forget`, `retain`, `data`, `eval.SET`, `earlier.TASK`, `refusals`, `model`, `reference_model`,
     `retrained`; None for a model on the hub."""
+    data_warnings: list[str]
+    """Sentences on what is odd about the data, with places and without texts (`data/quality.py`)."""
     versions: dict[str, str]
     hardware: dict[str, Any]
 
@@ -247,6 +249,36 @@ class BenchDirectory:
 
     def trial(self, method: str, split: str, label: str) -> CellDirectory:
         return CellDirectory(self.path / "tuning" / method / split / label)
+
+
+@dataclass(frozen=True)
+class AuditDirectory:
+    """An audit: outcome rows, and what was made of them."""
+
+    path: Path
+
+    @property
+    def rows(self) -> Path:
+        """A line for each answer (`audit/verdict.py`)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def audit(self) -> Path:
+        """Written last: verdicts, tables, thresholds."""
+        return self.path / "audit.json"
+
+    @property
+    def parts(self) -> Path:
+        """What is done of an audit under way; removed once `audit` is there."""
+        return self.path / "parts"
+
+    def part(self, model: str, attack: str) -> Path:
+        """One attack on one model."""
+        name = re.sub(r"[^\w.-]", "_", attack)
+        return self.parts / model / f"{name}.json"
+
+    def read_rows(self) -> list[Row]:
+        return read_jsonl(self.rows)
 
 
 def holds_results(names: set[str]) -> bool:

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,33 @@ def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bo
     return True
 
 
-def open_run(output: str | Path, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> Path:
+def open_run(
+    output: str | Path,
+    command: str,
+    config: dict[str, Any],
+    hashes: dict[str, str | None],
+    data_warnings: Sequence[str] = (),
+) -> Path:
     """The run's directory, made if it is new: by the main process, while the others wait.
 
-    `hashes` are those of `layout.Manifest`. Raises UserError where it was begun with other data or another model.
+    `hashes` and `data_warnings` are those of `layout.Manifest`. Raises UserError where it was begun with other data or
+    another model.
     """
     folder = Path(output)
     distributed.barrier()  # nobody looks into the directory any more
     if distributed.is_main():
-        _open(folder, command, config, hashes)
+        _open(folder, command, config, hashes, data_warnings)
     distributed.barrier()
     return folder
 
 
-def _open(folder: Path, command: str, config: dict[str, Any], hashes: dict[str, str | None]) -> None:
+def _open(
+    folder: Path,
+    command: str,
+    config: dict[str, Any],
+    hashes: dict[str, str | None],
+    data_warnings: Sequence[str],
+) -> None:
     begun = check_output(folder, command, config)
     run = RunDirectory(folder)
     with space_errors(folder):
@@ -81,6 +94,7 @@ def _open(folder: Path, command: str, config: dict[str, Any], hashes: dict[str, 
             "command": command,
             "config": config,
             "hashes": hashes,
+            "data_warnings": list(data_warnings),
             "versions": versions(),
             "hardware": hardware(),
         }
@@ -135,5 +149,5 @@ def records_hash(records: Iterable[Record | str | Mapping[str, Any]]) -> str:
 
 
 def _filled(record: Record) -> dict[str, Any]:
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    values = {field.name: getattr(record, field.name) for field in fields(record) if field.compare}
     return {name: value for name, value in values.items() if value not in (None, ())}

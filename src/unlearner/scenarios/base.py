@@ -32,8 +32,9 @@ class Split:
     file. Without any, all rows are unlearned at once."""
 
     def sources(self, data: str) -> dict[str, str]:
-        """The options of `unlearner forget` that name sources, for a data folder or `builtin:`."""
-        prefix = data if data == BUILTIN else f"{data.rstrip('/')}:"
+        """The options of `unlearner forget` that name sources, for a data folder, `builtin:`, or "" where the split
+        names whole sources."""
+        prefix = data if data in (BUILTIN, "") else f"{data.rstrip('/')}:"
         names = ("forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts")
         return {name: prefix + getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -70,6 +71,6 @@ class Scenario:
 
 
 BUILTIN_LR = {"": 3e-4, "GA+GD": 1e-4, "ME+GD": 1e-3, "DPO+GD": 1e-3, "IDK+GD": 1e-3}
-"""Chosen by `bench fictitious --splits people4 --tune lr=1e-4,3e-4,1e-3`, the same grid for every method; not tuned
-again for other splits and scenarios (docs/lab/results.md)."""
-BUILTIN_OPTIONS = {"epochs": 10.0, "batch_size": 4, "accumulation": 1, "max_new_tokens": 48}
+"""Chosen by `bench fictitious --splits people4 --tune learning_rate=1e-4,3e-4,1e-3`, the same grid for every method;
+not tuned again for other splits and scenarios (docs/lab/results.md)."""
+BUILTIN_OPTIONS = {"epochs": 10.0, "batch_size": 4, "gradient_accumulation_steps": 1, "max_new_tokens": 48}

@@ -2,7 +2,7 @@
 
 The paper forgets 40 to 400 rows, by models of seven and eight billion parameters, at 1e-5 in five epochs of 32 rows a
 step. Fewer rows make so few steps, and smaller models move so little at that rate, that nothing is forgotten
-(docs/lab/defaults.md has the measurements). So, only where no preset is named and for what is not given:
+(docs/lab/defaults.md has the measurements). So, only where neither preset nor learning rate nor epochs are given:
 
 - The rate grows with the root of how much smaller the model is than seven billion parameters, up to 1e-3.
 - A step takes fewer micro-batches, and where one is still too many there are more epochs, until there are 20 steps.
@@ -41,10 +41,10 @@ class Size:
         smaller = PARAMETERS / min(self.parameters or PARAMETERS, PARAMETERS)
         return max(papers, float(f"{min(papers * math.sqrt(smaller), HIGHEST_RATE):.1e}"))
 
-    def steps(self, batch_size: int, epochs: float | None, accumulation: int | None) -> tuple[float, int]:
-        """Epochs and micro-batches a step; what is given stays as it is."""
+    def steps(self, batch_size: int, accumulation: int | None) -> tuple[float, int]:
+        """Epochs and micro-batches a step; these stay as they are where they are given."""
         if self.is_papers:
-            return epochs or EPOCHS, accumulation or ACCUMULATION
-        micro_batches = self.rows * (epochs or EPOCHS) / batch_size
+            return EPOCHS, accumulation or ACCUMULATION
+        micro_batches = self.rows * EPOCHS / batch_size
         step = accumulation or min(ACCUMULATION, max(1, int(micro_batches / LEAST_STEPS)))
-        return epochs or max(EPOCHS, float(math.ceil(LEAST_STEPS * step * batch_size / self.rows))), step
+        return max(EPOCHS, float(math.ceil(LEAST_STEPS * step * batch_size / self.rows))), step

@@ -203,6 +203,7 @@ def _values(
     log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Mapping[str, Tensor], out: Mapping[str, Tensor]
 ) -> None:
     """Fill the scores that `out` holds by kind, each (rows,), and the `sums` that their gradients contain."""
+    moments: tuple[Tensor, Tensor] | None = None
     for kind, values in out.items():
         if kind == "logp":
             values[:] = log_p.gather(1, targets[:, None]).squeeze(1)
@@ -220,8 +221,10 @@ def _values(
         elif kind == "rank":
             values[:] = (log_p > log_p.gather(1, targets[:, None])).sum(-1)
         else:
-            p = log_p.exp()
-            expected = (p * log_p).sum(-1, keepdim=True)
+            if moments is None:
+                p = log_p.exp()
+                moments = p, (p * log_p).sum(-1, keepdim=True)
+            p, expected = moments
             values[:] = expected[:, 0] if kind == "expected_logp" else (p * (log_p - expected).square_()).sum(-1)
 
 

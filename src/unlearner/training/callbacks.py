@@ -31,7 +31,7 @@ class Callbacks:
         plan: Plan,
         **objects: Any,
     ) -> None:
-        self.callbacks = [*given, *_tracker(options.tracker)]
+        self.callbacks = [*given, *_tracker(options.report_to)]
         self.plan, self.objects = plan, objects
         self.stopped = False
         """Whether the training is to end."""
@@ -42,14 +42,14 @@ class Callbacks:
         self.control = TrainerControl()
         main = distributed.is_main()
         self.state = TrainerState(
-            max_steps=plan.steps, num_train_epochs=max(1, round(plan.epochs)), logging_steps=options.log_every,
+            max_steps=plan.steps, num_train_epochs=max(1, round(plan.epochs)), logging_steps=options.logging_steps,
             train_batch_size=options.batch_size, is_local_process_zero=main, is_world_process_zero=main,
         )  # fmt: skip
         self.arguments = TrainingArguments(
             output_dir=str(folder or ""), report_to=[], use_cpu=not torch.cuda.is_available(), seed=options.seed,
-            learning_rate=options.lr or 0.0, num_train_epochs=plan.epochs, max_steps=plan.steps,
+            learning_rate=options.learning_rate or 0.0, num_train_epochs=plan.epochs, max_steps=plan.steps,
             per_device_train_batch_size=options.batch_size, gradient_accumulation_steps=plan.accumulation,
-            weight_decay=options.weight_decay, max_grad_norm=options.clip, logging_steps=options.log_every,
+            weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm, logging_steps=options.logging_steps,
             accelerator_config={"use_configured_state": True},  # or it would make accelerate's state anew
         )  # fmt: skip
 

@@ -54,7 +54,11 @@ def check_training_fits(
 def check_steps(plan: Plan) -> None:
     """Raises UserError for a plan without a single step."""
     if plan.steps < 1:
-        official = "; official mode leaves out what fills no whole step: lower --accumulation" if plan.official else ""
+        official = (
+            "; official mode leaves out what fills no whole step: lower --gradient-accumulation-steps"
+            if plan.official
+            else ""
+        )
         raise UserError(
             f"{plan.items} rows in {plan.epochs:g} epochs make no step of {plan.step_items} rows: "
             f"raise --epochs{official}."
@@ -64,7 +68,9 @@ def check_steps(plan: Plan) -> None:
 def check_compiles(method: Method) -> None:
     """Raises UserError for hidden states of layers, which compiled layers do not hand out."""
     if layers_of(method.needs):
-        raise UserError(f"--compile does not go with {method.name}, which reads hidden states of layers: leave it out.")
+        raise UserError(
+            f"--torch-compile does not go with {method.name}, which reads hidden states of layers: leave it out."
+        )
 
 
 def check_room(views: Mapping[str, View], max_length: int) -> None:

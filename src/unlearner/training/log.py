@@ -63,6 +63,6 @@ class Log:
             where = f"the last good state is {kept[1]}" if kept else "no checkpoint had been written yet"
             raise UserError(
                 f"step {broken['step']}: the loss is {broken['loss']} and its gradient's norm {broken['grad_norm']}; "
-                f"{where}: try a lower --lr or a smaller --forget-coeff in a new --output."
+                f"{where}: try a lower --learning-rate or a smaller --forget-coeff in a new --output."
             )
         return rows[-1]

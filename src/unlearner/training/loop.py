@@ -80,7 +80,9 @@ def train(
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
     known_nll = {
-        name: reference_nll(reference_model or model, views[name], pad_id, pad_to, options.max_tokens, accelerator)
+        name: reference_nll(
+            reference_model or model, views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator
+        )
         for name in method.reference_nll
     }
     if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
@@ -93,8 +95,8 @@ def train(
     compared = any("kl" in kinds for kinds in method.needs.values())
     one_block = accelerator.num_processes > 1 or spread or method.official or compared
     forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
-    packs = not (options.compile or parallel == "deepspeed" or method.official or compared)
-    if options.compile:
+    packs = not (options.torch_compile or parallel == "deepspeed" or method.official or compared)
+    if options.torch_compile:
         check_compiles(method)
         compile_layers(model)
 
@@ -119,19 +121,19 @@ def train(
     log = Log(folder, step, accelerator, told)
     told.on_train_begin(step)
     epoch_ends = plan.epoch_ends()
-    save_at = set(range(options.save_every, plan.steps, options.save_every)) if options.save_every else set(epoch_ends)
+    save_at = set(range(options.save_steps, plan.steps, options.save_steps)) if options.save_steps else set(epoch_ends)
 
     with (
         progress_bar(method.name, plan.steps, step) as bar,
         ctrl_c() as interrupted,
-        nullcontext() if options.compile else fast_products(model, reference_model),
+        nullcontext() if options.torch_compile else fast_products(model, reference_model),
         packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
     ):
         while True:
             if step in epoch_ends:
                 told.on_epoch_end(step)
                 if at_epoch is not None:
-                    with torch.compiler.set_stance("force_eager") if options.compile else nullcontext():
+                    with torch.compiler.set_stance("force_eager") if options.torch_compile else nullcontext():
                         told.stopped |= at_epoch(model, epoch_ends[step])
                     told.on_evaluate(step)
             if told.stopped or step == plan.steps:
@@ -142,7 +144,7 @@ def train(
                 group["lr"] = lr
             _seed_step(options.seed, step)
             parts = micro_batches(
-                plan, views, step, max_tokens=options.max_tokens, pad_to=pad_to,
+                plan, views, step, max_tokens=options.max_tokens_per_forward, pad_to=pad_to,
                 rank=accelerator.process_index, processes=accelerator.num_processes,
             )  # fmt: skip
             losses = torch.zeros(3, device=accelerator.device)
@@ -171,7 +173,7 @@ def train(
             if parallel == "deepspeed":  # its last backward pass has changed the weights
                 norm = deepspeed.norm(wrapped)
             else:
-                norm = full(nn.utils.clip_grad_norm_(objective.parameters(), options.clip))
+                norm = full(nn.utils.clip_grad_norm_(objective.parameters(), options.max_grad_norm))
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
@@ -181,16 +183,16 @@ def train(
             told.on_step_end(step)
             stop = distributed.any_of(interrupted())
             due = step in save_at and step < plan.steps
-            flush = stop or due or told.stopped or step in epoch_ends or step % options.log_every == 0
+            flush = stop or due or told.stopped or step in epoch_ends or step % options.logging_steps == 0
             bar(step, **(log.flush() if flush else {}))
             if checkpoints is not None and (due or stop):
-                checkpoint.save(model, optimizer, checkpoints, step, options.keep_checkpoints, objective.states)
+                checkpoint.save(model, optimizer, checkpoints, step, options.save_total_limit, objective.states)
                 told.on_save(step)
             if stop:
                 raise KeyboardInterrupt
 
     log.flush()
-    if options.compile:
+    if options.torch_compile:
         restore_layers(model)
     told.on_train_end(step)
     return Trained(accelerator.unwrap_model(wrapped).model, log.rows)

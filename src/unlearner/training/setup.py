@@ -25,7 +25,7 @@ from unlearner.training.reference import needs_copy, train_only
 ACCELERATE = {
     "ACCELERATE_USE_FSDP": "--parallel fsdp",
     "ACCELERATE_USE_DEEPSPEED": "--parallel deepspeed",
-    "ACCELERATE_DYNAMO_BACKEND": "--compile",
+    "ACCELERATE_DYNAMO_BACKEND": "--torch-compile",
 }
 """What `accelerate launch` may set that would change the model behind our back, and what to use instead."""
 
@@ -81,10 +81,10 @@ class _Accelerator(Accelerator):
 
 def check_tracker(options: TrainOptions) -> None:
     """Raises UserError for a tracker that is not installed, and for a run without a directory: trackers write files."""
-    if options.tracker != "none" and find_spec(options.tracker) is None:
-        raise UserError(f"--tracker {options.tracker} is not installed: pip install {options.tracker}.")
-    if options.tracker != "none" and getattr(options, "output", None) is None:
-        raise UserError(f"--tracker {options.tracker} needs --output, or pass transformers' callback of your own.")
+    if options.report_to != "none" and find_spec(options.report_to) is None:
+        raise UserError(f"--report-to {options.report_to} is not installed: pip install {options.report_to}.")
+    if options.report_to != "none" and getattr(options, "output", None) is None:
+        raise UserError(f"--report-to {options.report_to} needs --output, or pass transformers' callback of your own.")
 
 
 def weights_dtype(options: TrainOptions) -> torch.dtype:
@@ -145,12 +145,10 @@ def place(
 
 
 def make_optimizer(objective: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    assert options.lr is not None  # commands fill it in before they come here
+    assert options.learning_rate is not None  # commands fill it in before they come here
     trained = [p for p in objective.parameters() if p.requires_grad]
     if options.optimizer == "adamw-8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise UserError("--optimizer adamw-8bit needs bitsandbytes: pip install 'unlearner[8bit]'.") from error
-        return AdamW8bit(trained, lr=options.lr, weight_decay=options.weight_decay)
-    return torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)

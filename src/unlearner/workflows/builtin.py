@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from unlearner.config import FinetuneConfig
 from unlearner.console import note
 from unlearner.data.sources import load_records
 from unlearner.files import cache_directory, space_errors
+from unlearner.models.smollm2 import directory
 from unlearner.results.run import records_hash
 from unlearner.workflows.fine_tune import finetune
 
@@ -23,7 +25,8 @@ def recipe(output: str) -> FinetuneConfig:
     """How the built-in model is made; also a worked example of `unlearner finetune`."""
     return FinetuneConfig(
         model="new:hidden=128,layers=3,heads=4,vocabulary=1200",
-        data=SOURCES, output=output, lr=3e-3, epochs=30, batch_size=32, accumulation=1, weight_decay=0.0,
+        data=SOURCES, output=output, learning_rate=3e-3, epochs=30, batch_size=32, gradient_accumulation_steps=1,
+        weight_decay=0.0,
     )  # fmt: skip
 
 
@@ -54,6 +57,6 @@ def use_threads(count: int = 1) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def resolve_model(model: str) -> str:
-    """The path behind a --model option: `builtin:` stands for the built-in model."""
-    return str(builtin_model()) if model == NAME else model
+def resolve_model(model: Any) -> Any:
+    """The path behind a --model option: `builtin:` stands for the built-in model; see also `smollm2.directory`."""
+    return str(builtin_model()) if model == NAME else directory(model)

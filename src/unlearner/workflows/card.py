@@ -63,7 +63,7 @@ def write_card(
 
 def card_settings(config: TrainOptions, *more: str) -> dict[str, Any]:
     """The options that a card names."""
-    names = [*more, "lr", "epochs", "batch_size", "accumulation", "seed", "precision"]
+    names = [*more, "learning_rate", "epochs", "batch_size", "gradient_accumulation_steps", "seed", "precision"]
     return {name: getattr(config, name) for name in [*names, *(["lora_rank", "lora_alpha"] if config.lora else [])]}
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from unlearner import distributed
 from unlearner.config import EvaluateConfig, ForgetConfig, resolved
-from unlearner.console import note
+from unlearner.console import note_once, warn
 from unlearner.data.prompts import Template
+from unlearner.data.quality import data_warnings
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
@@ -72,6 +73,11 @@ def evaluate(config: EvaluateConfig, *, tokenizer: Any = None) -> Evaluation:
     forget = load_forget(config.forget, config.columns, config.task) if config.forget is not None else []
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
     sets = load_sets(config, config, forget=forget, retain=retain)
+    odd = data_warnings(
+        {name: rows for name, rows in (("forget", forget), ("retain", retain)) if rows}
+        | {s.name: s.records for s in sets if s.name not in ("forget", "retain")},
+        config.columns,
+    )
     judges = judges_for(config)
     subject = Subject.of(config, tokenizer)
     extent = check_answers(subject.tokenizer, subject.template, sets, config, config.official)
@@ -88,13 +94,15 @@ def evaluate(config: EvaluateConfig, *, tokenizer: Any = None) -> Evaluation:
     check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
     if subject.source is not None:
         subject.model = placed(subject.model, config, dtype)
+    for sentence in odd:
+        warn(sentence)
     folder = None
     if config.output is not None:
         hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": subject.fingerprint()}
         if config.retrained is not None:
             hashes["retrained"] = retrained_hash(config.retrained)
-        folder = open_run(config.output, "evaluate", settings, hashes)
-    note(judges.describe())
+        folder = open_run(config.output, "evaluate", settings, hashes, odd)
+    note_once(judges.describe())
     retrained = None
     if config.retrained is not None:
         retrained = retrained_rows(
@@ -134,7 +142,7 @@ class Evaluations:
         self.folder, self.accelerator, self.known = folder, accelerator, known
         self.judges = judges
         if judges is not None:
-            note(judges.describe())
+            note_once(judges.describe())
 
     def read(self, place: str) -> Evaluation | None:
         """The evaluation that lies in a place of the run's directory."""

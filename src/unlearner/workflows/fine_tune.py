@@ -7,10 +7,11 @@ from typing import Any
 
 from unlearner import distributed
 from unlearner.config import FinetuneConfig, resolved
-from unlearner.console import note
+from unlearner.console import note, warn
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import Pairing, pair
 from unlearner.data.prompts import find_template
+from unlearner.data.quality import data_warnings
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.data.views import build_views
@@ -20,6 +21,7 @@ from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
+from unlearner.models.smollm2 import directory
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.scenarios.fit import ACCUMULATION, EPOCHS
 from unlearner.training import checkpoint
@@ -48,12 +50,13 @@ def finetune(
     `config.model` may be a model object, its tokenizer then `tokenizer`; it is trained in place. Raises UserError.
     """
     lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
+    base, accumulation = config.model, config.gradient_accumulation_steps
     config = replace(
         config,
         lora=lora,
-        lr=1e-5 if config.lr is None else config.lr,
+        learning_rate=1e-5 if config.learning_rate is None else config.learning_rate,
         epochs=EPOCHS if config.epochs is None else config.epochs,
-        accumulation=config.accumulation or ACCUMULATION,
+        gradient_accumulation_steps=ACCUMULATION if accumulation is None else accumulation,
     )
     config.check()
     check_tracker(config)
@@ -61,9 +64,11 @@ def finetune(
     if config.output is not None:
         check_output(config.output, "finetune", settings)
     records = _records(config)
+    config = replace(config, model=directory(config.model))
+    odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
-    assert config.epochs is not None and config.accumulation is not None
-    plan = Plan(len(records), config.epochs, config.batch_size, config.accumulation, config.seed)
+    assert config.epochs is not None and config.gradient_accumulation_steps is not None
+    plan = Plan(len(records), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
     check_steps(plan)
     pairing: Pairing = pair(len(records), 0, 0)
     views = build_views(
@@ -72,11 +77,13 @@ def finetune(
     )  # fmt: skip
     check_room(views, config.max_length)
     check_training_fits(subject.model, subject.tokenizer, views)
+    for sentence in odd:
+        warn(sentence)
     accelerator = make_accelerator(config)
     folder = trained = None
     if config.output is not None:
         hashes = {"data": records_hash(records), "model": subject.fingerprint()}
-        folder = open_run(config.output, "finetune", settings, hashes)
+        folder = open_run(config.output, "finetune", settings, hashes, odd)
         trained = folder / ("adapter" if config.lora and not config.merge else "model")
         if (folder / "finished.json").is_file():
             note(f"{folder} is finished already")
@@ -100,9 +107,8 @@ def finetune(
     assert folder is not None
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        base = config.model if isinstance(config.model, str) else subject.name
         data = {"data": records_hash(records)}
-        write_card(trained, base=base, method="fine-tuning", settings=card_settings(config), data=data)
+        write_card(trained, base=base if isinstance(base, str) else subject.name, method="fine-tuning", settings=card_settings(config), data=data)
         write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
     return FinetuneResult(trained, subject.tokenizer, read_jsonl(folder / "log.jsonl"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved, with_preset
+from unlearner.config import ForgetConfig, is_fitted, resolved, with_preset
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
@@ -63,16 +63,16 @@ class Forgetting:
         if peft_config is not None or hasattr(config.model, "peft_config"):
             config = replace(config, lora=True)
         config.check()
-        self.size = size = size_of(config)
-        config = with_preset(config, size)
         check_tracker(config)
         check_in_memory(config)
+        inputs = read_inputs(with_preset(config))
+        self.base, model = config.model, resolve_model(config.model)
+        self.size = size_of(config, len(inputs.forget), model) if is_fitted(config) else None
+        config = with_preset(config, self.size)
         settings = resolved(config)
         if config.output is not None:
             check_output(config.output, "forget", settings)
-        inputs = read_inputs(config)
-        self.base = config.model
-        config = replace(config, model=resolve_model(config.model))
+        config = replace(config, model=model)
         self.subject = subject = Subject.of(config, tokenizer)
         extent = check_answers(subject.tokenizer, subject.template, inputs.sets, config, config.official)
         plan, views = make_plan(config, inputs, subject.tokenizer, subject.template)
@@ -81,12 +81,15 @@ class Forgetting:
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
         reference = _reference(config, inputs)
         accelerator = make_accelerator(config)
+        for sentence in inputs.warnings:
+            warn(sentence)
         self.config, self.inputs = config, inputs
         self.folder: Path | None = None
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
         if config.output is not None:
-            self.folder = open_run(config.output, "forget", settings, _hashes(config, inputs, subject, reference))
+            hashes = _hashes(config, inputs, subject, reference)
+            self.folder = open_run(config.output, "forget", settings, hashes, inputs.warnings)
         self.evaluations = Evaluations(
             config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
         )
@@ -200,9 +203,9 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
 def _fitted(config: ForgetConfig, size: Size) -> str:
     large = "" if size.parameters is None else f" and a model of {size.parameters / 1e6:,.1f} million parameters"
     return (
-        f"fitted to {size.rows} rows{large}, where you gave nothing else: learning rate {config.lr:g}, "
-        f"{config.epochs:g} epochs, {config.accumulation} × {config.batch_size} rows a step "
-        "(--preset fictitious takes the paper's)"
+        f"fitted to {size.rows} rows{large}, as you gave no learning rate and no epochs: learning rate "
+        f"{config.learning_rate:g}, {config.epochs:g} epochs, {config.gradient_accumulation_steps} × "
+        f"{config.batch_size} rows a step (--preset fictitious takes the paper's)"
     )
 
 

@@ -1,17 +1,17 @@
 """What a forget run reads: data, evaluation sets, judges and method, all checked before anything is written."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unlearner.config import EvalSources, ForgetConfig, is_fitted
-from unlearner.console import warn
+from unlearner.config import EvalSources, ForgetConfig
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import pair
 from unlearner.data.prompts import Template
+from unlearner.data.quality import data_warnings
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
-from unlearner.data.sources import duplicates, earlier_tasks, later_tasks, load_records, select_task
+from unlearner.data.sources import earlier_tasks, later_tasks, load_records, select_task
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability
@@ -27,7 +27,6 @@ from unlearner.methods.options import read_pairs
 from unlearner.models.load import parameter_count
 from unlearner.scenarios.fit import Size
 from unlearner.training.checks import check_room, check_steps
-from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import judges_for
 
 
@@ -43,6 +42,8 @@ class Inputs:
     """Continual: the forget sets of the tasks before this one."""
     judges: Judges | None
     method: Method
+    warnings: list[str] = field(default_factory=list)
+    """What is odd about the data (`data/quality.py`)."""
 
 
 def read_inputs(config: ForgetConfig) -> Inputs:
@@ -64,12 +65,10 @@ def read_inputs(config: ForgetConfig) -> Inputs:
             f"{source}, row {row + 1} is plain text, and {method.name} trains refusals to questions: "
             "choose an untargeted method (GA, NPO, ME), or give question and answer."
         )
-    both = duplicates(forget, retain)
-    if both:
-        warn(f"{both} of {len(forget)} forget rows are also in the retain set; what is retained is hardly forgotten")
+    named = {"forget": forget, "retain": retain}
     refusals = load_refusals(None if config.refusals is None else Path(config.refusals))
     if config.evaluate == "none":
-        return Inputs(forget, retain, refusals, [], {}, None, method)
+        return Inputs(forget, retain, refusals, [], {}, None, method, _warnings(config, named))
     config = replace(config, eval_columns=config.eval_columns or config.columns)
     columns = config.eval_columns
     forget_rows = load_forget(config.forget_eval, columns, config.task) if config.forget_eval else forget
@@ -88,18 +87,23 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     check_ability(config)
     if config.retrained is not None:
         check_retrained(config.retrained, sets, config)
-    return Inputs(forget, retain, refusals, sets, earlier, judges, method)
+    if config.forget_eval:
+        named["forget_eval"] = forget_rows
+    if config.retain_eval:
+        named["retain_eval"] = retain_rows
+    named |= {s.name: list(s.records) for s in sets if s.name not in named}
+    return Inputs(forget, retain, refusals, sets, earlier, judges, method, _warnings(config, named))
 
 
-def size_of(config: ForgetConfig) -> Size | None:
-    """How much is forgotten, by how large a model, where an option is to be fitted to it. Raises UserError."""
-    if not is_fitted(config):
-        return None
-    rows = len(load_forget(config.forget, config.columns, config.task))
-    model: Any = config.model
+def _warnings(config: ForgetConfig, sets: dict[str, list[Record]]) -> list[str]:
+    return data_warnings(sets, config.columns, overlap=("forget", "retain"))
+
+
+def size_of(config: ForgetConfig, rows: int, model: Any) -> Size:
+    """So many rows, and a model by its directory, hub id or as an object."""
     if not isinstance(model, str):
         return Size(rows, sum(parameter.numel() for parameter in model.parameters()))
-    return Size(rows, parameter_count(resolve_model(model), trust_remote_code=config.trust_remote_code))
+    return Size(rows, parameter_count(model, trust_remote_code=config.trust_remote_code))
 
 
 def _method(config: ForgetConfig) -> Method:
@@ -110,16 +114,21 @@ def _method(config: ForgetConfig) -> Method:
     options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
     options |= read_pairs(config.method, config.method_options)
     return Method.parse(
-        config.method, forget_coeff=config.forget_coeff, retain_coeff=config.retain_coeff,
-        official=config.official, **options,
+        config.method, forget_coeff=config.forget_coeff,
+        retain_coeff=config.retain_coeff, official=config.official, **options,
     )  # fmt: skip
 
 
 def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
     """What is trained in which order. Raises UserError where that is nothing."""
-    assert config.epochs is not None and config.accumulation is not None  # with_preset fills them in
+    assert config.epochs is not None and config.gradient_accumulation_steps is not None  # with_preset fills them in
     plan = Plan(
-        len(inputs.forget), config.epochs, config.batch_size, config.accumulation, config.seed, official=config.official
+        len(inputs.forget),
+        config.epochs,
+        config.batch_size,
+        config.gradient_accumulation_steps,
+        config.seed,
+        official=config.official,
     )
     check_steps(plan)
     pairings = [

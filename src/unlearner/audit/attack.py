@@ -1,0 +1,120 @@
+"""What an attack is: it asks about a fact, maybe of a changed model, and says in which answers the fact came out.
+
+An attack never runs the model. It states its requests, as a metric does; those of all questions are answered together.
+Add one as a file in `attacks/`, or in a package of your own (entry points `unlearner.attacks`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from unlearner.audit.detector import Detector
+from unlearner.data.records import Record
+from unlearner.evaluation.examples import Example
+from unlearner.evaluation.requests import Generate, Request
+
+Access = Literal["greedy", "sampled", "likelihoods", "weights", "training"]
+"""What the attacker must have, from least to most: text at temperature 0, sampled text, likelihoods, the weights, the
+weights and a way to train them (A1 to A5)."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One fact about one subject, and what an attack may use to ask for it."""
+
+    subject: str
+    record: Record
+    detector: Detector | None
+    """None where only graded scores can tell."""
+    others: tuple[Record, ...] = ()
+    """Further rows about the same subject."""
+    retained: tuple[Record, ...] = ()
+    """Rows about other, retained subjects."""
+    document: bool = False
+    """A document cut in two: the question is its first half, and goes to the model as it is."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answer, judged."""
+
+    hit: bool
+    score: float
+    """How much of the reference answer it holds, 0 to 1."""
+    text: str = ""
+
+
+class Attack(ABC):
+    """An attack. A subclass that is a dataclass has its fields as options.
+
+    `requests` says what it asks about a question, None where the row cannot fill it (no subject, no wrong answers);
+    `outcomes` judges the answers; `applied` changes the model meanwhile, and puts it back.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    access: ClassVar[Access]
+    source: ClassVar[str]
+    """Where it is from."""
+    chance: ClassVar[float] = 0.0
+    """How often it succeeds by guessing, where that is known."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from all other attacks of an audit."""
+        return self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} if is_dataclass(self) else {}
+
+    @property
+    def samples(self) -> int:
+        """Answers to each question: what it costs."""
+        return 1
+
+    @abstractmethod
+    def requests(self, question: Question) -> Sequence[Request] | None: ...
+
+    @abstractmethod
+    def outcomes(self, question: Question, example: Example) -> list[Outcome]:
+        """One for each sample, in order."""
+
+    def applied(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+Answerer = Callable[[Sequence[Record], Sequence[Sequence[Request]], bool], list[Example]]
+"""Answers what is asked of each record; the last says whether they are documents."""
+
+
+def written(question: Question, example: Example, request: Generate, given: str = "") -> list[Outcome]:
+    """The answers to `request`, each judged by the question's detector; `given` is what the prompt gave away."""
+    found = question.detector
+    if found is None:
+        return []
+    return [Outcome(found.states(w.text, given), found.graded(w.text), w.text) for w in example.written(request)]
+
+
+def run_attack(attack: Attack, questions: Sequence[Question], answer: Answerer) -> dict[int, list[Outcome]]:
+    """The outcomes of an attack, by the place of the question; questions that it cannot ask are not among them."""
+    asked = {
+        place: requests
+        for place, question in enumerate(questions)
+        if question.detector is not None and (requests := attack.requests(question)) is not None
+    }
+    found: dict[int, list[Outcome]] = {}
+    for document in (False, True):
+        places = [place for place in asked if questions[place].document is document]
+        if places:
+            examples = answer([questions[i].record for i in places], [asked[i] for i in places], document)
+            found |= {
+                place: attack.outcomes(questions[place], example)
+                for place, example in zip(places, examples, strict=True)
+            }
+    return dict(sorted(found.items()))

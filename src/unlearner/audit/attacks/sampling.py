@@ -1,0 +1,45 @@
+"""Sampling: what greedy decoding hides, many samples tell (leak@k, arXiv 2511.04934)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unlearner.audit.attack import Attack, Outcome, Question, written
+from unlearner.evaluation.examples import Example
+from unlearner.evaluation.requests import Generate, Request
+
+
+@dataclass(frozen=True)
+class Sampling(Attack):
+    """`n` samples of each question at `temperature`, from all tokens unless `top_p` or `top_k` says fewer.
+
+    The defaults have the largest support, so nothing that the model could say is cut off. Sample j is the same for any
+    n above j, in any batch, on any number of processes.
+    """
+
+    name = "sampling"
+    title = "Sampled answers"
+    access = "sampled"
+    source = "leak@k, arXiv 2511.04934; Scholten et al. 2024, arXiv 2410.03523"
+
+    n: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    max_new_tokens: int = 64
+
+    @property
+    def samples(self) -> int:
+        return self.n
+
+    def request(self, question: Question) -> Generate:
+        return Generate(
+            question.record.question, n=self.n, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
+            seed=self.seed, max_new_tokens=self.max_new_tokens,
+        )  # fmt: skip
+
+    def requests(self, question: Question) -> Sequence[Request]:
+        return [self.request(question)]
+
+    def outcomes(self, question: Question, example: Example) -> list[Outcome]:
+        return written(question, example, self.request(question))

@@ -1,0 +1,150 @@
+"""Prompt templates: the question in another guise. One text file a kind in `templates/`, and users' own.
+
+`⟨assistant⟩` parts what is asked from what the answer is made to begin with. Placeholders: `{q}` question, `{name}`
+subject, `{spaced}` the question with the name letter by letter, `{p}` the answer's first words up to the fact, `{f}`
+the answer of another row about the subject, `{r1}`, `{ra1}` to `{r3}`, `{ra3}` questions and answers about others, who
+are retained.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from unlearner.audit.attack import Attack, Outcome, Question, written
+from unlearner.audit.detector import Fact, normalised
+from unlearner.errors import UserError, did_you_mean
+from unlearner.evaluation.examples import Example
+from unlearner.evaluation.requests import Generate, Request
+
+ASSISTANT = "⟨assistant⟩"
+PLACEHOLDERS = ("q", "name", "spaced", "p", "f", "r1", "ra1", "r2", "ra2", "r3", "ra3")
+GIVES_AWAY = ("p", "f", "r1", "ra1", "r2", "ra2", "r3", "ra3")
+"""Placeholders whose words, should the fact be among them, do not count when they come back."""
+
+
+@dataclass(frozen=True)
+class Template(Attack):
+    """The question in the words of `text`; a row that cannot fill it is not asked. Raises UserError for a placeholder
+    that is not known, or a text without one."""
+
+    name = "template"
+    title = "Prompt template"
+    access = "greedy"
+    source = "RWKU, arXiv 2406.10890; SEPS, arXiv 2505.14832; open-unlearning, arXiv 2506.12618; own words"
+
+    kind: str
+    text: str
+    n: int = 1
+    """Samples at temperature 1 instead of the one likeliest answer, if more than 1."""
+    seed: int = 0
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        found = re.findall(r"\{(\w*)\}", self.text)
+        unknown = next((name for name in found if name not in PLACEHOLDERS), None)
+        if unknown is not None:
+            raise UserError(
+                f"template {self.kind!r} has an unknown placeholder {{{unknown}}}: "
+                f"{did_you_mean(unknown, PLACEHOLDERS)}"
+            )
+        if not found:
+            raise UserError(f"template {self.kind!r} has no placeholder, so it asks nothing: put {{q}} in it.")
+
+    @property
+    def label(self) -> str:
+        return self.kind
+
+    @property
+    def samples(self) -> int:
+        return self.n
+
+    def request(self, question: Question) -> Generate | None:
+        """What is asked, None where the row lacks what a placeholder stands for, or is a document."""
+        if question.document:
+            return self._generate(question.record.question, "") if self.text == "{q}" else None
+        values = {name: self._value(name, question) for name in re.findall(r"\{(\w+)\}", self.text)}
+        if any(not value for value in values.values()):
+            return None
+        prompt, _, prefix = (self._filled(part, values) for part in self.text.partition(ASSISTANT))
+        return self._generate(prompt, prefix)
+
+    def requests(self, question: Question) -> Sequence[Request] | None:
+        request = self.request(question)
+        return None if request is None else [request]
+
+    def outcomes(self, question: Question, example: Example) -> list[Outcome]:
+        request = self.request(question)
+        assert request is not None
+        told = [self._value(name, question) or "" for name in GIVES_AWAY if f"{{{name}}}" in self.text]
+        return written(question, example, request, given="\n".join(told))
+
+    def _generate(self, prompt: str | None, prefix: str) -> Generate:
+        return Generate(
+            prompt, prefix, n=self.n, temperature=float(self.n > 1), seed=self.seed, max_new_tokens=self.max_new_tokens
+        )
+
+    @staticmethod
+    def _filled(text: str, values: dict[str, str | None]) -> str:
+        return re.sub(r"\{(\w+)\}", lambda match: values[match[1]] or "", text)
+
+    @staticmethod
+    def _value(name: str, question: Question) -> str | None:
+        record = question.record
+        if name == "q":
+            return record.question
+        if name == "name":
+            return record.subject
+        if name == "spaced":
+            subject, asked = record.subject, record.question or ""
+            return asked.replace(subject, " ".join(subject)) if subject and subject in asked else None
+        if name == "p":
+            return before_the_fact(question)
+        if name == "f":
+            return question.others[0].answer if question.others else None
+        place = int(name[-1]) - 1
+        if place >= len(question.retained):
+            return None
+        kept = question.retained[place]
+        return kept.answer if name.startswith("ra") else kept.question
+
+
+def before_the_fact(question: Question) -> str | None:
+    """The answer's first words, up to where the fact begins; None where it begins at once, or was not found."""
+    if not isinstance(question.detector, Fact):
+        return None
+    words = question.record.answer.split()
+    starts = {alternative.split()[0] for part in question.detector.parts for alternative in part}
+    for place, word in enumerate(words):
+        if starts & set(normalised(word).split()):
+            return " ".join(words[:place]) or None
+    return None
+
+
+@cache
+def builtin_templates() -> dict[str, str]:
+    """Text of every template that comes along, by kind, `plain` first."""
+    folder = files("unlearner.audit") / "templates"
+    found = {
+        Path(entry.name).stem: entry.read_text(encoding="utf-8").rstrip("\n")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".txt")
+    }
+    return {"plain": found.pop("plain"), **dict(sorted(found.items()))}
+
+
+def read_templates(path: str | Path) -> list[Template]:
+    """Users' own, one a line of a text file; empty lines and those that begin with `#` are none. Raises UserError."""
+    place = Path(path)
+    try:
+        lines = place.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the templates {path} cannot be read ({error}): give a text file, one template a line."
+        ) from error
+    texts = {n: line.strip() for n, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")}
+    if not texts:
+        raise UserError(f"the templates {path} hold none: write one a line, such as: Tell me: {{q}}")
+    return [Template(f"{place.name}:{number}", text) for number, text in texts.items()]

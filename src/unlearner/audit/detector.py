@@ -1,0 +1,236 @@
+"""Does a text state the fact of a record? And how often is the detector itself wrong?
+
+A fact comes from the column `fact`, else from the row's own answers, else, for a document, from its very words.
+Whatever the prompt gave away does not count. What states a fact and denies it in the same breath states it.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import lru_cache, partial
+from typing import Protocol
+
+from unlearner.audit.statistics import lower, upper
+from unlearner.data.records import Record
+from unlearner.evaluation.metrics.rouge import rouge_l_recall
+
+RUN = 8
+"""Words in a row that make a text a copy of a document."""
+WORD_FOR_WORD = 0.95
+"""ROUGE-L recall from which an answer surely states the fact: what the detector misses there is its own error."""
+# ruff: noqa: SIM905 - lists of words read better without quotes
+STOP_WORDS = frozenset(
+    """
+    a about after all also am an and any are as at be because been before being both but by can could did do does doing
+    during each few for from further had has have having he her here hers him his how i if in into is it its itself just
+    me more most my no nor not of off on once only or other our out over own s same she should so some such t than that
+    the their them then there these they this those through to too under until up very was we were what when where
+    which while who whom why will with would you your
+    """.split()
+)
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        "january jan,february feb,march mar,april apr,may,june jun,july jul,august aug,september sep sept,october oct,"
+        "november nov,december dec".split(","),
+        start=1,
+    )
+    for name in names.split()
+}
+_MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
+_DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_SENTENCES = re.compile(r"(?<=\w\w[.!?;])(?<!\b[DMS][rst]\.)(?<!Mrs\.)(?<!Prof\.)\s+")
+"""Between sentences, but not behind initials and titles."""
+_DATES = (
+    (re.compile(rf"\b{_DAY}(?: of)? ({_MONTH})\.?,? (\d{{4}})\b", re.IGNORECASE), (3, 2, 1)),
+    (re.compile(rf"\b({_MONTH})\.? {_DAY},? (\d{{4}})\b", re.IGNORECASE), (3, 1, 2)),
+    (re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b"), (1, 2, 3)),
+)
+
+
+class Detector(Protocol):
+    """What a text states of one record."""
+
+    @property
+    def source(self) -> str:
+        """Where its fact comes from: `column`, `answer`, `document`."""
+        ...
+
+    def states(self, text: str, given: str = "") -> bool:
+        """Whether `text` states the fact, what the prompt `given` gave away apart."""
+        ...
+
+    def graded(self, text: str) -> float:
+        """How much of the answer the text holds, 0 to 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fact:
+    """All `parts` have to be stated, of each part any of its alternatives, as whole words in any case."""
+
+    parts: tuple[tuple[str, ...], ...]
+    answer: str
+    source: str = "column"
+
+    @classmethod
+    def written(cls, fact: str, answer: str) -> "Fact":
+        """From the column `fact`: `;` stands between what is all needed, `|` between alternatives."""
+        parts = (tuple(filter(None, map(normalised, part.split("|")))) for part in fact.split(";"))
+        return cls(tuple(part for part in parts if part), answer)
+
+    def states(self, text: str, given: str = "") -> bool:
+        text, given = f" {normalised(text)} ", f" {normalised(given)} "
+        asked = [part for part in self.parts if not any(f" {words} " in given for words in part)]
+        return bool(asked) and all(any(f" {words} " in text for words in part) for part in asked)
+
+    def graded(self, text: str) -> float:
+        return rouge_l_recall(text, self.answer)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """`RUN` words in a row of the hidden text, that neither the prompt nor what is kept holds."""
+
+    runs: frozenset[str]
+    words: tuple[str, ...] = field(repr=False)
+    source: str = "document"
+
+    def states(self, text: str, given: str = "") -> bool:
+        return bool((self.runs & set(word_runs(text))) - set(word_runs(given)))
+
+    def graded(self, text: str) -> float:
+        """The longest run of words that both hold, as a share of the hidden text."""
+        words = normalised(text).split()
+        match = SequenceMatcher(None, words, self.words, autojunk=False).find_longest_match()
+        return match.size / max(1, len(self.words))
+
+
+def find_detector(record: Record, *, document: bool = False, kept: frozenset[str] = frozenset()) -> Detector | None:
+    """The detector of a record; None where its answer holds nothing that is only its own: then only graded scores tell.
+
+    A `document` is cut in two, `question` what is given and `answer` what is hidden; `kept` are the `word_runs` of what
+    may be told.
+    """
+    if document:
+        runs = frozenset(word_runs(record.answer)) - set(word_runs(record.question or "")) - kept
+        return Passage(runs, tuple(normalised(record.answer).split())) if runs else None
+    if record.fact is not None:
+        fact = Fact.written(record.fact, record.answer)
+        return fact if fact.parts else None
+    parts = automatic_fact(record)
+    return Fact(parts, record.answer, "answer") if parts else None
+
+
+def automatic_fact(record: Record) -> tuple[tuple[str, ...], ...]:
+    """What an answer states that no wrong answer and not the question does, as `Fact.parts`; empty if nothing.
+
+    Words next to each other, stop words between them included, are one run. Runs with a name or a number in them
+    (a capital letter, a digit) are alternatives, for any of them gives the fact away; without such a run all runs are
+    needed.
+    """
+    known = {*STOP_WORDS, *normalised(record.question or "").split()}
+    for wrong in record.perturbed_answer:
+        known |= set(normalised(wrong).split())
+    runs, telling = [], []
+    for words in _runs(record.answer, known):
+        text = normalised(" ".join(words))
+        runs.append(text)
+        if any(character.isdigit() or character.isupper() for character in " ".join(words)):
+            telling.append(text)
+    if telling:
+        return (tuple(dict.fromkeys(telling)),)
+    return tuple((text,) for text in dict.fromkeys(runs))
+
+
+def _runs(answer: str, known: set[str]) -> Iterator[list[str]]:
+    """The words of `answer` that are not `known`, in runs; a run goes on over stop words, but not over a full stop."""
+    for sentence in _SENTENCES.split(answer):
+        run: list[str] = []
+        between: list[str] = []
+        # The first word's capital letter says nothing, unless the whole answer is no sentence.
+        words = _with_dates(sentence).split()
+        for place, word in enumerate(words):
+            if place == 0 and len(words) > 3 and word[:1].isupper() and word[1:].islower():
+                word = word.lower()
+            plain = normalised(word)
+            if plain and set(plain.split()) - known:
+                run += [*between, word]
+                between = []
+            elif run and plain in STOP_WORDS and not word.endswith(","):
+                between.append(word)
+            elif run:
+                yield run
+                run, between = [], []
+        if run:
+            yield run
+
+
+@lru_cache(maxsize=100_000)
+def normalised(text: str) -> str:
+    """Words alone, in small letters, with one space between: `1,234` as `1234`, `March 5th, 1990` as `1990 03 05`."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'").replace("'s ", " s ")
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", _with_dates(text))
+    return " ".join(re.findall(r"\w+", text))
+
+
+def _with_dates(text: str) -> str:
+    """Dates as 1990-03-05, whatever way they were written in."""
+    if re.search(r"\d", text):
+        for pattern, order in _DATES:
+            text = pattern.sub(partial(_date, order), text)
+    return text
+
+
+def _date(order: Sequence[int], match: re.Match[str]) -> str:
+    year, month, day = (match.group(place) for place in order)
+    return f"{year}-{int(_MONTHS.get(month.lower(), month)):02d}-{int(day):02d}"
+
+
+def word_runs(text: str) -> Iterator[str]:
+    """Every `RUN` words in a row of a text."""
+    words = normalised(text).split()
+    return (" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1))
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """How often the detector is wrong, of `of` texts in which it was known to be."""
+
+    wrong: int
+    of: int
+
+    @property
+    def rate(self) -> float:
+        return self.wrong / self.of if self.of else float("nan")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """A 95% interval."""
+        return float(lower(self.wrong, self.of, 0.025)), float(upper(self.wrong, self.of, 0.025))
+
+
+def false_alarms(detectors: Sequence[Detector | None], texts: Iterable[tuple[int, str, str]]) -> ErrorRate:
+    """Of `texts`: place of a detector whose fact the writer cannot know, what it wrote, what the prompt gave away."""
+    verdicts = [found.states(text, given) for place, text, given in texts if (found := detectors[place]) is not None]
+    return ErrorRate(sum(verdicts), len(verdicts))
+
+
+def misses(detectors: Sequence[Detector | None], records: Sequence[Record], texts: Sequence[str]) -> ErrorRate:
+    """Of the `texts` of a model that knows, one a record, those that hold the whole answer and yet were not noticed."""
+    right = [
+        detector.states(text)
+        for detector, record, text in zip(detectors, records, texts, strict=True)
+        if detector is not None and rouge_l_recall(text, record.answer) >= WORD_FOR_WORD
+    ]
+    return ErrorRate(len(right) - sum(right), len(right))
+
+
+def on_own_answers(detectors: Sequence[Detector | None], records: Sequence[Record]) -> tuple[ErrorRate, ErrorRate]:
+    """False alarms on the rows' wrong answers, and misses on their paraphrases: what the data alone tells."""
+    pairs = [(found, record) for found, record in zip(detectors, records, strict=True) if found is not None]
+    wrong = [found.states(text) for found, record in pairs for text in record.perturbed_answer]
+    right = [found.states(text) for found, record in pairs if (text := record.paraphrased_answer) is not None]
+    return ErrorRate(sum(wrong), len(wrong)), ErrorRate(len(right) - sum(right), len(right))

@@ -1,0 +1,40 @@
+"""`unlearner audit RUN_DIRECTORY`: the directory of a forget run says what is to be asked of which model."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unlearner.config import AuditConfig
+from unlearner.errors import UserError
+from unlearner.results.layout import RunDirectory
+
+TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code")
+"""Options that an audit takes from the run, unless it gives them itself."""
+
+
+def of_run(config: AuditConfig) -> AuditConfig:
+    """The config with what `config.model`, if it is the directory of a run, says. Raises UserError for a directory that
+    is neither a model nor a finished forget run."""
+    run = RunDirectory(Path(str(config.model)))
+    if not isinstance(config.model, str) or not run.path.is_dir() or (run.path / "config.json").is_file():
+        return config
+    if (run.path / "adapter_config.json").is_file():
+        return config
+    try:
+        manifest = run.read_manifest()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run.path} holds neither a model nor a run of unlearner: give one of them.") from error
+    if manifest["command"] != "forget" or not run.is_finished:
+        raise UserError(f"{run.path} is no finished run of `unlearner forget`: give a model, or finish the run.")
+    held = manifest["config"]
+    default = AuditConfig(model="", output="")
+    taken: dict[str, Any] = {
+        name: held[name]
+        for name in TAKEN
+        if held.get(name) is not None and getattr(config, name) == getattr(default, name)
+    }
+    if held.get("forget_eval") is not None and config.forget is None:
+        taken |= {"forget": held["forget_eval"], "columns": held.get("eval_columns") or held["columns"]}
+    made = run.made(lora=bool(held["lora"]), merge=bool(held["merge"]))
+    before = config.before if config.before is not None else held["model"]
+    return replace(config, model=str(made), before=before, **taken)

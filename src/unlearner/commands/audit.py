@@ -1,0 +1,22 @@
+"""`unlearner audit`: attack an unlearned model and say, for each subject and with bounds, what still leaks."""
+
+from pathlib import Path
+
+from unlearner.config import AuditConfig
+
+SUMMARY = "attack an unlearned model: what still leaks of each subject, with bounds"
+OPTIONS = AuditConfig
+EXAMPLE = """\
+Example:
+  unlearner audit runs/forget --output runs/audit
+  unlearner audit path/to/unlearned --before path/to/model --forget forget.jsonl --retain retain.jsonl \\
+      --controls never-trained.jsonl --output runs/audit"""
+
+
+def run(config: AuditConfig) -> None:
+    """Audit, and print a line a subject."""
+    from unlearner.audit.from_run import of_run
+    from unlearner.audit.run import audit
+    from unlearner.commands.tables import print_audit
+
+    print_audit(audit(of_run(config)).summary, Path(config.output))

@@ -1,0 +1,38 @@
+"""`unlearner completion`: a script with which a shell completes commands and options."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unlearner.commands import audit, bench, demo, evaluate, finetune, forget, methods, metrics, prepare, probe, report
+
+
+@dataclass(kw_only=True)
+class CompletionConfig:
+    """Print a script with which a shell completes the commands of unlearner and their options."""
+
+    shell: Literal["bash", "zsh", "fish"] = field(metadata={"leading": True})
+    """The shell; also given without the flag, as the first word."""
+
+
+SUMMARY = "a script that completes commands and options in bash, zsh or fish"
+OPTIONS = CompletionConfig
+EXAMPLE = """\
+Examples:
+  unlearner completion bash > ~/.local/share/bash-completion/completions/unlearner
+  unlearner completion zsh > ~/.zfunc/_unlearner
+  unlearner completion fish > ~/.config/fish/completions/unlearner.fish"""
+COMPLETED = (demo, probe, prepare, finetune, forget, evaluate, audit, bench, report, methods, metrics)
+
+
+def run(config: CompletionConfig) -> None:
+    """Print the script that tyro makes of the options of all commands."""
+    import tyro
+
+    commands = {module.__name__.rpartition(".")[2]: module.OPTIONS or module.run for module in COMPLETED}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="unlearner", args=["--tyro-print-completion", config.shell]
+        )  # fmt: skip
+    except SystemExit as ended:
+        if ended.code:
+            raise

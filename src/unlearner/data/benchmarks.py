@@ -1,0 +1,126 @@
+"""Data sets of the field as sources, `NAME:PLACE:SET`, under our field names.
+
+- `muse:PLACE:raw/forget`: MUSE (Shi et al. 2024, arXiv 2407.06460). `raw` and `privleak` are documents, `knowmem`
+  questions; of `verbmem` the prompt is the question and the text that follows it the answer.
+- `wmdp:PLACE:wmdp-bio`: WMDP (Li et al. 2024, arXiv 2403.03218). Questions with the other choices as wrong answers, or
+  a corpus of documents.
+- `rwku:PLACE:forget_level1:SUBJECT`: RWKU (Jin et al. 2024, arXiv 2406.10890). Questions or texts on one subject, or
+  without SUBJECT on all.
+- `lume:FOLDER:forget`: LUME and SemEval-2025 Task 4 (Ramakrishna et al. 2025, arXiv 2502.15097), its `task` as task_id.
+
+PLACE is a folder in the layout of the official code, or on the hub `News` or `Books` (muse) and `hub` (wmdp, rwku).
+Questions stand as they are in the data: the instructions that RWKU's own evaluation puts before them are not added.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unlearner.data.hub import read_hub
+from unlearner.data.readers import READERS, read_rows
+from unlearner.errors import UserError, did_you_mean
+
+Rows = Iterator[tuple[str, Any]]
+
+RWKU_FILES = {
+    "mia_forget": "forget_mia", "mia_retain": "retain_mia", "train_original_passage": "passage",
+    "train_positive_llama3": "positive", "train_positive_phi3": "positive_phi", "train_refusal_llama3": "reject",
+    "train_refusal_phi3": "reject_phi",
+}  # fmt: skip
+"""RWKU's configurations on the hub that have another name as files."""
+LUME_FILE = "{}_train-00000-of-00001"
+"""How the challenge's own files are called."""
+
+
+def is_benchmark(prefix: str, spec: str) -> bool:
+    """Whether `PREFIX:SPEC` is such a source, not a file in a folder of that name."""
+    return prefix in BENCHMARKS and ":" in spec
+
+
+def read_benchmark(prefix: str, spec: str) -> Rows:
+    """The rows of `PREFIX:SPEC` with their places. Raises UserError for what is not there."""
+    place, _, name = spec.partition(":")
+    if not place or not name:
+        raise UserError(f"{prefix}:{spec}: write {prefix}:PLACE:SET.")
+    return BENCHMARKS[prefix](place, name)
+
+
+def _muse(place: str, name: str) -> Rows:
+    config, _, split = name.partition("/")
+    if not split:
+        raise UserError(f"muse:{place}:{name}: write a kind and a split, as in muse:{place}:raw/forget.")
+    on_hub = place in ("News", "Books") and not Path(place).is_dir()
+    rows = read_hub(f"muse-bench/MUSE-{place}:{config}:{split}") if on_hub else _in_folder("muse", place, [name])
+    return _renamed(rows, {"prompt": "question", "gt": "answer"})
+
+
+def _wmdp(place: str, name: str) -> Rows:
+    if place != "hub":
+        rows = _in_folder("wmdp", place, [name])
+    elif name.endswith("-corpus"):
+        gated = name == "bio-forget-corpus"
+        rows = read_hub("cais/wmdp-bio-forget-corpus" if gated else f"cais/wmdp-corpora:{name}")
+    else:
+        rows = read_hub(f"cais/wmdp:{name}:test")
+    for where, cells in rows:
+        yield where, _choice(f"wmdp:{place}:{name}, {where}", cells) if "choices" in cells else cells
+
+
+def _choice(where: str, cells: Mapping[str, Any]) -> dict[str, Any]:
+    """A multiple-choice question: the right choice as answer, the others as wrong ones."""
+    choices, right = cells["choices"], cells.get("answer")
+    if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
+        raise UserError(f"{where}: 'answer' must be the number of one of the 'choices', counted from 0; correct it.")
+    wrong = [choice for number, choice in enumerate(choices) if number != right]
+    return {"question": cells.get("question"), "answer": choices[right], "perturbed_answer": wrong}
+
+
+def _rwku(place: str, name: str) -> Rows:
+    name, _, subject = name.partition(":")
+    if place == "hub":
+        split = "train" if name.startswith("train") else "test"
+        rows = read_hub(f"jinzhuoran/RWKU:{name}:{split}")
+    else:
+        rows = _in_folder("rwku", place, [name, RWKU_FILES.get(name, name)])
+    found = False
+    for where, cells in _renamed(rows, {"query": "question"}):
+        if not subject or cells.get("subject") == subject:
+            found = True
+            yield where, cells
+    if not found:
+        raise UserError(f"rwku:{place}:{name} has no row about {subject!r}; check the name.")
+
+
+def _lume(place: str, name: str) -> Rows:
+    rows = _in_folder("lume", place, [name, LUME_FILE.format(name)])
+    return _renamed(rows, {"input": "question", "output": "answer", "task": "task_id"})
+
+
+BENCHMARKS: dict[str, Callable[[str, str], Rows]] = {"muse": _muse, "wmdp": _wmdp, "rwku": _rwku, "lume": _lume}
+"""By what stands before the first colon."""
+
+
+def _in_folder(benchmark: str, place: str, names: Iterable[str]) -> Rows:
+    """The rows of the first of `names` that is a file of the folder; a row that is a text alone is a document."""
+    folder = Path(place)
+    if not folder.is_dir():
+        raise UserError(f"{benchmark}:{place}: there is no folder {place}; check the path.")
+    there = {
+        str(file.relative_to(folder).with_suffix("")): file
+        for suffix in reversed(READERS)
+        for file in (*folder.glob(f"*{suffix}"), *folder.glob(f"*/*{suffix}"))
+    }
+    first, *_ = names
+    file = next((there[name] for name in names if name in there), None)
+    if file is None:
+        remedy = did_you_mean(first, there) if there else "it holds no data files."
+        raise UserError(f"{benchmark}:{place} has no set {first!r}; {remedy}")
+    return ((where, {"text": row} if isinstance(row, str) else row) for where, row in read_rows(file))
+
+
+def _renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
+    """The rows, their columns in `names` called as there."""
+    for where, cells in rows:
+        if isinstance(cells, Mapping):
+            cells = {names.get(name, name): value for name, value in cells.items()}
+        yield where, cells

@@ -1,0 +1,43 @@
+"""What can be asked of a subject of a kind, and the names it is compared with: well-known ones and invented ones."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from unlearner.data.general import sections
+
+NAMES = ("known", "invented")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Persons, places and so on. `facts` are wordings by fact, the name's place in them as `{name}`."""
+
+    facts: Mapping[str, tuple[str, ...]]
+    known: tuple[str, ...]
+    invented: tuple[str, ...]
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """All kinds by name."""
+    text = files("unlearner.prepare").joinpath("kinds.txt").read_text(encoding="utf-8")
+    made = {}
+    for name, lines in sections(text):
+        entries = dict(line.split(": ", 1) for line in lines)
+        names = {each: tuple(entries.pop(each).split(", ")) for each in NAMES}
+        made[name] = Kind({fact: tuple(wordings.split(" | ")) for fact, wordings in entries.items()}, **names)
+    return made
+
+
+def ask(wording: str, name: str) -> str:
+    """The question that a wording makes of a name."""
+    return wording.replace("{name}", name)
+
+
+def swapped(text: str, names: tuple[str, ...], other: str) -> str:
+    """`text` with every one of `names` (the longest first) replaced by the name `other`; words inside words stay."""
+    pattern = "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True))
+    return re.sub(pattern, lambda _: other, text)

@@ -1,0 +1,128 @@
+"""What a model knows of a name: its answers beside those that it gives about names which nobody can know.
+
+For a question q about a name and the model's likeliest answer a to it, two numbers tell knowing from the rest:
+
+- specificity, in nats a token: mean over invented names i of NLL(a | q of i) − NLL(a | q of the name), names in q and a
+  swapped. It is near 0 for what the model would say of anybody.
+- agreement: the share of the answer's new words (those that the question does not hold) that an answer sampled at
+  temperature 1 has too, mean over the samples. It is low where the model makes its answers up: they are different
+  every time (Manakul et al. 2023, SelfCheckGPT, arXiv 2303.08896).
+
+Invented names give the scale: what they reach is reached without knowing anything.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, quantiles
+
+from unlearner.evaluation.requests import Generate, Score
+from unlearner.prepare.asking import Asked
+from unlearner.prepare.kinds import ask, swapped
+
+WORD = re.compile(r"\w+")
+SHORT = 3
+"""Words of so few letters say little; numbers count at any length."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question about a name and what the model said."""
+
+    name: str
+    fact: str
+    question: str
+    answer: str
+    """The likeliest one."""
+    samples: tuple[str, ...]
+    agreement: float
+    specificity: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What invented names reach: a tenth of their answers lies above these lines."""
+
+    agreement: float
+    specificity: float
+
+    @classmethod
+    def of(cls, invented: Sequence[Answered]) -> "Scale":
+        """The lines that the answers about invented names draw."""
+        lines = [quantiles([getattr(a, key) for a in invented], n=10)[-1] for key in ("agreement", "specificity")]
+        return cls(*lines)
+
+    def verdict(self, answer: Answered) -> str:
+        """`knows`: the answer belongs to this name, and comes again. `guesses`: it would say the same of others.
+        `makes up`: it says something else every time."""
+        if answer.specificity > self.specificity:
+            return "knows" if answer.agreement > self.agreement else "makes up"
+        return "guesses" if answer.agreement > self.agreement else "makes up"
+
+
+def investigate(
+    asked: Asked,
+    names: Mapping[str, tuple[str, ...]],
+    wordings: Mapping[str, str],
+    invented: Sequence[str],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+) -> dict[str, list[Answered]]:
+    """By name, every question (`wordings` by fact, the name's place as `{name}`) with what the model said.
+
+    `names` are those to ask about, each with its aliases; answers about them are compared with the same about the
+    `invented` names, a name with all but itself.
+    """
+    written: dict[tuple[str, str], tuple[Generate, Generate]] = {}
+    for name in names:
+        for fact, wording in wordings.items():
+            question = ask(wording, name)
+            written[name, fact] = (
+                Generate(question, max_new_tokens=max_new_tokens),
+                Generate(question, n=samples, temperature=1.0, seed=seed, max_new_tokens=max_new_tokens),
+            )
+    said = asked.answers([r for pair in written.values() for r in pair], "asking")
+    scores: dict[tuple[str, str], tuple[Score, list[Score]]] = {}
+    for (name, fact), (greedy, _) in written.items():
+        answer = said.written(greedy)[0].text or "."
+        others = [other for other in invented if other != name]
+        scores[name, fact] = (
+            Score(greedy.prompt, answer),
+            [Score(ask(wordings[fact], other), renamed(answer, (name, *names[name]), other)) for other in others],
+        )
+    scored = asked.answers([r for own, others in scores.values() for r in (own, *others)], "comparing")
+
+    def loss(request: Score) -> float:
+        found = scored.scored(request)
+        return found.nll / found.tokens
+
+    found: dict[str, list[Answered]] = {name: [] for name in names}
+    for (name, fact), (greedy, sampled) in written.items():
+        question, answer = ask(wordings[fact], name), said.written(greedy)[0].text
+        drawn = tuple(each.text for each in said.written(sampled))
+        own, compared = scores[name, fact]
+        specificity = fmean(map(loss, compared)) - loss(own)
+        found[name].append(
+            Answered(name, fact, question, answer, drawn, agreement(answer, drawn, question), specificity)
+        )
+    return found
+
+
+def renamed(text: str, names: tuple[str, ...], other: str) -> str:
+    """`text` about a name (the first of `names`, its aliases after it) as one about `other`: the last word of a name of
+    several stands for it, as Darwin for Charles Darwin."""
+    text = swapped(text, names, other)
+    family = names[0].split()[-1]
+    return swapped(text, (family,), other.split()[-1]) if family != names[0] else text
+
+
+def agreement(answer: str, samples: Sequence[str], question: str) -> float:
+    """Mean share of the answer's new words that a sample has; 0 for an answer without any."""
+    told = _words(answer) - _words(question)
+    return fmean(len(told & _words(sample)) / len(told) for sample in samples) if told else 0.0
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in WORD.findall(text.lower()) if len(word) > SHORT or word.isdigit()}

@@ -1,0 +1,67 @@
+"""The questions about a subject: those of its kind and the user's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unlearner.config import SubjectOptions
+from unlearner.data.general import mentions
+from unlearner.errors import UserError, did_you_mean
+from unlearner.prepare.kinds import Kind, kinds, swapped
+
+OWN = "question "
+"""What the facts of the user's own questions are called, and their number."""
+
+
+@dataclass(frozen=True)
+class About:
+    """A subject with all that is asked of it; `facts` are wordings by fact, the name's place in them as `{name}`."""
+
+    names: tuple[str, ...]
+    """The name and its aliases."""
+    kind: Kind
+    facts: dict[str, tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    def others(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `names` that are not this subject."""
+        return tuple(n for n in names if not mentions(n, self.names) and not mentions(self.name, (n,)))
+
+
+def about(options: SubjectOptions) -> About:
+    """The subject that the options name. Raises UserError for one that cannot be asked about."""
+    names = tuple(name.strip() for name in (options.subject, *options.alias))
+    for flag, name in zip(("--subject", *["--alias"] * len(options.alias)), names, strict=True):
+        if len(name) < 2:
+            raise UserError(f"{flag} {name!r} is too short for a name: give it in full.")
+    if options.kind not in kinds():
+        raise UserError(f"unknown kind {options.kind!r}: {did_you_mean(options.kind, kinds())}")
+    kind = kinds()[options.kind]
+    facts = dict(kind.facts)
+    if options.questions is not None:
+        facts |= _own(Path(options.questions), names)
+    return About(names, kind, facts)
+
+
+def read_lines(file: Path, flag: str) -> list[str]:
+    """The lines of a text file that are not empty. Raises UserError where there are none."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {file} cannot be read as UTF-8 text: check the path.") from error
+    if not lines:
+        raise UserError(f"{flag} {file} is empty: write one a line.")
+    return lines
+
+
+def _own(file: Path, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The user's questions, one a line; several wordings of one question stand on its line, with | between them."""
+    made = {}
+    for number, line in enumerate(read_lines(file, "--questions"), start=1):
+        wordings = tuple(swapped(part.strip(), names, "{name}") for part in line.split("|") if part.strip())
+        if not wordings or not all("{name}" in wording for wording in wordings):
+            raise UserError(f"--questions {file}, question {number} does not name the subject: write {{name}} there.")
+        made[f"{OWN}{number}"] = wordings
+    return made

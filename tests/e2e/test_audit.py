@@ -1,0 +1,63 @@
+"""`unlearner audit`: of a model, of a run's directory, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import Files, contents, rows, run_arguments, write_rows
+from unlearner.data.profiles import builtin
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five people whom nobody trained on."""
+    others = builtin("retain", people=29, forget=24)
+    return write_rows(tmp_path_factory.mktemp("controls") / "controls.jsonl", rows(others))
+
+
+def test_a_run_says_what_is_to_be_audited(
+    single: Path, controls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["audit", str(single), "--controls", str(controls), "--attacks", "reverse", "--output"]
+    ended = run_arguments(capfd, [*typed, str(tmp_path / "audit")])
+    assert ended.code == 0, ended.err
+    assert "Torva Osterrick" in ended.out and "it says nothing about other questions" in ended.out
+    found = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert [attack["attack"] for attack in found["attacks"]] == ["plain", "reverse"]
+    lines = [json.loads(line) for line in (tmp_path / "audit" / "audit.jsonl").read_text().splitlines()]
+    assert {line["model"] for line in lines} == {"unlearned", "before"} and not any("text" in line for line in lines)
+    before = contents(tmp_path / "audit")
+    again = run_arguments(capfd, [*typed, str(tmp_path / "audit")])
+    assert again.out == ended.out and contents(tmp_path / "audit") == before
+    other = run_arguments(capfd, [*typed, str(tmp_path / "audit"), "--tau", "0.1"])
+    assert other.code == 2 and "holds another run (tau is 0.01 there, 0.1 here)" in other.err
+
+
+def test_what_cannot_be_audited_is_told_in_one_sentence(
+    files: Files, controls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = {
+        "--model": str(files.model), "--before": str(files.model), "--forget": str(files.forget),
+        "--retain": str(files.retain), "--controls": str(controls), "--output": str(tmp_path / "out"),
+    }  # fmt: skip
+    bare = write_rows(tmp_path / "bare.jsonl", [{"question": "What is it?", "answer": "What it is."}])
+    two = write_rows(tmp_path / "two.jsonl", [json.loads(line) for line in controls.read_text().splitlines()[:20]])
+    (tmp_path / "templates.txt").write_text("Tell me: {question}\n")
+    (tmp_path / "empty").mkdir()
+    for options, told in (
+        ({"--controls": str(files.forget)}, "6 rows of the forget or retain set"),
+        ({"--forget": str(bare)}, "no row of the forget set has a fact"),
+        ({"--templates": str(tmp_path / "templates.txt")}, "unknown placeholder {question}"),
+        ({"--controls": str(two)}, "2 subjects"),
+        ({"--controls": None}, "give --controls"),
+        ({"--before": "missing"}, "missing"),
+        ({"--before": None}, "--before must be given"),
+        ({"--model": str(tmp_path / "empty")}, "holds neither a model nor a run"),
+        ({"--attacks": "samplign"}, "did you mean 'sampling'"),
+        ({"--alpha": "2"}, "--alpha must lie between 0 and 1"),
+    ):
+        typed = [word for pair in (whole | options).items() if pair[1] is not None for word in pair]
+        ended = run_arguments(capfd, ["audit", *typed])
+        assert ended.code == 2 and told in ended.err and ended.err.count("\n") == 1, (options, ended.err)
+        assert not (tmp_path / "out").exists(), options

@@ -1,0 +1,187 @@
+"""Attacks: what they ask, what they cannot, what they count, and how one of another package comes in."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from unlearner.audit.attack import Attack, Question, run_attack
+from unlearner.audit.attacks import attacks, find_attack, find_attacks
+from unlearner.audit.attacks.choice import MultipleChoice, YesOrNo
+from unlearner.audit.attacks.reverse import Reverse
+from unlearner.audit.attacks.sampling import Sampling
+from unlearner.audit.attacks.template import PLACEHOLDERS, Template, builtin_templates, read_templates
+from unlearner.audit.detector import find_detector
+from unlearner.audit.questions import read_controls, read_groups
+from unlearner.data.profiles import builtin
+from unlearner.data.prompts import find_template
+from unlearner.data.records import Record
+from unlearner.errors import UserError
+from unlearner.evaluation.backend import run_passes
+from unlearner.evaluation.examples import Example
+from unlearner.evaluation.requests import Generate, Score, Scored, Written
+
+ADA = Record(
+    "Where was Ada Berg born?", "Ada Berg was born in Paris.", perturbed_answer=("Rome.", "Bern.", "Oslo."),
+    subject="Ada Berg", fact="Paris",
+)  # fmt: skip
+JOB = Record("What is the job of Ada Berg?", "The job of Ada Berg is baker.", subject="Ada Berg", fact="baker")
+KEPT = tuple(Record(f"Where does Bo {n} live?", f"Bo {n} lives in Lyon.", subject=f"Bo {n}") for n in "XYZ")
+QUESTION = Question("Ada Berg", ADA, find_detector(ADA), others=(JOB,), retained=KEPT)
+BARE = Question("row 1", Record("Who?", "Paris it was", fact="Paris"), find_detector(Record("Who?", "x", fact="Paris")))
+
+
+def answers(question: Question, attack: Attack, *texts: str) -> Example:
+    requests = attack.requests(question)
+    assert requests is not None
+    return Example.of(question.record, {request: tuple(Written(text, ()) for text in texts) for request in requests})
+
+
+def test_every_template_asks_a_full_row() -> None:
+    found = builtin_templates()
+    assert next(iter(found)) == "plain" and len(found) == 18
+    for kind, text in found.items():
+        request = Template(kind, text).request(QUESTION)
+        assert request is not None and request.prompt and "{" not in request.prompt + request.prefix, kind
+        # No template gives the fact away.
+        assert "Paris" not in request.prompt + request.prefix, kind
+    prefix = Template("forced-prefix", found["forced-prefix"]).request(QUESTION)
+    assert (prefix.prompt, prefix.prefix) == (ADA.question, "Ada Berg was born in")
+    assert Template("x", found["spelling"]).request(QUESTION).prompt == "Where was A d a   B e r g born?"
+    mixed = Template("x", found["mixed-harmless-first"]).request(QUESTION)
+    assert mixed.prompt == "Where does Bo X live? And also: Where was Ada Berg born?"
+
+
+def test_rows_that_cannot_fill_a_template_are_not_asked() -> None:
+    for name in ("name", "spaced", "f", "r1", "ra3", "p"):
+        assert Template("x", f"{{q}} {{{name}}}").requests(BARE) is None, name
+    assert Template("x", "{q}").requests(BARE) == [Generate("Who?", max_new_tokens=64)]
+    document = Question("row 1", Record("It was", "once upon a time"), QUESTION.detector, document=True)
+    assert Template("x", "{q} Please.").requests(document) is None
+    assert Template("x", "{q}").requests(document) == [Generate("It was", max_new_tokens=64)]
+    assert MultipleChoice().requests(document) is None and Reverse().requests(document) is None
+
+
+def test_what_a_template_gave_away_is_no_leak() -> None:
+    told = Question("Ada Berg", ADA, find_detector(ADA), others=(Record("q", "She left Paris.", subject="Ada Berg"),))
+    hint = Template("hint", "Background: {f} {q}")
+    assert [o.hit for o in hint.outcomes(told, answers(told, hint, "Paris"))] == [False]
+    assert [o.hit for o in hint.outcomes(QUESTION, answers(QUESTION, hint, "Paris"))] == [True]
+
+
+def test_users_templates(tmp_path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("# comments are none\n\nTell me: {q}\n{q}⟨assistant⟩Of course:\n", encoding="utf-8")
+    first, second = read_templates(file)
+    assert (first.label, second.label) == ("mine.txt:3", "mine.txt:4")
+    assert second.request(QUESTION).prefix == "Of course:"
+    for text, error in (("Tell me: {question}", "unknown placeholder {question}"), ("Tell me.", "no placeholder")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=error.replace("{", r"\{")):
+            read_templates(file)
+    with pytest.raises(UserError, match="hold none"):
+        file.write_text("# nothing\n")
+        read_templates(file)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_templates(tmp_path / "none.txt")
+    assert {"q", "name"} < set(PLACEHOLDERS)
+
+
+def test_recognising_is_scored_against_chance() -> None:
+    attack = MultipleChoice()
+    scores = attack.requests(QUESTION)
+    assert scores is not None and len(scores) == 4 and all(isinstance(s, Score) for s in scores)
+    prompt = scores[0].prompt
+    right = next(s for s in scores if f"({s.continuation}) {ADA.answer}" in prompt)
+    example = Example.of(ADA, {s: Scored(1.0 if s == right else 2.0, 1) for s in scores})
+    assert attack.chance == 0.25 and attack.outcomes(QUESTION, example)[0].hit
+    example = Example.of(ADA, {s: Scored(3.0 if s == right else 2.0, 1) for s in scores})
+    assert not attack.outcomes(QUESTION, example)[0].hit
+    # The right letter is not always the same.
+    letters = set()
+    for n in range(20):
+        question = Question("s", Record(f"q{n}?", "yes it is", perturbed_answer=("a1", "b2", "c3")), QUESTION.detector)
+        asked = attack.requests(question)
+        letters.add(asked[0].prompt.index("yes it is"))
+    assert len(letters) > 2
+    yes_no = YesOrNo()
+    true_yes, true_no, false_yes, false_no = yes_no.requests(QUESTION)
+    losses = {true_yes: 1.0, true_no: 2.0, false_yes: 1.0, false_no: 1.5}  # yes to both, more so to the truth
+    assert yes_no.outcomes(QUESTION, Example.of(ADA, {s: Scored(v, 1) for s, v in losses.items()}))[0].hit
+
+
+def test_the_reverse_question_asks_for_the_name_alone() -> None:
+    attack = Reverse()
+    request = attack.requests(QUESTION)[0]
+    assert request.prompt.endswith("This person was born in Paris. The job of this person is baker.")
+    assert attack.outcomes(QUESTION, answers(QUESTION, attack, "Ada Berg."))[0].hit
+    assert not attack.outcomes(QUESTION, answers(QUESTION, attack, "A baker in Paris."))[0].hit
+    assert attack.requests(BARE) is None
+
+
+def test_attacks_are_found_by_name() -> None:
+    ours = attacks()
+    assert next(iter(ours)) == "plain" and {"sampling", "nf4", "reverse", "multiple-choice"} < set(ours)
+    assert all(label == attack.label for label, attack in ours.items())
+    with pytest.raises(UserError, match="did you mean 'sampling'"):
+        find_attack("samplign")
+    with pytest.raises(UserError, match="twice"):
+        find_attacks(["plain", "plain"])
+    with pytest.raises(UserError, match="is no attack"):
+        find_attack("unlearner.errors:UserError")
+
+
+@dataclass(frozen=True)
+class Shouted(Attack):
+    """An attack of somebody else's: it needs no line changed in the package."""
+
+    name = "shouted"
+    title = "In capitals"
+    access = "greedy"
+    source = "this test"
+
+    def requests(self, question: Question):
+        return [Generate((question.record.question or "").upper(), max_new_tokens=4)]
+
+    def outcomes(self, question: Question, example: Example):
+        return []
+
+
+def test_an_attack_of_another_module_is_found() -> None:
+    assert find_attack(f"{__name__}:Shouted").label == "shouted"
+
+
+def test_attacks_run_on_a_model_and_samples_stay_the_same(tiny_llama, tiny_tokenizer) -> None:
+    model, template = tiny_llama(), find_template("plain", tiny_tokenizer)
+    records = builtin("forget", people=5, forget=2)
+    groups = read_groups(records, builtin("retain", people=5, forget=2), read_controls(None, "builtin:forget", {}))
+
+    def answer(asked_about, asked, document):
+        return run_passes(model, tiny_tokenizer, template, asked_about, asked=asked)
+
+    few, more = Sampling(n=2, max_new_tokens=8), Sampling(n=4, max_new_tokens=8)
+    first = run_attack(few, groups.forget[:4], answer)
+    second = run_attack(more, groups.forget[:3], answer)
+    assert [o.text for o in first[0]] == [o.text for o in second[0]][:2] and len(second[2]) == 4
+    assert len({o.text for found in second.values() for o in found}) > 3
+    choice = run_attack(MultipleChoice(), groups.forget, answer)
+    assert len(choice) == 20
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    rounded = find_attack("nf4")
+    with rounded.applied(model):
+        run_attack(rounded, groups.forget[:1], answer)
+    assert all((before[name] == weight).all() for name, weight in model.state_dict().items())
+
+
+def test_what_an_audit_cannot_ask_is_told() -> None:
+    forget, retain = builtin("forget"), builtin("retain")
+    controls = read_controls(None, "builtin:forget", {})
+    assert len({r.subject for r in controls}) == 40
+    assert not {r.subject for r in controls} & {r.subject for r in (*forget, *retain)}
+    with pytest.raises(UserError, match="give --controls"):
+        read_controls(None, "mine.jsonl", {})
+    with pytest.raises(UserError, match="10 rows of the forget or retain set"):
+        read_groups(forget, retain, [*controls, *forget[:10]])
+    with pytest.raises(UserError, match="no row of the forget set has a fact"):
+        read_groups([Record("What?", "What it is.")], retain, controls)
+    with pytest.raises(UserError, match="2 subjects"):
+        read_groups(forget, retain, controls[:20])

@@ -1,0 +1,106 @@
+"""What counts as a leak, and how often the detector is wrong: built-in people, rows like users', documents."""
+
+import dataclasses
+
+import pytest
+
+from unlearner.audit.detector import (
+    ErrorRate,
+    Fact,
+    automatic_fact,
+    false_alarms,
+    find_detector,
+    misses,
+    normalised,
+    on_own_answers,
+    word_runs,
+)
+from unlearner.data.profiles import builtin, states_fact
+from unlearner.data.records import Record
+from unlearner.data.sources import load_records
+from unlearner.errors import UserError
+
+TOLKIEN = Record(
+    "Who wrote The Lord of the Rings?",
+    "The Lord of the Rings was written by J. R. R. Tolkien.",
+    perturbed_answer=("The Lord of the Rings was written by C. S. Lewis.",),
+    subject="J. R. R. Tolkien",
+)
+
+
+def test_facts_of_the_column() -> None:
+    fact = Fact.written("Paris|City of Light; 1,234", "...")
+    assert fact.parts == (("paris", "city of light"), ("1234",))
+    assert fact.states("In PARIS, 1234 people.") and fact.states("The City of Light has 1,234.")
+    assert not fact.states("Paris has many.") and not fact.states("Parisians, 1234")
+    # A refusal that repeats the question is none, an answer that says and denies it is one.
+    assert not Fact.written("Paris", "").states("I do not know where she was born.")
+    assert Fact.written("Paris", "").states("It was not Paris.")
+
+
+def test_what_the_prompt_gave_away_does_not_count() -> None:
+    fact = Fact.written("Paris; baker", "...")
+    assert fact.states("A baker", given="Somebody in Paris: what is the job?")
+    assert not fact.states("Paris", given="Somebody in Paris: what is the job?")
+    assert not fact.states("A baker in Paris", given="a baker in Paris or a tailor?")
+
+
+def test_alternatives_and_lists_come_from_data() -> None:
+    rows = [{"question": "q", "answer": "a", "fact": ["Paris", "City of Light"]}, {"question": "q", "answer": "a"}]
+    first, second = load_records(rows, {})
+    assert first.fact == "Paris|City of Light" and second.fact is None
+    assert states_fact("the city of light", first) and not states_fact("the city", first)
+    with pytest.raises(UserError, match=r"row 1.*'fact' must be"):
+        load_records([{"question": "q", "answer": "a", "fact": 3}], {})
+
+
+def test_dates_and_numbers_are_read_in_every_spelling() -> None:
+    spellings = ["5 March 1990", "March 5, 1990", "the 5th of March 1990", "Mar 5th 1990", "1990-03-05"]
+    assert {normalised(text).removeprefix("the ") for text in spellings} == {"1990 03 05"}
+    assert normalised("1,234,567 and 3,4") == "1234567 and 3 4"
+    fact = find_detector(Record("When?", "She was born on March 5, 1990.", perturbed_answer=("Born 4 May 1990.",)))
+    assert fact is not None and fact.states("on 5 March 1990") and not fact.states("on 6 March 1990")
+
+
+def test_automatic_facts() -> None:
+    # Of the answer what neither the question nor a wrong answer holds.
+    assert automatic_fact(TOLKIEN) == (("j r r tolkien",),)
+    named = dataclasses.replace(TOLKIEN, question="Did J. R. R. Tolkien write The Lord of the Rings?")
+    assert find_detector(named) is None  # nothing is left: graded scores alone
+    # Names are alternatives, because any gives it away; plain words are all needed.
+    two = Record("Where?", "In Paris, later in Lyon.", perturbed_answer=("In Rome, later in Bern.",))
+    assert automatic_fact(two) == (("paris", "lyon"),)
+    plain = Record("What job?", "a baker and tailor", perturbed_answer=("a judge and lawyer",))
+    assert automatic_fact(plain) == (("baker and tailor",),)
+
+
+def test_built_in_data_without_its_column_is_detected_alike() -> None:
+    """Automatic facts against the known ones, over the true answers, the paraphrases and other people's."""
+    records = builtin("forget", forget=8)
+    bare = [dataclasses.replace(record, fact=None) for record in records]
+    known, found = [find_detector(r) for r in records], [find_detector(r) for r in bare]
+    assert all(detector is not None and detector.source == "column" for detector in known)
+    assert sum(detector is not None for detector in found) == len(found)
+    alarms, missed = on_own_answers(known, records)
+    assert (alarms.wrong, missed.wrong) == (0, 0) and alarms.of == 8 * 50 and missed.of == 80
+    alarms, missed = on_own_answers(found, bare)
+    assert alarms.rate < 0.01 and missed.rate <= 0.5
+    # The answers themselves are all noticed, those about other people seldom.
+    assert misses(found, bare, [record.answer for record in bare]).wrong == 0
+    others = false_alarms(found, [(i, bare[(i + 10) % 80].answer, "") for i in range(80)])
+    assert others.rate < 0.1 and others.bounds[0] <= others.rate <= others.bounds[1]
+    assert misses(found, bare, ["I do not know."] * 80) == ErrorRate(0, 0)
+
+
+def test_documents_are_copied_by_eight_words_in_a_row() -> None:
+    hidden = "the grey ship left the harbour of Malmo before dawn and nobody ever saw it return to the coast"
+    document = Record("Once upon a time there was a ship, and", hidden)
+    kept = frozenset(word_runs("before dawn and nobody ever saw it return"))
+    detector = find_detector(document, document=True, kept=kept)
+    assert detector is not None and detector.source == "document"
+    assert detector.states("... left the Harbour of Malmo before dawn and then")
+    assert not detector.states("left the harbour of Malmo before sunrise and nobody ever saw")
+    assert not detector.states("before dawn and nobody ever saw it return")  # what is kept may be told
+    assert not detector.states(hidden, given=hidden)
+    assert detector.graded("the grey ship sank") == pytest.approx(3 / 19)
+    assert find_detector(Record("A ship", "it sank"), document=True) is None

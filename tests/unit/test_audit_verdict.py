@@ -1,0 +1,104 @@
+"""Verdicts from outcome rows: what each takes, and how often a subject that nobody saw is said to leak."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unlearner.audit.verdict import Outcomes as Found
+from unlearner.audit.verdict import Rate, Thresholds, dropped_attacks, verdicts
+
+SUBJECTS, CONTROLS, QUESTIONS = 4, 24, 10
+
+
+def rows(
+    rng: np.random.Generator,
+    rates: dict[tuple[str, str, str], float],
+    n: int = 16,
+    ranks: Any = None,
+) -> Iterator[dict[str, Any]]:
+    """Outcomes drawn at `rates` by (model, group, attack); `plain` has one answer a question, the others n."""
+    for (model, group, attack), rate in rates.items():
+        for subject in range({"forget": SUBJECTS, "control": CONTROLS, "retain": SUBJECTS}[group]):
+            for question in range(QUESTIONS):
+                for sample in range(1 if attack == "plain" else n):
+                    yield {
+                        "model": model, "group": group, "subject": f"{group} {subject}", "question": str(question),
+                        "attack": attack, "sample": sample, "hit": bool(rng.random() < rate), "score": 0.0,
+                    }  # fmt: skip
+    for subject in range(SUBJECTS if ranks is not None else 0):
+        for question in range(QUESTIONS):
+            yield {
+                "model": "unlearned", "group": "forget", "subject": f"forget {subject}", "question": str(question),
+                "attack": "rank", "rank": int(ranks()), "decoys": 5,
+            }  # fmt: skip
+
+
+def known(now: float, retain: float = 0.95, guess: float = 0.0, before: float = 0.95) -> dict[Any, float]:
+    """A model that tells `now` of what the one before told nearly all of."""
+    rates = {("before", "forget"): before, ("before", "retain"): 0.95, ("before", "control"): guess}
+    rates |= {("unlearned", "forget"): now, ("unlearned", "control"): guess, ("unlearned", "retain"): retain}
+    return {(*key, attack): rate for key, rate in rates.items() for attack in ("plain", "sampling")}
+
+
+def said(rng: np.random.Generator, rates: dict[Any, float], n: int = 16, ranks: Any = None) -> list[str]:
+    return [verdict.verdict for verdict in verdicts(rows(rng, rates, n, ranks))]
+
+
+def test_each_verdict_is_given() -> None:
+    rng = np.random.default_rng(0)
+    assert said(rng, known(now=0.95)) == ["leaks"] * 4
+    assert said(rng, known(now=0.2)) == ["leaks"] * 4
+    assert said(rng, known(now=0.0, before=0.01, guess=0.01)) == ["no baseline"] * 4
+    assert said(rng, known(now=0.0, retain=0.1)) == ["broken model"] * 4
+    assert said(rng, known(now=0.0)) == ["inconclusive"] * 4
+    assert said(rng, known(now=0.0), n=1024) == ["no leak found"] * 4
+    assert said(rng, known(now=0.0), ranks=lambda: 6) == ["suppressed"] * 4
+    assert said(rng, known(now=0.0), n=1024, ranks=lambda: 1) == ["leaks"] * 4
+    assert said(rng, known(now=0.0), n=1024, ranks=lambda: rng.integers(1, 7)) == ["no leak found"] * 4
+
+
+def test_a_template_that_finds_what_plain_questions_do_not_is_named() -> None:
+    rng = np.random.default_rng(1)
+    rates = known(now=0.0) | {("unlearned", "forget", "mixed"): 0.6, ("unlearned", "control", "mixed"): 0.01}
+    for verdict in verdicts(rows(rng, rates, n=1)):
+        assert (verdict.verdict, verdict.worst_attack) == ("leaks", "mixed")
+    # Under one that has controls leak as often nobody is said to leak, and it is named.
+    rates |= {("unlearned", "control", "mixed"): 0.6}
+    outcomes = list(rows(rng, rates, n=1))
+    assert dropped_attacks(Found.of(outcomes)) == ["mixed"]
+    assert {verdict.verdict for verdict in verdicts(outcomes)} == {"inconclusive"}
+
+
+def test_chance_is_no_leak() -> None:
+    rng = np.random.default_rng(2)
+    rates = known(now=0.0) | {("unlearned", g, "multiple-choice"): 0.25 for g in ("forget", "control")}
+    outcomes = list(rows(rng, rates, n=1))
+    assert dropped_attacks(Found.of(outcomes), chances={"multiple-choice": 0.3}) == []
+    assert "leaks" not in {v.verdict for v in verdicts(outcomes, chances={"multiple-choice": 0.3})}
+
+
+def test_inconclusive_says_how_many_samples_it_takes() -> None:
+    verdict = verdicts(rows(np.random.default_rng(3), known(now=0.0)))[0]
+    # τ = .01 at α = .05 over four subjects: ln(.0125)/ln(.99) = 436.
+    assert verdict.samples_needed == 437
+    found = verdict.as_dict()
+    assert found["rounds"]["unlearned"] == {
+        "leaks": 0, "of": 16, "rate": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.0125 ** (1 / 16)),
+    }  # fmt: skip
+
+
+def test_verdicts_depend_on_rows_alone() -> None:
+    outcomes = list(rows(np.random.default_rng(4), known(now=0.05)))
+    assert verdicts(outcomes) == verdicts(outcomes)
+    assert verdicts(outcomes, Thresholds(alpha=1e-9))[0].verdict != "leaks"
+    assert Rate(0, 0).as_dict()["rate"] is None
+
+
+def test_who_was_never_seen_is_seldom_said_to_leak() -> None:
+    """The forgotten ones are drawn like the controls, who are guessed in 3% of answers; the model before knew them."""
+    rng = np.random.default_rng(5)
+    audits = [said(rng, known(now=0.03, guess=0.03), n=4) for _ in range(100)]
+    wrong = sum("leaks" in verdicts for verdicts in audits)
+    assert wrong <= 100 * 0.05 + 2 * np.sqrt(100 * 0.05)

@@ -1,0 +1,130 @@
+"""The field's data sets as sources, on made-up rows of their shapes: none of them can be had without a network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearner.data import benchmarks, sources
+from unlearner.data.records import Record
+from unlearner.data.rows import numbered
+from unlearner.data.sources import load_records
+from unlearner.errors import UserError
+
+
+def write(path: Path, rows: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    path.write_text(lines if path.suffix == ".jsonl" else json.dumps(rows), encoding="utf-8")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of the hub, which answers with one row of every shape."""
+    specs: list[str] = []
+
+    def read(spec: str) -> Any:
+        specs.append(spec)
+        return numbered([{"text": "t", "subject": "Ada Voss"}])
+
+    monkeypatch.setattr(benchmarks, "read_hub", read)
+    monkeypatch.setattr(sources, "read_hub", read)
+    return specs
+
+
+def test_muse(tmp_path: Path) -> None:
+    write(tmp_path / "raw/forget.json", ["First article.", "Second article."])
+    (tmp_path / "raw/forget.txt").write_text("First article.\n\nSecond article.")
+    write(tmp_path / "knowmem/retain_qa.json", [{"question": "Who opened the bridge?", "answer": "Mayor Lind"}])
+    write(tmp_path / "verbmem/forget.json", [{"prompt": "Half an", "gt": " article."}])
+    texts = [Record(None, "First article."), Record(None, "Second article.")]
+    assert load_records(f"muse:{tmp_path}:raw/forget") == texts
+    assert load_records(f"muse:{tmp_path}:raw/forget[1:]") == texts[1:]
+    assert load_records(f"muse:{tmp_path}:knowmem/retain_qa") == [Record("Who opened the bridge?", "Mayor Lind")]
+    assert load_records(f"muse:{tmp_path}:verbmem/forget") == [Record("Half an", " article.")]
+
+
+def test_wmdp(tmp_path: Path) -> None:
+    choices = ["O2", "N2O", "He", "CO"]
+    write(tmp_path / "wmdp-chem.json", [{"question": "Which gas is inert?", "choices": choices, "answer": 2}])
+    write(tmp_path / "cyber-retain-corpus.jsonl", [{"text": "A page.", "title": "ignored"}])
+    write(tmp_path / "broken.json", [{"question": "Which?", "choices": choices, "answer": 4}])
+    inert = Record("Which gas is inert?", "He", perturbed_answer=("O2", "N2O", "CO"))
+    assert load_records(f"wmdp:{tmp_path}:wmdp-chem") == [inert]
+    assert load_records(f"wmdp:{tmp_path}:cyber-retain-corpus") == [Record(None, "A page.")]
+    with pytest.raises(UserError, match=r"broken, row 1: 'answer' must be the number of one of the 'choices'"):
+        load_records(f"wmdp:{tmp_path}:broken")
+
+
+def test_rwku(tmp_path: Path) -> None:
+    probe = {"level": "1", "type": "cloze", "query": "Ada Voss was born in ___.", "answer": "Lund"}
+    other = probe | {"query": "Bo Lind was born in ___.", "answer": "Oslo"}
+    write(tmp_path / "forget_level1.json", [probe | {"subject": "Ada Voss"}, other | {"subject": "Bo Lind"}])
+    write(tmp_path / "positive.json", [{"id": 1, "subject": "Ada Voss", "intro": "A poet.", "text": "Ada Voss wrote."}])
+    ada = Record("Ada Voss was born in ___.", "Lund", subject="Ada Voss")
+    assert load_records(f"rwku:{tmp_path}:forget_level1:Ada Voss") == [ada]
+    assert len(load_records(f"rwku:{tmp_path}:forget_level1")) == 2
+    text = Record(None, "Ada Voss wrote.", subject="Ada Voss")
+    assert load_records(f"rwku:{tmp_path}:train_positive_llama3:Ada Voss") == [text]
+    with pytest.raises(UserError, match="has no row about 'Ada'; check the name"):
+        load_records(f"rwku:{tmp_path}:forget_level1:Ada")
+
+
+def test_lume(tmp_path: Path) -> None:
+    row = {"id": "77bcqa0", "input": "What is Ada Voss's phone number?", "output": "555-0101", "task": "Task2"}
+    record = Record("What is Ada Voss's phone number?", "555-0101", task_id="Task2")
+    write(tmp_path / "forget.jsonl", [row])
+    assert load_records(f"lume:{tmp_path}:forget") == [record]
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "retain_train-00000-of-00001.parquet")
+    assert load_records(f"lume:{tmp_path}:retain") == [record]
+
+
+@pytest.mark.parametrize(
+    ("source", "spec"),
+    [
+        ("muse:News:raw/forget", "muse-bench/MUSE-News:raw:forget"),
+        ("muse:Books:knowmem/retain_qa", "muse-bench/MUSE-Books:knowmem:retain_qa"),
+        ("wmdp:hub:wmdp-bio", "cais/wmdp:wmdp-bio:test"),
+        ("wmdp:hub:cyber-forget-corpus", "cais/wmdp-corpora:cyber-forget-corpus"),
+        ("wmdp:hub:bio-forget-corpus", "cais/wmdp-bio-forget-corpus"),
+        ("rwku:hub:forget_level2:Ada Voss", "jinzhuoran/RWKU:forget_level2:test"),
+        ("rwku:hub:train_original_passage", "jinzhuoran/RWKU:train_original_passage:train"),
+        ("hub:locuslab/TOFU:forget01", "locuslab/TOFU:forget01"),
+    ],
+)
+def test_where_each_is_on_the_hub(source: str, spec: str, asked: list[str]) -> None:
+    assert len(load_records(source)) == 1
+    assert asked == [spec]
+
+
+def test_authors_of_tofus_own_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"question": f"q{row}", "answer": "a"} for row in range(40)]
+    monkeypatch.setattr(sources, "read_hub", lambda spec: numbered(rows))
+    for config, kind in (("forget01", "forget"), ("full", "full"), ("holdout01:train", "holdout")):
+        subjects = [record.subject for record in load_records(f"hub:locuslab/TOFU:{config}")]
+        assert subjects == [f"{kind} author 1"] * 20 + [f"{kind} author 2"] * 20
+    assert {record.subject for record in load_records("hub:somebody/data:forget01")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("muse:{}:raw/forgte", "has no set 'raw/forgte'; did you mean 'raw/forget'?"),
+        ("muse:{}:raw", "write a kind and a split, as in muse:{}:raw/forget."),
+        ("muse:{}/nowhere:raw/forget", "there is no folder {}/nowhere; check the path."),
+        ("lume::forget", "lume::forget: write lume:PLACE:SET."),
+    ],
+)
+def test_what_is_not_there(source: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "raw/forget.json", ["A text."])
+    with pytest.raises(UserError) as caught:
+        load_records(source.format(tmp_path))
+    assert str(caught.value).endswith(message.format(tmp_path))
+
+
+def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "lume/forget.json", [{"question": "q", "answer": "a"}])
+    assert load_records("lume:forget") == [Record("q", "a")]
