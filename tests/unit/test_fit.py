@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from unlearner.api import _config
-from unlearner.config import ForgetConfig, is_fitted, with_preset
+from unlearner.config import ForgetConfig
 from unlearner.data.batches import Plan
 from unlearner.errors import UserError
 from unlearner.models.load import parameter_count
 from unlearner.models.new import new_model
 from unlearner.scenarios.fit import LEAST_STEPS, Size
 from unlearner.workflows.inputs import size_of
+from unlearner.workflows.preset import is_fitted, with_preset
 
 CONFIG = ForgetConfig(model="", forget="", output="")
 TINY = Size(20, 1_000_000)

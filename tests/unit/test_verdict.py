@@ -115,8 +115,8 @@ def test_broken_answers_are_a_warning() -> None:
     salad = [{**row, "generation": "it is is born born born"} for row in rows(20)]
     found = told(run("ME+GD", measured(0.8, 0.0, salad), measured(0.1, 1.0, rows(20)))).warnings
     assert found[0].startswith(
-        "Many answers to forget-set questions are broken, by simple rules: after ME+GD 40 of 40: 40 repeat themselves, "
-        "40 are no sentences."
+        "Answers to forget-set questions are broken, by simple rules: after ME+GD at least 40 of 40: 40 repeat "
+        "themselves, 40 are no sentences."
     )
     # The model wrote no better before: nothing was done.
     assert told(run("ME+GD", measured(0.8, 0.0, salad), measured(0.1, 1.0, salad))).warnings == []

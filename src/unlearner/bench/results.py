@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from unlearner.bench.cells import Cell
-from unlearner.config import BenchConfig, with_preset
+from unlearner.config import BenchConfig
 from unlearner.console import note
 from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
@@ -19,6 +19,7 @@ from unlearner.files import space_errors, write_text
 from unlearner.report.titles import set_names
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
+from unlearner.workflows.preset import with_preset
 
 DIGITS = 6
 """Digits behind the point in results.csv: below them two machines may differ."""

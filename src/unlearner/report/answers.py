@@ -7,13 +7,18 @@ by them the worst answers to be shown. What the reference answer does itself (a 
   three times whatever is between; or a group of two to eight letters stands four times in a row; or of the first
   hundred words, if there are twelve, fewer than half are different. A single word may stand twice where it begins with
   a capital, is a number, or is one that English doubles ("had had").
-- *Tells of somebody else*: it holds the `subject` of another row, or one of its sentences is the reference answer of a
-  row about another subject, case and marks aside, in four words or more. Subjects and answers are those of all sets.
-- *Is no sentence*: it is empty, begins with a small letter, or is shorter than the reference answer and yet without a
-  mark at its end. Asked only where the reference answer is a sentence. A longer answer may only have been cut.
+- *Tells of somebody else*: it holds a name of somebody whom another row is about, or the last word of one, of five
+  letters or more, that stands in no row about anybody else; or one of its sentences is the reference answer of a row
+  about another subject, case and marks aside, in four words or more. Names are subjects that stand in their rows, and
+  words with capitals that stand together in two or more questions, all about the same subject. Rows are those of all
+  sets. What stands in the row's own question or reference answer is not counted.
+- *Is no sentence*: it is empty, begins with a small letter, or goes on with one after a full stop, or is shorter than
+  the reference answer and yet without a mark at its end, or holds letters and digits mixed up ("book0gsm", "197ble").
+  Asked only where the reference answer is a sentence. A longer answer may only have been cut.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,40 +40,68 @@ RULES = (
     ),
     (
         "Tells of somebody else",
-        "names the subject of another row, or one of its sentences is the reference answer of a row about another "
-        "subject",
+        "names somebody whom another row is about, or one of its sentences is the reference answer of a row about "
+        "another subject",
     ),
     (
         "Is no sentence",
-        "is empty, begins with a small letter, or is shorter than the reference answer and ends without a mark",
+        "is empty, has a sentence that begins with a small letter, is shorter than the reference answer and ends "
+        "without a mark, or mixes up letters and digits",
     ),
 )
 """The rules for a page, where docs/guide/report.md has them in full."""
 END_MARKS = (".", "!", "?", "…", "。", "！", "？")
+
+NAME = re.compile(r"(?<=\S )[A-ZÀ-ÖØ-Þ][\w-]+(?: [A-ZÀ-ÖØ-Þ][\w-]+)+")
+"""Words with capitals beside one another, but not the first of a question."""
+LEAST_LETTERS = 5
+GOES_ON = re.compile(r"(?<!etc)(?<!vol)(?<!est)(?<!inc)(?<!ltd)(?<!approx)(?<=[a-z]{3})[.!?] +[a-z]")
+MIXED = re.compile(r"[a-z]\d+[a-z]{2}|\d{2}[a-z]{3}")
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the rows of all sets are about, and what they say."""
+    """Whom the rows of all sets are about, and what they say."""
 
-    subjects: re.Pattern[str] | None
+    names: re.Pattern[str] | None
+    owners: Mapping[str, Any]
+    """A name, or the last word of one → whom it is of."""
     answers: Mapping[str, frozenset[Any]]
     """Plain words of an answer → whom it is about."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Data":
-        subjects: set[str] = set()
-        answers: dict[str, set[Any]] = {}
+        answers: dict[str, set[Any]] = defaultdict(set)
+        asked: dict[str, set[Any]] = defaultdict(set)  # a name in questions → the questions
+        about: dict[str, set[Any]] = defaultdict(set)  # a name, or a word → whom the rows are about that hold it
         for row in rows:
-            if row.get("subject"):
-                subjects.add(row["subject"])
-            if len((plain := _plain(row.get("answer") or "")).split()) >= 4:
-                answers.setdefault(plain, set()).add(row.get("subject") or row.get("question"))
-        longest_first = sorted(subjects, key=lambda name: (-len(name), name))
-        pattern = rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)" if subjects else None
-        return cls(pattern and re.compile(pattern), {text: frozenset(of) for text, of in answers.items()})
+            whom, question, answer = _about(row), row.get("question") or "", row.get("answer") or ""
+            if len((plain := _plain(answer)).split()) >= 4:
+                answers[plain].add(whom)
+            for word in re.findall(r"\w+", f"{question} {answer}"):
+                about[word].add(whom)
+            subject = row.get("subject") or ""
+            for name in {
+                *NAME.findall(question),
+                *([subject] if subject and subject in f"{question} {answer}" else []),
+            }:
+                asked[name] |= {question, *([None] if name == subject else [])}
+                about[name].add(whom)
+        names = [
+            name for name, questions in asked.items()
+            if len(questions) > 1 and len(about[name]) == 1 and not name.islower()
+        ]  # fmt: skip
+        last = (name.split()[-1] for name in names)
+        names += [word for word in last if len(word) >= LEAST_LETTERS and len(about[word]) == 1]
+        longest_first = sorted(filter(None, names), key=lambda name: (-len(name), name))
+        words = "|".join(map(re.escape, longest_first))
+        return cls(
+            re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None,
+            {name: next(iter(about[name])) for name in names},
+            {text: frozenset(of) for text, of in answers.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -77,6 +110,8 @@ class Faults:
 
     by_row: Mapping[str, list[str]]
     asked: int
+    misjudged: int
+    """Answers that tell of somebody else, and yet were judged correct."""
 
     @property
     def count(self) -> int:
@@ -84,9 +119,13 @@ class Faults:
         return sum(map(bool, self.by_row.values()))
 
     def told(self) -> str:
-        """`22 repeat themselves, 3 are no sentences`."""
-        counts = {words: sum(fault in found for found in self.by_row.values()) for fault, words in FAULTS.items()}
-        return ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+        """`22 repeat themselves, 3 tell of somebody else (1 was judged correct), 1 is no sentence`."""
+        counts = {fault: sum(fault in found for found in self.by_row.values()) for fault in FAULTS}
+        more = {OTHER: f" ({self.misjudged} {'was' if self.misjudged == 1 else 'were'} judged correct)"}
+        return ", ".join(
+            f"{n} {fault if n == 1 else FAULTS[fault]}{more.get(fault, '') if self.misjudged else ''}"
+            for fault, n in counts.items() if n
+        )  # fmt: skip
 
 
 def faults_of(measured: Measurement) -> Faults | None:
@@ -95,7 +134,8 @@ def faults_of(measured: Measurement) -> Faults | None:
     if not rows:
         return None
     data = Data.of(measured.rows)
-    return Faults({row["id"]: faults(row, data) for row in rows}, len(rows))
+    found = {row["id"]: faults(row, data) for row in rows}
+    return Faults(found, len(rows), sum(OTHER in found[row["id"]] and bool(row.get("entailment")) for row in rows))
 
 
 def faults(row: Row, data: Data) -> list[str]:
@@ -133,13 +173,19 @@ def repeats(text: str) -> bool:
 
 def _tells_of_another(row: Row, data: Data) -> bool:
     own = " ".join(filter(None, (row.get("question"), row.get("answer"), row.get("original_answer"))))
-    if data.subjects is not None and any(
-        name != row.get("subject") and name not in own for name in data.subjects.findall(row["generation"])
+    about = _about(row)
+    if data.names is not None and any(
+        data.owners[name] != about and name not in own for name in data.names.findall(row["generation"])
     ):
         return True
-    about = row.get("subject") or row.get("question")
     sentences = map(_plain, re.split(r"(?<=[.!?。！？])\s*", row["generation"]))
     return any(about not in data.answers.get(sentence, {about}) for sentence in sentences)
+
+
+def _about(row: Row) -> Any:
+    """Whom a row is about: its subject, else the first name in its question, else only itself."""
+    found = NAME.search(row.get("question") or "")
+    return row.get("subject") or (found[0] if found else row.get("question"))
 
 
 def _is_sentence(text: str) -> bool:
@@ -149,7 +195,9 @@ def _is_sentence(text: str) -> bool:
 
 def _may_be_sentence(text: str, reference: str) -> bool:
     text = text.strip().rstrip("\"')]»”’")
-    if not text or text[:1].islower():
+    if not text or text[:1].islower() or GOES_ON.search(text):
+        return False
+    if MIXED.search(text) and not MIXED.search(reference):
         return False
     return text.endswith(END_MARKS) or len(text.split()) >= len(reference.split())
 

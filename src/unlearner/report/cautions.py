@@ -1,11 +1,12 @@
 """What to bear in mind when reading a report."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from unlearner.evaluation.embeddings import PAPER_EMBEDDINGS
 from unlearner.evaluation.entailment_judges import OFFLINE_JUDGE, PAPER_JUDGE
 from unlearner.evaluation.metrics import METRICS
-from unlearner.report.answers import Faults, faults_of
+from unlearner.report.answers import faults_of
 from unlearner.report.contents import Measurement, Part, Report, Run
 from unlearner.report.effect import FEW_STEPS, advice, rose, steps
 from unlearner.report.wording import HIGH_PROBABILITY, JUDGED, efficacy_of, joined, number_word, spoken
@@ -78,7 +79,7 @@ def _broken(ends: Sequence[End]) -> list[str]:
         if run.command == "forget" and now is not None:
             before = 0 if was is None else was.count / was.asked
             if now.count / now.asked >= max(BROKEN_SHARE, before + BROKEN_SHARE):
-                told.append(f"after {name} {_share(now)}: {now.told()}")
+                told.append(f"after {name} at least {now.count} of {now.asked}: {now.told()}")
         elif run.before is not None:
             entropies = [m.figure("forget.token_entropy") for m in (run.before, after)]
             if None not in entropies and (entropies[1] or 0) < LOW_ENTROPY_SHARE * (entropies[0] or 0):
@@ -88,17 +89,15 @@ def _broken(ends: Sequence[End]) -> list[str]:
         found.append(f"After {joined(flat)} the answers to forget-set questions are largely repeated words.")
     if told:
         more = f"; and so on for {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
-        found.append(f"Many answers to forget-set questions are broken, by simple rules: {'; '.join(told[:4])}{more}.")
+        found.append(
+            f"Answers to forget-set questions are broken, by simple rules: {'; '.join(told[:MOST_NAMED])}{more}."
+        )
     if found:
         found[-1] += (
             " A model that had never seen the forget set would answer in sentences of its own, so it is easy to notice "
             "that something was done."
         )
     return found
-
-
-def _share(faults: Faults) -> str:
-    return f"{faults.count} of {faults.asked}"
 
 
 def _without_effect(ends: Sequence[End]) -> list[str]:
@@ -122,10 +121,11 @@ def _overlaps(ends: Sequence[End]) -> list[str]:
         if run.command == "forget" and hashes.get("forget") and hashes.get("forget") == hashes.get("retain"):
             found.append(f"The forget set and the retain set of {name} are the same: what is kept is hardly forgotten.")
             continue
-        pairs: dict[str, list[tuple[str, str]]] = {"forget": [], "retain": []}
+        pairs: dict[str, list[tuple[Any, Any]]] = {"forget": [], "retain": []}
         for row in after.rows:
             pairs.setdefault(row["set"].partition(",")[0], []).append((row.get("question"), row.get("answer")))
-        both = len([pair for pair in pairs["forget"] if pair in set(pairs["retain"])]) if pairs["retain"] else 0
+        kept = set(pairs["retain"])
+        both = sum(pair in kept for pair in pairs["forget"])
         if both:
             found.append(
                 f"{both} of {len(pairs['forget'])} forget-set questions of {name} are also in the retain set, with the "

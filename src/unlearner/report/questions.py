@@ -56,7 +56,8 @@ def _worst(
 
     def value(answer: tuple[Question, int], metric: str, otherwise: int) -> int:
         question, place = answer
-        known = question.values[place][metrics.index(metric)] if metric in metrics and question.values[place] else None
+        values = question.values[place]
+        known = values[metrics.index(metric)] if values and metric in metrics else None
         return otherwise if known is None else known
 
     def name(place: int) -> str:

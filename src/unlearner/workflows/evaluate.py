@@ -11,7 +11,7 @@ from torch import nn
 
 from unlearner import distributed
 from unlearner.config import EvaluateConfig, ForgetConfig, resolved
-from unlearner.console import note_once, warn
+from unlearner.console import warn
 from unlearner.data.prompts import Template
 from unlearner.data.quality import data_warnings
 from unlearner.data.sources import load_records
@@ -102,7 +102,6 @@ def evaluate(config: EvaluateConfig, *, tokenizer: Any = None) -> Evaluation:
         if config.retrained is not None:
             hashes["retrained"] = retrained_hash(config.retrained)
         folder = open_run(config.output, "evaluate", settings, hashes, odd)
-    note_once(judges.describe())
     retrained = None
     if config.retrained is not None:
         retrained = retrained_rows(
@@ -141,8 +140,6 @@ class Evaluations:
         self.config, self.sets, self.tokenizer, self.template = config, sets, tokenizer, template
         self.folder, self.accelerator, self.known = folder, accelerator, known
         self.judges = judges
-        if judges is not None:
-            note_once(judges.describe())
 
     def read(self, place: str) -> Evaluation | None:
         """The evaluation that lies in a place of the run's directory."""

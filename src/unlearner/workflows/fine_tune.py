@@ -108,7 +108,13 @@ def finetune(
     if accelerator.is_main_process:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         data = {"data": records_hash(records)}
-        write_card(trained, base=base if isinstance(base, str) else subject.name, method="fine-tuning", settings=card_settings(config), data=data)
+        write_card(
+            trained,
+            base=base if isinstance(base, str) else subject.name,
+            method="fine-tuning",
+            settings=card_settings(config),
+            data=data,
+        )
         write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
     return FinetuneResult(trained, subject.tokenizer, read_jsonl(folder / "log.jsonl"))
 

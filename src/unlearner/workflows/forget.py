@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, is_fitted, resolved, with_preset
+from unlearner.config import ForgetConfig, resolved
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
@@ -25,6 +25,7 @@ from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, read_inputs, size_of
+from unlearner.workflows.preset import is_fitted, with_preset
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 
@@ -85,11 +86,12 @@ class Forgetting:
             warn(sentence)
         self.config, self.inputs = config, inputs
         self.folder: Path | None = None
+        self.hashes: dict[str, str | None] = {}
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
         if config.output is not None:
-            hashes = _hashes(config, inputs, subject, reference)
-            self.folder = open_run(config.output, "forget", settings, hashes, inputs.warnings)
+            self.hashes = _hashes(config, inputs, subject, reference)
+            self.folder = open_run(config.output, "forget", settings, self.hashes, inputs.warnings)
         self.evaluations = Evaluations(
             config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
         )
@@ -142,8 +144,11 @@ class Forgetting:
     def write_card(self, folder: Path) -> None:
         """The card of the model that lies in `folder`."""
         config, inputs = self.config, self.inputs
-        data = {"forget set": records_hash(inputs.forget), "retain set": records_hash(inputs.retain)}
-        data["starting model"] = self.subject.fingerprint() if self.subject.source is not None else None
+        data = {
+            "forget set": records_hash(inputs.forget),
+            "retain set": records_hash(inputs.retain),
+            "starting model": self.hashes.get("model") or (self.subject.source and self.subject.fingerprint()),
+        }
         write_card(
             folder, base=self.base if isinstance(self.base, str) else self.subject.name, method=inputs.method.name,
             settings=card_settings(config, "forget_coeff", "retain_coeff"), data=data,
