@@ -332,13 +332,13 @@ def said(*runs: Run) -> list[str]:
 
 def test_the_verdict_on_one_run() -> None:
     assert said(forgetting("ME+GD", measurement(0.8, 0.855, 0.05))) == [
-        "Nearly all of the forget set is gone: after ME+GD the model answers 2 of 40 forget-set questions correctly "
-        "(40 before), and forget efficacy went from 0.100 to 0.800 (95% interval 0.700 to 0.900).",
+        "Nearly all of the forget set is no longer said: after ME+GD the model answers 2 of 40 forget-set questions "
+        "correctly (40 before), and forget efficacy went from 0.100 to 0.800 (95% interval 0.700 to 0.900).",
         "It keeps 95% of its model utility (0.900 before, 0.855 (95% interval 0.800 to 0.900) after).",
     ]
 
 
-def test_what_is_only_no_longer_said_is_not_called_gone() -> None:
+def test_what_is_no_longer_said_and_still_likely_is_told() -> None:
     (first, _) = said(forgetting("IDK+AP", measurement(0.6, 0.9, 0.0, probability=0.8)))
     assert first.startswith("Nearly all of the forget set is no longer said, though the model still finds it likely")
 

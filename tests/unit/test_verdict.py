@@ -59,18 +59,26 @@ def test_where_nothing_was_forgotten_none_is_the_best() -> None:
         "before); before unlearning it was 0.100.",
     ]
     assert found.warnings[0] == (
+        "ME+GD and IDK+AP changed nothing that chance could not explain, all in fewer than 20 steps of training: raise "
+        "--epochs or lower --gradient-accumulation-steps, for more steps, or raise --learning-rate."
+    )
+    assert told(runs[0]).warnings[0] == (
         "ME+GD changed nothing that chance could not explain (forget efficacy 0.100 before, 0.104 after) in only 4 "
         "steps of training: raise --epochs or lower --gradient-accumulation-steps, for more steps, or raise "
         "--learning-rate (it was 1e-05)."
     )
-    assert told(runs[0]).sentences[0].startswith("Hardly anything of the forget set is gone")
+    assert told(runs[0]).sentences[0].startswith("Hardly anything of the forget set is forgotten")
     assert told(*runs, run("GA+GD", measured(0.5, 0.2), BEFORE)).sentences[0].startswith("Of the three runs, GA+GD has")
 
 
 def test_a_bench_in_which_nothing_was_forgotten_says_so() -> None:
     runs = [run(method, measured(0.104, 1.0), BEFORE) for method in ("ME+GD", "IDK+AP", "GA+GD")]
     found = verdict(Report([Part("people4", runs, seeds=[1])], [{"scenario": "fictitious"}], []))
-    assert found.sentences[0] == "None of the three methods forgot anything to speak of."
+    assert found.sentences == [
+        "None of the three methods forgot anything to speak of.",
+        "Forget efficacy is 0.104 after each (40 of 40 questions still answered correctly, 40 before); before "
+        "unlearning it was 0.100.",
+    ]
 
 
 def test_a_judge_is_named_only_where_one_was_asked() -> None:
@@ -115,7 +123,7 @@ def test_broken_answers_are_a_warning() -> None:
     salad = [{**row, "generation": "it is is born born born"} for row in rows(20)]
     found = told(run("ME+GD", measured(0.8, 0.0, salad), measured(0.1, 1.0, rows(20)))).warnings
     assert found[0].startswith(
-        "Answers to forget-set questions are broken, by simple rules: after ME+GD at least 40 of 40: 40 repeat "
+        "Answers to forget-set questions are broken, by simple rules: after ME+GD all 40: 40 repeat "
         "themselves, 40 are no sentences."
     )
     # The model wrote no better before: nothing was done.

@@ -6,7 +6,7 @@ from typing import Any
 from unlearner.evaluation.embeddings import PAPER_EMBEDDINGS
 from unlearner.evaluation.entailment_judges import OFFLINE_JUDGE, PAPER_JUDGE
 from unlearner.evaluation.metrics import METRICS
-from unlearner.report.answers import faults_of
+from unlearner.report.answers import Faults, faults_of
 from unlearner.report.contents import Measurement, Part, Report, Run
 from unlearner.report.effect import FEW_STEPS, advice, rose, steps
 from unlearner.report.wording import HIGH_PROBABILITY, JUDGED, efficacy_of, joined, number_word, spoken
@@ -28,11 +28,14 @@ def cautions(report: Report) -> list[str]:
     runs = report.runs
     ends = _ends(report)
     known = report.evaluations
-    found = [*_judge_cautions(known)]
+    found = [*warnings(report), *_judge_cautions(known)]
     likely = [
         f"{name} ({p:.2f})"
         for name, run, after in ends
-        if run.command == "forget" and (p := after.figure("forget.probability")) is not None and p >= HIGH_PROBABILITY
+        if run.command == "forget"
+        and rose(run) is not False
+        and (p := after.figure("forget.probability")) is not None
+        and p >= HIGH_PROBABILITY
     ]
     if likely:
         found.append(
@@ -40,7 +43,7 @@ def cautions(report: Report) -> list[str]:
             "probability per token is high. What is no longer said may still be known, and be drawn out by other "
             "questions."
         )
-    found += [*warnings(report), *_overlaps(ends)]
+    found += _overlaps(ends)
     if (zero := _zero(runs)) is not None:
         found.append(
             f"Model utility is a harmonic mean, so it is 0 where one of its figures is 0: here {zero}. Judge what was "
@@ -79,7 +82,7 @@ def _broken(ends: Sequence[End]) -> list[str]:
         if run.command == "forget" and now is not None:
             before = 0 if was is None else was.count / was.asked
             if now.count / now.asked >= max(BROKEN_SHARE, before + BROKEN_SHARE):
-                told.append(f"after {name} at least {now.count} of {now.asked}: {now.told()}")
+                told.append(f"after {name} {_share(now)}: {now.told()}")
         elif run.before is not None:
             entropies = [m.figure("forget.token_entropy") for m in (run.before, after)]
             if None not in entropies and (entropies[1] or 0) < LOW_ENTROPY_SHARE * (entropies[0] or 0):
@@ -100,17 +103,27 @@ def _broken(ends: Sequence[End]) -> list[str]:
     return found
 
 
+def _share(faults: Faults) -> str:
+    if faults.count == faults.asked:
+        return f"all {faults.asked}"
+    return f"at least {faults.count} of {faults.asked}"  # the rules miss much
+
+
 def _without_effect(ends: Sequence[End]) -> list[str]:
     """What to change about runs that forgot nothing."""
-    idle = [run for _, run, _ in ends if run.command == "forget" and rose(run) is False]
-    if len(idle) > MOST_NAMED:
-        few = [made for run in idle if (made := steps(run)) is not None and made < FEW_STEPS]
-        why = f", some with only {min(few)} steps of training" if few else ""
-        return [
-            f"{len(idle)} runs changed nothing that chance could not explain{why}: raise --epochs or lower "
-            "--gradient-accumulation-steps, for more steps, or raise --learning-rate."
-        ]
-    return [advice(run) for run in idle]
+    idle = [(name, run) for name, run, _ in ends if run.command == "forget" and rose(run) is False]
+    if len(idle) < 2:
+        return [advice(run) for _, run in idle]
+    names = list(dict.fromkeys(name for name, _ in idle))
+    who = joined(names) if len(names) <= MOST_NAMED else f"{len(idle)} runs"
+    few = [made for _, run in idle if (made := steps(run)) is not None and made < FEW_STEPS]
+    why = f", some with only {min(few)} steps of training" if few else ""
+    if len(few) == len(idle):
+        why = f", all in fewer than {FEW_STEPS} steps of training"
+    return [
+        f"{who} changed nothing that chance could not explain{why}: raise --epochs or lower "
+        "--gradient-accumulation-steps, for more steps, or raise --learning-rate."
+    ]
 
 
 def _overlaps(ends: Sequence[End]) -> list[str]:

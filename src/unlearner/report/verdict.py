@@ -87,8 +87,8 @@ def _one(run: Run) -> list[str]:
             )
         else:
             sentences.append(
-                f"{gone(now / was, after)}: after {run.label} the model answers {now} of {count} forget-set questions "
-                f"correctly ({was} before), and {efficacy}."
+                f"{unsaid(now / was, after)}: after {run.label} the model answers {now} of {count} forget-set "
+                f"questions correctly ({was} before), and {efficacy}."
             )
     return [*sentences, f"{_kept(run)}."]
 
@@ -97,7 +97,7 @@ def _unmeasured(runs: Sequence[Run]) -> str:
     """Why nothing can be said about forgetting."""
     if any(run.after is not None and run.after.count("forget") for run in runs):
         return "Not all was measured that forget efficacy is made of (--metrics): the tables show what was."
-    return "No forget set was measured, so nothing can be said about what is gone."
+    return "No forget set was measured, so nothing can be said about what was forgotten."
 
 
 def _kept(run: Run, *, mean: bool = False) -> str:
@@ -165,9 +165,13 @@ def _none(runs: Sequence[Run], most: Run, noun: str, how: str, counts: bool) -> 
     unknown = ""
     if all(run.before is not None and run.before.right("forget") == 0 for run in runs):
         unknown = "; the model answered no question of the forget set correctly even before"
+    highest = f"The highest forget efficacy is that of {most.label}, {_facts(most, counts)}"
+    if len(facts := {_facts(run, counts) for run in runs}) == 1:
+        efficacy, _, answered = facts.pop().partition(" ")
+        highest = f"Forget efficacy is {efficacy} after each{answered and f' {answered}'}"
     return [
         f"{none} forgot anything to speak of{how}{unknown}.",
-        f"The highest forget efficacy is that of {most.label}, {_facts(most, counts)}; before unlearning it was {was}.",
+        f"{highest}; before unlearning it was {was}.",
     ]
 
 
@@ -227,8 +231,8 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
     return [f"Nothing can be said yet about what was forgotten, because {why}.", second]
 
 
-def gone(left: float, after: Measurement) -> str:
-    """How much of the forget set is gone, by the share of correct answers left, and whether it may only be hidden."""
+def unsaid(left: float, after: Measurement) -> str:
+    """How much of the forget set is no longer said, by the share of correct answers left, and whether it is likely."""
     bounds = (
         (0.05, "Nearly all"),
         (0.25, "Most"),
@@ -236,10 +240,12 @@ def gone(left: float, after: Measurement) -> str:
         (0.6, "About half"),
         (ANSWERED, "Less than half"),
     )
-    much = next((words for bound, words in bounds if left <= bound), "Hardly anything")
+    much = next((words for bound, words in bounds if left <= bound), None)
+    if much is None:
+        return "Hardly anything of the forget set is forgotten"
     likely = after.figure("forget.probability")
-    if likely is None or likely < HIGH_PROBABILITY or left > bounds[-1][0]:
-        return f"{much} of the forget set is gone"
+    if likely is None or likely < HIGH_PROBABILITY:
+        return f"{much} of the forget set is no longer said"
     return (
         f"{much} of the forget set is no longer said, though the model still finds it likely (probability {likely:.2f})"
     )
