@@ -69,14 +69,14 @@ class TrainingArguments(Numerics):
     """How to train; names as in transformers and TRL where they have one."""
 
     learning_rate: float | None = None
-    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most, and higher for small models."""
+    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most, or fitted to a small model."""
     epochs: float | None = None
-    """Passes over the forget set (over the data, when fine-tuning); by default 5, more for a tiny forget set."""
+    """Passes over the forget set (over the data, when fine-tuning); by default 5, or fitted to a tiny forget set."""
     batch_size: int = 4
     """Rows of one logical micro-batch; mean token losses are taken within it."""
     gradient_accumulation_steps: int | None = None
-    """Micro-batches of one optimiser step, over all devices together; by default 8, as the paper's 4 × 4 × 2 GPUs, and
-    fewer for small forget sets."""
+    """Micro-batches of one optimiser step, over all devices together; by default 8, as the paper's 4 × 4 × 2 GPUs, or
+    fitted to a small forget set."""
     max_tokens_per_forward: int = 16384
     """Most padded tokens in one forward. Bounds memory; changes nothing else but which units LoRA's dropout draws."""
     weight_decay: float = 0.01
@@ -187,8 +187,8 @@ class MethodOptions:
     """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
     preset: Literal["fictitious", "continual", "real-world"] | None = None
     """Whose learning rate, epochs, accumulation and forget coefficient to take where you give none: the paper's, for
-    this scenario. By default those of fictitious, fitted to your forget set and model where these are smaller than the
-    paper's."""
+    this scenario. By default those of fictitious; where you give neither learning rate nor epochs, fitted to your
+    forget set and model if these are smaller than the paper's."""
     method_options: list[str] = field(default_factory=list)
     """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
     beta: float | None = None
