@@ -104,7 +104,11 @@ def start(forget: str, retain: str, model: str, output: str) -> None:
         os._exit(0)  # the rest of the run is not of interest
 
     register_optimizer_step_post_hook(report)
-    command.forget(ForgetConfig(model=model, forget=forget, retain=retain, output=output, evaluate="none"))
+    command.forget(
+        ForgetConfig(
+            model=model, forget=forget, retain=retain, output=output, evaluate="none", preset="fictitious"
+        )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":
