@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from inspect import Parameter, signature
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, PrepareConfig, ProbeConfig
 from unlearner.errors import UserError, did_you_mean
@@ -149,12 +149,15 @@ class Unlearner:
         return TrainResult(self.model, self._job.unlearning.log)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model (or adapter) and tokenizer into `directory`, as transformers does."""
+        """Write model (or adapter), tokenizer and a model card into `directory`, as transformers does."""
+        main = self._job.unlearning.accelerator.is_main_process
         if is_sharded(self.model):
             checkpoint.save_model(self.model, self.tokenizer, Path(directory), merge=False)
-        elif self._job.unlearning.accelerator.is_main_process:
+        elif main:
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
+        if main:
+            self._job.write_card(Path(directory))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:
         """Upload model (or adapter) and tokenizer to the Hugging Face hub; `options` are transformers'."""
@@ -297,14 +300,13 @@ def _is_required(field: "Field[Any]") -> bool:
 
 def _check_kind(name: str, value: Any, kind: Any) -> None:
     """Raises UserError for a value that is not of the option's type."""
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if value not in choices:
+    kinds = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else (kind,)
+    if choices := [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]:
+        if value not in choices and not (value is None and type(None) in kinds):
             raise UserError(f"{name} cannot be {value!r}: {did_you_mean(str(value), choices)}")
         return
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if not any(_fits(value, each) for each in kinds):
-        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds)
+        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds if each is not type(None))
         raise UserError(f"{name} must be {expected}, not {value!r}.")
 
 

@@ -97,13 +97,14 @@ class TrainingArguments(ExecutionOptions, Numerics):
     """How to train; names as in transformers and TRL where they have one."""
 
     learning_rate: float | None = None
-    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
-    epochs: float = 5.0
-    """Passes over the forget set (over the data, when fine-tuning)."""
+    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most, or fitted to a small model."""
+    epochs: float | None = None
+    """Passes over the forget set (over the data, when fine-tuning); by default 5, or fitted to a tiny forget set."""
     batch_size: int = 4
     """Rows of one logical micro-batch; mean token losses are taken within it."""
-    gradient_accumulation_steps: int = 8
-    """Micro-batches of one optimiser step, over all devices together; the paper's 4 × 4 × 2 GPUs is 4 and 8."""
+    gradient_accumulation_steps: int | None = None
+    """Micro-batches of one optimiser step, over all devices together; by default 8, as the paper's 4 × 4 × 2 GPUs, or
+    fitted to a small forget set."""
     max_tokens_per_forward: int = 16384
     """Most padded tokens in one forward. Bounds memory; changes nothing else but which units LoRA's dropout draws."""
     weight_decay: float = 0.01
@@ -130,13 +131,12 @@ class TrainingArguments(ExecutionOptions, Numerics):
 
     def check_arguments(self) -> None:
         self.check_execution()
-        check_positive(
-            self, "epochs", "batch_size", "gradient_accumulation_steps", "max_tokens_per_forward", "max_grad_norm"
-        )
+        check_positive(self, "batch_size", "max_tokens_per_forward", "max_grad_norm")
         check_positive(self, "save_total_limit", "logging_steps")
-        if self.epochs > MOST_EPOCHS:
+        given = ("learning_rate", "epochs", "gradient_accumulation_steps", "save_steps")
+        check_positive(self, *(name for name in given if getattr(self, name) is not None))
+        if self.epochs is not None and self.epochs > MOST_EPOCHS:
             raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
-        check_positive(self, *(name for name in ("learning_rate", "save_steps") if getattr(self, name) is not None))
         if self.learning_rate is not None and self.learning_rate > MOST_RATE:
             raise UserError(
                 f"--learning-rate must be at most {MOST_RATE}, not {self.learning_rate:g}: a step moves every weight "
@@ -223,9 +223,11 @@ class EvalOptions:
 class MethodOptions:
     method: str = "ME+GD"
     """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
-    preset: Literal["fictitious", "continual", "real-world", "paper", "openunlearning"] = "fictitious"
-    """Whose learning rate, coefficients and options to take where you give none: the paper's for this scenario, or
-    those that the method's own paper or OpenUnlearning has (`unlearner methods NAME` shows them)."""
+    preset: Literal["fictitious", "continual", "real-world", "paper", "openunlearning"] | None = None
+    """Whose learning rate, epochs, accumulation, coefficients and options to take where you give none: the paper's for
+    this scenario, or those that the method's own paper or OpenUnlearning has (`unlearner methods NAME` shows them). By
+    default those of fictitious; where you give neither learning rate nor epochs, fitted to your forget set and model
+    if these are smaller than the paper's."""
     method_options: list[str] = field(default_factory=list)
     """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
     beta: float | None = None

@@ -71,7 +71,7 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "word.yaml": "lr: much\n",
         "lora.yaml": "lora: maybe\n",
         "nested.yaml": "lr: {peak: 1}\n",
-        "null.yaml": "epochs: null\n",
+        "null.yaml": "weight_decay: null\n",
     }.items():
         (folder / name).write_text(text)
     (folder / "dangling").symlink_to("gone")
@@ -372,7 +372,7 @@ def test_official_mode_without_a_whole_step(refused: Callable[..., str]) -> None
         ("word.yaml", ["--learning-rate must be a number, not 'much'"]),
         ("lora.yaml", ["lora.yaml: lora must be true or false, not 'maybe'"]),
         ("nested.yaml", ["nested.yaml: lr takes one value"]),
-        ("null.yaml", ["--epochs must be a number, not 'None'"]),
+        ("null.yaml", ["--weight-decay must be a number, not 'None'"]),
         ("good/model.safetensors", ["is not YAML"]),
         ("full", ["full cannot be read (Is a directory)"]),
     ],

@@ -102,7 +102,7 @@ def test_a_page_shows_what_a_model_said_as_text() -> None:
     }  # fmt: skip
     shown = unlearner.Evaluation(summary)._repr_html_()
     assert "&lt;b&gt;" in shown and "&lt;i&gt;" in shown and "<i>" not in shown
-    assert "0.250</b> (0.20–0.30)" in shown
+    assert "0.250</b> (0.200–0.300)" in shown
 
 
 def quick(model: Any, tokenizer: Any, **more: Any) -> Unlearner:

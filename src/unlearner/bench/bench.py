@@ -39,11 +39,12 @@ KEPT_UTILITY = 0.9
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Where the bench lies, its table as Markdown, and the cells that failed, with the reason."""
+    """Where the bench lies, its table as Markdown, the cells that failed, with the reason, and how many there are."""
 
     output: Path
     table: str
     failed: dict[str, str]
+    cells: int
 
 
 def bench(config: BenchConfig) -> BenchResult:
@@ -109,7 +110,9 @@ def _run(config: BenchConfig) -> BenchResult:
                         cell.fail("no trial of --tune came to an end (tuning.json)")
         work([cell for cell in left(cells) if not tuned or chosen[cell.method, cell.split] is not None])
     main = distributed.is_main()
-    return distributed.agreed(_result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}))
+    return distributed.agreed(
+        _result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}, 0)
+    )
 
 
 def _result(results: Results, folder: Path) -> BenchResult:
@@ -120,7 +123,7 @@ def _result(results: Results, folder: Path) -> BenchResult:
         shutil.rmtree(BenchDirectory(folder).known, ignore_errors=True)
     if can_write() and any(cell.finished for cell in results.cells):
         write_report([folder], BenchDirectory(folder).report)
-    return BenchResult(folder, table, failed)
+    return BenchResult(folder, table, failed, len(results.cells))
 
 
 def _resolved(config: BenchConfig) -> BenchConfig:

@@ -39,7 +39,7 @@ def run(options: DemoConfig) -> None:
 
 def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     """Unlearn by ME+GD and by IDK+AP on the built-in data and print what came out."""
-    from unlearner.commands.tables import out, print_report, print_summary
+    from unlearner.commands.tables import out, print_report, print_summary, print_verdict
     from unlearner.console import note
     from unlearner.data.profiles import builtin
     from unlearner.data.refusals import is_refusal, load_refusals
@@ -57,7 +57,9 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     summaries = {"before": before} | {f"after {method}": result.after for method, result in results.items()}
     console = out()
     console.print()
-    print_summary({label: measured.summary for label, measured in summaries.items() if measured})
+    known = {label: measured.summary for label, measured in summaries.items() if measured}
+    print_summary(known, config(next(iter(SETTINGS)), options))
+    print_verdict([result.output for result in results.values()])
     for name, title in (("forget", "Three questions to be forgotten"), ("retain", "One to be kept")):
         console.print(_answers(results, name, title, [0, 11, 22] if name == "forget" else [5]))
     refusals = load_refusals(None)

@@ -31,7 +31,7 @@ from unlearner.commands import (
     report,
 )
 from unlearner.commands.parse import parse
-from unlearner.console import discard_output, forget_said
+from unlearner.console import discard_output
 from unlearner.errors import INTERRUPTED, UserError, did_you_mean
 
 SWALLOWED_SECONDS = 3.0
@@ -122,7 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command that `arguments` begin with. Raises UserError."""
-    forget_said()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return

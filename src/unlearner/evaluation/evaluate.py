@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +159,11 @@ def measure(
             with space_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
         way = _Way(options=options, official=official, title=title, autocast=autocast, engine=engine)
-        kept = {} if known is None else {s.name: known / f"{s.name}-{sha256(asdict(s))[:24]}.jsonl" for s in sets}
+        kept = (
+            {}
+            if known is None
+            else {s.name: known / f"{s.name}-{sha256(asdict(replace(s, left_out=0)))[:24]}.jsonl" for s in sets}
+        )
         there = distributed.agreed({name: file for name, file in kept.items() if file.is_file()})
         waiting = [s for s in sets if s.name not in there]
         store = Store(None if options.redact else folder)  # its files hold what the model wrote
@@ -178,6 +182,12 @@ def measure(
             records = [row for of_set in rows.values() for row in of_set]
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
             summary = summarise(rows, **names, seed=seed, retrained=retrained, metrics=way.metrics)
+            summary["notes"] += [
+                f"{s.name!r} was measured on the first {len(s.records):,} of {len(s.records) + s.left_out:,} rows "
+                "(--eval-limit)."
+                for s in sets
+                if s.left_out
+            ]
         if place is None:
             records = distributed.agreed(records)
         elif main:

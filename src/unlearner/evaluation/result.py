@@ -75,4 +75,4 @@ def _number(value: Any) -> str:
 
 def _interval(summary: dict[str, Any], name: str) -> str:
     interval = summary["intervals"].get(name)
-    return "" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})"
+    return "" if interval is None else f" ({interval[0]:.3f}–{interval[1]:.3f})"

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from unlearner import distributed
@@ -221,6 +221,25 @@ def first_line(error: Exception) -> str:
     """What a library says of an error, cut to fit into a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def parameter_count(model: str, *, trust_remote_code: bool) -> int | None:
+    """Parameters of the model at a path or hub id, of an adapter's base model; None where its configuration does not
+    tell, which loading it will explain. No weights are read."""
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            folder = _checked(model)
+            if folder is not None and (folder / "adapter_config.json").is_file():
+                from peft import PeftConfig
+
+                base = PeftConfig.from_pretrained(model).base_model_name_or_path
+                return None if base is None else parameter_count(base, trust_remote_code=trust_remote_code)
+            offline = folder is None and _cache_only(model)
+            config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, local_files_only=offline)
+            made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            return int(made.num_parameters())
+    except Exception:  # of any library, for any broken file
+        return None
 
 
 HASHED = (

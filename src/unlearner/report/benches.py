@@ -8,6 +8,7 @@ from typing import Any
 from unlearner.report.contents import Measurement, Part, Retention, Run
 from unlearner.report.means import mean, mean_run
 from unlearner.report.runs import read_measurement, read_object, read_run
+from unlearner.report.titles import set_names
 from unlearner.results.layout import BenchDirectory, CellDirectory
 
 
@@ -62,11 +63,12 @@ def _continual_cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | st
     tasks = held["tasks"]
     retention = Retention(tasks, held["before"]["forget_efficacy"], held["forget_efficacy"])
     first = read_run(cell.task(1), method, rows=rows, weights=False)
+    names = set_names(first.config)
     steps = {}
     for number in range(1, len(tasks) + 1):
         with_rows, run = rows and number == len(tasks), cell.task(number)
         looked = [*(run.earlier(task) for task in tasks[: number - 1]), run]
-        found = [m for each in looked if (m := read_measurement(each, "", [], True, with_rows)) is not None]
+        found = [m for each in looked if (m := read_measurement(each, "", [], True, with_rows, names)) is not None]
         if first.before is None or len(found) < number:
             return "lacks the evaluations of some of its tasks."
         steps[number] = _joined(found, retention.efficacy[number - 1], tasks[:number])

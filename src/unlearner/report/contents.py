@@ -8,7 +8,7 @@ from typing import Any
 from unlearner.results.records import Row
 from unlearner.results.texts import keyed_hashes, redacted
 
-SETS = ("forget", "retain", "real_authors", "world_facts")
+SETS = ("forget", "retain", "real_authors", "neighbours", "world_facts")
 """The order in which sets are shown; others follow."""
 TOTALS = ("forget_efficacy", "model_utility", "model_utility_retain", "forget_quality")
 
@@ -36,9 +36,19 @@ class Measurement:
     def sets(self) -> list[str]:
         return ordered(self.summary["sets"])
 
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics that a set has a key for."""
+        return list(dict.fromkeys(metric for values in self.summary["sets"].values() for metric in values))
+
     def count(self, name: str) -> int:
         """Number of questions of a set."""
         return int(self.summary.get("counts", {}).get(name, 0))
+
+    def subjects(self, name: str) -> int | None:
+        """Whom or what the rows of a set are about, counted; None where a row does not say, or there are no rows."""
+        found = [row.get("subject") for row in self.rows if row["set"].partition(",")[0] == name]
+        return len(set(found)) if found and all(found) else None
 
     def right(self, name: str) -> int | None:
         """How many answers of a set the judge found to agree with the reference."""
@@ -134,10 +144,14 @@ class Report:
         return [run for part in self.parts for run in part.runs]
 
     @property
+    def evaluations(self) -> list[Measurement]:
+        """Of all runs, before and after."""
+        return [m for run in self.runs for m in (run.before, run.after) if m is not None]
+
+    @property
     def redacted(self) -> bool:
         """Whether texts were left out of its records."""
-        measured = (m for run in self.runs for m in (run.before, run.after) if m is not None)
-        return any(row.get("redacted") for m in measured for row in m.rows)
+        return any(row.get("redacted") for m in self.evaluations for row in m.rows)
 
     def without_rows(self) -> "Report":
         return _with_rows(self, lambda rows: [])

@@ -1,10 +1,12 @@
 """One run's directory as a report shows it, with what it lacks."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unlearner.report.contents import Measurement, Run
+from unlearner.report.titles import renamed, set_names
 from unlearner.results.evidence import changed
 from unlearner.results.layout import EvaluationDirectory, RunDirectory
 from unlearner.results.records import with_ids
@@ -19,11 +21,12 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True, weights: bool =
         missing.append("run.json is missing or cannot be read: options, versions and hashes are not known.")
         about = {}
     command = about.get("command") or ("forget" if run.before.path.is_dir() else "evaluate")
-    measured = about.get("config", {}).get("evaluate") != "none"
+    config = about.get("config", {})
+    measured, names = config.get("evaluate") != "none", set_names(config)
     forgets = command == "forget"
-    before = read_measurement(run.before, "before unlearning", missing, measured, rows) if forgets else None
-    after = read_measurement(run, "after unlearning" if forgets else "of the model", missing, measured, rows)
-    summaries = {number: _summary(evaluation) for number, evaluation in run.epochs.items()}
+    before = read_measurement(run.before, "before unlearning", missing, measured, rows, names) if forgets else None
+    after = read_measurement(run, "after unlearning" if forgets else "of the model", missing, measured, rows, names)
+    summaries = {number: _summary(evaluation, names) for number, evaluation in run.epochs.items()}
     epochs = {number: Measurement(summary) for number, summary in summaries.items() if summary is not None}
     log, broken = _rows(run.log)
     if broken:
@@ -40,10 +43,15 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True, weights: bool =
 
 
 def read_measurement(
-    evaluation: EvaluationDirectory, when: str, missing: list[str], expected: bool, rows: bool
+    evaluation: EvaluationDirectory,
+    when: str,
+    missing: list[str],
+    expected: bool,
+    rows: bool,
+    names: Mapping[str, str],
 ) -> Measurement | None:
-    """An evaluation, or None; what is `expected` but not there is named in `missing`."""
-    summary = _summary(evaluation)
+    """An evaluation, its sets called by `names`, or None; what is `expected` but not there is named in `missing`."""
+    summary = _summary(evaluation, names)
     if summary is None:
         if evaluation.summary.exists():
             missing.append(f"The summary of the evaluation {when} is damaged or cannot be read.")
@@ -56,7 +64,7 @@ def read_measurement(
     if not rows:
         return Measurement(summary)
     lines, broken = _rows(evaluation.records)
-    found = [row for row in with_ids(lines) if _is_row(row)]
+    found = [{**row, "set": names.get(row["set"], row["set"])} for row in with_ids(lines) if _is_row(row)]
     count = sum(summary.get("counts", {}).values())
     if broken or 0 < len(found) < count:
         missing.append(
@@ -87,9 +95,9 @@ def _is_row(row: dict[str, Any]) -> bool:
     return "generation" in row and isinstance(row.get("set"), str) and isinstance(row.get("answer"), str)
 
 
-def _summary(evaluation: EvaluationDirectory) -> dict[str, Any] | None:
+def _summary(evaluation: EvaluationDirectory, names: Mapping[str, str]) -> dict[str, Any] | None:
     held = read_object(evaluation.summary)
-    return held if held is not None and _is_summary(held) else None
+    return renamed(held, names) if held is not None and _is_summary(held) else None
 
 
 def _is_summary(held: dict[str, Any]) -> bool:

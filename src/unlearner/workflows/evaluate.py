@@ -11,7 +11,7 @@ from torch import nn
 
 from unlearner import distributed
 from unlearner.config import EvaluateConfig, ForgetConfig
-from unlearner.console import note, note_once, warn
+from unlearner.console import note, warn
 from unlearner.data.prompts import Template
 from unlearner.data.quality import data_warnings
 from unlearner.data.sources import load_records
@@ -122,7 +122,6 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
         if (done := finished(folder)) is not None:
             return done
     with using(plan_evaluation(subject.model, config, folder, official=config.official)):
-        note_once(judges.describe())
         retrained = None
         if config.retrained is not None:
             retrained = retrained_rows(
@@ -172,8 +171,6 @@ class Evaluations:
         self.config, self.sets, self.tokenizer, self.template = config, sets, tokenizer, template
         self.folder, self.accelerator, self.known = folder, accelerator, known
         self.judges = judges
-        if judges is not None:
-            note_once(judges.describe())
 
     def read(self, place: str) -> Evaluation | None:
         """The evaluation that lies in a place of the run's directory."""

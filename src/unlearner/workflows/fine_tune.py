@@ -26,12 +26,14 @@ from unlearner.results.evidence import finish_run
 from unlearner.results.layout import RunDirectory
 from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.scenarios.fit import ACCUMULATION, EPOCHS
 from unlearner.settings import resolved
 from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.loop import train
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
+from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.subject import Subject
 
 
@@ -58,7 +60,14 @@ def finetune(
 
 def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbacks: Sequence[Any]) -> FinetuneResult:
     lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
-    config = replace(config, learning_rate=1e-5 if config.learning_rate is None else config.learning_rate, lora=lora)
+    base, accumulation = config.model, config.gradient_accumulation_steps
+    config = replace(
+        config,
+        lora=lora,
+        learning_rate=1e-5 if config.learning_rate is None else config.learning_rate,
+        epochs=EPOCHS if config.epochs is None else config.epochs,
+        gradient_accumulation_steps=ACCUMULATION if accumulation is None else accumulation,
+    )
     config.check()
     check_tracker(config)
     settings = resolved(config)
@@ -68,6 +77,7 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
     config = replace(config, model=directory(config.model))
     odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
+    assert config.epochs is not None and config.gradient_accumulation_steps is not None
     plan = Plan(len(records), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
     check_steps(plan)
     pairing: Pairing = pair(len(records), 0, 0)
@@ -108,6 +118,14 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
     assert folder is not None and run is not None
     if accelerator.is_main_process:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+        data: dict[str, str | None] = {"data": records_hash(records)}
+        write_card(
+            trained,
+            base=base if isinstance(base, str) else subject.name,
+            method="fine-tuning",
+            settings=card_settings(config),
+            data=data,
+        )
         finish_run(folder, steps=plan.steps, model=trained.name)
     return FinetuneResult(trained, subject.tokenizer, read_jsonl(run.log))
 

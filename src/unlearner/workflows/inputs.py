@@ -24,6 +24,8 @@ from unlearner.evaluation.summary import MODEL_UTILITY
 from unlearner.files import cache_directory
 from unlearner.methods import Method
 from unlearner.methods.options import read_pairs
+from unlearner.models.load import parameter_count
+from unlearner.scenarios.fit import Size
 from unlearner.training.checks import check_room, check_steps
 from unlearner.workflows.evaluate import judges_for
 
@@ -97,6 +99,13 @@ def _warnings(config: ForgetConfig, sets: dict[str, list[Record]]) -> list[str]:
     return data_warnings(sets, config.columns, overlap=("forget", "retain"))
 
 
+def size_of(config: ForgetConfig, rows: int, model: Any) -> Size:
+    """So many rows, and a model by its directory, hub id or as an object."""
+    if not isinstance(model, str):
+        return Size(rows, sum(parameter.numel() for parameter in model.parameters()))
+    return Size(rows, parameter_count(model, trust_remote_code=config.trust_remote_code))
+
+
 def method_of(config: ForgetConfig) -> Method:
     """The method by its name and options, or as it was given."""
     if isinstance(config.method, Method):
@@ -112,6 +121,7 @@ def method_of(config: ForgetConfig) -> Method:
 
 def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
     """What is trained in which order. Raises UserError where that is nothing."""
+    assert config.epochs is not None and config.gradient_accumulation_steps is not None  # with_preset fills them in
     plan = Plan(
         len(inputs.forget),
         config.epochs,
