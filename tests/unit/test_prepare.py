@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import unlearner
+from unlearner.audit.questions import read_groups
+from unlearner.commands import prepare as command
 from unlearner.config import PrepareConfig, ProbeConfig
 from unlearner.data.general import mentions
 from unlearner.data.sources import load_records
@@ -83,7 +85,9 @@ def test_the_sources_of_a_subject(prepare: Callable[..., Any], tmp_path: Path) -
             assert states(row["fact"], row["answer"], row["question"])
             assert not any(states(row["fact"], wrong, row["question"]) for wrong in row["perturbed_answer"])
     assert all(row["question"].count("William") == 0 for row in rows["unseen_aliases"])
-    assert all(load_records(f"{made.folder}:{name}") for name in made.rows)  # every command reads them
+    records = {name: load_records(f"{made.folder}:{name}") for name in made.rows}  # every command reads them
+    groups = read_groups(records["subject"], records["retain"], records["controls"])  # and the audit has its facts
+    assert groups.without_fact == 0 and len(groups.control) == 48
 
 
 def test_the_same_input_gives_the_same_folder_and_another_is_refused(
@@ -132,6 +136,22 @@ def test_nothing_is_prepared_of_what_the_model_does_not_know(prepare: Callable[.
     ):
         prepare(tmp_path / "a", samples=2, others=3)  # an untrained model
     assert not (tmp_path / "a").exists()
+
+
+def test_the_command_ends_with_three_where_nothing_is_known(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "subject": "Ann Bell", "output": str(tmp_path / "out")}
+    options |= {"max_new_tokens": 4, "others": 2, "neighbour_count": 2, "general_count": 2}
+    with pytest.raises(SystemExit) as ended:
+        command.run(PrepareConfig(**options, samples=2))
+    assert ended.value.code == 3 and "there is nothing to forget" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    command.run(PrepareConfig(**options, samples=0))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 'out'}:forget 12" in said and "rows.html" in said
 
 
 def test_a_fact_is_what_no_wrong_answer_states() -> None:

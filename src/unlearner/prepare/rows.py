@@ -14,7 +14,7 @@ from unlearner.data.records import Record
 from unlearner.evaluation.requests import Generate
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.drafts import Drafts
-from unlearner.prepare.facts import TRAINED, WRONG, Row, Topic, row_id, telling, topic_rows
+from unlearner.prepare.facts import TRAINED, WRONG, Row, Topic, row_id, states, telling, topic_rows
 from unlearner.prepare.kinds import ask, swapped
 from unlearner.prepare.knowledge import renamed
 from unlearner.prepare.passages import Passage
@@ -154,10 +154,13 @@ class Writer:
                 if row is None:
                     continue
                 told = self._told(self._with_wrong(row, self.subject.name, self.subject.names))
+                if told is None:
+                    continue
                 others = (self.answers[ask(w, self.subject.name)] for w in self.facts[fact])
-                paraphrase = next((text for text in others if text and text != row["answer"]), None)
-                more = {"paraphrased_answer": paraphrase, "paraphrased_from": "model, to another wording"}
-                yield told and told | (more if paraphrase else {})
+                same = (text for text in others if text != row["answer"] and states(told["fact"], text))
+                if paraphrase := next(same, None):
+                    told |= {"paraphrased_answer": paraphrase, "paraphrased_from": "model, to another wording"}
+                yield told
 
     def _of(self, topics: Sequence[Topic], wordings: slice) -> Iterator[Row | None]:
         for topic in topics:
