@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+from unlearner.audit.detector import normalised
 from unlearner.config import PrepareConfig
 from unlearner.data.general import general_knowledge, mentions
 from unlearner.data.records import Record
@@ -225,6 +226,7 @@ class Writer:
             return None
         right = re.compile(rf"(?<!\w){re.escape(record.answer)}(?!\w)", re.IGNORECASE)
         wrong = [right.sub(w, answer) if right.search(answer) else w for w in record.perturbed_answer]
+        wrong = [w for w in wrong if normalised(w) != normalised(answer)]
         return {
             "id": row_id(record.question or "", answer), "question": record.question, "answer": answer,
             "perturbed_answer": wrong, "fact": record.fact, "subject": record.subject, "question_from": "bank",
