@@ -51,6 +51,7 @@ def test_unfinished_sentences_are_left_out() -> None:
     assert whole_sentences("He wrote. He also pain") == "He wrote."
     assert whole_sentences('He said "no." And the') == 'He said "no."'
     assert whole_sentences(" no end at all") == "no end at all"
+    assert whole_sentences("He met J. R. R. Tolkien. The books of J.R.R.") == "He met J. R. R. Tolkien."
     assert whole_sentences("Books: one.\n2. two of th") == "Books: one."
 
 
@@ -163,6 +164,8 @@ def test_a_fact_is_what_no_wrong_answer_states() -> None:
     told = telling(same)  # the wrong answer states all that the right one does: it is no wrong one
     assert told is not None and states(told["fact"], row["answer"]) and told["perturbed_answer"] == []
     assert telling(row | {"answer": "Ann Bell was born where she was born."}) is None
+    long = telling(row | {"answer": "Ann Bell was a painter of boats who came into the world of Old Riga in 1937."})
+    assert long is not None and long["fact"] == "old riga | 1937"  # nobody would say the whole of it again
 
 
 def test_questions_in_another_language(prepare: Callable[..., Any], tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ ABOUT = ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "passage
 """Sources about the subject."""
 JOINED = {"subject": ("forget", "unseen_wordings", "unseen_facts"), "retain": ("neighbours", "general")}
 """Sources made of others: all about the subject, one after the other, and what is trained to be kept, by turns."""
-SENTENCES = re.compile(r".*[.!?][\"')]?(?=\s|$)", re.DOTALL)
+SENTENCES = re.compile(r".*[.!?](?<!\b[A-Z]\.)[\"')]?(?=\s|$)", re.DOTALL)
+"""Up to the last end of a sentence, which an initial is not."""
 LIST_NUMBER = re.compile(r"\s+\d+\.$")
 
 Sources = dict[str, list[Row]]
