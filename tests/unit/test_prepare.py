@@ -164,6 +164,8 @@ def test_a_fact_is_what_no_wrong_answer_states() -> None:
     told = telling(same)  # the wrong answer states all that the right one does: it is no wrong one
     assert told is not None and states(told["fact"], row["answer"]) and told["perturbed_answer"] == []
     assert telling(row | {"answer": "Ann Bell was born where she was born."}) is None
+    told = telling(row | {"question": "Where was Bell born?", "subject": "Ann Bell", "answer": "It was Ann, in Kyiv."})
+    assert told is not None and told["fact"] == "kyiv"
     long = telling(row | {"answer": "Ann Bell was a painter of boats who came into the world of Old Riga in 1937."})
     assert long is not None and long["fact"] == "old riga | 1937"  # nobody would say the whole of it again
 

@@ -62,7 +62,8 @@ def telling(row: Row) -> Row | None:
     """
     wrong = tuple(row.get("perturbed_answer", ()))
     if "fact" not in row:
-        record = Record(row["question"], row["answer"], perturbed_answer=wrong)
+        asked = f"{row['question']} {row.get('subject', '')}"  # an alias in the question does not make the name a fact
+        record = Record(asked, row["answer"], perturbed_answer=wrong)
         parts = automatic_fact(record) or automatic_fact(replace(record, perturbed_answer=()))
         if not parts:
             return None
