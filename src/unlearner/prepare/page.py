@@ -58,7 +58,8 @@ def rows_page(rows: Mapping[str, Sequence[Row]], dropped: set[str], made: Mappin
         for name, those in rows.items()
     ]
     return _render(
-        "rows.html.jinja", title=f"Rows about {options['subject']}", about=about, sections=sections,
+        "rows.html.jinja", command="unlearner prepare", title=f"Rows about {options['subject']}", about=about,
+        sections=sections,
         warnings=made["warnings"], dropped=sorted(dropped), kept=bool(made["keep"]),
     )  # fmt: skip
 
@@ -72,7 +73,8 @@ def probe_page(found: Probe, options: Mapping[str, Any]) -> str:
         ("Invented names", "the same questions about names that nobody can know", found.invented),
     ]
     return _render(
-        "probe.html.jinja", title=f"What is known of {found.subject}?", about=about, verdict=found.verdict,
+        "probe.html.jinja", command="unlearner probe", title=f"What is known of {found.subject}?", about=about,
+        verdict=found.verdict,
         evidence=found.evidence,
         groups=[(title, what, [(a, found.scale.verdict(a)) for a in answers]) for title, what, answers in groups],
     )  # fmt: skip
