@@ -18,9 +18,9 @@ from unlearner.evaluation.result import Evaluation
 from unlearner.methods import Method
 from unlearner.models.sharding import is_sharded
 from unlearner.options import ALIASES, TrainingArguments, own_name
+from unlearner.prepare.knowledge import Probe
 from unlearner.prepare.prepare import Prepared
 from unlearner.prepare.prepare import prepare as _prepare
-from unlearner.prepare.probe import Probe
 from unlearner.prepare.probe import probe as _probe
 from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint

@@ -5,11 +5,14 @@ from typing import Literal
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import (
+    DocumentOptions,
+    EndpointOptions,
     EvalOptions,
     ExecutionOptions,
     MethodOptions,
     ModelOptions,
     NoteOptions,
+    SubjectOptions,
     TrainOptions,
     check_not_negative,
     check_positive,
@@ -315,26 +318,6 @@ class DemoConfig:
 
 
 @dataclass(kw_only=True)
-class SubjectOptions(ModelOptions):
-    subject: str
-    """The name of whom or what it is about, as one would write it in a question."""
-    alias: list[str] = field(default_factory=list)
-    """Other names of the subject."""
-    kind: str = "person"
-    """What the subject is, which decides what is asked: person, author, place, organisation, work or product."""
-    questions: str | None = None
-    """Your own questions beside those of the kind: a text file with one a line, {name} or the name itself in it,
-    several wordings of one question separated by |."""
-    max_new_tokens: int = 40
-    """Longest answer, in tokens."""
-
-    def check(self) -> None:
-        """Raises UserError for the first option that cannot be."""
-        self.check_model()
-        check_positive(self, "max_new_tokens")
-
-
-@dataclass(kw_only=True)
 class ProbeConfig(SubjectOptions):
     """What does this model know of this subject? Its answers are held against those about invented names: what it
     would say of anybody, or says differently every time, it does not know. Exit code 3 if it knows nothing."""
@@ -344,7 +327,7 @@ class ProbeConfig(SubjectOptions):
     others: int = 6
     """Invented names, and well-known ones, that are asked about for comparison."""
     output: str | None = None
-    """Write all answers with their figures to this JSON file."""
+    """Write all answers with their figures to this JSON file, and a page about them beside it (.html)."""
 
     def check(self) -> None:
         super().check()
@@ -354,25 +337,39 @@ class ProbeConfig(SubjectOptions):
 
 
 @dataclass(kw_only=True)
-class PrepareConfig(SubjectOptions):
-    """From a name to a folder of sources: rows to forget, other wordings and other facts to measure with, neighbours
-    and general knowledge to keep, and controls that no model can know. Answers are the model's own."""
+class PrepareConfig(EndpointOptions, DocumentOptions, SubjectOptions):
+    """From a name or documents to a folder of sources: rows to forget, other wordings and other facts to measure with,
+    neighbours and general knowledge to keep, and controls that no model can know. Exit code 3, and no folder, if the
+    model knows nothing of the subject."""
 
     output: str
     """Folder of the sources, made by this command."""
     neighbours: str | None = None
-    """Names close to the subject that are to be kept, a text file with one a line; by default well-known names of the
-    same kind."""
+    """Names close to the subject that are to be kept, a text file with one a line; by default the endpoint's, or
+    well-known names of the same kind."""
     neighbour_count: int = 12
     """How many of these, where you give none; two thirds of them are for training."""
     general_count: int = 120
     """Questions of general knowledge out of the bank of about 500; two thirds of them are for training."""
+    samples: int = 4
+    """Answers drawn for each question to tell whether the model knows the subject; 0: do not ask, prepare anyway."""
+    others: int = 6
+    """Invented names that are asked about for comparison."""
+    keep: list[str] = field(default_factory=list)
+    """Ids of rows (the page has them): of the rows about the subject, only these. Nothing is asked again."""
+    drop: list[str] = field(default_factory=list)
+    """Ids of rows that are to be left out of every source. Nothing is asked again."""
 
     def check(self) -> None:
         super().check()
+        check_not_negative(self, "samples")
         for name in ("neighbour_count", "general_count"):
             if getattr(self, name) < 2:
                 raise UserError(f"{flag_of(name)} must be at least 2, to train and to hold out: {getattr(self, name)}.")
+        if self.others < 2:
+            raise UserError(f"--others must be at least 2, not {self.others}: one name is no scale.")
+        self.check_documents()
+        self.check_endpoint()
 
 
 @dataclass(kw_only=True)

@@ -257,6 +257,68 @@ class NoteOptions:
                 raise UserError(f"--note has no {name!r}: {did_you_mean(name, NOTES)}")
 
 
+@dataclass(kw_only=True)
+class SubjectOptions(ModelOptions):
+    subject: str
+    """The name of whom or what it is about, as one would write it in a question."""
+    alias: list[str] = field(default_factory=list)
+    """Other names of the subject."""
+    kind: str = "person"
+    """What the subject is, which decides what is asked: person, author, place, organisation, work or product."""
+    language: str = "en"
+    """Language of the questions: en or de; any other with your own --questions, or with --llm, by its English name."""
+    questions: str | None = None
+    """Your own questions beside those of the kind: a text file with one a line, {name} or the name itself in it,
+    several wordings of one question separated by |."""
+    max_new_tokens: int = 40
+    """Longest answer, in tokens."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        self.check_model()
+        check_positive(self, "max_new_tokens")
+
+
+@dataclass(kw_only=True)
+class DocumentOptions:
+    documents: list[str] = field(default_factory=list)
+    """Documents about the subject: files and folders (.txt .md .html .pdf .docx .jsonl). Needs the extra documents for
+    .html, .pdf and .docx."""
+    passage_words: int = 150
+    """Longest passage that documents are cut into, in words."""
+
+    def check_documents(self) -> None:
+        """Raises UserError."""
+        if self.passage_words < 20:
+            raise UserError(f"--passage-words must be at least 20, not {self.passage_words}.")
+
+
+@dataclass(kw_only=True)
+class EndpointOptions:
+    llm: str | None = None
+    """URL of an OpenAI-compatible endpoint, such as http://localhost:8000/v1, that writes questions, neighbours, wrong
+    answers and paraphrases. Its key is read from OPENAI_API_KEY. Needs the extra llm."""
+    llm_model: str | None = None
+    """Name of the endpoint's model; by default the only one that it has."""
+    llm_requests: int = 500
+    """Most requests that are sent; answers are kept, and the same command goes on from them."""
+    llm_retries: int = 5
+    """How often a request is sent again after a time-out, a refused connection, or an answer 429 or 5xx."""
+    llm_timeout: float = 120
+    """Seconds after which a request has failed."""
+    llm_price: list[float] = field(default_factory=list)
+    """Price of a million tokens read and of a million written, to show what the requests cost: 0.15 0.60."""
+
+    def check_endpoint(self) -> None:
+        """Raises UserError."""
+        check_positive(self, "llm_requests", "llm_timeout")
+        check_not_negative(self, "llm_retries")
+        if self.llm is not None and not self.llm.startswith(("http://", "https://")):
+            raise UserError(f"--llm {self.llm} is no URL: it begins with http:// or https://.")
+        if self.llm_price and (len(self.llm_price) != 2 or min(self.llm_price) < 0):
+            raise UserError("--llm-price takes two prices, of a million tokens read and of a million written.")
+
+
 def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 

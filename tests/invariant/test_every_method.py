@@ -6,7 +6,6 @@ Run as a script, once in each process, it trains by all of them in one process g
 import shutil
 import sys
 import warnings
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from unlearner import Method, distributed
 from unlearner.data.batches import Plan
 from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN
 from unlearner.models.packing import Packed
-from unlearner.training import loop
 from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator
 
@@ -72,8 +70,7 @@ def test_a_step_in_one_packed_forward_or_row_by_row_and_padded(
     method = method_of(name)
     compared = any(kind in ("kl", "js") for kinds in method.needs.values() for kind in kinds)
     assert bool(forwards) != compared, "what compares with the reference is padded"
-    monkeypatch.setattr(loop, "packing", lambda *_: nullcontext(False))
-    options = replace(SHORT, max_tokens_per_forward=1)
+    options = replace(SHORT, max_tokens_per_forward=1, execution={"rows": "padded"})
     padded = run(method_of(name), tmp_path / "padded", model=exact_model(), options=options)
     assert_some_moved(packed)
     assert_same_weights(packed, padded, atol=EXACT)

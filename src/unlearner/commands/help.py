@@ -15,6 +15,10 @@ import tyro
 FIRST = (
     "model",
     "subject",
+    "alias",
+    "kind",
+    "documents",
+    "llm",
     "forget",
     "retain",
     "data",

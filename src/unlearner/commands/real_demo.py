@@ -21,7 +21,7 @@ def preparation(options: DemoConfig) -> PrepareConfig:
     """What is forgotten, kept and measured."""
     return PrepareConfig(
         model="builtin:smollm2", subject=SUBJECT, alias=ALIASES, kind="author", seed=options.seed,
-        output=str(Path(options.output) / "data"), general_count=90,
+        output=str(Path(options.output) / "data"), general_count=90, samples=0,
     )  # fmt: skip
 
 

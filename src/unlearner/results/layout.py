@@ -324,6 +324,16 @@ class PreparedDirectory:
         """Options, questions, neighbours; under `rows` the sources by name, with their sizes."""
         return self.path / "prepare.json"
 
+    @property
+    def all_rows(self) -> Path:
+        """Every row with its source, those that were left out among them."""
+        return self.path / "all" / "rows.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """To look through all rows."""
+        return self.path / "rows.html"
+
     def source(self, name: str) -> Path:
         return self.path / f"{name}.jsonl"
 
@@ -335,7 +345,7 @@ class PreparedDirectory:
             plain = [name for name in names if Path(name).name == name]
         except (OSError, ValueError, KeyError, TypeError):
             return []
-        return [file for file in (*map(self.source, plain), self.manifest) if file.is_file()]
+        return [f for f in (*map(self.source, plain), self.all_rows, self.page, self.manifest) if f.is_file()]
 
 
 PROBED = {"options", "knows", "answers", "scale", "known", "invented"}
@@ -349,6 +359,12 @@ def is_probe(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(held, dict) and held.keys() == PROBED
+
+
+def probe_files(file: Path) -> list[Path]:
+    """The file that `probe` wrote, last, and the page beside it."""
+    page = file.with_suffix(".html")
+    return [*([page] if page.is_file() and b'content="unlearner' in page.read_bytes()[:1000] else []), file]
 
 
 def results_in(path: Path) -> list[Path]:

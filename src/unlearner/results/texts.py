@@ -26,6 +26,7 @@ from unlearner.results.layout import (
     PreparedDirectory,
     RunDirectory,
     is_probe,
+    probe_files,
     results_in,
 )
 from unlearner.results.lock import check_free, lock, unlock
@@ -127,8 +128,8 @@ def holding_texts(folder: Path) -> Iterator[Path]:
 
 
 def caches() -> list[Path]:
-    """What is kept across runs and holds texts, as tokens or as embeddings."""
-    return [folder for name in ("tokens", "embeddings") if (folder := cache_directory() / name).is_dir()]
+    """What is kept across runs and holds texts, as tokens, as embeddings or as an endpoint's answers."""
+    return [folder for name in ("tokens", "embeddings", "endpoint") if (folder := cache_directory() / name).is_dir()]
 
 
 def purge(paths: list[Path], *, dry_run: bool) -> Purged:
@@ -141,7 +142,7 @@ def purge(paths: list[Path], *, dry_run: bool) -> Purged:
     done = Purged()
     folders = []
     for path in paths:
-        written = [path] if path.is_file() and is_probe(path) else PreparedDirectory(path).files
+        written = probe_files(path) if path.is_file() and is_probe(path) else PreparedDirectory(path).files
         if written:
             done.removed += written
             done.beyond += _beyond_sources(written[-1])
