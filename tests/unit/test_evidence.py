@@ -21,6 +21,7 @@ from unlearner.results import lock as locks
 from unlearner.results.evidence import changed, check_unchanged, finish_run
 from unlearner.results.layout import MODEL, RunDirectory
 from unlearner.results.records import with_ids
+from unlearner.results.run import open_run
 from unlearner.results.texts import keyed, redacted
 
 
@@ -165,6 +166,29 @@ def test_a_lock_on_a_folder_that_is_waited_for(tmp_path: Path) -> None:
         with locks.waiting(tmp_path):
             assert other.poll() is not None
     assert [path.name for path in tmp_path.iterdir() if "since" not in path.name] == []
+
+
+def test_a_finished_run_on_a_disk_that_became_read_only(run: RunDirectory) -> None:
+    """A dead process' lock in it, which cannot be removed there, keeps nobody out."""
+    write_json(run.manifest, {"version": 2, "command": "forget", "config": {}, "hashes": {}})
+    run.config.write_text("{}\n")
+    finish_run(run.path, steps=1)
+    with holder(run.path):
+        pass
+    left = {path.name for path in run.path.iterdir()}
+    assert ".lock" in left
+    for action in ("--bind", "remount,bind,ro"):
+        option = [action, str(run.path)] if action == "--bind" else ["-o", action]
+        done = subprocess.run(["mount", *option, str(run.path)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    try:
+        assert open_run(run.path, "forget", {}, {}) == run.path
+        assert {path.name for path in run.path.iterdir()} == left
+    finally:
+        subprocess.run(["umount", str(run.path)], check=True)
+    assert open_run(run.path, "forget", {}, {}) == run.path
+    assert {path.name for path in run.path.iterdir()} == left - {".lock", ".lock.since"}
 
 
 # --------------------------------------------------------------------------------------------------------------- texts
