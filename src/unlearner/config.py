@@ -71,7 +71,7 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         check_positive(self, *(["beta"] if self.beta is not None else []))
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
-        check_not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
+        check_not_negative(self, *(n for n in ("forget_coeff", "retain_coeff") if getattr(self, n) is not None))
         if self.parallel == "deepspeed" and self.evaluate == "epochs":
             raise UserError(
                 "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
@@ -275,6 +275,14 @@ class AuditConfig(ModelOptions):
                     f"{flag_of(name)} must be given, unless the model is the directory of a forget run: "
                     f"{self.model} is none."
                 )
+
+
+@dataclass(kw_only=True)
+class MethodsConfig:
+    """Every unlearning method with its formula, or all about one."""
+
+    method: str | None = field(default=None, metadata={"leading": True})
+    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from unlearner.models.load import parameter_count
 from unlearner.models.new import new_model
 from unlearner.scenarios.fit import LEAST_STEPS, Size
 from unlearner.workflows.inputs import size_of
-from unlearner.workflows.preset import is_fitted, with_preset
+from unlearner.workflows.presets import is_fitted, with_preset
 
 CONFIG = ForgetConfig(model="", forget="", output="")
 TINY = Size(20, 1_000_000)

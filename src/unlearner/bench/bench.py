@@ -28,7 +28,7 @@ from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.inputs import read_inputs
-from unlearner.workflows.preset import with_preset
+from unlearner.workflows.presets import with_preset
 
 KEPT_UTILITY = 0.9
 """Tuning looks for the most forgetting among what keeps this share of model utility."""

@@ -19,7 +19,7 @@ from unlearner.files import space_errors, write_text
 from unlearner.report.titles import set_names
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
-from unlearner.workflows.preset import with_preset
+from unlearner.workflows.presets import with_preset
 
 DIGITS = 6
 """Digits behind the point in results.csv: below them two machines may differ."""

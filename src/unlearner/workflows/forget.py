@@ -25,7 +25,7 @@ from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, read_inputs, size_of
-from unlearner.workflows.preset import is_fitted, with_preset
+from unlearner.workflows.presets import is_fitted, with_preset
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 

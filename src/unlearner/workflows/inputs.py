@@ -48,7 +48,7 @@ class Inputs:
 
 def read_inputs(config: ForgetConfig) -> Inputs:
     """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
-    method = _method(config)
+    method = method_of(config)
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
     if config.continual:
@@ -106,11 +106,11 @@ def size_of(config: ForgetConfig, rows: int, model: Any) -> Size:
     return Size(rows, parameter_count(model, trust_remote_code=config.trust_remote_code))
 
 
-def _method(config: ForgetConfig) -> Method:
+def method_of(config: ForgetConfig) -> Method:
     """The method by its name and options, or as it was given."""
     if isinstance(config.method, Method):
         return config.method
-    assert config.forget_coeff is not None
+    assert config.forget_coeff is not None and config.retain_coeff is not None
     options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
     options |= read_pairs(config.method, config.method_options)
     return Method.parse(
@@ -139,7 +139,7 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
     ]
     views = build_views(
         list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
-        max_length=config.max_length, mask_question=inputs.method.mask_question, official=config.official,
+        max_length=config.max_length, official=config.official, **inputs.method.labelling,
         cache=None if config.output is None else cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)

@@ -1,0 +1,68 @@
+"""Presets: what is not given is taken from a scenario's settings, or from those published of a loss, or is fitted."""
+
+from dataclasses import replace
+
+from unlearner.config import ForgetConfig
+from unlearner.errors import UserError
+from unlearner.methods import Method
+from unlearner.methods.options import options_of
+from unlearner.methods.registry import find
+from unlearner.scenarios import SCENARIOS
+from unlearner.scenarios.fit import ACCUMULATION, EPOCHS, Size
+
+
+def with_preset(config: ForgetConfig, size: Size | None = None) -> ForgetConfig:
+    """The options with the preset's values where none were given, fitted to `size`; official mode takes the official
+    pairing.
+
+    Raises UserError where no settings of the method are known under the preset's name, with the presets that are.
+    """
+    if config.preset is not None and config.preset not in SCENARIOS and not isinstance(config.method, Method):
+        config = _with_published(config, config.preset)
+    preset = SCENARIOS.get(config.preset or "", SCENARIOS["fictitious"]).preset  # of what nothing was published about
+    method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
+    coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
+    accumulation = config.gradient_accumulation_steps
+    rate, epochs, step = preset.lr.get(method, preset.lr[""]), EPOCHS, ACCUMULATION
+    if size is not None:
+        rate = size.rate(rate)
+        epochs, step = size.steps(config.batch_size, accumulation)
+    return replace(
+        config,
+        learning_rate=rate if config.learning_rate is None else config.learning_rate,
+        epochs=epochs if config.epochs is None else config.epochs,
+        gradient_accumulation_steps=step if accumulation is None else accumulation,
+        forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
+        retain_coeff=1.0 if config.retain_coeff is None else config.retain_coeff,
+        pairing="official" if config.official else config.pairing,
+    )
+
+
+def is_fitted(config: ForgetConfig) -> bool:
+    """Whether learning rate and steps are to be fitted to forget set and model: no preset is named, and neither
+    learning rate nor epochs are given."""
+    return config.preset is None and not config.official and config.learning_rate is None and config.epochs is None
+
+
+def _with_published(config: ForgetConfig, preset: str) -> ForgetConfig:
+    """The options with the values that a loss's own preset has, `paper` or `openunlearning`."""
+    name, losses = find(config.method)
+    published: dict[str, float] = {}
+    for loss in reversed(losses):  # the forget loss's word counts
+        published |= loss.presets.get(preset, {})
+    if not published:
+        known = sorted({each for loss in losses for each in loss.presets})
+        instead = (
+            f"take --preset {' or '.join(known)}" if known else "give --learning-rate and the coefficients yourself"
+        )
+        raise UserError(f"no settings of {name} are known as preset {preset!r}: {instead}.")
+    given = {pair.partition("=")[0].strip().replace("-", "_") for pair in config.method_options}
+    given |= {"beta"} if config.beta is not None else set()
+    options = {option for loss in losses for option in options_of(loss)} & set(published) - given
+    return replace(
+        config,
+        learning_rate=published.get("learning_rate") if config.learning_rate is None else config.learning_rate,
+        forget_coeff=published.get("forget_coeff", 1.0) if config.forget_coeff is None else config.forget_coeff,
+        retain_coeff=published.get("retain_coeff", 1.0) if config.retain_coeff is None else config.retain_coeff,
+        method_options=[*config.method_options, *(f"{option}={published[option]}" for option in sorted(options))],
+    )
