@@ -5,19 +5,21 @@ from typing import TYPE_CHECKING, Any
 from unlearner.version import __version__
 
 if TYPE_CHECKING:
-    from unlearner.api import TrainingArguments, TrainResult, Unlearner, evaluate, finetune, forget, report
+    from unlearner.api import TrainingArguments, TrainResult, Unlearner, evaluate, finetune, forget, negate, report
     from unlearner.data.records import Record
     from unlearner.errors import UserError
     from unlearner.evaluation.result import Evaluation
     from unlearner.methods import Method
     from unlearner.workflows.fine_tune import FinetuneResult
     from unlearner.workflows.forget import ForgetResult
+    from unlearner.workflows.negate import NegateResult
 
 _HOME = {
     "Evaluation": "unlearner.evaluation.result",
     "FinetuneResult": "unlearner.workflows.fine_tune",
     "ForgetResult": "unlearner.workflows.forget",
     "Method": "unlearner.methods",
+    "NegateResult": "unlearner.workflows.negate",
     "Record": "unlearner.data.records",
     "TrainResult": "unlearner.api",
     "TrainingArguments": "unlearner.api",
@@ -26,6 +28,7 @@ _HOME = {
     "evaluate": "unlearner.api",
     "finetune": "unlearner.api",
     "forget": "unlearner.api",
+    "negate": "unlearner.api",
     "report": "unlearner.api",
 }
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "FinetuneResult",
     "ForgetResult",
     "Method",
+    "NegateResult",
     "Record",
     "TrainResult",
     "TrainingArguments",
@@ -42,6 +46,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "forget",
+    "negate",
     "report",
 ]
 

@@ -108,6 +108,29 @@ class FinetuneConfig(TrainOptions):
 
 
 @dataclass(kw_only=True)
+class NegateConfig:
+    """Make a model forget by arithmetic on its weights: base − alpha · (fine-tuned − base).
+
+    The fine-tuned model is the base after it was taught the forget set by heart (`unlearner finetune`). What teaching
+    added is taken away as often as alpha says (a negated task vector, arXiv 2212.04089). No retain set is used: measure
+    what is left of the rest, and lower alpha if too little is. Both are directories of the same kind of model; or the
+    fine-tuned one is a LoRA adapter, and the result is an adapter of negative scale."""
+
+    base: str = field(metadata={"leading": True})
+    """Directory of the model that is to forget; also given without the flag, as the first word."""
+    finetuned: str = field(metadata={"leading": True})
+    """Directory of the same model after fine-tuning on the forget set, or of a LoRA adapter; the second word."""
+    alpha: float = 1.0
+    """How often the difference is taken away: 0 changes nothing."""
+    output: str
+    """Directory of the run; the new model is its `model/`, the new adapter its `adapter/`."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        check_not_negative(self, "alpha")
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
     """Measure a model: six metrics on every set, model utility and forget efficacy, with intervals."""
 

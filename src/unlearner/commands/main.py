@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from unlearner import distributed
-from unlearner.commands import bench, demo, evaluate, finetune, forget, methods, metrics, report
+from unlearner.commands import bench, demo, evaluate, finetune, forget, methods, metrics, negate, report
 from unlearner.commands.parse import parse
 from unlearner.console import discard_output
 from unlearner.errors import UserError, did_you_mean
@@ -26,7 +26,7 @@ INTERRUPTED = "interrupted: what was finished is kept; repeat the same command t
 
 COMMANDS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (demo, finetune, forget, evaluate, bench, report, methods, metrics)
+    for module in (demo, finetune, forget, negate, evaluate, bench, report, methods, metrics)
 }
 """Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
 

@@ -28,8 +28,10 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
         switches = {f"--no-{flag[2:]}" for flag, f in known.items() if f.type is bool}
     leading = [flag for flag, f in known.items() if "leading" in f.metadata]
     arguments = list(arguments)
-    if leading and arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, leading[0])
+    for place, flag in enumerate(leading):
+        if len(arguments) <= 2 * place or arguments[2 * place].startswith("-"):
+            break
+        arguments.insert(2 * place, flag)
     _warn_of_repeated(arguments)
     arguments = [_own_name(argument) for argument in _with_file(known, arguments)]
     for argument in arguments:
