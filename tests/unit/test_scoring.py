@@ -34,10 +34,12 @@ from transformers import (
 from unlearner.errors import UserError
 from unlearner.models.anatomy import Head, backbone, check_head
 from unlearner.scoring.batch import Batch
-from unlearner.scoring.constants import KINDS, STATISTICS
+from unlearner.scoring.constants import COMPARED, KINDS, STATISTICS
 from unlearner.scoring.token_scores import token_scores
 from unlearner.scoring.views import Known, score_views
 
+TOGETHER = tuple(kind for kind in KINDS if kind != "reverse_kl")
+"""There is one comparison with a reference at a time."""
 N, H, V = 7, 6, 50
 ROW = V * 8  # bytes of one position's logits in float64
 CHUNKS = {"one row": 1, "three rows": 3 * ROW, "all in one": 100 * ROW}
@@ -55,6 +57,8 @@ def plain_scores(logits: Tensor, targets: Tensor, kind: str, reference: Tensor |
         return -(p * torch.log(p)).sum(-1)
     assert reference is not None
     q = torch.softmax(reference, dim=-1)
+    if kind == "reverse_kl":
+        return (p * (torch.log(p) - torch.log(q))).sum(-1)
     return (q * (torch.log(q) - torch.log(p))).sum(-1)
 
 
@@ -103,7 +107,7 @@ def check_against_plain(case: Case, kinds: Sequence[str], chunk_bytes: int | Non
     expected = {kind: plain_scores(logits, case.targets, kind, reference) for kind in kinds}
     got = token_scores(
         case.hidden, case.head(**head), case.targets, kinds, chunk_bytes=chunk_bytes,
-        reference=case.reference if "kl" in kinds else None,
+        reference=case.reference if {*COMPARED} & {*kinds} else None,
     )  # fmt: skip
     close = {"rtol": TOLERANCE[case.hidden.dtype], "atol": TOLERANCE[case.hidden.dtype]}
     assert list(got) == list(kinds)
@@ -117,7 +121,7 @@ def check_against_plain(case: Case, kinds: Sequence[str], chunk_bytes: int | Non
     frozen = Head(case.weight.detach(), None if case.bias is None else case.bias.detach(), **head)
     again = token_scores(
         case.hidden, frozen, case.targets, kinds, chunk_bytes=chunk_bytes,
-        reference=case.reference if "kl" in kinds else None,
+        reference=case.reference if {*COMPARED} & {*kinds} else None,
     )  # fmt: skip
     total = sum((again[kind] * case.upstream[kind]).sum() for kind in kinds)
     assert all(torch.equal(again[kind], got[kind]) for kind in kinds)
@@ -182,7 +186,7 @@ def test_statistics_alone() -> None:
         assert not got[kind].requires_grad
 
 
-SEVERAL = [kinds for size in (2, 3, 4) for kinds in itertools.combinations(KINDS, size)]
+SEVERAL = [kinds for size in (2, 3, 4) for kinds in itertools.combinations(TOGETHER, size)]
 
 
 @pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
@@ -195,7 +199,8 @@ def test_several_scores_at_once_add_their_gradients(kinds: Sequence[str]) -> Non
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_scale_softcap_and_bias(head: dict[str, float], bias: bool) -> None:
     for chunk_bytes in (3 * ROW, None):
-        check_against_plain(Case(bias=bias), KINDS, chunk_bytes, **head)
+        check_against_plain(Case(bias=bias), TOGETHER, chunk_bytes, **head)
+        check_against_plain(Case(bias=bias), ["entropy", "reverse_kl"], chunk_bytes, **head)
 
 
 def test_epsilon_matters_where_the_model_is_certain() -> None:
@@ -214,7 +219,7 @@ def test_hand_worked_numbers() -> None:
     q = torch.tensor([0.25, 0.25, 0.5]).log()
     nothing = torch.zeros(1, 2)
     zero = torch.zeros(3, 2)
-    scores = token_scores(nothing, Head(zero, bias), torch.tensor([1]), KINDS, reference=(nothing, Head(zero, q)))
+    scores = token_scores(nothing, Head(zero, bias), torch.tensor([1]), TOGETHER, reference=(nothing, Head(zero, q)))
     assert scores["logp"].item() == pytest.approx(-1.386294)
     assert scores["mean_logp"].item() == pytest.approx(-1.155245)  # −(ln 2 + 2 ln 4) / 3
     assert scores["entropy"].item() == pytest.approx(1.039721)  # 1.5 ln 2
@@ -257,12 +262,12 @@ def test_bf16_weights_are_summed_in_float32(kind: str, chunk_bytes: int | None) 
     logits = nn.functional.linear(half.hidden, half.weight, half.bias).float().double()
     reference = nn.functional.linear(half.reference_hidden, half.reference_weight).float().double()
     expected = plain_scores(logits, half.targets, kind, reference)
-    given = half.reference if kind == "kl" else None
+    given = half.reference if kind in COMPARED else None
     got = token_scores(half.hidden, half.head(), half.targets, [kind], reference=given, chunk_bytes=chunk_bytes)[kind]
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
 
-    given = wide.reference if kind == "kl" else None
+    given = wide.reference if kind in COMPARED else None
     exact = token_scores(wide.hidden, wide.head(), wide.targets, [kind], reference=given)
     for ours, theirs in zip(half.gradients({kind: got}), wide.gradients(exact), strict=True):
         assert ours.dtype == torch.bfloat16
@@ -271,10 +276,10 @@ def test_bf16_weights_are_summed_in_float32(kind: str, chunk_bytes: int | None) 
 
 def test_autocast_computes_logits_in_bf16_and_keeps_float32_gradients() -> None:
     case = Case(torch.float32)
-    exact = token_scores(case.hidden, case.head(), case.targets, KINDS, reference=case.reference)
+    exact = token_scores(case.hidden, case.head(), case.targets, TOGETHER, reference=case.reference)
     with torch.autocast("cpu", torch.bfloat16):
-        got = token_scores(case.hidden, case.head(), case.targets, KINDS, reference=case.reference)
-    for kind in KINDS:
+        got = token_scores(case.hidden, case.head(), case.targets, TOGETHER, reference=case.reference)
+    for kind in TOGETHER:
         assert got[kind].dtype == torch.float32
         assert not torch.equal(got[kind], exact[kind]), "no bf16 was used"
         torch.testing.assert_close(got[kind], exact[kind], rtol=0.05, atol=0.05)
@@ -284,8 +289,8 @@ def test_autocast_computes_logits_in_bf16_and_keeps_float32_gradients() -> None:
         assert torch.norm(ours - theirs) < 0.05 * torch.norm(theirs)
     frozen = Head(case.weight.detach(), case.bias.detach())
     with torch.autocast("cpu", torch.bfloat16):
-        got = token_scores(case.hidden, frozen, case.targets, KINDS, reference=case.reference)
-    (ours,) = torch.autograd.grad(sum((got[kind] * case.upstream[kind]).sum() for kind in KINDS), case.hidden)
+        got = token_scores(case.hidden, frozen, case.targets, TOGETHER, reference=case.reference)
+    (ours,) = torch.autograd.grad(sum((got[kind] * case.upstream[kind]).sum() for kind in TOGETHER), case.hidden)
     assert ours.dtype == torch.float32
     assert torch.norm(ours - exact_gradients[0]) < 0.05 * torch.norm(theirs)
 
@@ -328,7 +333,7 @@ def test_the_full_logits_are_never_made(kind: str) -> None:
     targets, reference = torch.randint(0, v, (n,)), (torch.randn(n, h), Head(torch.randn(v, h)))
     with Largest() as seen:
         scores = token_scores(
-            hidden, Head(weight), targets, [kind], reference=reference if kind == "kl" else None,
+            hidden, Head(weight), targets, [kind], reference=reference if kind in COMPARED else None,
             chunk_bytes=rows * v * 4,
         )[kind]  # fmt: skip
         scores.sum().backward()

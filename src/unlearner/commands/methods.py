@@ -51,9 +51,9 @@ def run() -> None:
 
 def _needs(method: "Method") -> str:
     needs = []
-    if any(view.startswith("retain") or view == "forget_mismatch" for view in method.needs):
+    if method.needs_retain:
         needs.append("retain set")
-    if any(view.endswith("refusal") for view in method.needs):
+    if any("refusal" in view for view in method.needs):
         needs.append("refusals")
     if method.reference_nll:
         needs.append("reference scores, once")

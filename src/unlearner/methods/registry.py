@@ -8,6 +8,7 @@ from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
 from unlearner.methods.ap import AP
 from unlearner.methods.base import Loss
+from unlearner.methods.circuit_breakers import Hold, Reroute
 from unlearner.methods.dpo import DPO
 from unlearner.methods.ga import GA
 from unlearner.methods.gd import GD
@@ -16,11 +17,19 @@ from unlearner.methods.kl import KL
 from unlearner.methods.llmu import Mismatch
 from unlearner.methods.me import ME
 from unlearner.methods.npo import NPO
+from unlearner.methods.rep import REP
+from unlearner.methods.rmu import RMU, AdaptiveRMU
+from unlearner.methods.seps import MixedIDK, MixedME
 from unlearner.plugins import load_object, load_plugins
 
-FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in (GA, NPO, ME, DPO, IDK)}
-RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in (GD, KL, AP)}
-COMBINED_METHODS: dict[str, tuple[type[Loss], type[Loss]]] = {"LLMU": (GA, Mismatch)}
+FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in (GA, NPO, ME, DPO, IDK, RMU, AdaptiveRMU, Reroute)}
+RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in (GD, KL, AP, REP, Hold)}
+COMBINED_METHODS: dict[str, tuple[type[Loss], type[Loss]]] = {
+    "LLMU": (GA, Mismatch),
+    "RR": (Reroute, Hold),
+    "MP-ME": (ME, MixedME),
+    "MP-IDK": (IDK, MixedIDK),
+}
 """Methods of two losses with one name."""
 
 

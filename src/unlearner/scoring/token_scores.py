@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unlearner.models.anatomy import Head
 from unlearner.models.onednn_linear import linear
-from unlearner.scoring.constants import EPSILON, KINDS, STATISTICS
+from unlearner.scoring.constants import COMPARED, EPSILON, KINDS, STATISTICS
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 """Memory of one chunk of logits; two or three such buffers live at a time."""
@@ -35,6 +35,7 @@ def token_scores(
     - `mean_logp`: (1/V) Σ_k log(p_k + 1e-12), of which ME is made
     - `entropy`: −Σ_k p_k log p_k, in nats
     - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
+    - `reverse_kl`: KL(p ‖ q), with the same q; not together with `kl`
 
     and without gradient:
 
@@ -50,7 +51,7 @@ def token_scores(
     """
     unknown = set(kinds) - {*KINDS, *STATISTICS}
     assert not unknown, unknown
-    assert ("kl" in kinds) == (reference is not None)
+    assert len(set(kinds) & {*COMPARED}) == (reference is not None)
     if chunk_bytes is None:
         chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"])
     kind = hidden.device.type
@@ -73,6 +74,7 @@ class _TokenScores(torch.autograd.Function):
     mean_logp: (1/V)(r − p Σ_k r_k),  r = p / (p + ε)
     entropy:   −p (log p + H)
     kl:        p − q
+    reverse_kl: p (log p − log q − KL)
     """
 
     @staticmethod
@@ -116,7 +118,7 @@ class _TokenScores(torch.autograd.Function):
             else:
                 if reference is not None:
                     states, theirs = reference
-                    log_q = _log_softmax(theirs.logits(states[part]), totals["kl"])
+                    log_q = _log_softmax(theirs.logits(states[part]), totals[_compared(kinds)])
                 chunk = _log_softmax(local.logits(hidden[part].to(compute)), lse[part] if needs_any else None)
                 _values(chunk, log_q, targets[part], totals, here)
             for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
@@ -162,7 +164,7 @@ class _TokenScores(torch.autograd.Function):
                 chunk = here.products(states) if ctx.fused else here.logits(states).sub_(lse[:, None])
             if ctx.reference is not None:
                 theirs, head_of_theirs = ctx.reference
-                log_q = head_of_theirs.part(part).logits(theirs).sub_(sums["kl"][:, None])
+                log_q = head_of_theirs.part(part).logits(theirs).sub_(sums[_compared(ctx.kinds)][:, None])
             dz = _logit_gradients(chunk, head, targets - start, lse, sums, of, weight.shape[0], log_q, ctx.fused)
             del chunk, log_q
             if grad_bias is not None:
@@ -179,6 +181,10 @@ class _TokenScores(torch.autograd.Function):
             None if grad_bias is None else grad_bias.to(bias_dtype),
             *([None] * 7),
         )
+
+
+def _compared(kinds: Sequence[str]) -> str:
+    return next(kind for kind in kinds if kind in COMPARED)
 
 
 def _kernels() -> ModuleType:
@@ -215,6 +221,12 @@ def _values(
         elif kind == "kl":
             assert log_q is not None
             values[:] = (log_q.exp() * (log_q - log_p)).sum(-1)
+        elif kind == "reverse_kl":
+            assert log_q is not None
+            values[:] = (log_p.exp() * (log_p - log_q)).sum(-1)
+            # The gradient has log q + KL, which is what is left of q's logits after `sums` from now on.
+            log_q.add_(values[:, None])
+            sums[kind].sub_(values)
         elif kind == "is_argmax":
             values[:] = log_p.argmax(-1) == targets
         elif kind == "rank":
@@ -275,6 +287,8 @@ def _logit_gradient(
     if kind == "entropy":
         return p.mul_(log_p + total[:, None]).mul_(-factor)
     assert log_q is not None
+    if kind == "reverse_kl":  # `log_q` has the divergence in it
+        return p.mul_(log_p - log_q).mul_(factor)
     return p.sub_(log_q.exp()).mul_(factor)
 
 
