@@ -1,8 +1,7 @@
 """The options of every command: these dataclasses make the command line, the YAML files and the documentation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import (
@@ -106,6 +105,29 @@ class FinetuneConfig(TrainOptions):
         self.check_training()
         if not self.data:
             raise UserError("nothing to learn: give --data.")
+
+
+@dataclass(kw_only=True)
+class NegateConfig:
+    """Make a model forget by arithmetic on its weights: base − alpha · (fine-tuned − base).
+
+    The fine-tuned model is the base after it was taught the forget set by heart (`unlearner finetune`). What teaching
+    added is taken away as often as alpha says (a negated task vector, arXiv 2212.04089). No retain set is used: measure
+    what is left of the rest, and lower alpha if too little is. Both are directories of the same kind of model; or the
+    fine-tuned one is a LoRA adapter, and the result is an adapter of negative scale."""
+
+    base: str = field(metadata={"leading": True})
+    """Directory of the model that is to forget; also given without the flag, as the first word."""
+    finetuned: str = field(metadata={"leading": True})
+    """Directory of the same model after fine-tuning on the forget set, or of a LoRA adapter; the second word."""
+    alpha: float = 1.0
+    """How often the difference is taken away: 0 changes nothing."""
+    output: str
+    """Directory of the run; the new model is its `model/`, the new adapter its `adapter/`."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        check_not_negative(self, "alpha")
 
 
 @dataclass(kw_only=True)
@@ -370,22 +392,3 @@ class ReportConfig:
     output: str | None = None
     """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
     beside it, as PNG and SVG."""
-
-
-def resolved(config: Any) -> dict[str, Any]:
-    """The options as plain values, without the output directory: what makes two runs the same run."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name != "output"}
-
-
-def _plain(value: Any) -> Any:
-    """An option as it is written down: data and models in memory by what they are."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return dict(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return repr(value)
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return list(value)
-    size = f", {len(value)} rows" if hasattr(value, "__len__") else ""
-    return f"{type(value).__name__} in memory{size}"

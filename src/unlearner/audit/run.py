@@ -36,7 +36,7 @@ from unlearner.audit.verdict import (
     dropped_attacks,
     verdicts,
 )
-from unlearner.config import AuditConfig, resolved
+from unlearner.config import AuditConfig
 from unlearner.console import progress_bar
 from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
@@ -53,7 +53,7 @@ from unlearner.models.load import uses_bf16
 from unlearner.models.sharding import placed
 from unlearner.results.layout import AuditDirectory
 from unlearner.results.records import sha256
-from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.run import check_output, open_run, records_hash, resolved
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.subject import Subject
 

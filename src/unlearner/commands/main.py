@@ -25,6 +25,7 @@ from unlearner.commands import (
     forget,
     methods,
     metrics,
+    negate,
     prepare,
     probe,
     report,
@@ -38,7 +39,21 @@ SWALLOWED_SECONDS = 3.0
 
 COMMANDS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (demo, probe, prepare, finetune, forget, evaluate, audit, bench, report, methods, metrics, completion)
+    for module in (
+        demo,
+        probe,
+        prepare,
+        finetune,
+        forget,
+        negate,
+        evaluate,
+        audit,
+        bench,
+        report,
+        methods,
+        metrics,
+        completion,
+    )
 }
 """Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
 

@@ -91,9 +91,9 @@ def _kind(loss: "Loss | type[Loss] | Method") -> str:
 
 def _needs(method: "Method") -> list[str]:
     needs = []
-    if any(view.startswith("retain") or view == "forget_mismatch" for view in method.needs):
+    if method.needs_retain:
         needs.append("retain set")
-    if any(view.endswith("refusal") for view in method.needs):
+    if any("refusal" in view for view in method.needs):
         needs.append("refusals")
     if method.reference_nll or method.reference_logp:
         needs.append("reference scores, once")

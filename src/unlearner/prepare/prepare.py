@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import PrepareConfig, resolved
+from unlearner.config import PrepareConfig
 from unlearner.console import note
 from unlearner.data.general import general_knowledge, mentions
 from unlearner.data.records import Record
@@ -27,7 +27,7 @@ from unlearner.prepare.kinds import ask
 from unlearner.prepare.knowledge import renamed
 from unlearner.prepare.subject import About, about, read_lines
 from unlearner.results.records import sha256
-from unlearner.results.run import check_place
+from unlearner.results.run import check_place, resolved
 
 MANIFEST = "prepare.json"
 TRAINED = 2

@@ -7,13 +7,13 @@ from statistics import fmean
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import ProbeConfig, resolved
+from unlearner.config import ProbeConfig
 from unlearner.errors import UserError
 from unlearner.files import write_json
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.knowledge import Answered, Scale, investigate
 from unlearner.prepare.subject import about
-from unlearner.results.run import check_place
+from unlearner.results.run import check_place, resolved
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from unlearner.report.contents import Part, Report, Run, clean
 from unlearner.report.runs import read_about, read_object, read_run
 from unlearner.results.layout import BenchDirectory, RunDirectory, holds_results
 
+UNMEASURED = {"finetune": "fine-tuning", "negate": "a negated model"}
+"""Commands that make a model and measure nothing."""
+
 
 def read(paths: Sequence[Path]) -> Report:
     """The runs and benches in `paths`. Raises UserError where a path holds none."""
@@ -28,10 +31,11 @@ def read(paths: Sequence[Path]) -> Report:
         found = list(_folders(path))
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
-        if all(_command(folder) == "finetune" for folder in found):
-            raise UserError(f"{path} holds only fine-tuning, which has no report: give a run of forget or evaluate.")
+        if all(_command(folder) in UNMEASURED for folder in found):
+            what = UNMEASURED[str(_command(found[0]))]
+            raise UserError(f"{path} holds only {what}, which has no report: give a run of forget or evaluate.")
         for folder in found:
-            if folder.resolve() in seen or _command(folder) == "finetune":
+            if folder.resolve() in seen or _command(folder) in UNMEASURED:
                 continue
             seen.add(folder.resolve())
             name = folder.relative_to(path).as_posix() if folder != path else path.resolve().name

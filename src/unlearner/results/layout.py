@@ -1,8 +1,8 @@
 """What lies where in the directories that commands write. Names of files and keys stand here and nowhere else.
 
-`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune` or `evaluate`. `CellDirectory`: a
-cell of a bench, which is a run, or one run for each task. `BenchDirectory`: a bench. All of them read; nothing here
-writes, makes a directory or needs one to exist. docs/architecture.md has the same as a table.
+`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune`, `negate` or `evaluate`.
+`CellDirectory`: a cell of a bench, which is a run, or one run for each task. `BenchDirectory`: a bench. All of them
+read; nothing here writes, makes a directory or needs one to exist. docs/architecture.md has the same as a table.
 """
 
 import re
@@ -32,7 +32,7 @@ class Manifest(TypedDict, total=False):
     """Every option as resolved, without the output directory."""
     hashes: dict[str, str | None]
     """sha256 by `forget`, `retain`, `data`, `eval.SET`, `earlier.TASK`, `refusals`, `model`, `reference_model`,
-    `retrained`; None for a model on the hub."""
+    `retrained`, `finetuned`; None for a model on the hub."""
     data_warnings: list[str]
     """Sentences on what is odd about the data, with places and without texts (`data/quality.py`)."""
     versions: dict[str, str]
@@ -55,6 +55,7 @@ _TITLES = {
     r"earlier\.(.+)": r"the forget set of task \1",
     r"reference_model": "the reference model",
     r"retrained": "the retrained model",
+    r"finetuned": "the fine-tuned model",
     r"(.+)": r"the \1",
 }
 
@@ -139,7 +140,7 @@ class RunDirectory(EvaluationDirectory):
 
     @property
     def finished(self) -> Path:
-        """Written last, by `forget` and `finetune`."""
+        """Written last, by `forget`, `finetune` and `negate`."""
         return self.path / "finished.json"
 
     @property

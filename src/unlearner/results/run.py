@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,25 @@ from unlearner.results.layout import VERSION, RunDirectory, check_version, hash_
 from unlearner.results.records import sha256
 
 PACKAGES = ("unlearner", "torch", "transformers", "accelerate", "peft", "tokenizers", "sentence-transformers", "numpy")
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """The options as plain values, without the output directory: what makes two runs the same run."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name != "output"}
+
+
+def _plain(value: Any) -> Any:
+    """An option as it is written down: data and models in memory by what they are."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return repr(value)
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return list(value)
+    size = f", {len(value)} rows" if hasattr(value, "__len__") else ""
+    return f"{type(value).__name__} in memory{size}"
 
 
 def check_output(output: str | Path, command: str, config: dict[str, Any]) -> bool:

@@ -100,7 +100,7 @@ def train(
     # A sharded model's processes need as many forwards each.
     spread = parallel != "ddp"
     # Near the reference KL is small, and its gradient shows how attention sums: rows are padded in every layout.
-    compared = any(kind in ("kl", "js") for kinds in method.needs.values() for kind in kinds)
+    compared = method.compares
     one_block = accelerator.num_processes > 1 or spread or method.official or compared
     forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
     packs = not (options.torch_compile or parallel == "deepspeed" or method.official or compared)
@@ -247,7 +247,8 @@ def assemble(
         tensors["forget"] = forget_view(tensors["forget"])
     weights = {
         name: RowWeights(*(
-            torch.from_numpy(w[name]).float() for w in (part.token_weight, part.sequence_weight, part.position_weight)
+            torch.from_numpy(w[name]).float()
+            for w in (part.token_weight, part.sequence_weight, part.position_weight, part.state_weight)
         ))
         for name in part.rows
     }  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unlearner import distributed
-from unlearner.config import EvaluateConfig, ForgetConfig, resolved
+from unlearner.config import EvaluateConfig, ForgetConfig
 from unlearner.console import note_once, warn
 from unlearner.data.prompts import Template
 from unlearner.data.quality import data_warnings
@@ -37,7 +37,7 @@ from unlearner.models.sharding import placed
 from unlearner.models.vllm_engine import check_engine
 from unlearner.models.vllm_engine import engine as vllm_engine
 from unlearner.results.records import sha256
-from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.run import check_output, open_run, records_hash, resolved
 from unlearner.training.setup import weights_dtype
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.subject import Subject

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import FinetuneConfig, resolved
+from unlearner.config import FinetuneConfig
 from unlearner.console import note, warn
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import Pairing, pair
@@ -22,7 +22,7 @@ from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
 from unlearner.models.smollm2 import directory
-from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.run import check_output, open_run, records_hash, resolved
 from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.loop import train

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved
+from unlearner.config import ForgetConfig
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
@@ -17,8 +17,8 @@ from unlearner.evaluation.result import Evaluation
 from unlearner.files import write_json
 from unlearner.models.load import check_fits, load_model, model_hash
 from unlearner.models.sharding import placed
-from unlearner.results.run import check_output, open_run, records_hash
-from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
+from unlearner.results.run import check_output, open_run, records_hash, resolved
+from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
@@ -72,6 +72,7 @@ class Forgetting:
         extent = check_answers(subject.tokenizer, subject.template, inputs.sets, config, config.official)
         plan, views = make_plan(config, inputs, subject.tokenizer, subject.template)
         subject.load_to_train(config)
+        check_parts(subject.model, inputs.method, lora=config.lora)
         check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
         reference = _reference(config, inputs)
