@@ -22,6 +22,7 @@ def run(config: MethodsConfig) -> None:
 
 def _table() -> None:
     """Every method's parts with formula, kind, needs and source."""
+    from rich.markup import escape
     from rich.table import Table
 
     from unlearner.commands.tables import out
@@ -37,13 +38,14 @@ def _table() -> None:
         table.add_row(f"[bold]{title}[/]")
         for name, loss in losses(role).items():
             needs = ", ".join(_needs(Method(name, loss(), None))) or "–"
-            table.add_row(name, loss.formula, _kind(loss), needs, defaults(loss), loss.source)
+            # In formulas brackets are brackets.
+            table.add_row(*map(escape, (name, loss.formula, _kind(loss), needs, defaults(loss), loss.source)))
         table.add_row()
     table.add_row("[bold]Both in one[/]")
     for name, (forget, retain) in COMBINED_METHODS.items():
         method = Method.parse(name)
         formula = f"{forget.formula}  with  {retain.formula}"
-        table.add_row(name, formula, _kind(method), ", ".join(_needs(method)), "", retain.source)
+        table.add_row(*map(escape, (name, formula, _kind(method), ", ".join(_needs(method)), "", retain.source)))
     console.print(table)
     console.print(
         "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
