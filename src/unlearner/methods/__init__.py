@@ -181,10 +181,9 @@ class Method:
         batch = Batch.build(used, official=self.official, reference=self.asked)
         known = None
         if reference is not None:
+            once: Needs = {view: ["logp"] for view in {*self.reference_nll, *self.reference_logp}}
             with torch.no_grad():
-                scored = score_views(
-                    reference, batch, {view: ["logp"] for view in {*self.reference_nll, *self.reference_logp}}
-                )
+                scored = score_views(reference, batch, once) if once else {}
             batch = batch.with_reference_nll({view: scored[view].nll for view in self.reference_nll})
             batch = batch.with_reference_logp({view: scored[view].logp for view in self.reference_logp})
             known = Known.of(reference, batch, self.asked) if self.asked else None

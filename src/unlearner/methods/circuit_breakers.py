@@ -50,7 +50,7 @@ class _Scheduled(Loss):
         """s, from 0 to 1 over `schedule_steps` steps."""
         return (step / self.schedule_steps).clamp(max=1.0)
 
-    def after_step(self, loss: Tensor, step: Tensor) -> None:
+    def after_step(self, loss: Tensor, step: Tensor) -> None:  # type: ignore[override]  # its state by name
         step += 1
 
 
@@ -66,6 +66,7 @@ class Reroute(_Scheduled):
     name = "REROUTE"
     formula = "a(1−s) mean_t relu(cos(h_θ(forget), h_ref(forget))) over layers"
     source = "Zou et al. 2024, arXiv 2406.04313"
+    defaults_from = "the authors' code, for models of 32 blocks"
 
     @property
     def needs(self) -> Needs:
@@ -98,6 +99,7 @@ class Hold(_Scheduled):
     role = "retain"
     formula = "a·s mean_t ‖h_θ(retain) − h_ref(retain)‖ over layers"
     source = "Zou et al. 2024, arXiv 2406.04313"
+    defaults_from = "the authors' code, for models of 32 blocks"
 
     @property
     def needs(self) -> Needs:

@@ -20,6 +20,7 @@ class REP(Loss):
     role = "retain"
     formula = "mean_t ‖h_θ(retain) − h_ref(retain)‖²/H at one layer"
     source = "Li et al. 2024, arXiv 2403.03218"
+    defaults_from = "RMU's layer in the paper's code"
 
     layer: int = 7
 

@@ -29,6 +29,11 @@ class RMU(Loss):
     name = "RMU"
     formula = "mean_t ‖h_θ(forget) − c·u‖²/H at one layer, u a fixed unit vector"
     source = "Li et al. 2024, arXiv 2403.03218"
+    defaults_from = "the paper's code, for models of 32 blocks"
+    presets = {
+        "paper": {"learning_rate": 5e-5, "retain_coeff": 100.0, "layer": 7, "steering": 20.0},
+        "openunlearning": {"learning_rate": 1e-5, "retain_coeff": 1.0, "layer": 7, "steering": 2.0},
+    }
 
     layer: int = 7
     steering: float = 20.0
@@ -87,6 +92,8 @@ class AdaptiveRMU(RMU):
     name = "ARMU"
     formula = "mean_t ‖h_θ(forget) − b·m·u‖²/H, m the mean norm of h_ref(forget) in the sequence"
     source = "Huu-Tien et al. 2024, arXiv 2408.06223"
+    defaults_from = "the paper's code, its scale; layer and matrices RMU's"
+    presets = {"paper": {"learning_rate": 5e-5, "retain_coeff": 1200.0, "layer": 7, "scale": 5.0}}
 
     steering: float = 1.0
     scale: float = 5.0

@@ -35,6 +35,7 @@ class MixedME(Loss):
         "retain_forget": ["entropy", "reverse_kl"],
     }
     needs_questions = True
+    defaults_from = "no options"
 
     def __call__(self, views: Views) -> Tensor:
         loss = -views["retain"].token_mean(views["retain"].logp)
@@ -64,6 +65,7 @@ class MixedIDK(Loss):
         "retain_then_refusal": ["logp"],
     }
     targeted = True
+    defaults_from = "AP's"
 
     beta: float = 0.1
 

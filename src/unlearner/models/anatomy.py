@@ -63,7 +63,7 @@ def captured(model: nn.Module, layers: Sequence[int], *, stop: bool = False) -> 
     hooks = []
     try:
         check_layers(model, layers)
-        modules = decoder_layers(model) if layers else []
+        modules: Any = decoder_layers(model) if layers else []
         for number in layers:
 
             def keep(_: Any, __: Any, out: Any, number: int = number) -> None:

@@ -82,8 +82,8 @@ def _copy_beside(source: Path, target: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- whole models
 
 
-def _matched(base: Path, finetuned: Path) -> dict[str, Path]:
-    """For every weight in the base's files, the file that holds the fine-tuned model's under the same name.
+def _matched(base: Path, finetuned: Path) -> dict[str, tuple[Path, str]]:
+    """For every weight in the base's files, the file that holds the fine-tuned model's, and its name there.
 
     Of tied weights a file may hold one or both names. Raises UserError where the two models do not correspond.
     """
