@@ -72,7 +72,7 @@ def test_what_was_taught_is_taken_away(
     [
         (["negate"], "--base and --finetuned and --output must be given"),
         (["negate", "{model}", "{model}x", "--output", "out"], "there is no model directory"),
-        (["negate", "{model}", "{model}", "--alpha", "x", "--output", "out"], "--alpha must be a number, not x"),
+        (["negate", "{model}", "{model}", "--alpha", "x", "--output", "out"], "--alpha must be a number, not 'x'"),
         (["negate", "{model}", "{model}", "--alpha", "-1", "--output", "out"], "--alpha must not be negative"),
     ],
 )

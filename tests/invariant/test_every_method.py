@@ -55,6 +55,9 @@ SHORT = replace(OPTIONS, epochs=1, lora_dropout=0.0, max_length=96)
 EXACT = 1e-9
 """What float64 leaves of a difference in the order of sums; a loss weighed wrongly moves weights by more than 1e-5."""
 
+AT_REST = {"RR": 1e-7}
+"""What begins where its gradient is 0, all states being as the reference's: rounding is at first all there is of it."""
+
 
 def method_of(name: str) -> Method:
     options = {key: value for part in name.split("+") for key, value in SETTINGS.get(part, {}).items()}
@@ -86,7 +89,7 @@ def test_a_step_in_one_packed_forward_or_row_by_row_and_padded(
     options = replace(SHORT, max_tokens_per_forward=1)
     padded = run(method_of(name), tmp_path / "padded", model=exact_model(), options=options)
     assert_some_moved(packed)
-    assert_same_weights(packed, padded, atol=EXACT)
+    assert_same_weights(packed, padded, atol=AT_REST.get(name, EXACT))
     for a, b in zip(log_of(tmp_path / "packed"), log_of(tmp_path / "padded"), strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
 
@@ -109,7 +112,7 @@ def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
         made = train(exact_model(), TOKENIZER, method, views, plan, options, folder, accelerator=accelerator)
         trained.append(made.model)
     assert_some_moved(trained[0])
-    assert_same_weights(*trained, atol=EXACT)
+    assert_same_weights(*trained, atol=AT_REST.get(name, EXACT))
 
 
 @pytest.mark.parametrize("name", METHODS)
