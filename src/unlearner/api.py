@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, PrepareConfig, ProbeConfig
+from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, NegateConfig, PrepareConfig, ProbeConfig
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.result import Evaluation
@@ -29,6 +29,8 @@ from unlearner.workflows.fine_tune import FinetuneResult
 from unlearner.workflows.fine_tune import finetune as _finetune
 from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
+from unlearner.workflows.negate import NegateResult
+from unlearner.workflows.negate import negate as _negate
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig)
@@ -195,6 +197,19 @@ def finetune(
     model, tokenizer = _subject(model, tokenizer)
     config = _config(FinetuneConfig, model, options)
     return _finetune(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+
+
+def negate(base: Any, finetuned: Any, *, output: str | Path, alpha: float = 1.0) -> NegateResult:
+    """Take away from `base` what fine-tuning added: `negate("model", "runs/taught/model", output="runs/negated")`.
+
+    Both are directories; `finetuned` may be that of a LoRA adapter, or what `finetune` gave, written to a directory.
+    Options: the fields of `NegateConfig`. Gives the directory of the new model or adapter. Raises UserError.
+    """
+    models = [_text(_subject(model, None)[0]) for model in (base, finetuned)]
+    if not all(isinstance(model, str) for model in models):
+        raise UserError("negate works on directories: save the model, and give where it lies.")
+    _check_kind("alpha", alpha, float)
+    return _negate(NegateConfig(base=models[0], finetuned=models[1], alpha=float(alpha), output=str(output)))
 
 
 @_takes(EvaluateConfig)

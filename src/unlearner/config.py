@@ -117,6 +117,29 @@ class FinetuneConfig(TrainOptions):
 
 
 @dataclass(kw_only=True)
+class NegateConfig:
+    """Make a model forget by arithmetic on its weights: base − alpha · (fine-tuned − base).
+
+    The fine-tuned model is the base after it was taught the forget set by heart (`unlearner finetune`). What teaching
+    added is taken away as often as alpha says (a negated task vector, arXiv 2212.04089). No retain set is used: measure
+    what is left of the rest, and lower alpha if too little is. Both are directories of the same kind of model; or the
+    fine-tuned one is a LoRA adapter, and the result is an adapter of negative scale."""
+
+    base: str = field(metadata={"leading": True})
+    """Directory of the model that is to forget; also given without the flag, as the first word."""
+    finetuned: str = field(metadata={"leading": True})
+    """Directory of the same model after fine-tuning on the forget set, or of a LoRA adapter; the second word."""
+    alpha: float = 1.0
+    """How often the difference is taken away: 0 changes nothing."""
+    output: str
+    """Directory of the run; the new model is its `model/`, the new adapter its `adapter/`."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        check_not_negative(self, "alpha")
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, ModelOptions):
     """Measure a model: six metrics on every set, model utility and forget efficacy, with intervals."""
 
@@ -295,14 +318,6 @@ class AuditConfig(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class MethodsConfig:
-    """Every unlearning method with its formula, or all about one."""
-
-    method: str | None = field(default=None, metadata={"leading": True})
-    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
-
-
-@dataclass(kw_only=True)
 class DemoConfig:
     """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after; or, with
     --real, a real language model forget an author that it knows."""
@@ -370,27 +385,3 @@ class PrepareConfig(EndpointOptions, DocumentOptions, SubjectOptions):
             raise UserError(f"--others must be at least 2, not {self.others}: one name is no scale.")
         self.check_documents()
         self.check_endpoint()
-
-
-@dataclass(kw_only=True)
-class ReportConfig:
-    """One HTML page about runs or a whole bench: verdict, tables, figures, every question with its answers."""
-
-    runs: list[str] = field(metadata={"leading": True})
-    """Directories of runs, of folders of runs, or of a bench; `--runs` itself may be left out before them."""
-    output: str | None = None
-    """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
-    beside it, as PNG and SVG."""
-    redact: bool = False
-    """Leave out every text of the data and of the model: a page with values and ids that can be handed on."""
-
-
-@dataclass(kw_only=True)
-class PurgeConfig:
-    """Take the texts of the data out of runs, and empty the caches that hold them; list what is out of reach."""
-
-    runs: list[str] = field(metadata={"leading": True})
-    """Directories of runs, of audits, of folders of them, of a bench, or made by prepare; the file of a probe. `--runs`
-    itself may be left out before them."""
-    dry_run: bool = False
-    """Only list."""

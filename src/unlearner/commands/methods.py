@@ -1,13 +1,22 @@
 """`unlearner methods`: every unlearning method with its formula, and all about one."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from unlearner.config import MethodsConfig
 
 if TYPE_CHECKING:
     from unlearner.methods import Loss, Method
 
 SUMMARY = "every unlearning method with its formula, or all about one"
+
+
+@dataclass(kw_only=True)
+class MethodsConfig:
+    """Every unlearning method with its formula, or all about one."""
+
+    method: str | None = field(default=None, metadata={"leading": True})
+    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
+
+
 OPTIONS = MethodsConfig
 EXAMPLE = "unlearner methods SIMNPO+GD"
 
@@ -93,9 +102,9 @@ def _kind(loss: "Loss | type[Loss] | Method") -> str:
 
 def _needs(method: "Method") -> list[str]:
     needs = []
-    if any(view.startswith("retain") or view == "forget_mismatch" for view in method.needs):
+    if method.needs_retain:
         needs.append("retain set")
-    if any(view.endswith("refusal") for view in method.needs):
+    if any("refusal" in view for view in method.needs):
         needs.append("refusals")
     if method.reference_nll or method.reference_logp:
         needs.append("reference scores, once")

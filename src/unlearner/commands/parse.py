@@ -31,8 +31,10 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
     arguments = list(arguments)
     if asked := {"-h", "--help", "--help-all"} & set(arguments):
         show_help(config_type, program, example, everything="--help-all" in asked)
-    if leading and arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, leading[0])
+    for place, flag in enumerate(leading):
+        if len(arguments) <= 2 * place or arguments[2 * place].startswith("-"):
+            break
+        arguments.insert(2 * place, flag)
     _warn_of_repeated(arguments)
     arguments = [_own_name(argument) for argument in _with_file(known, arguments)]
     for argument in arguments:

@@ -1,10 +1,22 @@
 """`unlearner purge`: take the texts of the data out of runs and caches."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from unlearner.config import PurgeConfig
-
 SUMMARY = "take the texts of the data out of runs and caches, and say what is out of reach"
+
+
+@dataclass(kw_only=True)
+class PurgeConfig:
+    """Take the texts of the data out of runs, and empty the caches that hold them; list what is out of reach."""
+
+    runs: list[str] = field(metadata={"leading": True})
+    """Directories of runs, of audits, of folders of them, of a bench, or made by prepare; the file of a probe. `--runs`
+    itself may be left out before them."""
+    dry_run: bool = False
+    """Only list."""
+
+
 OPTIONS = PurgeConfig
 EXAMPLE = """\
 Example:

@@ -153,6 +153,17 @@ def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str,
     return adapted
 
 
+def model_folder(model: str) -> Path:
+    """The directory of a model or an adapter, for commands that work on files. Raises UserError for anything else."""
+    folder = _checked(model)
+    if folder is None:
+        raise UserError(f"there is no model directory {model}: {_nearest(Path(model))}")
+    _check_whole(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{model} has no weights (*.safetensors): is it the right directory?")
+    return folder
+
+
 def _checked(model: str) -> Path | None:
     """The model's directory, None for a hub id."""
     if not model:

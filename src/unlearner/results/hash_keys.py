@@ -19,6 +19,7 @@ _TITLES = {
     r"earlier\.(.+)": r"the forget set of task \1",
     r"reference_model": "the reference model",
     r"retrained": "the retrained model",
+    r"finetuned": "the fine-tuned model",
     r"(.+)": r"the \1",
 }
 

@@ -1,9 +1,9 @@
 """What lies where in the directories that commands write. Names of files and keys stand here and nowhere else.
 
-`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune` or `evaluate`. `AuditDirectory`: a
-run of `audit`. `CellDirectory`: a cell of a bench, which is a run, or one run for each task. `BenchDirectory`: a bench.
-`PreparedDirectory`: what `prepare` made. All read; nothing here writes, makes a directory or needs one to exist.
-docs/architecture.md has the same as a table.
+`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune`, `negate` or `evaluate`.
+`AuditDirectory`: a run of `audit`. `CellDirectory`: a cell of a bench, which is a run, or one run for each task.
+`BenchDirectory`: a bench. `PreparedDirectory`: what `prepare` made. All read; nothing here writes, makes a directory or
+needs one to exist. docs/architecture.md has the same as a table.
 """
 
 import re
@@ -48,7 +48,7 @@ class Manifest(TypedDict, total=False):
     """Every option as resolved, without the output directory."""
     hashes: dict[str, str | None]
     """sha256 by `forget`, `retain`, `data`, `eval.SET`, `earlier.TASK`, `refusals`, `model`, `reference_model`,
-    `retrained`; None for a model on the hub."""
+    `retrained`, `finetuned`; None for a model on the hub."""
     data_warnings: list[str]
     """Sentences on what is odd about the data, with places and without texts (`data/quality.py`)."""
     versions: dict[str, str]

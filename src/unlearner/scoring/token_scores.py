@@ -41,6 +41,7 @@ def token_scores(
     - `unlikelihood`: log(1 − p(target)), exact also where p(target) is nearly 1
     - `spread`: max_k log p_k − (1/V) Σ_k log p_k, which is that of the logits
     - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
+    - `reverse_kl`: KL(p ‖ q)
     - `js`: ½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q)/2, the Jensen-Shannon divergence
     - `distilled`: −Σ_k q_k log p_k, q with the reference's logit of the target lowered by `demote`
 
@@ -84,6 +85,7 @@ class _TokenScores(torch.autograd.Function):
     unlikelihood: −p_y at y, p_y p_k / (1 − p_y) elsewhere
     spread:       e_top − 1/V
     kl:           p − q, and so of distilled
+    reverse_kl:   p (log(p/q) − KL(p ‖ q))
     js:           ½ p (log(p/m) − KL(p ‖ m))
     """
 
@@ -283,6 +285,9 @@ def _compared(kind: str, log_p: Tensor, log_q: Tensor, sums: Sums) -> Tensor:
         return (q * (log_q - log_p)).sum(-1)
     if kind == "distilled":
         return -(q * log_p).sum(-1)
+    if kind == "reverse_kl":
+        sums[kind][:] = (log_p.exp() * (log_p - log_q)).sum(-1)
+        return sums[kind]
     log_m = torch.logaddexp(log_p, log_q).sub_(math.log(2))
     sums[kind][:] = (log_p.exp() * (log_p - log_m)).sum(-1)
     return 0.5 * (sums[kind] + (q * (log_q - log_m)).sum(-1))

@@ -49,7 +49,7 @@ def plan_training(
     """
     kinds: set[str | int] = {kind for of_view in method.needs.values() for kind in of_view}
     # KL and JS near the reference are small, and their gradients show how attention sums: always padded.
-    exact = method.official or bool(kinds & {"kl", "js"})
+    exact = method.official or method.compares
     rows = ["padded"]
     if not (exact or accelerator.num_processes > 1 or parallel != "ddp"):  # sharded processes need as many forwards
         rows.insert(0 if accelerator.device.type in FORWARD_TOKENS else 1, "by-length")

@@ -220,7 +220,8 @@ def assemble(
         tensors["forget"] = forget_view(tensors["forget"])
     weights = {
         name: RowWeights(*(
-            torch.from_numpy(w[name]).float() for w in (part.token_weight, part.sequence_weight, part.position_weight)
+            torch.from_numpy(w[name]).float()
+            for w in (part.token_weight, part.sequence_weight, part.position_weight, part.state_weight)
         ))
         for name in part.rows
     }  # fmt: skip

@@ -9,7 +9,7 @@ few weights are trained the same model with copies of those put in, otherwise a 
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -204,11 +204,14 @@ def train_only(model: nn.Module, method: Method) -> None:
     """Freeze what the method does not train. Raises UserError where nothing would be left."""
     if not method.trains:
         return
-    left = 0
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and any(re.search(p, name) for p in method.trains))
-        left += parameter.requires_grad
-    if not left:
+    check_trains(method, [name for name, parameter in model.named_parameters() if parameter.requires_grad])
+
+
+def check_trains(method: Method, names: Iterable[str]) -> None:
+    """Raises UserError where none of the parameters `names` is trained."""
+    if not any(re.search(pattern, name) for name in names for pattern in method.trains):
         raise UserError(
             f"{method.name} trains only parameters named {' or '.join(method.trains)}, and the model has none: "
             "choose others by its options (--method-options)."

@@ -25,7 +25,7 @@ from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.results.texts import keyed_hashes
 from unlearner.scenarios.fit import Size
 from unlearner.settings import resolved
-from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
+from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.builtin import resolve_model
@@ -85,6 +85,7 @@ class Forgetting:
         extent = check_answers(subject.tokenizer, subject.template, inputs.sets, config, config.official)
         plan, views = make_plan(config, inputs, subject.tokenizer, subject.template)
         subject.load_to_train(config)
+        check_parts(subject.model, inputs.method, lora=config.lora)
         check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
         reference = _reference(config, inputs)

@@ -57,12 +57,13 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     if method.needs_retain and not retain:
         raise UserError(f"{method.name} needs a retain set: give --retain, or choose a method without a retain loss.")
     documents = next((i for i, r in enumerate((*forget, *retain)) if r.question is None), None)
-    if method.targeted and documents is not None:
+    if method.needs_questions and documents is not None:
         source, row = (
             (config.forget, documents) if documents < len(forget) else (config.retain, documents - len(forget))
         )
         raise UserError(
-            f"{source}, row {row + 1} is plain text, and {method.name} trains refusals to questions: "
+            f"{source}, row {row + 1} is plain text, and {method.name} "
+            f"{'trains refusals to' if method.targeted else 'joins two'} questions: "
             "choose an untargeted method (GA, NPO, ME), or give question and answer."
         )
     named = {"forget": forget, "retain": retain}
