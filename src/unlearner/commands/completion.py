@@ -12,6 +12,7 @@ from unlearner.commands import (
     forget,
     methods,
     metrics,
+    negate,
     prepare,
     probe,
     purge,
@@ -34,7 +35,7 @@ Examples:
   unlearner completion bash > ~/.local/share/bash-completion/completions/unlearner
   unlearner completion zsh > ~/.zfunc/_unlearner
   unlearner completion fish > ~/.config/fish/completions/unlearner.fish"""
-COMPLETED = (demo, probe, prepare, finetune, forget, evaluate, audit, bench, report, purge, methods, metrics)
+COMPLETED = (demo, probe, prepare, finetune, forget, negate, evaluate, audit, bench, report, purge, methods, metrics)
 
 
 def run(config: CompletionConfig) -> None:
