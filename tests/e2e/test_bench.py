@@ -438,7 +438,9 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
     def trial(name: str, utility: float, efficacy: float, finished: bool = True) -> tuple[dict[str, Any], Any]:
         for place, mu in ((tmp_path / name / "before", 0.8), (tmp_path / name, utility)):
             place.mkdir(parents=True, exist_ok=True)
-            (place / "summary.json").write_text(json.dumps({"model_utility": mu, "forget_efficacy": efficacy}))
+            (place / "summary.json").write_text(
+                json.dumps({"sets": {}, "model_utility": mu, "forget_efficacy": efficacy})
+            )
         return {"lr": name}, Tried(tmp_path / name, finished)
 
     weak, good, wild = trial("weak", 0.8, 0.3), trial("good", 0.8 * KEPT_UTILITY, 0.6), trial("wild", 0.2, 0.99)

@@ -70,7 +70,7 @@ def test_forget_evaluated_after_every_epoch(forgetting: dict[str, Any], tmp_path
         "before", *(f"before/{name}" for name in evaluation),
         "epochs", *(f"epochs/{e}" for e in (1, 2)), *(f"epochs/{e}/{name}" for e in (1, 2) for name in evaluation),
         "model", "model/config.json", "model/generation_config.json", "model/model.safetensors",
-        "model/tokenizer.json", "model/tokenizer_config.json", "report.html", "report-figures",
+        "model/tokenizer.json", "model/tokenizer_config.json", "model/README.md", "report.html", "report-figures",
     }  # fmt: skip
 
 

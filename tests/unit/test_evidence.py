@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from unlearner.commands.purge import PurgeConfig
 from unlearner.commands.purge import run as run_purge
-from unlearner.config import PurgeConfig
 from unlearner.errors import UserError
 from unlearner.files import read_json, write_json, write_jsonl
 from unlearner.models.load import model_hash

@@ -49,7 +49,8 @@ def changed(run: RunDirectory, *, weights: bool = True, others: bool = True) -> 
     """What is no longer as it was when the run finished: the names of files, each with what is wrong with it.
 
     Empty for a run that is not finished, or was finished by a version that kept no hashes. Without `weights` only the
-    sizes of the model's files are looked at, without `others` only those of all others.
+    sizes of the model's files are looked at, and the whole model may be gone; without `others` only the sizes of all
+    others.
     """
     try:
         told = read_json(run.finished) if run.is_finished else {"files": {}}
@@ -59,6 +60,8 @@ def changed(run: RunDirectory, *, weights: bool = True, others: bool = True) -> 
     except (OSError, ValueError, TypeError, AttributeError):
         return [f"{run.finished.name} is damaged"]
     made = {file.relative_to(run.path).as_posix() for file in run.weights}
+    if not (weights or made):
+        held = {name: value for name, value in held.items() if name.partition("/")[0] not in (MODEL, ADAPTER)}
     sizes = {name: _size(run.path / name) for name in held}
     wrong = {name: "is missing" for name, size in sizes.items() if size is None}
     wrong |= {

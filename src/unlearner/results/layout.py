@@ -182,9 +182,9 @@ class RunDirectory(EvaluationDirectory):
 
     @property
     def weights(self) -> list[Path]:
-        """The files of the model made, in order."""
+        """The files of the model made, in order, without its card, which is its owner's to change."""
         folders = (self.path / MODEL, self.path / ADAPTER)
-        return [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+        return [f for folder in folders for f in sorted(folder.rglob("*")) if f.is_file() and f.name != "README.md"]
 
     @property
     def evidence(self) -> list[Path]:
