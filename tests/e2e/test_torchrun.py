@@ -159,8 +159,8 @@ def test_a_bench_under_torchrun_is_that_of_one_process(
     def typed(output: Path, parallel: str) -> list[str]:
         return ["bench", "continual", *arguments({
             "data": tofu, "model": files.model, "splits": "forget01", "methods": "NPO+KL", "seeds": 1, "tasks": 2,
-            "lr": 1e-3, "tune": "forget_coeff=1,1e36", "epochs": 1, "batch_size": 2, "accumulation": 1, "judge": "offline",
-            "max_new_tokens": 8, "parallel": parallel, "output": output,
+            "lr": 1e-3, "tune": "forget_coeff=1,1e36", "epochs": 1, "batch_size": 2, "accumulation": 1,
+            "judge": "offline", "max_new_tokens": 8, "parallel": parallel, "output": output,
         })]  # fmt: skip
 
     one, two = tmp_path / "one", tmp_path / "two"
