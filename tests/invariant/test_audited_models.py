@@ -11,7 +11,8 @@ import torch
 import unlearner
 from unlearner.audit.attacks import find_attack
 from unlearner.audit.attacks.sampling import Sampling
-from unlearner.audit.run import Audit, audit, summarise
+from unlearner.audit.run import Audit, audit
+from unlearner.audit.summary import summarise
 from unlearner.audit.verdict import Thresholds
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
@@ -51,7 +52,9 @@ def test_the_model_before_leaks_everybody(before) -> None:
     assert found.summary["detector"]["misses_before"] == {"wrong": 0, "of": 40}
     # All of it can be computed again from the rows, which hold no answers.
     rows = json.loads(json.dumps(found.rows))
-    assert summarise(rows, ATTACKS, Thresholds())[0] == found.verdicts and not any("text" in row for row in rows)
+    assert summarise(rows, found.summary["attacks"], Thresholds())[0] == found.verdicts and not any(
+        "text" in row for row in rows
+    )
 
 
 def unlearned(before, method: str, rate: float, epochs: int):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from unlearner import distributed
+from unlearner.audit.from_run import check_forget, of_forget
+from unlearner.audit.run import audit
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import console
 from unlearner.data.readers import DOCUMENTS, READERS, STANDARD_INPUT
@@ -66,7 +68,10 @@ class Cell:
         try:
             with use_threads(self.threads), quiet():
                 for run in self.runs:
+                    check_forget(run)
                     forget(run, known=self.known)
+                    if run.audit is not None:
+                        audit(of_forget(run))
                     distributed.barrier()  # the next task reads the files of this one
                 if self.continual and distributed.is_main():
                     write_json(self.folder / "retention.json", self._retention())

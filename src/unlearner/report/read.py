@@ -28,6 +28,9 @@ def read(paths: Sequence[Path]) -> Report:
         found = list(_folders(path))
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
+        found = [folder for folder in found if _command(folder) != "audit"] or found
+        if all(_command(folder) == "audit" for folder in found):
+            raise UserError(f"{path} holds several audits: give one of them, whose page is its own.")
         if all(_command(folder) == "finetune" for folder in found):
             raise UserError(f"{path} holds only fine-tuning, which has no report: give a run of forget or evaluate.")
         for folder in found:

@@ -151,6 +151,11 @@ class RunDirectory(EvaluationDirectory):
         return self.path / "report.html"
 
     @property
+    def audit(self) -> Path:
+        """The audit of the model made, where one was asked for."""
+        return self.path / "audit"
+
+    @property
     def before(self) -> EvaluationDirectory:
         return EvaluationDirectory(self.path / "before")
 
