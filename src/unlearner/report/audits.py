@@ -264,7 +264,8 @@ def _examples(verdicts: Sequence[Summary], rows: Sequence[Mapping[str, Any]], su
             before[row["question"]] = row["text"]
     found = []
     for verdict in verdicts:
-        seen, chosen = set(), []
+        seen: set[str] = set()
+        chosen: list[dict[str, Any]] = []
         for row in sorted(texts.get(verdict["subject"], []), key=lambda row: (-row["hit"], -row["score"])):
             if row["question"] not in seen and len(chosen) < EXAMPLES:
                 seen.add(row["question"])
