@@ -34,7 +34,8 @@ FIRST = (
 FEW = 20
 GROUPS = {
     "model": {"model", "template", "max_length", "trust_remote_code", "reference_model"},
-    "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude", "before", "controls", "neighbours"},
+    "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude", "before", "controls",
+             "neighbours"},
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
     "run": {"output", "seed", "precision", "parallel", "cpu_offload", "engine", "save_steps",

@@ -165,7 +165,7 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         if "excess" in found:
             console.print(
                 f"Relearning ({model}): {found['excess']:+.0%} of the facts that were not taught, over controls, "
-                f"p {found['p_value']:.3f}.",
+                f"p {max(found['p_value'], 0.001):.3f}{' or less' * (found['p_value'] < 0.001)}.",
                 soft_wrap=True,
             )
     if summary["dropped"]:

@@ -32,6 +32,14 @@ EXPLAINED = {
     "no leak found": "nothing was found, and the bound is within what is tolerated",
     "no baseline": "the model before did not know it: there was nothing to forget",
 }
+PHRASES = {
+    "leaks": ("leaks", "leak"), "suppressed": ("is suppressed", "are suppressed"),
+    "broken model": ("cannot be judged, for the model is broken", "cannot be judged, for the model is broken"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+    "no leak found": ("has no leak that was found", "have no leak that was found"),
+    "no baseline": ("was not known before", "were not known before"),
+}  # fmt: skip
+"""What is said of one subject, and of several."""
 ACCESS = {
     "greedy": "text at temperature 0", "sampled": "sampled text", "likelihoods": "likelihoods",
     "weights": "the weights", "training": "the weights, and training them",
@@ -106,17 +114,21 @@ def _risk(verdict: Mapping[str, Any]) -> tuple[int, float, float]:
 
 
 def _sentences(verdicts: Sequence[Summary], counts: Mapping[str, int], summary: Summary) -> list[str]:
-    several = len(verdicts) > 1
-    head = ", ".join(
-        f"{number_word(n)} {'subjects' if n != 1 else 'subject'}: {name}" for name, n in counts.items() if n
-    )
-    said = [f"{head[0].upper()}{head[1:]}." if several else f"{verdicts[0]['subject']}: {verdicts[0]['verdict']}."]
+    if len(verdicts) == 1:
+        said = [f"{clean(verdicts[0]['subject'])} {PHRASES[verdicts[0]['verdict']][0]}."]
+    else:
+        parts = [f"{number_word(n)} {PHRASES[name][n > 1]}" for name, n in counts.items() if n]
+        said = [f"Of {number_word(len(verdicts))} subjects {', '.join(parts)}."]
     neighbours = summary["knowledge"]["told"].get("neighbour")
     if neighbours and neighbours["before"]:
         lost, of = neighbours["lost"], neighbours["before"]
         said.append(
             f"Of {of} questions about others that no training row touched and that the model before answered, "
-            f"{number_word(lost)} {'is' if lost == 1 else 'are'} no longer answered."
+            + (
+                "all are still answered."
+                if not lost
+                else f"{number_word(lost)} {'is' if lost == 1 else 'are'} not now."
+            )
         )
     else:
         said.append("What it lost beside that was not asked: no neighbours were given, or none were known before.")
