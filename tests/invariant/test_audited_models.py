@@ -163,14 +163,27 @@ def test_a_changed_model_answers_for_itself(before, tmp_path: Path) -> None:
 
 
 def test_what_is_refused_comes_back_by_relearning(before) -> None:
-    """DPO has every answer refused. Taught half of the facts anew, the model tells of the other half; and of people whom
-    it never saw it guesses no more than that."""
+    """DPO has every answer refused. Taught half of the facts anew, the model tells of the other half; and of people
+    whom it never saw it guesses no more than that."""
     attack = Relearning(steps=(0, 10, 30), rates=(0.5,), controls=1)
     found = audited(before, unlearned(before, "DPO+GD", 1e-3, 4), attacks=["plain", attack], controls=OTHERS)
     arms = found.summary["relearning"]["unlearned"]["arms"]
     assert arms["forgotten"]["at_first"][0] <= 2 and arms["forgotten"]["leaks"][0] >= 8
     assert arms["unknown"]["leaks"][0] <= 4
     assert found.summary["relearning"]["unlearned"]["excess"] > 0.3
+
+
+def test_the_depth_of_a_model_like_the_retrained_one_is_one(before) -> None:
+    other = unlearned(before, "DPO+GD", 1e-3, 4)
+    attacks = ["plain", "depth", "lens", "soft-prompt"]
+    found = audited(before, other, retrained=other, attacks=attacks)
+    depths = found.summary["depth"]
+    assert depths and all(depth == pytest.approx(1, abs=1e-3) for depth in depths.values())
+    told = {attack["attack"]: attack["answers"] for attack in found.summary["attacks"]}
+    assert told["lens"]["unlearned.forget"][1] == 40 and told["soft-prompt"]["unlearned.forget"][1] == 20
+    assert told["depth"] == {}
+    untouched = audited(before, before[0], retrained=other, attacks=["plain", "depth"])
+    assert all(depth == pytest.approx(0, abs=1e-3) for depth in untouched.summary["depth"].values())
 
 
 def test_neighbours_that_were_lost_are_counted(before) -> None:

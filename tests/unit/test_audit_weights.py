@@ -15,6 +15,7 @@ from unlearner.audit.attacks.relearning import Relearning, halves
 from unlearner.audit.attacks.soft_prompt import SoftPrompt
 from unlearner.audit.questions import Groups, read_groups
 from unlearner.audit.relearned import relearned
+from unlearner.audit.verdict import _taught
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
@@ -63,8 +64,6 @@ def test_relearning_teaches_and_leaves_no_trace(target, tmp_path, monkeypatch) -
     # An untrained model says nothing alike; taught, it writes sentences as they were.
     scores = {step: [e.outcome.score for e in found if e.about["step"] == step] for step in (0, 40)}
     assert np.mean(scores[40]) > 3 * np.mean(scores[0])
-    again = list(attack.findings(target))
-    assert [(e.outcome, e.about) for e in again] == [(e.outcome, e.about) for e in found]
 
 
 def outcome(arm: str, subject: str, step: int, hit: bool, group: str = "", rate: float = 1.0) -> dict[str, Any]:
@@ -137,3 +136,30 @@ def test_a_soft_prompt_makes_its_opening_likelier(target, groups) -> None:
         learned = attack._learned(target, halves(groups.forget, 0)[0])
     first = target.tokenizer("!", add_special_tokens=False)["input_ids"][:1]
     assert loss(learned) < loss(embed.weight.detach()[first].repeat(4, 1)) - 0.1
+
+
+def test_relearning_says_of_nobody_unseen_that_they_were_remembered() -> None:
+    """Forgotten ones who tell no more than controls do, each choosing the best of three steps: 60 audits."""
+    wrong = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rows = [
+            outcome(arm, f"{arm}{person}", step, bool(rng.random() < 0.2))
+            for arm, people in (("forgotten", 4), ("unknown", 16))
+            for person in range(people)
+            for step in (0, 10, 20)
+            for _ in range(5)
+        ]
+        wrong += bool(_taught(rows, 0.05))
+    assert wrong <= 60 * 0.05 + 2 * np.sqrt(60 * 0.05)
+
+
+def test_relearning_finds_who_is_remembered() -> None:
+    rows = [
+        outcome(arm, f"{arm}{person}", step, step > 0 and (arm == "forgotten" or question == 0))
+        for arm, people in (("forgotten", 4), ("unknown", 16))
+        for person in range(people)
+        for step in (0, 10)
+        for question in range(5)
+    ]
+    assert _taught(rows, 0.05) == {f"forgotten{person}" for person in range(4)}

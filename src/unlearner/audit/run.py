@@ -107,7 +107,7 @@ class _Run:
                         bar(done)
                 self.rows += self._once(name, RANK, partial(self._ranked, name))
                 if name == "before":
-                    self._compare()
+                    self._compare(plan.budget)
                 if not any(attack.together for attack in plan.attacks):
                     for finished in names[: names.index(name) + 1] if name != "unlearned" else ():
                         self.models.let_go(finished)
@@ -232,11 +232,10 @@ class _Run:
         asked = [(g, q) for g, questions in self.groups for q in questions if g in ("forget", "control")]
         return {"rows": rank_rows(name, asked, self._answerer(name), self.config.seed)}
 
-    def _compare(self) -> None:
+    def _compare(self, budget: str) -> None:
         """How much of the unlearning rounding undoes."""
         unlearned, before = self.models.get("unlearned"), self.models.get("before")
         rounded_layers(unlearned)
-        budget = self.config.budget if self.config.budget in ROUNDED else "quick"
         for scheme in ROUNDED[budget]:
             self.unchanged[scheme] = unchanged_codes(unlearned, before, scheme)
 

@@ -25,9 +25,7 @@ FIRST = (
     "epochs",
     "lora",
     "evaluate",
-    "audit",
     "before",
-    "controls",
     "budget",
 )
 """What `--help` shows of a command with more than `FEW` options."""

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from unlearner.audit.attack import Finding, Question, Target, WeightAttack, written
 from unlearner.audit.relearned import FORGOTTEN, RELEARNED, RETAINED, UNKNOWN
+from unlearner.console import quiet
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import pair
 from unlearner.data.records import Record
@@ -164,10 +165,11 @@ def _teach(target: Target, rows: Sequence[Record], options: TrainOptions, callba
         max_length=options.max_length,
     )  # fmt: skip
     views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
-    trained = train(
-        target.model, target.tokenizer, Method("relearning", Learn(), None), views, plan, options, None,
-        accelerator=make_accelerator(options, alone=True), callbacks=[callback],
-    ).model  # fmt: skip
+    with quiet():  # a bar for every short training would hide the audit's own
+        trained = train(
+            target.model, target.tokenizer, Method("relearning", Learn(), None), views, plan, options, None,
+            accelerator=make_accelerator(options, alone=True), callbacks=[callback],
+        ).model  # fmt: skip
     if hasattr(trained, "peft_config"):
         trained.unload()
 
