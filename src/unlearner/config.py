@@ -1,7 +1,7 @@
 """The options of every command: these dataclasses make the command line, the YAML files and the documentation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from unlearner.errors import UserError, did_you_mean
@@ -78,7 +78,7 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         check_positive(self, *(["beta"] if self.beta is not None else []))
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
-        check_not_negative(self, *(["forget_coeff"] if self.forget_coeff is not None else []), "retain_coeff")
+        check_not_negative(self, *(n for n in ("forget_coeff", "retain_coeff") if getattr(self, n) is not None))
         if self.parallel == "deepspeed" and self.evaluate == "epochs":
             raise UserError(
                 "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
@@ -268,6 +268,14 @@ class AuditConfig(AuditOptions):
 
 
 @dataclass(kw_only=True)
+class MethodsConfig:
+    """Every unlearning method with its formula, or all about one."""
+
+    method: str | None = field(default=None, metadata={"leading": True})
+    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
+
+
+@dataclass(kw_only=True)
 class DemoConfig:
     """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after; or, with
     --real, a real language model forget an author that it knows."""
@@ -352,19 +360,6 @@ class ReportConfig:
     output: str | None = None
     """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
     beside it, as PNG and SVG."""
-
-
-def with_preset(config: ForgetConfig) -> ForgetConfig:
-    """The options with the preset's values where none were given; official mode takes the official pairing."""
-    preset = SCENARIOS[config.preset].preset
-    method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
-    coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
-    return replace(
-        config,
-        learning_rate=preset.lr.get(method, preset.lr[""]) if config.learning_rate is None else config.learning_rate,
-        forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
-        pairing="official" if config.official else config.pairing,
-    )
 
 
 def resolved(config: Any) -> dict[str, Any]:

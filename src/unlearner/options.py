@@ -225,16 +225,17 @@ class EvalOptions:
 class MethodOptions:
     method: str = "ME+GD"
     """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
-    preset: Literal["fictitious", "continual", "real-world"] = "fictitious"
-    """Whose learning rate and forget coefficient to take where you give none: the paper's, for this scenario."""
+    preset: Literal["fictitious", "continual", "real-world", "paper", "openunlearning"] = "fictitious"
+    """Whose learning rate, coefficients and options to take where you give none: the paper's for this scenario, or
+    those that the method's own paper or OpenUnlearning has (`unlearner methods NAME` shows them)."""
     method_options: list[str] = field(default_factory=list)
     """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
     beta: float | None = None
-    """β of NPO, DPO and AP; by default the loss's own, 0.1."""
+    """β of the losses that have one; by default the loss's own, such as 0.1 of NPO, DPO and AP."""
     forget_coeff: float | None = None
     """Weight of the forget loss; by default the preset's (ME 0.1, others 1 in the fictitious scenario)."""
-    retain_coeff: float = 1.0
-    """Weight of the retain loss."""
+    retain_coeff: float | None = None
+    """Weight of the retain loss; by default the preset's (1 in all scenarios)."""
     me_direction: Literal["uniform-to-model", "model-to-uniform"] | None = None
     """ME's divergence: KL(U‖p) as in the official code, the default, or KL(p‖U) as in the paper's equation."""
     pairing: Literal["redrawn", "fixed", "official"] = "redrawn"

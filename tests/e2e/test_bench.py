@@ -31,6 +31,7 @@ from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
 from unlearner.scenarios import SCENARIOS
 from unlearner.workflows.inputs import read_inputs
+from unlearner.workflows.presets import with_preset
 
 KILLED = -signal.SIGKILL
 QUICK = {"lr": 1e-3, "epochs": 1, "batch_size": 2, "accumulation": 1, "judge": "offline", "max_new_tokens": 8}
@@ -84,21 +85,21 @@ def test_the_retain_set_of_every_continual_task(
     assert [run.task for run in runs] == [str(number) for number in range(1, tasks + 1)]
     unlearned: set[tuple[str | None, str]] = set()
     for number, each in enumerate(runs, 1):
-        inputs = read_inputs(replace(each, evaluate="none", forget_coeff=1.0))
+        inputs = read_inputs(with_preset(replace(each, evaluate="none")))
         assert len(inputs.forget) == task_rows
         assert len(inputs.retain) == kept + task_rows * (tasks - number)
         unlearned |= {(r.question, r.answer) for r in inputs.forget}
         assert not unlearned & {(r.question, r.answer) for r in inputs.retain}
     # The first task is the fictitious scenario: all 200 authors but the forgotten ones.
     (first,) = make_cell(replace(config, scenario="fictitious"), "ME+GD", split, 1, Path("cell"), {}).runs
-    inputs = read_inputs(replace(first, evaluate="none", forget_coeff=0.1))
+    inputs = read_inputs(with_preset(replace(first, evaluate="none")))
     assert len(inputs.forget) + len(inputs.retain) == 4000
 
 
 def test_the_real_world_scenario_trains_on_replies_and_measures_the_truth(shared: Path) -> None:
     config = BenchConfig(scenario="real-world", output="out", data=str(shared / "data" / "real_world"), model="m")
     (each,) = make_cell(config, "ME+GD", "people20", 1, Path("cell"), {}).runs
-    inputs = read_inputs(replace(each, judge="offline", forget_coeff=0.5))
+    inputs = read_inputs(with_preset(replace(each, judge="offline")))
     assert len(inputs.forget) == len(inputs.retain) == 400
     asked, neighbours = inputs.sets
     assert all(s.generation_is_premise and not s.short_answers for s in inputs.sets)
@@ -117,7 +118,7 @@ def test_every_split_of_the_built_in_data(scenario: str) -> None:
         runs = make_cell(config, "IDK+AP", split, 1, Path("cell"), {}).runs
         asked = set()
         for number, each in enumerate(runs, 1):
-            inputs = read_inputs(replace(each, forget_coeff=1.0))
+            inputs = read_inputs(with_preset(each))
             assert not {r.question for r in inputs.forget} & {r.question for r in inputs.retain}
             assert {s.name for s in inputs.sets} >= {"forget", "retain"}
             asked.add(inputs.sets[1].records)

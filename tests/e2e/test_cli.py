@@ -94,6 +94,22 @@ def test_methods_lists_every_loss_with_its_formula(capfd: pytest.CaptureFixture[
         assert name in words
 
 
+def test_methods_tells_all_about_one(capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("tnpo+ce", "TNPO+JS", "tnpo+js", "JS", *FORGET, *COMBINED_METHODS):
+        ended = run_arguments(capfd, ["methods", name])
+        assert ended.code == (2 if name == "tnpo+ce" else 0)
+        if name.upper() != "TNPO+JS":
+            continue
+        lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+        assert lines[0] == "TNPO+JS" and f"formula {FORGET['TNPO'].formula}" in lines
+        assert {"options beta=4.0 floor=1e-05", "source arXiv 2509.02820", "reference model", "retain set"} <= set(
+            lines
+        )
+        assert "once: a forward pass over forget; 4 bytes a labelled token are kept" in lines
+        assert "a step: one forward pass of the reference, without gradient (retain)" in lines
+        assert "memory: a second copy of the weights; none with --lora" in lines
+
+
 def test_metrics_lists_every_metric_with_its_formula(capfd: pytest.CaptureFixture[str]) -> None:
     ended = run_arguments(capfd, ["metrics"])
     assert ended.code == 0

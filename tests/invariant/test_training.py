@@ -81,7 +81,7 @@ def views_for(method: Method, plan: Plan, options: TrainOptions) -> dict[str, Vi
     pairings = [pair(len(FORGET), len(RETAIN), len(REFUSALS), mode=mode, epoch=e) for e in range(plan.pass_count)]
     return build_views(
         list(method.needs), FORGET, RETAIN, REFUSALS, pairings, TOKENIZER, TEMPLATES["plain"],
-        max_length=options.max_length, mask_question=method.mask_question, official=method.official,
+        max_length=options.max_length, official=method.official, **method.labelling,
     )  # fmt: skip
 
 

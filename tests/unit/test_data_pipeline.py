@@ -252,8 +252,16 @@ def test_every_view_holds_its_texts(
 ) -> None:
     """For every item of every epoch: whose question and which answer, as PAPER section 2 has them."""
     items, partners = forget_records, retain_records
-    views, pairings = views_of(list(VIEWS), items, partners, tiny_tokenizer)
-    assert list(views) == ["forget", "retain", "forget_refusal", "retain_refusal", "forget_mismatch", "train"]
+    views, pairings = views_of(list(VIEWS), items, partners, tiny_tokenizer, phrase="No idea")
+    assert list(views) == [
+        "forget",
+        "retain",
+        "forget_refusal",
+        "retain_refusal",
+        "forget_mismatch",
+        "forget_phrase",
+        "train",
+    ]
     for epoch, pairing in enumerate(pairings):
         for i, item in enumerate(items):
             partner, refusal = partners[pairing.retain[i]], REFUSALS[pairing.refusal[i]]
@@ -263,6 +271,7 @@ def test_every_view_holds_its_texts(
                 "forget_refusal": (item.question, refusal),
                 "retain_refusal": (partner.question, refusal),
                 "forget_mismatch": (item.question, partner.answer),
+                "forget_phrase": (item.question, item.answer),
                 "train": (item.question, item.answer),
             }
             for name, (question, answer) in expected.items():
@@ -577,7 +586,7 @@ def test_a_view_agrees_with_its_padded_rows(
     tiny_tokenizer: PreTrainedTokenizerBase, forget_records: list[Record], retain_records: list[Record]
 ) -> None:
     """What the weights count (`labelled`, `lengths`) is what the tensors hold."""
-    views, _ = views_of(list(VIEWS), forget_records, retain_records, tiny_tokenizer, mask_question=False)
+    views, _ = views_of(list(VIEWS), forget_records, retain_records, tiny_tokenizer, mask_question=False, phrase="No")
     for name, view in views.items():
         rows = np.arange(len(view.table))
         got = padded(view, rows, pad_id=2)

@@ -24,7 +24,7 @@ from unlearner.scoring.batch import Batch, RowWeights, ViewIndex, like_lengths
 from unlearner.scoring.views import ViewScores, score_views
 
 Views = dict[str, dict[str, Tensor]]
-VIEWS = ("forget", "retain", "forget_refusal", "retain_refusal", "forget_mismatch")
+VIEWS = ("forget", "retain", "forget_refusal", "retain_refusal", "forget_mismatch", "forget_phrase")
 QUESTION = 4
 EOS = 1
 
@@ -48,7 +48,7 @@ def make_view(
 def make_views(*, whole: bool = False) -> Views:
     lengths = {
         "forget": (9, 12, 7), "retain": (14, 8, 10), "forget_refusal": (6, 8, 8), "retain_refusal": (7, 9, 7),
-        "forget_mismatch": (11, 9, 13), "train": (9, 12, 7),
+        "forget_mismatch": (11, 9, 13), "train": (9, 12, 7), "forget_phrase": (9, 12, 7),
     }  # fmt: skip
     return {
         name: make_view(seed, size, whole=whole and name == "forget")
@@ -314,14 +314,21 @@ def test_a_model_that_is_uniform_has_nothing_left_to_forget(tiny_llama: Callable
 EVERY = [name for name in method_names() if "+" in name or name == "LLMU"]
 
 
+def mild(name: str, **options: Any) -> Method:
+    """With small exponents: at their defaults some losses of these models, where p ≈ 1e-3, are smaller than 1e-9."""
+    own = {"beta1": 0.1} if name.startswith("SATIMP") else {}
+    return Method.parse(name, beta=0.1, **own, **options)
+
+
 def more_padding(view: dict[str, Tensor], extra: int, *, label: int) -> dict[str, Tensor]:
     fill = {"input_ids": EOS, "labels": label, "attention_mask": 0}
     return {key: torch.nn.functional.pad(value, (0, extra), value=fill[key]) for key, value in view.items()}
 
 
 def same_losses(a: Losses, b: Losses) -> None:
-    assert a.forget.item() == pytest.approx(b.forget.item(), rel=1e-5)
-    assert a.retain.item() == pytest.approx(b.retain.item(), rel=1e-5)
+    assert a.forget.item() == pytest.approx(b.forget.item(), rel=1e-5, abs=0)
+    assert a.retain.item() == pytest.approx(b.retain.item(), rel=1e-5, abs=0)
+    assert a.forget.item() and a.retain.item()
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["answers", "whole"])
@@ -329,7 +336,7 @@ def same_losses(a: Losses, b: Losses) -> None:
 def test_by_default_padding_never_counts(name: str, whole: bool, models: tuple[Any, Any]) -> None:
     """Labels on padding, as ME's official batches have them, are no reason either."""
     model, reference = models
-    method = Method.parse(name)
+    method = mild(name)
     views = make_views(whole=whole)
     wider = {
         view: more_padding(value, 3 + 2 * i, label=EOS if whole and view == "forget" else -100)
@@ -369,21 +376,38 @@ def test_officially_every_view_has_a_width_of_its_own(models: tuple[Any, Any]) -
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+OFFICIALLY_OTHER = {
+    "SIMNPO": "a row's length counts its first token, which nothing predicts, where that is labelled",
+    "CEU": "the labels left out are counted from a row's first token, which nothing predicts, where that is labelled",
+    "PDU": "the positions of the labelled tokens are read, not those that predict them",
+}
+"""Losses that the official code defines otherwise even where no row is padded, and how."""
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_default_is_official_where_nothing_is_padded(name: str, models: tuple[Any, Any]) -> None:
     model, reference = models
     views = {view: make_view(seed, (10, 10, 10), width=10, whole=view == "forget") for seed, view in enumerate(VIEWS)}
     with torch.no_grad():
-        default = Method.parse(name).losses(model, views, reference=reference)
-        official = Method.parse(name, official=True).losses(model, views, reference=reference)
-    assert default.forget.item() == pytest.approx(official.forget.item(), rel=1e-6)
-    assert default.retain.item() == pytest.approx(official.retain.item(), rel=1e-6)
+        default = mild(name).losses(model, views, reference=reference)
+        official = mild(name, official=True).losses(model, views, reference=reference)
+    other = name.partition("+")[0] in OFFICIALLY_OTHER
+    assert (default.forget.item() == pytest.approx(official.forget.item(), rel=1e-6, abs=0)) != other
+    assert default.retain.item() == pytest.approx(official.retain.item(), rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("name", ["SIMNPO", "CEU"])
+def test_default_is_official_where_no_first_token_is_labelled(name: str, models: tuple[Any, Any]) -> None:
+    views = {"forget": make_view(0, (10, 10, 10), width=10)}
+    with torch.no_grad():
+        default, official = (mild(name, official=each).losses(models[0], views).forget for each in (False, True))
+    assert default.item() == pytest.approx(official.item(), rel=1e-6, abs=0)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_order_of_views_changes_nothing(name: str, models: tuple[Any, Any]) -> None:
     model, reference = models
-    method = Method.parse(name)
+    method = mild(name)
     views = make_views()
     turned = dict(reversed(views.items()))
     with torch.no_grad():
@@ -466,7 +490,7 @@ def test_splitting_a_batch_changes_nothing(name: str, models: tuple[Any, Any]) -
 
 def test_every_listed_name_parses_to_itself() -> None:
     names = method_names()
-    assert len(names) == len(set(names)) == len(FORGET) * (1 + len(RETAIN)) + len(COMBINED_METHODS) == 21
+    assert len(names) == len(set(names)) == len(FORGET) * (1 + len(RETAIN)) + len(COMBINED_METHODS) == 103
     for name in names:
         method = Method.parse(name)
         assert method.name == name
@@ -592,7 +616,7 @@ def test_options_typed_wrongly_are_refused(pairs: list[str], said: str) -> None:
 
 @dataclass(frozen=True)
 class Ratio(Loss):
-    """E_t (log p_θ − log p_ref)² + mean_t ‖h_θ − h_ref‖² at labelled tokens: what the reference is asked every step."""
+    """E_t (log p_θ − log p_ref)² + mean_t ‖h_θ − h_ref‖²: the reference is asked once and in every step."""
 
     name = "RATIO"
     needs: ClassVar[Needs] = {"forget": ["logp", 0]}
@@ -610,7 +634,7 @@ def test_token_scores_and_states_of_the_reference(models: tuple[Any, Any]) -> No
     model, reference = models
     views = {"forget": make_views()["forget"]}
     method = Method("RATIO", Ratio(), None)
-    assert method.asked == {"forget": ("logp", 0)} and method.reference_nll == ("forget",)
+    assert method.asked == {"forget": (0,)} and method.reference_nll == method.reference_logp == ("forget",)
     labels = Plain(model, reference, views, beta=0.1).labels("forget")
     found = []
     for each in models:

@@ -34,7 +34,7 @@ from transformers import (
 from unlearner.errors import UserError
 from unlearner.models.anatomy import Head, backbone, check_head
 from unlearner.scoring.batch import Batch
-from unlearner.scoring.constants import KINDS, STATISTICS
+from unlearner.scoring.constants import COMPARED, KINDS, STATISTICS
 from unlearner.scoring.token_scores import token_scores
 from unlearner.scoring.views import Known, score_views
 
@@ -53,9 +53,23 @@ def plain_scores(logits: Tensor, targets: Tensor, kind: str, reference: Tensor |
         return torch.log(p + 1e-12).sum(-1) / logits.shape[-1]
     if kind == "entropy":
         return -(p * torch.log(p)).sum(-1)
+    if kind == "unlikelihood":
+        return torch.stack([torch.log(torch.cat([p[n, :y], p[n, y + 1 :]]).sum()) for n, y in enumerate(targets)])
+    if kind == "spread":
+        return logits.amax(-1) - logits.mean(-1)
     assert reference is not None
     q = torch.softmax(reference, dim=-1)
+    if kind == "distilled":
+        return -(q * torch.log(p)).sum(-1)
+    if kind == "js":
+        m = (p + q) / 2
+        return ((p * torch.log(p / m)).sum(-1) + (q * torch.log(q / m)).sum(-1)) / 2
     return (q * (torch.log(q) - torch.log(p))).sum(-1)
+
+
+def asked(case: "Case", kinds: Sequence[str]) -> tuple[Tensor, Head] | None:
+    """The reference of a case, where one of the kinds compares with it."""
+    return case.reference if set(kinds) & set(COMPARED) else None
 
 
 class Case:
@@ -103,7 +117,7 @@ def check_against_plain(case: Case, kinds: Sequence[str], chunk_bytes: int | Non
     expected = {kind: plain_scores(logits, case.targets, kind, reference) for kind in kinds}
     got = token_scores(
         case.hidden, case.head(**head), case.targets, kinds, chunk_bytes=chunk_bytes,
-        reference=case.reference if "kl" in kinds else None,
+        reference=asked(case, kinds),
     )  # fmt: skip
     close = {"rtol": TOLERANCE[case.hidden.dtype], "atol": TOLERANCE[case.hidden.dtype]}
     assert list(got) == list(kinds)
@@ -117,7 +131,7 @@ def check_against_plain(case: Case, kinds: Sequence[str], chunk_bytes: int | Non
     frozen = Head(case.weight.detach(), None if case.bias is None else case.bias.detach(), **head)
     again = token_scores(
         case.hidden, frozen, case.targets, kinds, chunk_bytes=chunk_bytes,
-        reference=case.reference if "kl" in kinds else None,
+        reference=asked(case, kinds),
     )  # fmt: skip
     total = sum((again[kind] * case.upstream[kind]).sum() for kind in kinds)
     assert all(torch.equal(again[kind], got[kind]) for kind in kinds)
@@ -139,6 +153,8 @@ def plain_statistic(logits: Tensor, targets: Tensor, kind: str) -> Tensor:
     if kind == "rank":
         return torch.stack([(row > one).sum() for row, one in zip(log_p, own, strict=True)]).to(logits)
     expected = (log_p.exp() * log_p).sum(-1)
+    if kind == "others_ce":
+        return -(expected - own.exp() * own) / (1 - own.exp())
     if kind == "expected_logp":
         return expected
     return (log_p.exp() * log_p**2).sum(-1) - expected**2
@@ -152,7 +168,7 @@ def test_statistics_come_in_the_same_pass_without_gradient(chunk_bytes: int, fro
     logits = case.hidden @ case.weight.T + case.bias
     case.targets[2] = logits[2].argmax()
     weight, bias = (t.detach() if frozen else t for t in (case.weight, case.bias))
-    kinds = ("rank", "logp", "variance_logp", "kl", "is_argmax", "expected_logp")
+    kinds = ("rank", "logp", "variance_logp", "kl", "is_argmax", "expected_logp", "others_ce")
     got = token_scores(
         case.hidden, Head(weight, bias), case.targets, kinds, reference=case.reference, chunk_bytes=chunk_bytes
     )
@@ -219,6 +235,47 @@ def test_hand_worked_numbers() -> None:
     assert scores["mean_logp"].item() == pytest.approx(-1.155245)  # −(ln 2 + 2 ln 4) / 3
     assert scores["entropy"].item() == pytest.approx(1.039721)  # 1.5 ln 2
     assert scores["kl"].item() == pytest.approx(0.1732868)  # ln(1/2)/4 + ln(2)/2 = ln(2)/4
+    assert scores["unlikelihood"].item() == pytest.approx(-0.2876821)  # ln(3/4)
+    assert scores["spread"].item() == pytest.approx(0.4620981)  # ln(1/2) − (ln(1/2) + 2 ln(1/4))/3 = 2/3 ln 2
+    assert scores["distilled"].item() == pytest.approx(1.213008)  # ln(2)/4 + 3/4 ln 4
+    # m = (3/8, 1/4, 3/8): KL(p‖m) = ln(4/3)/2 + ln(2/3)/4 = KL(q‖m)
+    assert scores["js"].item() == pytest.approx(0.04247476)
+
+
+@pytest.mark.parametrize("chunk_bytes", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained head", "frozen head"])
+def test_a_demoted_target_is_demoted_in_the_references_logits(frozen: bool, chunk_bytes: int) -> None:
+    case = Case()
+    logits = case.hidden @ case.weight.T + case.bias
+    theirs = (case.reference_hidden @ case.reference_weight.T).detach()
+    theirs[torch.arange(N), case.targets] -= 3.0
+    weight, bias = (t.detach() if frozen else t for t in (case.weight, case.bias))
+    got = token_scores(
+        case.hidden, Head(weight, bias), case.targets, ["distilled"], reference=case.reference, demote=3.0,
+        chunk_bytes=chunk_bytes,
+    )["distilled"]  # fmt: skip
+    expected = plain_scores(logits, case.targets, "distilled", theirs)
+    torch.testing.assert_close(got, expected)
+    trained = [case.hidden] if frozen else case.trained
+    ours, exact = (torch.autograd.grad((each * case.upstream["logp"]).sum(), trained) for each in (got, expected))
+    for a, b in zip(ours, exact, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("logit", [-30.0, 0.0, 10.0, 17.0, 25.0, 60.0])
+def test_unlikelihood_is_exact_where_the_target_is_nearly_certain(logit: float) -> None:
+    """In float32, where 1 − p is 0 from a logit of about 17 on: value and gradient as in float64 by the others' sum."""
+    bias = torch.zeros(4)
+    bias[2] = logit
+    exact = bias.double().requires_grad_()
+    others = exact[[0, 1, 3]].logsumexp(0) - exact.logsumexp(0)
+    others.backward()
+    ours = bias.clone().requires_grad_()
+    head = Head(torch.zeros(4, 2, requires_grad=True), ours)
+    got = token_scores(torch.zeros(1, 2), head, torch.tensor([2]), ["unlikelihood"])["unlikelihood"]
+    got.sum().backward()
+    assert got.item() == pytest.approx(others.item(), rel=1e-6, abs=1e-15)
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-5, atol=1e-15)
 
 
 def test_the_reference_gets_no_gradient() -> None:
@@ -257,12 +314,12 @@ def test_bf16_weights_are_summed_in_float32(kind: str, chunk_bytes: int | None) 
     logits = nn.functional.linear(half.hidden, half.weight, half.bias).float().double()
     reference = nn.functional.linear(half.reference_hidden, half.reference_weight).float().double()
     expected = plain_scores(logits, half.targets, kind, reference)
-    given = half.reference if kind == "kl" else None
+    given = asked(half, [kind])
     got = token_scores(half.hidden, half.head(), half.targets, [kind], reference=given, chunk_bytes=chunk_bytes)[kind]
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
 
-    given = wide.reference if kind == "kl" else None
+    given = asked(wide, [kind])
     exact = token_scores(wide.hidden, wide.head(), wide.targets, [kind], reference=given)
     for ours, theirs in zip(half.gradients({kind: got}), wide.gradients(exact), strict=True):
         assert ours.dtype == torch.bfloat16
@@ -328,7 +385,7 @@ def test_the_full_logits_are_never_made(kind: str) -> None:
     targets, reference = torch.randint(0, v, (n,)), (torch.randn(n, h), Head(torch.randn(v, h)))
     with Largest() as seen:
         scores = token_scores(
-            hidden, Head(weight), targets, [kind], reference=reference if kind == "kl" else None,
+            hidden, Head(weight), targets, [kind], reference=reference if kind in COMPARED else None,
             chunk_bytes=rows * v * 4,
         )[kind]  # fmt: skip
         scores.sum().backward()

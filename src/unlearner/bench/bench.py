@@ -13,7 +13,7 @@ from unlearner import distributed
 from unlearner.bench.cells import Before, Cell, make_cell, splits, typed
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.workers import Job, check_ray, run_all
-from unlearner.config import BenchConfig, with_preset
+from unlearner.config import BenchConfig
 from unlearner.console import console, note, progress_bar, warn
 from unlearner.data.readers import is_pipe
 from unlearner.data.sources import load_records
@@ -28,6 +28,7 @@ from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.inputs import read_inputs
+from unlearner.workflows.presets import with_preset
 
 KEPT_UTILITY = 0.9
 """Tuning looks for the most forgetting among what keeps this share of model utility."""

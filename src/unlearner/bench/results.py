@@ -11,13 +11,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 from unlearner.bench.cells import Cell
-from unlearner.config import BenchConfig, with_preset
+from unlearner.config import BenchConfig
 from unlearner.console import note
 from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
+from unlearner.workflows.presets import with_preset
 
 DIGITS = 6
 """Digits behind the point in results.csv: below them two machines may differ."""

@@ -1,22 +1,34 @@
-"""`unlearner methods`: every unlearning method with its formula."""
+"""`unlearner methods`: every unlearning method with its formula, and all about one."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from unlearner.config import MethodsConfig
 
 if TYPE_CHECKING:
-    from unlearner.methods import Method
+    from unlearner.methods import Loss, Method
 
-SUMMARY = "every unlearning method with its formula"
-OPTIONS = None
-EXAMPLE = ""
+SUMMARY = "every unlearning method with its formula, or all about one"
+OPTIONS = MethodsConfig
+EXAMPLE = "unlearner methods SIMNPO+GD"
 
 
-def run() -> None:
+def run(config: MethodsConfig) -> None:
+    """Print the table of all methods, or what is to be known of one."""
+    if config.method is None:
+        _table()
+    else:
+        _one(config.method)
+
+
+def _table() -> None:
     """Every method's parts with formula, kind, needs and source."""
+    from rich.markup import escape
     from rich.table import Table
 
     from unlearner.commands.tables import out
     from unlearner.methods import COMBINED_METHODS, Method, losses
     from unlearner.methods.options import defaults
+    from unlearner.methods.registry import ALIASES
 
     console = out()
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -25,38 +37,95 @@ def run() -> None:
     for title, role in (("Forget losses", "forget"), ("Retain losses", "retain")):
         table.add_row(f"[bold]{title}[/]")
         for name, loss in losses(role).items():
-            table.add_row(
-                name,
-                loss.formula,
-                "targeted" if loss.targeted else "untargeted",
-                _needs(Method(name, loss(), None)),
-                defaults(loss),
-                loss.source,
-            )
+            needs = ", ".join(_needs(Method(name, loss(), None))) or "–"
+            # In formulas brackets are brackets.
+            table.add_row(*map(escape, (name, loss.formula, _kind(loss), needs, defaults(loss), loss.source)))
         table.add_row()
     table.add_row("[bold]Both in one[/]")
     for name, (forget, retain) in COMBINED_METHODS.items():
         method = Method.parse(name)
-        kind = "targeted" if method.targeted else "untargeted"
-        table.add_row(name, f"{forget.formula}  with  {retain.formula}", kind, _needs(method), "", retain.source)
+        formula = f"{forget.formula}  with  {retain.formula}"
+        table.add_row(*map(escape, (name, formula, _kind(method), ", ".join(_needs(method)), "", retain.source)))
     console.print(table)
     console.print(
         "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
         "The paper's: ME+GD (untargeted), IDK+AP (targeted). Untargeted methods also forget plain text.\n"
+        f"Other names: {', '.join(f'{alias} = {name}' for alias, name in ALIASES.items())}.\n"
+        "`unlearner methods NAME` tells what one needs and costs, and where its defaults come from.\n\n"
         "CE: mean negative log-likelihood of labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
+        "mean_t: mean over labelled tokens; sg: taken without gradient;\n"
         "U: uniform distribution over the vocabulary V; ref: the model before unlearning.",
         markup=False,
     )
 
 
-def _needs(method: "Method") -> str:
+def _one(name: str) -> None:
+    from unlearner.commands.tables import out
+    from unlearner.methods import Method, losses
+    from unlearner.methods.options import defaults
+    from unlearner.methods.registry import find
+
+    alone = losses("retain").get(name.upper())
+    if alone is not None:
+        parts, method = [alone], Method(name.upper(), alone(), None)
+    else:
+        parts, method = find(name)[1], Method.parse(name)
+    lines = [method.name]
+    for loss in parts:
+        lines += ["", f"{loss.name}, {loss.role} loss ({_kind(loss)})", f"  formula   {loss.formula}"]
+        lines += [f"  source    {loss.source}"]
+        if options := defaults(loss):
+            lines += [f"  options   {options}"]
+        if loss.defaults_from:
+            lines += [f"  defaults  {loss.defaults_from}"]
+        for preset, values in loss.presets.items():
+            settings = " ".join(f"{option}={value:g}" for option, value in values.items())
+            lines += [f"  --preset {preset}: {settings}"]
+    needs = _needs(method)
+    lines += ["", "needs", *(f"  {each}" for each in needs or ["the forget set alone"])]
+    lines += ["", "costs", *(f"  {each}" for each in _costs(method))]
+    out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _kind(loss: "Loss | type[Loss] | Method") -> str:
+    return "targeted" if loss.targeted else "untargeted"
+
+
+def _needs(method: "Method") -> list[str]:
     needs = []
     if any(view.startswith("retain") or view == "forget_mismatch" for view in method.needs):
         needs.append("retain set")
     if any(view.endswith("refusal") for view in method.needs):
         needs.append("refusals")
-    if method.reference_nll:
+    if method.reference_nll or method.reference_logp:
         needs.append("reference scores, once")
     if method.asked:
         needs.append("reference model")
-    return ", ".join(needs) or "–"
+    return needs
+
+
+def _costs(method: "Method") -> list[str]:
+    """Forward and backward passes and memory, by what the losses say they read."""
+    views = list(method.needs)
+    costs = [f"a step: one forward and one backward pass over {len(views)} rows an item ({', '.join(views)})"]
+    if method.asked:
+        asked = ", ".join(method.asked)
+        costs.append(f"a step: one forward pass of the reference, without gradient ({asked})")
+        copied = "copies of the weights that are trained" if method.trains else "a second copy of the weights"
+        costs.append(f"memory: {copied}; none with --lora")
+    if method.reference_nll:
+        costs.append(f"once: a forward pass over {', '.join(method.reference_nll)}; a number a row is kept")
+    if method.reference_logp:
+        costs.append(f"once: a forward pass over {', '.join(method.reference_logp)}; 4 bytes a labelled token are kept")
+    if method.trains:
+        costs.append(f"trained: only parameters named {' or '.join(method.trains)}")
+    if own := _with_state(method):
+        costs.append(f"state: {', '.join(own)} has tensors of its own, kept in checkpoints")
+    return costs
+
+
+def _with_state(method: "Method") -> list[str]:
+    from unlearner.methods import Loss
+
+    setup: Any = Loss.setup
+    return [part.name for part in method.parts if type(part).setup is not setup]

@@ -108,7 +108,7 @@ def micro_batches(
     counts = np.bincount(groups)
 
     def weights(per_row: np.ndarray) -> np.ndarray:
-        return 1.0 / (np.bincount(groups, per_row)[groups] * n_groups)
+        return 1.0 / (np.maximum(np.bincount(groups, per_row), 1)[groups] * n_groups)
 
     width = {name: views[name].table.lengths[rows[name]] for name in rows}
     if pad_to is None:
@@ -117,10 +117,7 @@ def micro_batches(
     else:
         # Official: every position of the padded row counts for KL, and for ME, which labels the whole forget view.
         position = {name: weights(np.full(len(items), pad_to)) for name in rows}
-        token = {
-            name: weights(np.full(len(items), pad_to - 1) if views[name].whole else views[name].labelled[rows[name]])
-            for name in rows
-        }
+        token = {name: weights(scored_tokens(views[name], pad_to)[rows[name]]) for name in rows}
     sequence = 1.0 / (counts[groups] * n_groups)
     longest = np.max(list(width.values()), axis=0) if pad_to is None else np.full(len(items), pad_to)
 
@@ -145,6 +142,13 @@ def micro_batches(
     return made
 
 
+def scored_tokens(view: View, pad_to: int | None) -> np.ndarray:
+    """(table rows,) how many tokens of each row are predicted and labelled, padded to `pad_to` as in official mode."""
+    if pad_to is not None and (view.whole or view.everywhere):
+        return np.full(len(view.table), pad_to - 1)
+    return view.labelled
+
+
 def _parts(longest: np.ndarray, views: int, max_tokens: int) -> int:
     """How many equal parts of these items, sorted by length, keep each part within `max_tokens` padded tokens."""
     for parts in range(1, len(longest)):
@@ -167,7 +171,7 @@ def padded(view: View, rows: np.ndarray, pad_id: int, width: int | None = None) 
     for i, (row, entry) in enumerate(zip(rows, tokens, strict=True)):
         ids[i, : len(entry)] = entry
         first = view.first_label[row]
-        labels[i, first : len(entry)] = entry[first:]
+        labels[i, first : len(entry)] = np.resize(view.phrase, len(entry) - first) if view.phrase else entry[first:]
         mask[i, : len(entry) - int(width is not None and view.table.closed[row])] = 1
     if width is not None and view.whole:
         labels = ids.copy()

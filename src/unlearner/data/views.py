@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearner.data.pairs import Pairing
 from unlearner.data.prompts import DOCUMENT, Template, TokenTable, encode
 from unlearner.data.records import Record
+from unlearner.errors import UserError
 from unlearner.files import atomic_directory
 
 VIEWS: dict[str, tuple[str, str]] = {
@@ -19,9 +20,11 @@ VIEWS: dict[str, tuple[str, str]] = {
     "forget_refusal": ("item", "refusal"),
     "retain_refusal": ("partner", "refusal"),
     "forget_mismatch": ("item", "partner"),
+    "forget_phrase": ("item", "item"),
     "train": ("item", "item"),
 }
-"""Each view's (question of, answer of). An item is a forget row (or a row to learn), its partner a retain row."""
+"""Each view's (question of, answer of). An item is a forget row (or a row to learn), its partner a retain row. In
+`forget_phrase` the answer is read, and a phrase is to be predicted in its place."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class View:
     """(table rows,) the first labelled token of each row; at least 1, because nothing predicts a row's first token."""
     whole: bool = False
     """Every token is labelled, the question's too; in official mode also the padding."""
+    phrase: tuple[int, ...] = ()
+    """What is to be predicted in place of the labelled tokens, over and over."""
+    everywhere: bool = False
+    """In official mode the loss has every position count as labelled (`Loss.official_everywhere`)."""
 
     def every_epoch(self, epochs: int) -> "View":
         """The view of one epoch, seen in each of `epochs`."""
@@ -56,12 +63,17 @@ def build_views(
     *,
     max_length: int,
     mask_question: bool = True,
+    skip: int = 0,
+    phrase: str = "",
+    everywhere: bool = False,
     official: bool = False,
     cache: Path | None = None,
 ) -> dict[str, View]:
     """Tokenise the views `names`, one pairing per epoch; each distinct (question, answer) once.
 
-    With `cache`, a folder, the tokens are kept there as memory-mapped arrays and found again by their content.
+    Of the forget view the first `skip` labels are left out, the last of a row never; `everywhere` is that view's. The
+    view forget_phrase predicts `phrase`. With `cache`, a folder, the tokens are kept there as memory-mapped arrays and
+    found again by their content. Raises UserError for a phrase without tokens.
     """
     views = {}
     everyone = np.arange(len(items))
@@ -87,8 +99,23 @@ def build_views(
         table = _cached_encode(tokenizer, DOCUMENT if documents else template, texts, max_length, official, cache)
         whole = name == "forget" and not mask_question
         start = np.zeros(len(table), np.int64) if whole else table.start.astype(np.int64)
-        views[name] = View(table, inverse.reshape(len(pairings), len(items)), np.maximum(start, 1), whole)
+        first_label = np.maximum(start, 1)
+        if name == "forget" and skip:
+            skipped = np.maximum(start + skip, 1) if official else np.minimum(first_label + skip, table.lengths - 1)
+            first_label = np.maximum(first_label, np.minimum(skipped, table.lengths))
+        views[name] = View(
+            table, inverse.reshape(len(pairings), len(items)), first_label, whole,
+            _phrase(tokenizer, phrase) if name == "forget_phrase" else (),
+            everywhere and official and name == "forget",
+        )  # fmt: skip
     return views
+
+
+def _phrase(tokenizer: PreTrainedTokenizerBase, phrase: str) -> tuple[int, ...]:
+    ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UserError("the option phrase has no token: give some text.")
+    return tuple(ids)
 
 
 def _index(part: str, pairing: Pairing, everyone: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from unlearner.errors import UserError
 from unlearner.methods.base import Loss, State, Views
 from unlearner.methods.options import make
 from unlearner.methods.registry import COMBINED_METHODS, FORGET, RETAIN, find, losses, method_names
-from unlearner.models.anatomy import bare
-from unlearner.scoring.batch import Batch
+from unlearner.models.anatomy import Head, bare
+from unlearner.scoring.batch import Batch, without_first
+from unlearner.scoring.constants import COMPARED
 from unlearner.scoring.views import Known, Needs, score_views
 
 __all__ = ["COMBINED_METHODS", "FORGET", "RETAIN", "Loss", "Losses", "Method", "losses", "method_names"]
@@ -76,19 +77,33 @@ class Method:
     @property
     def reference_nll(self) -> tuple[str, ...]:
         """The views whose NLL under the reference model is needed: once per sequence, before training."""
-        return tuple(view for view, kinds in _joined([part.reference for part in self.parts]).items() if "nll" in kinds)
+        return tuple(view for view, kinds in self._of_reference.items() if "nll" in kinds)
+
+    @property
+    def reference_logp(self) -> tuple[str, ...]:
+        """The views whose tokens' log-probabilities under the reference model are needed: once, before training."""
+        return tuple(view for view, kinds in self._of_reference.items() if "logp" in kinds)
+
+    @property
+    def _of_reference(self) -> dict[str, tuple[str | int, ...]]:
+        return _joined([part.reference for part in self.parts])
 
     @property
     def asked(self) -> dict[str, tuple[str | int, ...]]:
-        """What the reference model is asked in every step, by view: the distribution where the view needs `kl`."""
-        compared = {view for view, kinds in self.needs.items() if "kl" in kinds}
+        """What the reference model is asked in every step, by view: the distribution where the view is compared."""
+        compared = {view for view, kinds in self.needs.items() if set(kinds) & set(COMPARED)}
         joined = _joined([dict.fromkeys(compared, ()), *(part.reference for part in self.parts)])
-        asked = {view: tuple(kind for kind in kinds if kind != "nll") for view, kinds in joined.items()}
+        asked = {view: tuple(kind for kind in kinds if kind not in ("nll", "logp")) for view, kinds in joined.items()}
         return {view: kinds for view, kinds in asked.items() if kinds or view in compared}
 
     @property
     def needs_reference(self) -> bool:
-        return bool(self.reference_nll or self.asked)
+        return bool(self.reference_nll or self.reference_logp or self.asked)
+
+    @property
+    def demote(self) -> float:
+        """What `distilled` takes off the reference's logit of each labelled token."""
+        return max(part.demote for part in self.parts)
 
     @property
     def trains(self) -> list[str]:
@@ -107,6 +122,16 @@ class Method:
     @property
     def mask_question(self) -> bool:
         return self.forget.mask_question
+
+    @property
+    def labelling(self) -> dict[str, Any]:
+        """How the forget view is labelled: keyword arguments of `data.views.build_views`."""
+        return {
+            "mask_question": self.forget.mask_question,
+            "skip": self.forget.skip,
+            "phrase": self.forget.phrase,
+            "everywhere": self.forget.official_everywhere,
+        }
 
     def setup(self, config: Any, seed: int) -> dict[str, State]:
         """The losses' own tensors before the first step, by the losses' names (`Loss.setup`)."""
@@ -142,17 +167,29 @@ class Method:
             )
         if reference is None and self.needs_reference:
             raise UserError(f"{self.name} needs a reference model: pass reference=.")
-        used = {name: views[name] for name in self.needs}
+        used = {name: self._view(name, views[name], model) for name in self.needs}
         batch = Batch.build(used, official=self.official, reference=self.asked)
         known = None
         if reference is not None:
             with torch.no_grad():
-                scored = score_views(reference, batch, {view: ["logp"] for view in self.reference_nll})
-            batch = batch.with_reference_nll({view: scores.nll for view, scores in scored.items()})
+                scored = score_views(
+                    reference, batch, {view: ["logp"] for view in {*self.reference_nll, *self.reference_logp}}
+                )
+            batch = batch.with_reference_nll({view: scored[view].nll for view in self.reference_nll})
+            batch = batch.with_reference_logp({view: scored[view].logp for view in self.reference_logp})
             known = Known.of(reference, batch, self.asked) if self.asked else None
         if states is None:
             states = self.setup(bare(model).config.get_text_config(), seed=0)
-        return self.combine(score_views(model, batch, self.needs, known=known, asked=self.asked), states)
+        scores = score_views(model, batch, self.needs, known=known, asked=self.asked, demote=self.demote)
+        return self.combine(scores, states)
+
+    def _view(self, name: str, view: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+        """A given view with the labels that the forget loss has of it."""
+        if name != "forget":
+            return view
+        if self.forget.skip:
+            view = {**view, "labels": without_first(view["labels"], self.forget.skip, official=self.official)}
+        return self.forget.official_view(view, Head.of(model).vocabulary) if self.official else view
 
 
 def _joined(all_needs: list[Needs]) -> dict[str, tuple[str | int, ...]]:

@@ -34,20 +34,43 @@ class Loss:
     """Whether a chosen reply (a refusal) is trained, which takes questions."""
     mask_question: ClassVar[bool] = True
     """Whether question tokens of the forget view go unlabelled."""
+    official_everywhere: ClassVar[bool] = False
+    """Whether in official mode every position of the forget view is labelled, padding too (by `official_view`)."""
+    defaults_from: ClassVar[str] = ""
+    """Where the options' defaults come from."""
+    logged: ClassVar[tuple[str, ...]] = ()
+    """Which of the loss's own tensors, numbers, are in every row of the log, after the step."""
+    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    """Published settings by the preset's name: learning_rate, forget_coeff, retain_coeff, and the loss's options."""
 
     @property
     def needs(self) -> Needs:
         """What is read of each view: scores by name (`scoring.constants.KINDS`), hidden states by number of the layer.
 
-        `kl` compares with the reference model's distribution.
+        `kl`, `js` and `distilled` compare with the reference model's distribution, asked for in every step.
         """
         raise NotImplementedError
 
     @property
     def reference(self) -> Needs:
-        """What is read of each view under the reference model: as in `needs`, in every step; and `nll`, the NLL of
-        each sequence, which is computed once, before training."""
+        """What is read of each view under the reference model: as in `needs`, in every step, but for `logp` and `nll`,
+        the NLL of each sequence, which are computed once, before training."""
         return {}
+
+    @property
+    def demote(self) -> float:
+        """What `distilled` takes off the reference's logit of each labelled token."""
+        return 0.0
+
+    @property
+    def skip(self) -> int:
+        """How many of the first labelled tokens of each row of the forget view are left unlabelled."""
+        return 0
+
+    @property
+    def phrase(self) -> str:
+        """What the view `forget_phrase` has for its labels: the tokens of this text, repeated."""
+        return ""
 
     @property
     def trains(self) -> str:
@@ -60,6 +83,11 @@ class Loss:
         They are kept in checkpoints, given to `__call__` as keyword arguments, and may be changed by `after_step`.
         """
         return {}
+
+    def official_view(self, view: Mapping[str, Tensor], vocabulary: int) -> Mapping[str, Tensor]:
+        """In official mode: the forget view (`input_ids`, `labels`, `attention_mask`, each (B, T)) as the official code
+        reads it, where that is not what its labels say."""
+        return view
 
     def __call__(self, views: Views, *args: Any, **state: Any) -> Tensor:
         """The loss of a batch, a scalar with gradient."""

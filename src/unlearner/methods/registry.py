@@ -9,19 +9,45 @@ from unlearner.errors import UserError, did_you_mean
 from unlearner.methods.ap import AP
 from unlearner.methods.base import Loss
 from unlearner.methods.dpo import DPO
+from unlearner.methods.flat import FLAT
 from unlearner.methods.ga import GA
 from unlearner.methods.gd import GD
 from unlearner.methods.idk import IDK
+from unlearner.methods.jensun import JS, JensUn
 from unlearner.methods.kl import KL
 from unlearner.methods.llmu import Mismatch
 from unlearner.methods.me import ME
 from unlearner.methods.npo import NPO
+from unlearner.methods.pdu import PDU, Dual
+from unlearner.methods.simnpo import SimNPO
+from unlearner.methods.tnpo import TNPO, WTNPO
+from unlearner.methods.undial import UNDIAL
+from unlearner.methods.unlikelihood import CEU, Unilogit, Unlikelihood
+from unlearner.methods.wga import WGA, SatImp
 from unlearner.plugins import load_object, load_plugins
 
-FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in (GA, NPO, ME, DPO, IDK)}
-RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in (GD, KL, AP)}
+FORGET_LOSSES: tuple[type[Loss], ...] = (
+    *(GA, NPO, ME, DPO, IDK),
+    *(SimNPO, TNPO, WTNPO, WGA, SatImp, Unlikelihood, CEU, Unilogit, UNDIAL, JensUn, PDU, FLAT),
+)
+RETAIN_LOSSES: tuple[type[Loss], ...] = (
+    *(GD, KL, AP),
+    *(JS, Dual),
+)
+FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in FORGET_LOSSES}
+RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in RETAIN_LOSSES}
 COMBINED_METHODS: dict[str, tuple[type[Loss], type[Loss]]] = {"LLMU": (GA, Mismatch)}
 """Methods of two losses with one name."""
+
+
+ALIASES = {
+    "GRADASCENT": "GA",
+    "GRADDIFF": "GA+GD",
+    "IDKNLL": "IDK+GD",
+    "IDKDPO": "DPO+GD",
+    "UNLIKELIHOOD": "UL",
+}
+"""OpenUnlearning's names of methods, and ours. Its NPO, SimNPO, ... are ours with +GD."""
 
 
 def losses(role: str) -> dict[str, type[Loss]]:
@@ -42,6 +68,8 @@ def find(name: str) -> tuple[str, list[type[Loss]]]:
     if len(parts) == 2 and parts[1] == "NONE":
         del parts[1]
     canonical = "+".join(parts)
+    if canonical in ALIASES:
+        return find(ALIASES[canonical])
     if canonical in COMBINED_METHODS:
         return canonical, list(COMBINED_METHODS[canonical])
     found = []

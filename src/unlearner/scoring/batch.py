@@ -44,8 +44,12 @@ class ViewIndex:
     """(M,) positions whose whole distribution is compared with the reference's."""
     kl_weight: Tensor
     """(M,) weights of their mean."""
+    tokens: Tensor | None = None
+    """(B,) labelled tokens of each sequence, at least 1; in official mode a first one too, which nothing predicts."""
     reference_nll: Tensor | None = None
     """(B,) the sequences' NLL under the reference model, where a loss needs it."""
+    reference_logp: Tensor | None = None
+    """(N,) log-probabilities of the labelled tokens under the reference model, where a loss needs them."""
 
     def to(self, device: torch.device) -> Self:
         moved: dict[str, Any] = {
@@ -103,6 +107,11 @@ class Batch:
     def with_reference_nll(self, known: Mapping[str, Tensor]) -> Self:
         """The batch with the reference's sequence NLLs, view → (B,), put in."""
         views = {name: replace(view, reference_nll=known.get(name)) for name, view in self.views.items()}
+        return replace(self, views=views) if known else self
+
+    def with_reference_logp(self, known: Mapping[str, Tensor]) -> Self:
+        """The batch with the reference's log-probabilities of labelled tokens, view → (N,), put in."""
+        views = {name: replace(view, reference_logp=known.get(name)) for name, view in self.views.items()}
         return replace(self, views=views) if known else self
 
     @classmethod
@@ -224,6 +233,17 @@ def like_lengths(lengths: np.ndarray, forward_tokens: int) -> tuple[tuple[slice,
     return tuple(reversed(blocks))
 
 
+def without_first(labels: Tensor, count: int, *, official: bool = False) -> Tensor:
+    """`labels` (B, T) without the first `count` that are predicted in each row, the last of a row always left;
+    `official` leaves none, and counts one at a row's first token too, which nothing predicts."""
+    labelled = labels != IGNORE
+    if official:
+        return labels.masked_fill((labelled.cumsum(1) <= count) & labelled, IGNORE)
+    labelled[:, 0] = False
+    most = (labelled.sum(1, keepdim=True) - 1).clamp(max=count)
+    return labels.masked_fill((labelled.cumsum(1) <= most) & labelled, IGNORE)
+
+
 def _index_view(
     view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None
 ) -> ViewIndex:
@@ -251,4 +271,5 @@ def _index_view(
         sequence_weight=weights.sequence,
         kl_index=starts[kl_row] + kl_column,
         kl_weight=weights.kl[kl_row],
+        tokens=(labels != IGNORE if official else shifted).sum(1).clamp(min=1),
     )

@@ -3,6 +3,7 @@
 N scored positions, H hidden size, V vocabulary size.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from types import ModuleType
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from unlearner.models.anatomy import Head
 from unlearner.models.onednn_linear import linear
-from unlearner.scoring.constants import EPSILON, KINDS, STATISTICS
+from unlearner.scoring.constants import COMPARED, EPSILON, KINDS, STATISTICS
+from unlearner.scoring.gradients import Sums, logit_gradient
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 """Memory of one chunk of logits; two or three such buffers live at a time."""
@@ -26,6 +28,7 @@ def token_scores(
     kinds: Sequence[str] = ("logp",),
     *,
     reference: tuple[Tensor, Head] | None = None,
+    demote: float = 0.0,
     chunk_bytes: int | None = None,
     fused: bool | None = None,
 ) -> dict[str, Tensor]:
@@ -34,7 +37,11 @@ def token_scores(
     - `logp`: log p(target)
     - `mean_logp`: (1/V) Σ_k log(p_k + 1e-12), of which ME is made
     - `entropy`: −Σ_k p_k log p_k, in nats
+    - `unlikelihood`: log(1 − p(target)), exact also where p(target) is nearly 1
+    - `spread`: max_k log p_k − (1/V) Σ_k log p_k, which is that of the logits
     - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
+    - `js`: ½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q)/2, the Jensen-Shannon divergence
+    - `distilled`: −Σ_k q_k log p_k, q with the reference's logit of the target lowered by `demote`
 
     and without gradient:
 
@@ -42,6 +49,7 @@ def token_scores(
     - `rank`: how many tokens are more likely than the target
     - `expected_logp`: E_p[log p] = Σ_k p_k log p_k, what `logp` would be on average were the target drawn from p
     - `variance_logp`: Var_p[log p], its variance
+    - `others_ce`: −Σ_{k≠y} p_k log p_k / (1 − p_y), y the target: cross-entropy to p without the target
 
     Logits exist for one chunk at a time, of about `chunk_bytes`: of positions in the forward pass, of the vocabulary in
     the backward pass. Their gradient has a closed form: where the head is trained they are computed again for it, else
@@ -50,7 +58,7 @@ def token_scores(
     """
     unknown = set(kinds) - {*KINDS, *STATISTICS}
     assert not unknown, unknown
-    assert ("kl" in kinds) == (reference is not None)
+    assert any(kind in COMPARED for kind in kinds) == (reference is not None)
     if chunk_bytes is None:
         chunk_bytes = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"])
     kind = hidden.device.type
@@ -60,7 +68,7 @@ def token_scores(
     # Those with a gradient first: of these alone autograd asks for one.
     ordered = tuple(sorted(kinds, key=lambda kind: kind in STATISTICS))
     values = _TokenScores.apply(
-        hidden, head.weight, head.bias, targets, head, reference, ordered, chunk_bytes, compute, fused
+        hidden, head.weight, head.bias, targets, head, reference, demote, ordered, chunk_bytes, compute, fused
     )
     found = dict(zip(ordered, values, strict=True))
     return {kind: found[kind] for kind in kinds}
@@ -69,10 +77,13 @@ def token_scores(
 class _TokenScores(torch.autograd.Function):
     """With z the logits, p = softmax(z) and e_y the one-hot target, the gradients in z are
 
-    logp:      e_y − p
-    mean_logp: (1/V)(r − p Σ_k r_k),  r = p / (p + ε)
-    entropy:   −p (log p + H)
-    kl:        p − q
+    logp:         e_y − p
+    mean_logp:    (1/V)(r − p Σ_k r_k),  r = p / (p + ε)
+    entropy:      −p (log p + H)
+    unlikelihood: −p_y at y, p_y p_k / (1 − p_y) elsewhere
+    spread:       e_top − 1/V
+    kl:           p − q, and so of distilled
+    js:           ½ p (log(p/m) − KL(p ‖ m))
     """
 
     @staticmethod
@@ -84,6 +95,7 @@ class _TokenScores(torch.autograd.Function):
         targets: Tensor,
         head: Head,
         reference: tuple[Tensor, Head] | None,
+        demote: float,
         kinds: tuple[str, ...],
         chunk_bytes: int,
         compute: torch.dtype,
@@ -100,6 +112,7 @@ class _TokenScores(torch.autograd.Function):
         out = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         kinds = tuple(kind for kind in kinds if kind in KINDS)
         lse = hidden.new_empty(n, dtype=wide)
+        lse_q = None if reference is None else torch.empty_like(lse)
         sums = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         needs_any = needs_hidden or needs_weight or needs_bias
@@ -115,8 +128,8 @@ class _TokenScores(torch.autograd.Function):
                 _kernels().values(chunk, head, targets[part], lse[part], totals, here)
             else:
                 if reference is not None:
-                    states, theirs = reference
-                    log_q = _log_softmax(theirs.logits(states[part]), totals["kl"])
+                    assert lse_q is not None
+                    log_q = _log_softmax(_teacher(reference, part, targets[part], demote), lse_q[part])
                 chunk = _log_softmax(local.logits(hidden[part].to(compute)), lse[part] if needs_any else None)
                 _values(chunk, log_q, targets[part], totals, here)
             for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
@@ -128,9 +141,10 @@ class _TokenScores(torch.autograd.Function):
         # A single chunk is within the memory budget: keep it rather than compute it twice.
         kept = chunk if 0 < n <= rows and not frozen_head else None
         ctx.save_for_backward(
-            hidden, local.weight, local.bias, targets, lse, kept, *(slopes or (sums[kind] for kind in kinds))
+            hidden, local.weight, local.bias, targets, lse, lse_q, kept, *(slopes or (sums[kind] for kind in kinds))
         )
-        ctx.scale, ctx.softcap, ctx.reference, ctx.kinds = head.scale, head.softcap, reference, kinds
+        ctx.scale, ctx.softcap, ctx.kinds = head.scale, head.softcap, kinds
+        ctx.reference, ctx.demote = reference, demote
         ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * itemsize))
         ctx.fused = fused
         ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
@@ -139,11 +153,11 @@ class _TokenScores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, lse, kept, *found = ctx.saved_tensors
+        hidden, weight, bias, targets, lse, lse_q, kept, *found = ctx.saved_tensors
         grads = grads[: len(ctx.kinds)]
         if ctx.frozen_head:
             parts = [slope * grad[:, None] for slope, grad in zip(found, grads, strict=True)]
-            return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 9)
+            return sum(parts[1:], parts[0]).to(hidden.dtype), *([None] * 10)
         head = Head(weight, bias, ctx.scale, ctx.softcap)
         wide = lse.dtype
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -161,9 +175,11 @@ class _TokenScores(torch.autograd.Function):
             else:
                 chunk = here.products(states) if ctx.fused else here.logits(states).sub_(lse[:, None])
             if ctx.reference is not None:
-                theirs, head_of_theirs = ctx.reference
-                log_q = head_of_theirs.part(part).logits(theirs).sub_(sums["kl"][:, None])
-            dz = _logit_gradients(chunk, head, targets - start, lse, sums, of, weight.shape[0], log_q, ctx.fused)
+                states_q, theirs = ctx.reference
+                q = states_q, theirs.part(part)
+                log_q = _teacher(q, slice(None), targets - start, ctx.demote).sub_(lse_q[:, None])
+            placed = {kind: total - start if kind == "spread" else total for kind, total in sums.items()}
+            dz = _logit_gradients(chunk, head, targets - start, lse, placed, of, weight.shape[0], log_q, ctx.fused)
             del chunk, log_q
             if grad_bias is not None:
                 grad_bias[part] = dz.sum(0, dtype=wide)
@@ -177,7 +193,7 @@ class _TokenScores(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             None if grad_weight is None else grad_weight.to(weight_dtype),
             None if grad_bias is None else grad_bias.to(bias_dtype),
-            *([None] * 7),
+            *([None] * 8),
         )
 
 
@@ -199,9 +215,18 @@ def _log_softmax(logits: Tensor, lse: Tensor | None) -> Tensor:
     return log_p
 
 
-def _values(
-    log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Mapping[str, Tensor], out: Mapping[str, Tensor]
-) -> None:
+def _teacher(reference: tuple[Tensor, Head], rows: slice, targets: Tensor, demote: float) -> Tensor:
+    """Logits of the reference at these rows, the target's lowered; targets outside the head's columns are none."""
+    states, theirs = reference
+    logits = theirs.logits(states[rows])
+    if demote:
+        here = (targets >= 0) & (targets < logits.shape[1])
+        place = targets.clamp(0, logits.shape[1] - 1)[:, None]
+        logits.scatter_add_(1, place, here[:, None] * logits.new_full((1, 1), -demote))
+    return logits
+
+
+def _values(log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Sums, out: Mapping[str, Tensor]) -> None:
     """Fill the scores that `out` holds by kind, each (rows,), and the `sums` that their gradients contain."""
     moments: tuple[Tensor, Tensor] | None = None
     for kind, values in out.items():
@@ -213,13 +238,21 @@ def _values(
             values[:] = p.add_(EPSILON).log_().mean(-1)
         elif kind == "entropy":
             values[:] = sums[kind][:] = -(log_p.exp() * log_p).sum(-1)
-        elif kind == "kl":
+        elif kind == "unlikelihood":
+            values[:] = sums[kind][:] = _log_of_others(log_p, targets)
+        elif kind == "spread":
+            top, sums[kind][:] = log_p.max(-1)
+            values[:] = top - log_p.mean(-1)
+        elif kind in COMPARED:
             assert log_q is not None
-            values[:] = (log_q.exp() * (log_q - log_p)).sum(-1)
+            values[:] = _compared(kind, log_p, log_q, sums)
         elif kind == "is_argmax":
             values[:] = log_p.argmax(-1) == targets
         elif kind == "rank":
             values[:] = (log_p > log_p.gather(1, targets[:, None])).sum(-1)
+        elif kind == "others_ce":
+            others = log_p.scatter(1, targets[:, None], -torch.inf).softmax(-1)
+            values[:] = -(others * log_p).sum(-1)
         else:
             if moments is None:
                 p = log_p.exp()
@@ -228,12 +261,30 @@ def _values(
             values[:] = expected[:, 0] if kind == "expected_logp" else (p * (log_p - expected).square_()).sum(-1)
 
 
+def _log_of_others(log_p: Tensor, targets: Tensor) -> Tensor:
+    """(rows,) log(1 − p(target)): summed over the others where that is small, exact to the last digits either way."""
+    own = log_p.gather(1, targets[:, None]).squeeze(1)
+    others = log_p.scatter(1, targets[:, None], -torch.inf).logsumexp(-1)
+    return torch.where(own < -1, torch.log1p(-own.exp()), others)
+
+
+def _compared(kind: str, log_p: Tensor, log_q: Tensor, sums: Sums) -> Tensor:
+    q = log_q.exp()
+    if kind == "kl":
+        return (q * (log_q - log_p)).sum(-1)
+    if kind == "distilled":
+        return -(q * log_p).sum(-1)
+    log_m = torch.logaddexp(log_p, log_q).sub_(math.log(2))
+    sums[kind][:] = (log_p.exp() * (log_p - log_m)).sum(-1)
+    return 0.5 * (sums[kind] + (q * (log_q - log_m)).sum(-1))
+
+
 def _logit_gradients(
     chunk: Tensor,
     head: Head,
     targets: Tensor,
     lse: Tensor,
-    sums: Mapping[str, Tensor],
+    sums: Sums,
     grads: Mapping[str, Tensor | None],
     vocabulary: int,
     log_q: Tensor | None,
@@ -251,34 +302,10 @@ def _logit_gradients(
     total: Tensor | None = None
     for kind, grad in grads.items():
         factor = torch.ones_like(lse) if grad is None else grad.to(lse.dtype)
-        slope = _logit_gradient(kind, chunk, targets, sums[kind], log_q, vocabulary, factor[:, None])
+        slope = logit_gradient(kind, chunk, targets, sums[kind], log_q, vocabulary, factor[:, None])
         total = slope if total is None else total.add_(slope)
     assert total is not None
     return _through_head(total, chunk, lse, head)
-
-
-def _logit_gradient(
-    kind: str,
-    log_p: Tensor,
-    targets: Tensor,
-    total: Tensor,
-    log_q: Tensor | None,
-    vocabulary: int,
-    factor: Tensor,
-) -> Tensor:
-    """Gradient of each position's score in its logits (`_TokenScores`), times its `factor` (rows, 1)."""
-    p = log_p.exp()
-    if kind == "logp":
-        columns = p.shape[1]
-        here = ((targets >= 0) & (targets < columns))[:, None]
-        return p.mul_(-factor).scatter_add_(1, targets.clamp(0, columns - 1)[:, None], factor * here)
-    if kind == "mean_logp":
-        r = (p + EPSILON).reciprocal_().mul_(p)
-        return r.addcmul_(p, total[:, None], value=-1).mul_(factor / vocabulary)
-    if kind == "entropy":
-        return p.mul_(log_p + total[:, None]).mul_(-factor)
-    assert log_q is not None
-    return p.sub_(log_q.exp()).mul_(factor)
 
 
 def _through_head(dz: Tensor, log_p: Tensor, lse: Tensor, head: Head) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unlearner.models.anatomy import Head
 from unlearner.scoring.batch import Batch, States, ViewIndex
+from unlearner.scoring.constants import COMPARED
 from unlearner.scoring.token_scores import token_scores
 
 Needs = Mapping[str, Sequence[str | int]]
@@ -28,7 +29,7 @@ class ViewScores:
     layers: Mapping[int, Tensor] = field(default_factory=dict)
     """(positions of the batch, H) for each layer that was asked for."""
     reference: "ViewScores | None" = None
-    """The same of the reference model, what was asked for in `Loss.reference`; no gradient."""
+    """The same of the reference model, what was asked for in `Loss.reference` but `nll`; no gradient."""
 
     @property
     def logp(self) -> Tensor:
@@ -44,6 +45,32 @@ class ViewScores:
     def entropy(self) -> Tensor:
         """(N,) entropy in nats of the distribution at each labelled position."""
         return self.scores["entropy"]
+
+    @property
+    def unlikelihood(self) -> Tensor:
+        """(N,) log(1 − p) of each labelled token."""
+        return self.scores["unlikelihood"]
+
+    @property
+    def spread(self) -> Tensor:
+        """(N,) the largest logit less the mean one at each labelled position."""
+        return self.scores["spread"]
+
+    @property
+    def js(self) -> Tensor:
+        """(N,) Jensen-Shannon divergence from the reference's distribution at each labelled position."""
+        return self.scores["js"]
+
+    @property
+    def distilled(self) -> Tensor:
+        """(N,) cross-entropy to the reference's distribution, the labelled token demoted (`Loss.demote`)."""
+        return self.scores["distilled"]
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B,) labelled tokens of each sequence, at least 1."""
+        assert self.view.tokens is not None
+        return self.view.tokens
 
     @property
     def kl(self) -> Tensor:
@@ -110,29 +137,42 @@ def score_views(
     *,
     known: Known | None = None,
     asked: Needs | None = None,
+    demote: float = 0.0,
     chunk_bytes: int | None = None,
 ) -> dict[str, ViewScores]:
     """One forward over each block of `batch`, then what `needs` names for each view.
 
-    `known` is what the reference model computed, for the view that needs `kl` and for what is `asked` of it.
+    `known` is what the reference model computed, for views that compare with it and for what is `asked` of it;
+    `demote` lowers its logit of the label in `distilled`.
     """
     states = batch.states(model, layers_of(needs))
-    out = _scored(batch, states, Head.of(model), needs, known, chunk_bytes)
+    out = _scored(batch, states, Head.of(model), needs, known, demote, chunk_bytes)
     if known is not None and asked:
         with torch.no_grad():
-            theirs = _scored(known.batch, known.states, known.head, asked, None, chunk_bytes)
+            theirs = _scored(known.batch, known.states, known.head, asked, None, 0.0, chunk_bytes)
         out |= {name: replace(out[name], reference=scores) for name, scores in theirs.items()}
+    for name, scores in out.items():
+        if scores.view.reference_logp is not None:
+            before = scores.reference or ViewScores(scores.view, scores.vocabulary, {})
+            known_too = replace(before, scores={**before.scores, "logp": scores.view.reference_logp})
+            out[name] = replace(scores, reference=known_too)
     return out
 
 
 def _scored(
-    batch: Batch, states: States, head: Head, needs: Needs, known: Known | None, chunk_bytes: int | None
+    batch: Batch,
+    states: States,
+    head: Head,
+    needs: Needs,
+    known: Known | None,
+    demote: float,
+    chunk_bytes: int | None,
 ) -> dict[str, ViewScores]:
     out: dict[str, ViewScores] = {}
     for name, kinds in needs.items():
         view = batch.views[name]
         scores: dict[str, Tensor] = {}
-        at_labels = [kind for kind in kinds if isinstance(kind, str) and kind != "kl"]
+        at_labels = [kind for kind in kinds if isinstance(kind, str) and kind not in COMPARED]
         if at_labels:
             chosen = states.last.index_select(0, view.index)
             scores |= token_scores(chosen, head, view.target, at_labels, chunk_bytes=chunk_bytes)
@@ -142,5 +182,14 @@ def _scored(
             chosen = states.last.index_select(0, view.kl_index)
             nothing = torch.zeros_like(view.kl_index)
             scores |= token_scores(chosen, head, nothing, ["kl"], reference=theirs, chunk_bytes=chunk_bytes)
+        for kind in ("js", "distilled"):
+            if kind in kinds:
+                assert known is not None
+                theirs = known.states.last.index_select(0, known.batch.views[name].index), known.head
+                chosen = states.last.index_select(0, view.index)
+                scores |= token_scores(
+                    chosen, head, view.target, [kind], reference=theirs, chunk_bytes=chunk_bytes,
+                    demote=demote if kind == "distilled" else 0.0,
+                )  # fmt: skip
         out[name] = ViewScores(view, head.vocabulary, scores, states.layers)
     return out

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,18 +23,16 @@ class Log:
         self.folder, self.accelerator, self.callbacks = folder, accelerator, callbacks
         self.path = None if folder is None else folder / "log.jsonl"
         self.rows: list[dict[str, float]] = [] if self.path is None else read_jsonl(self.path)[:step]
-        self.waiting: list[tuple[dict[str, float], Tensor]] = []
+        self.waiting: list[tuple[dict[str, float], list[str], Tensor]] = []
         distributed.barrier()  # all have read it
         if self.path is not None and distributed.is_main():
             write_jsonl(self.path, self.rows)
 
-    def add(self, step: int, epoch: float, lr: float, losses: Tensor, norm: Tensor) -> None:
-        self.waiting.append(
-            (
-                {"step": step, "epoch": round(epoch, 4), "lr": lr},
-                torch.cat([losses, norm.detach().reshape(1).to(losses)]),
-            )
-        )
+    def add(self, step: int, epoch: float, lr: float, losses: Tensor, norm: Tensor, more: Mapping[str, Tensor]) -> None:
+        """`losses` (3,) are this process' share; `more` are numbers that all processes have."""
+        shared = [each.detach().reshape(1).to(losses) for each in (norm, *more.values())]
+        row = {"step": step, "epoch": round(epoch, 4), "lr": lr}
+        self.waiting.append((row, list(more), torch.cat([losses, *shared])))
 
     def flush(self) -> dict[str, float]:
         """Add what waits to the rows and the file, and tell the callbacks; returns the last row.
@@ -42,12 +41,13 @@ class Log:
         """
         if not self.waiting:
             return {}
-        values = torch.stack([value for _, value in self.waiting])
+        values = torch.stack([value for *_, value in self.waiting])
         values[:, :3] = self.accelerator.reduce(values[:, :3].contiguous(), "sum")
         rows: list[dict[str, float]] = []
         broken = None
-        for (row, _), (loss, forget, retain, norm) in zip(self.waiting, values.tolist(), strict=True):
+        for (row, names, _), (loss, forget, retain, norm, *more) in zip(self.waiting, values.tolist(), strict=True):
             rows.append({**row, "loss": loss, "forget": forget, "retain": retain, "grad_norm": norm})
+            rows[-1] |= dict(zip(names, more, strict=True))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 broken = rows.pop()
                 break

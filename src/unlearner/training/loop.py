@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
@@ -17,7 +19,7 @@ from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models import deepspeed
-from unlearner.models.anatomy import bare
+from unlearner.models.anatomy import Head, bare
 from unlearner.models.compiled import compile_layers, restore_layers
 from unlearner.models.onednn_linear import fast_products
 from unlearner.models.packing import packing
@@ -32,7 +34,7 @@ from unlearner.training.checks import check_compiles
 from unlearner.training.interrupt import ctrl_c
 from unlearner.training.log import Log
 from unlearner.training.objective import Objective
-from unlearner.training.reference import Reference, reference_nll, step_reference
+from unlearner.training.reference import Ragged, Reference, reference_logp, reference_nll, step_reference
 from unlearner.training.setup import make_optimizer, place
 
 if TYPE_CHECKING:
@@ -85,6 +87,12 @@ def train(
         )
         for name in method.reference_nll
     }
+    known_logp = {
+        name: reference_logp(
+            reference_model or model, views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator
+        )
+        for name in method.reference_logp
+    }
     if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
         if not is_sharded(reference_model):
             reference_model.to("cpu")
@@ -92,7 +100,7 @@ def train(
     # A sharded model's processes need as many forwards each.
     spread = parallel != "ddp"
     # Near the reference KL is small, and its gradient shows how attention sums: rows are padded in every layout.
-    compared = any("kl" in kinds for kinds in method.needs.values())
+    compared = any(kind in ("kl", "js") for kinds in method.needs.values() for kind in kinds)
     one_block = accelerator.num_processes > 1 or spread or method.official or compared
     forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
     packs = not (options.torch_compile or parallel == "deepspeed" or method.official or compared)
@@ -101,6 +109,9 @@ def train(
         compile_layers(model)
 
     reference = step_reference(model, method, reference_model)
+    official_view = None
+    if method.official:
+        official_view = partial(method.forget.official_view, vocabulary=Head.of(model).vocabulary)
     objective = Objective(model, method, reference, seed=options.seed)
     objective.to_device(accelerator.device)
     optimizer = make_optimizer(objective, options)
@@ -154,7 +165,9 @@ def train(
                     views,
                     pad_id,
                     known_nll,
+                    known_logp,
                     official=method.official,
+                    forget_view=official_view,
                     reference=method.asked,
                     forward_tokens=forward_tokens,
                     packed=packed,
@@ -178,7 +191,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
             done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
             objective.after_step(losses, accelerator)
-            log.add(step + 1, done, lr, losses, norm)
+            log.add(step + 1, done, lr, losses, norm, objective.logged())
             step += 1
             told.on_step_end(step)
             stop = distributed.any_of(interrupted())
@@ -215,14 +228,23 @@ def assemble(
     views: Mapping[str, View],
     pad_id: int,
     known_nll: Mapping[str, np.ndarray],
+    known_logp: Mapping[str, Ragged] = MappingProxyType({}),
     *,
     official: bool,
+    forget_view: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
     reference: Collection[str] = (),
     forward_tokens: int | None = None,
     packed: bool = False,
 ) -> Batch:
-    """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`)."""
-    tensors = {name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()}
+    """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`).
+
+    `forget_view` changes the forget view's tensors.
+    """
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()
+    }
+    if forget_view is not None and "forget" in tensors:
+        tensors["forget"] = forget_view(tensors["forget"])
     weights = {
         name: RowWeights(*(
             torch.from_numpy(w[name]).float() for w in (part.token_weight, part.sequence_weight, part.position_weight)
@@ -234,7 +256,8 @@ def assemble(
         tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed,
         reference=reference,
     )  # fmt: skip
-    return batch.with_reference_nll({name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
+    batch = batch.with_reference_nll({name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
+    return batch.with_reference_logp({v: torch.from_numpy(logp.of(part.rows[v])) for v, logp in known_logp.items()})
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:

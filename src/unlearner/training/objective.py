@@ -30,7 +30,7 @@ class Objective(nn.Module):
         asked = self.method.asked
         assert not asked or self.reference is not None
         known = self.reference.ask(batch, asked) if self.reference is not None and asked else None
-        views = score_views(self.model, batch, self.method.needs, known=known, asked=asked)
+        views = score_views(self.model, batch, self.method.needs, known=known, asked=asked, demote=self.method.demote)
         losses = self.method.combine(views, self.states)
         total = self.method.total(losses)
         return torch.stack([total, *(loss.detach() for loss in losses)])
@@ -40,6 +40,10 @@ class Objective(nn.Module):
         self.states = {
             loss: {name: tensor.to(device) for name, tensor in state.items()} for loss, state in self.states.items()
         }
+
+    def logged(self) -> dict[str, Tensor]:
+        """Those of the losses' own tensors that are to be in the log."""
+        return {name: self.states[part.name][name] for part in self.method.parts for name in part.logged}
 
     def after_step(self, losses: Tensor, accelerator: Accelerator) -> None:
         """Tell the losses the values of the step just done: `losses` (3,) is this process' share of them."""

@@ -1,6 +1,7 @@
 """The reference model: a means, not a model (DESIGN idea 3).
 
-NPO and DPO need one number per sequence, computed once before training (`reference_nll`). Other losses ask in every
+NPO and DPO need one number per sequence, TNPO one per labelled token, computed once before training (`reference_nll`,
+`reference_logp`). Other losses ask in every
 step, for a distribution, token scores or hidden states: with LoRA the same weights answer with the adapter off, where
 few weights are trained the same model with copies of those put in, otherwise a frozen copy. The objective asks
 (`Reference.ask`) and does not know which.
@@ -10,7 +11,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from unlearner.console import progress_bar
-from unlearner.data.batches import padded
+from unlearner.data.batches import padded, scored_tokens
 from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.methods import Method
@@ -28,7 +29,7 @@ from unlearner.models.onednn_linear import fast_products
 from unlearner.models.sharding import is_sharded, whole
 from unlearner.options import TrainOptions
 from unlearner.scoring.batch import FORWARD_TOKENS, Batch
-from unlearner.scoring.views import Known, Needs, score_views
+from unlearner.scoring.views import Known, Needs, ViewScores, score_views
 
 
 class Reference:
@@ -119,18 +120,53 @@ def _write(values: Mapping[nn.Parameter, Tensor]) -> None:
 def needs_copy(method: Method, options: TrainOptions, parallel: str) -> bool:
     """Whether a frozen copy of the model is the reference in every step, or, with deepspeed, before the first."""
     if parallel == "deepspeed":
-        return bool(method.reference_nll) or (bool(method.asked) and not options.lora)
+        return bool(method.reference_nll or method.reference_logp) or (bool(method.asked) and not options.lora)
     return bool(method.asked) and not options.lora and not method.trains
 
 
-@torch.no_grad()
 def reference_nll(
     model: Any, view: View, pad_id: int, pad_to: int | None, max_tokens: int, accelerator: Accelerator
 ) -> np.ndarray:
     """NLL of every row of a view under the reference model, (table rows,): computed once, each process its share."""
+    out = torch.zeros(len(view.table), device=accelerator.device)
+    for rows, scores in _scored(model, view, pad_id, pad_to, max_tokens, accelerator):
+        out[torch.from_numpy(rows).to(out.device)] = scores.nll.float()
+    return accelerator.reduce(out, "sum").cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A number for every labelled token of every row of a view."""
+
+    values: np.ndarray
+    """(labelled tokens of all rows,), float32."""
+    offsets: np.ndarray
+    """(rows + 1,): row i has values[offsets[i] : offsets[i + 1]]."""
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """The values of these rows, one row after the other."""
+        return np.concatenate([self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows])
+
+
+def reference_logp(
+    model: Any, view: View, pad_id: int, pad_to: int | None, max_tokens: int, accelerator: Accelerator
+) -> Ragged:
+    """Log-probability of every labelled token of a view under the reference model, as `reference_nll`."""
+    offsets = np.concatenate([[0], np.cumsum(scored_tokens(view, pad_to))])
+    out = torch.zeros(int(offsets[-1]), device=accelerator.device)
+    for rows, scores in _scored(model, view, pad_id, pad_to, max_tokens, accelerator):
+        places = np.concatenate([np.arange(offsets[row], offsets[row + 1]) for row in rows])
+        out[torch.from_numpy(places).to(out.device)] = scores.logp.float()
+    return Ragged(accelerator.reduce(out, "sum").cpu().numpy(), offsets)
+
+
+@torch.no_grad()
+def _scored(
+    model: Any, view: View, pad_id: int, pad_to: int | None, max_tokens: int, accelerator: Accelerator
+) -> Iterator[tuple[np.ndarray, ViewScores]]:
+    """Table rows of this process' share, with their scores."""
     model.eval()
     order = np.argsort(view.table.lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
-    out = torch.zeros(len(view.table), device=accelerator.device)
     widest = int(view.table.lengths.max(initial=1)) if pad_to is None else pad_to
     size = max(1, max_tokens // widest)
     one_block = pad_to is not None or is_sharded(model)
@@ -147,11 +183,8 @@ def reference_nll(
             batch = Batch.build(
                 tensors, official=pad_to is not None, keep_mask=pad_to is not None, forward_tokens=forward_tokens
             ).to(accelerator.device)
-            out[torch.from_numpy(rows).to(out.device)] = score_views(model, batch, {"view": ["logp"]})[
-                "view"
-            ].nll.float()
+            yield rows, score_views(model, batch, {"view": ["logp"]})["view"]
             bar(first + len(rows))
-    return accelerator.reduce(out, "sum").cpu().numpy()
 
 
 def step_reference(model: Any, method: Method, given: Any) -> Reference | None:

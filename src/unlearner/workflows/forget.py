@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved, with_preset
+from unlearner.config import ForgetConfig, resolved
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
@@ -23,6 +23,7 @@ from unlearner.training.setup import check_tracker, make_accelerator, weights_dt
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, read_inputs
+from unlearner.workflows.presets import with_preset
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 

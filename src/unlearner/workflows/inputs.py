@@ -46,7 +46,7 @@ class Inputs:
 
 def read_inputs(config: ForgetConfig) -> Inputs:
     """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
-    method = _method(config)
+    method = method_of(config)
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
     if config.continual:
@@ -97,11 +97,11 @@ def _warnings(config: ForgetConfig, sets: dict[str, list[Record]]) -> list[str]:
     return data_warnings(sets, config.columns, overlap=("forget", "retain"))
 
 
-def _method(config: ForgetConfig) -> Method:
+def method_of(config: ForgetConfig) -> Method:
     """The method by its name and options, or as it was given."""
     if isinstance(config.method, Method):
         return config.method
-    assert config.forget_coeff is not None
+    assert config.forget_coeff is not None and config.retain_coeff is not None
     options: dict[str, Any] = {"beta": config.beta, "me_direction": config.me_direction}
     options |= read_pairs(config.method, config.method_options)
     return Method.parse(
@@ -129,7 +129,7 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
     ]
     views = build_views(
         list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
-        max_length=config.max_length, mask_question=inputs.method.mask_question, official=config.official,
+        max_length=config.max_length, official=config.official, **inputs.method.labelling,
         cache=None if config.output is None else cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)

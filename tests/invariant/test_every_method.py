@@ -1,0 +1,176 @@
+"""What holds of every method, however it is computed. A new loss is tested here as soon as it is in the registry.
+
+Run as a script, once in each process, it trains by all of them in one process group.
+"""
+
+import shutil
+import sys
+import warnings
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_processes import torchrun
+from test_training import (
+    OPTIONS,
+    TOKENIZER,
+    Killed,
+    assert_same_weights,
+    equal_rows,
+    fresh_model,
+    killed_at_epoch,
+    log_of,
+    run,
+    weights,
+)
+
+from unlearner import Method, distributed
+from unlearner.data.batches import Plan
+from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN
+from unlearner.models.packing import Packed
+from unlearner.training import loop
+from unlearner.training.loop import train
+from unlearner.training.setup import make_accelerator
+
+METHODS = [*(f"{name}+GD" for name in FORGET), *(f"GA+{name}" for name in RETAIN if name != "GD"), *COMBINED_METHODS]
+SETTINGS: dict[str, dict[str, Any]] = {}
+"""Options by the loss's name, where its defaults are not for a model of two layers."""
+SHORT = replace(OPTIONS, epochs=1, lora_dropout=0.0)
+"""Three steps, the last of two rows."""
+EXACT = 1e-9
+"""What float64 leaves of a difference in the order of sums; a loss weighed wrongly moves weights by more than 1e-5."""
+
+
+def method_of(name: str) -> Method:
+    options = {key: value for part in name.split("+") for key, value in SETTINGS.get(part, {}).items()}
+    return Method.parse(name, forget_coeff=0.5, **options)
+
+
+def exact_model() -> Any:
+    return fresh_model(dtype=torch.float64)
+
+
+def assert_some_moved(model: Any) -> None:
+    """Or else all comparisons would hold of runs that train nothing."""
+    start = weights(fresh_model())
+    assert max((weights(model)[name] - start[name]).abs().max().item() for name in start) > 1e-3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_in_one_packed_forward_or_row_by_row_and_padded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards: list[int] = []
+    of = Packed.states
+    monkeypatch.setattr(Packed, "states", lambda self, *given: forwards.append(1) or of(self, *given))
+    options = replace(SHORT, max_tokens_per_forward=10**9)
+    packed = run(method_of(name), tmp_path / "packed", model=exact_model(), options=options)
+    method = method_of(name)
+    compared = any(kind in ("kl", "js") for kinds in method.needs.values() for kind in kinds)
+    assert bool(forwards) != compared, "what compares with the reference is padded"
+    monkeypatch.setattr(loop, "packing", lambda *_: nullcontext(False))
+    options = replace(SHORT, max_tokens_per_forward=1)
+    padded = run(method_of(name), tmp_path / "padded", model=exact_model(), options=options)
+    assert_some_moved(packed)
+    assert_same_weights(packed, padded, atol=EXACT)
+    for a, b in zip(log_of(tmp_path / "packed"), log_of(tmp_path / "padded"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
+    """1 × 8 and 8 × 1 rows a step, of rows of one length, where means of means are means."""
+    trained = []
+    method = method_of(name)
+    views = {view: equal_rows(12) for view in method.needs}
+    for batch, accumulation, max_tokens in [(8, 1, 10**9), (1, 8, 1)]:
+        options = replace(
+            SHORT, batch_size=batch, gradient_accumulation_steps=accumulation, max_tokens_per_forward=max_tokens
+        )
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        plan, accelerator = Plan(12, options.epochs, batch, accumulation, seed=0), make_accelerator(options)
+        made = train(exact_model(), TOKENIZER, method, views, plan, options, folder, accelerator=accelerator)
+        trained.append(made.model)
+    assert_some_moved(trained[0])
+    assert_same_weights(*trained, atol=EXACT)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_killed_run_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    """The losses' own tensors too, which lie in the checkpoint."""
+    options = replace(OPTIONS, epochs=2)
+    whole = run(method_of(name), tmp_path / "whole", options=options)
+    with pytest.raises(Killed):
+        run(method_of(name), tmp_path / "killed", options=options, at_epoch=killed_at_epoch(1))
+    assert len(log_of(tmp_path / "killed")) < len(log_of(tmp_path / "whole"))
+    resumed = run(method_of(name), tmp_path / "killed", options=options)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    logged = {key for loss in method_of(name).parts for key in loss.logged}
+    assert all(len({row[key] for row in log_of(tmp_path / "whole")}) > 1 for key in logged)
+    assert (tmp_path / "whole" / "log.jsonl").read_bytes() == (tmp_path / "killed" / "log.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_adapter_is_trained_and_nothing_else(name: str, tmp_path: Path) -> None:
+    """As with the whole model, in few forwards or many; an adapter's first gradients are about zero, and Adam divides
+    by them, so that weights agree less well."""
+    trained = []
+    for max_tokens in (10**9, 1):
+        options = replace(SHORT, lora=True, max_tokens_per_forward=max_tokens)
+        trained.append(run(method_of(name), tmp_path / str(max_tokens), model=exact_model(), options=options))
+    assert_same_weights(*trained, atol=1e-6)
+    start, found = weights(exact_model()), weights(trained[0])
+    bases = {key.replace("base_model.model.", "").replace(".base_layer", ""): key for key in found if "lora" not in key}
+    assert bases.keys() == start.keys()
+    assert all(torch.equal(found[key], start[name]) for name, key in bases.items())
+    assert max(found[key].abs().max().item() for key in found if "lora_B" in key) > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+ENGINES = ("ddp", "fsdp")
+
+
+def train_all(folder: Path, engine: Any) -> None:
+    for name in METHODS:
+        run(
+            method_of(name), folder / engine / name, options=replace(SHORT, max_tokens_per_forward=150), parallel=engine
+        )
+        if distributed.is_main():
+            shutil.rmtree(folder / engine / name / "checkpoints", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process left, and two."""
+    folder = tmp_path_factory.mktemp("methods")
+    train_all(folder / "1", "ddp")
+    done = torchrun(2, __file__, str(folder / "2"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_train_as_one_does(made: Path, name: str, engine: str) -> None:
+    one, two = made / "1" / "ddp" / name, made / "2" / engine / name
+    for a, b in zip(log_of(one), log_of(two), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=2e-6)
+    a, b = (load_file(next(folder.glob("*/*.safetensors"))) for folder in (one, two))
+    for tensor in a:
+        assert (a[tensor] - b[tensor]).norm() <= 2e-5 * b[tensor].norm(), tensor
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    distributed.join()
+    for each in ENGINES:
+        train_all(Path(sys.argv[1]), each)
+    distributed.leave()
