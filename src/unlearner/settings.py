@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-UNTOLD = ("output", "time_limit", "execution")
+from unlearner.config import ForgetConfig
+
+UNTOLD = ("output", "time_limit", "execution", "audit")
 """Options that do not make a run another run."""
 UNTOLD_BY_DEFAULT = ("note", "redact")
 """Options that are written down only where they are given: runs without them are the runs they were before."""
@@ -12,7 +14,8 @@ UNTOLD_BY_DEFAULT = ("note", "redact")
 
 def resolved(config: Any) -> dict[str, Any]:
     """The options as plain values, without the output directory: what makes two runs the same run."""
-    told = {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in UNTOLD}
+    untold = {*UNTOLD, *(("controls",) if isinstance(config, ForgetConfig) else ())}  # of the audit that follows it
+    told = {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in untold}
     return {name: value for name, value in told.items() if value or name not in UNTOLD_BY_DEFAULT}
 
 
