@@ -15,6 +15,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from unlearner.audit.attack import Finding, Question, Target, WeightAttack, written
+from unlearner.audit.detector import Fact
 from unlearner.audit.relearned import FORGOTTEN, RELEARNED, RETAINED, UNKNOWN
 from unlearner.console import quiet
 from unlearner.data.batches import Plan
@@ -140,7 +141,7 @@ def halves(questions: Sequence[Question], half: int) -> tuple[list[Question], li
     seen: dict[str, list[Any]] = {}
     for question in questions:
         facts = seen.setdefault(question.subject, [])
-        told = getattr(question.detector, "parts", question.record.answer)
+        told = question.detector.parts if isinstance(question.detector, Fact) else question.record.answer
         if told not in facts:
             facts.append(told)
         parts[(facts.index(told) + half) % 2].append(question)
