@@ -17,7 +17,8 @@ from unlearner.commands.main import COMMANDS
 
 GOOD: dict[str, Any] = {
     "model": "model", "forget": "forget.jsonl", "retain": "retain.jsonl", "data": "forget.jsonl", "output": "out",
-    "scenario": "fictitious", "runs": "run", "subject": "Nobody", "shell": "bash",
+    "scenario": "fictitious", "runs": "run", "subject": "Nobody", "shell": "bash", "base": "model",
+    "finetuned": "model",
 }  # fmt: skip
 """Values for options that must be given; commands are refused before they are looked at."""
 MORE: dict[str, dict[str, Any]] = {

@@ -39,7 +39,6 @@ TRAININGS: dict[str, tuple[str | Method, TrainOptions]] = {
     "NPO+KL, LoRA": ("NPO+KL", replace(SHORT, lora=True)),
     "NPO+GD, LoRA, merged": ("NPO+GD", replace(SHORT, lora=True, merge=True)),
     "RMU+REP": (Method.parse("RMU+REP", layer=1, steering=3.0), SHORT),
-    "RR, LoRA": (Method.parse("RR", layers="0,1", schedule_steps=4), replace(SHORT, lora=True)),
     "MP-ME": (Method.parse("MP-ME"), replace(SHORT, max_length=96)),
     "ME+KL, checkpointing": ("ME+KL", replace(SHORT, gradient_checkpointing=True)),
 }

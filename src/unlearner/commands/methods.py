@@ -115,8 +115,12 @@ def _needs(method: "Method") -> list[str]:
 
 def _costs(method: "Method") -> list[str]:
     """Forward and backward passes and memory, by what the losses say they read."""
+    from unlearner.scoring.views import layers_of, reads_output
+
     views = list(method.needs)
     costs = [f"a step: one forward and one backward pass over {len(views)} rows an item ({', '.join(views)})"]
+    if not reads_output(method.needs):
+        costs[0] += f", as far as layer {max(layers_of(method.needs))}"
     if method.asked:
         asked = ", ".join(method.asked)
         costs.append(f"a step: one forward pass of the reference, without gradient ({asked})")
@@ -129,7 +133,7 @@ def _costs(method: "Method") -> list[str]:
     if method.trains:
         costs.append(f"trained: only parameters named {' or '.join(method.trains)}")
     if own := _with_state(method):
-        costs.append(f"state: {', '.join(own)} has tensors of its own, kept in checkpoints")
+        costs.append(f"state: tensors of {', '.join(own)}, kept in checkpoints")
     return costs
 
 

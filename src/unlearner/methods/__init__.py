@@ -91,7 +91,7 @@ class Method:
     @property
     def asked(self) -> dict[str, tuple[str | int, ...]]:
         """What the reference model is asked in every step, by view: the distribution where the view is compared."""
-        compared = {view for view, kinds in self.needs.items() if {*COMPARED} & {*kinds}}
+        compared = [view for view, kinds in self.needs.items() if {*COMPARED} & {*kinds}]
         joined = _joined([dict.fromkeys(compared, ()), *(part.reference for part in self.parts)])
         asked = {view: tuple(kind for kind in kinds if kind not in ("nll", "logp")) for view, kinds in joined.items()}
         return {view: kinds for view, kinds in asked.items() if kinds or view in compared}
@@ -108,7 +108,7 @@ class Method:
     @property
     def trains(self) -> list[str]:
         """Regular expressions for the names of the parameters that are trained; none stands for all parameters."""
-        return [part.trains for part in self.parts if part.trains]
+        return list(dict.fromkeys(part.trains for part in self.parts if part.trains))
 
     @property
     def targeted(self) -> bool:

@@ -354,7 +354,7 @@ class PreparedDirectory:
             plain = [name for name in names if Path(name).name == name]
         except (OSError, ValueError, KeyError, TypeError):
             return []
-        return [f for f in (*map(self.source, plain), self.all_rows, self.page, self.manifest) if f.is_file()]
+        return [p for p in (*map(self.source, plain), self.all_rows.parent, self.page, self.manifest) if p.exists()]
 
 
 PROBED = {"options", "knows", "answers", "scale", "known", "invented"}
