@@ -93,10 +93,10 @@ def _held_out(sources: Sequence[Sequence[Record]], trained: set[tuple[str | None
     """The first rows of each source that no row of the other sets is, a share of `NEIGHBOURS` each."""
     share = NEIGHBOURS // max(1, len(sources))
     held = [[row for row in rows if (row.question, row.answer) not in trained] for rows in sources]
-    if dropped := sum(map(len, sources)) - sum(map(len, held)):
-        note(f"{dropped} rows of --neighbours are in the forget or retain set, so they are not asked")
     if sources and not any(held):
         raise UserError("--neighbours has only rows of the forget or retain set: give questions that were not trained.")
+    if dropped := sum(map(len, sources)) - sum(map(len, held)):
+        note(f"{dropped} rows of --neighbours are in the forget or retain set, so they are not asked")
     return [replace(row, task_id=None) for rows in held for row in rows[:share]]
 
 
