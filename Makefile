@@ -10,7 +10,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,data,gguf,8bit,report,lm-eval,ray,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,data,gguf,documents,llm,8bit,report,lm-eval,ray,dev]"
 	touch $@
 
 demo: setup
@@ -22,8 +22,9 @@ $(VENV)/.triton: $(VENV)/.ready
 	[ "$$(uname)" != Linux ] || $(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet triton==3.9.0
 	touch $@
 
+# A file of tests stays in one process: its tests share what is slow to make.
 test: setup $(VENV)/.triton
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,9 @@ from unlearner.data.prompts import TokenTable
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models.anatomy import Head
-from unlearner.models.compiled import compile_layers
-from unlearner.models.onednn_linear import fast_products, linear
-from unlearner.scoring.batch import FORWARD_TOKENS
+from unlearner.models.onednn_linear import linear
 from unlearner.scoring.token_scores import CHUNK_BYTES, token_scores
-from unlearner.training import loop, setup
+from unlearner.training import execution, loop, setup
 from unlearner.training.objective import Objective
 from unlearner.training.reference import reference_nll, step_reference
 
@@ -121,13 +118,11 @@ def ours(
         name: reference_nll(model, views[name], EOS, None, options.max_tokens_per_forward, accelerator)
         for name in method.reference_nll
     }
-    if options.torch_compile:
-        compile_layers(model)
     objective = Objective(model, method, reference)
     wrapped, optimizer = accelerator.prepare(objective, setup.make_optimizer(objective, options))
     wrapped.train()
-    forward_tokens = FORWARD_TOKENS.get(device().type)
-    packs = not options.torch_compile and not any("kl" in kinds for kinds in method.needs.values())
+    models = execution.all_models(model, reference)
+    how = execution.plan_training(models, method, options, "ddp", accelerator, None)
 
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
@@ -139,8 +134,8 @@ def ours(
                 known,
                 official=False,
                 reference=method.asked,
-                forward_tokens=forward_tokens,
-                packed=packed,
+                forward_tokens=execution.forward_tokens(how, accelerator.device),
+                packed=how.rows == "packed",
             )
             values = wrapped(batch.to(accelerator.device))
             accelerator.backward(values[0])
@@ -150,10 +145,7 @@ def ours(
         optimizer.zero_grad(set_to_none=True)
         return total
 
-    with (
-        loop.packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
-        nullcontext() if options.torch_compile else fast_products(model),
-    ):
+    with execution.executing(how, models, accelerator):
         for number in range(plan.steps):
             yield lambda number=number: step(number)
 

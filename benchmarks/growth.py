@@ -94,7 +94,7 @@ def start(forget: str, retain: str, model: str, output: str) -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from unlearner.config import ForgetConfig
-    from unlearner.training import forget as command
+    from unlearner.workflows.forget import forget as forgetting
 
     began = time.perf_counter()
 
@@ -104,7 +104,8 @@ def start(forget: str, retain: str, model: str, output: str) -> None:
         os._exit(0)  # the rest of the run is not of interest
 
     register_optimizer_step_post_hook(report)
-    command.forget(ForgetConfig(model=model, forget=forget, retain=retain, output=output, evaluate="none"))
+    papers = {"evaluate": "none", "preset": "fictitious"}
+    forgetting(ForgetConfig(model=model, forget=forget, retain=retain, output=output, **papers))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         evaluate,
         finetune,
         forget,
+        negate,
         prepare_sources,
         probe,
         report,
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from unlearner.options import TrainingArguments
     from unlearner.workflows.fine_tune import FinetuneResult
     from unlearner.workflows.forget import ForgetResult
+    from unlearner.workflows.negate import NegateResult
 
 _HOME = {
     "Evaluation": "unlearner.evaluation.result",
     "FinetuneResult": "unlearner.workflows.fine_tune",
     "ForgetResult": "unlearner.workflows.forget",
     "Method": "unlearner.methods",
+    "NegateResult": "unlearner.workflows.negate",
     "Record": "unlearner.data.records",
     "TrainResult": "unlearner.api",
     "TrainingArguments": "unlearner.options",
@@ -37,6 +40,7 @@ _HOME = {
     "evaluate": "unlearner.api",
     "finetune": "unlearner.api",
     "forget": "unlearner.api",
+    "negate": "unlearner.api",
     "prepare_sources": "unlearner.api",
     "probe": "unlearner.api",
     "report": "unlearner.api",
@@ -46,6 +50,7 @@ __all__ = [
     "FinetuneResult",
     "ForgetResult",
     "Method",
+    "NegateResult",
     "Record",
     "TrainResult",
     "TrainingArguments",
@@ -55,6 +60,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "forget",
+    "negate",
     "prepare_sources",
     "probe",
     "report",

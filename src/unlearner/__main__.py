@@ -11,11 +11,11 @@ def start() -> None:
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, _end)
-    from unlearner.commands.main import main
+    from unlearner.commands.main import script
 
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    main()
+    script()
 
 
 def _end(number: int, frame: object) -> None:

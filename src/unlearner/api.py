@@ -4,33 +4,46 @@ Options are those of `config.py`, under the same names and with the same default
 data may be objects in memory; without an output directory nothing is written to disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
+from inspect import Parameter, signature
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from unlearner.audit.from_run import check_forget, of_forget
 from unlearner.audit.run import Audit
 from unlearner.audit.run import audit as _audit
-from unlearner.config import AuditConfig, EvaluateConfig, FinetuneConfig, ForgetConfig, PrepareConfig, ProbeConfig
+from unlearner.config import (
+    AuditConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ForgetConfig,
+    NegateConfig,
+    PrepareConfig,
+    ProbeConfig,
+)
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.result import Evaluation
 from unlearner.methods import Method
 from unlearner.models.sharding import is_sharded
 from unlearner.options import ALIASES, TrainingArguments, own_name
+from unlearner.prepare.knowledge import Probe
 from unlearner.prepare.prepare import Prepared
 from unlearner.prepare.prepare import prepare as _prepare
-from unlearner.prepare.probe import Probe
 from unlearner.prepare.probe import probe as _probe
+from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint
 from unlearner.workflows.evaluate import evaluate as _evaluate
 from unlearner.workflows.fine_tune import FinetuneResult
 from unlearner.workflows.fine_tune import finetune as _finetune
 from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
+from unlearner.workflows.negate import NegateResult
+from unlearner.workflows.negate import negate as _negate
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, AuditConfig)
 
 SOURCES = {
@@ -41,6 +54,36 @@ SOURCES = {
 MODELS = {"model", "reference_model", "before"}
 OBJECTS = {"method": Method, "metrics": Metric}
 """Options that may be objects in the place of their names."""
+
+
+def _takes(config: type[Any]) -> Callable[[Function], Function]:
+    """Has `help()` and editors show a function's `**options`: the fields of `config`."""
+
+    def tell(function: Function) -> Function:
+        shown = signature(function)
+        named = [parameter for parameter in shown.parameters.values() if parameter.kind != Parameter.VAR_KEYWORD]
+        options = [
+            Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=_type(field), default=_default(field))
+            for field in fields(config)
+            if field.name not in shown.parameters
+        ]
+        options.sort(key=lambda option: option.default is not Parameter.empty)
+        function.__signature__ = shown.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
+        return function
+
+    return tell
+
+
+def _type(field: "Field[Any]") -> Any:
+    return Any if field.name in SOURCES | MODELS else str | None if field.name == "output" else field.type
+
+
+def _default(field: "Field[Any]") -> Any:
+    if field.name == "output":
+        return None
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return Parameter.empty if field.default is MISSING else field.default
 
 
 @dataclass(frozen=True)
@@ -137,12 +180,15 @@ class Unlearner:
         return _audit(_config(AuditConfig, self.model, given), tokenizer=self.tokenizer)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model (or adapter) and tokenizer into `directory`, as transformers does."""
+        """Write model (or adapter), tokenizer and a model card into `directory`, as transformers does."""
+        main = self._job.unlearning.accelerator.is_main_process
         if is_sharded(self.model):
             checkpoint.save_model(self.model, self.tokenizer, Path(directory), merge=False)
-        elif self._job.unlearning.accelerator.is_main_process:
+        elif main:
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
+        if main:
+            self._job.write_card(Path(directory))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:
         """Upload model (or adapter) and tokenizer to the Hugging Face hub; `options` are transformers'."""
@@ -151,6 +197,7 @@ class Unlearner:
             self.tokenizer.push_to_hub(repo_id, **options)
 
 
+@_takes(ForgetConfig)
 def forget(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> ForgetResult:
@@ -169,6 +216,7 @@ def forget(
     return result
 
 
+@_takes(FinetuneConfig)
 def finetune(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> FinetuneResult:
@@ -185,6 +233,20 @@ def finetune(
     return _finetune(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
 
+def negate(base: Any, finetuned: Any, *, output: str | Path, alpha: float = 1.0) -> NegateResult:
+    """Take away from `base` what fine-tuning added: `negate("model", "runs/taught/model", output="runs/negated")`.
+
+    Both are directories; `finetuned` may be that of a LoRA adapter, or what `finetune` gave, written to a directory.
+    Options: the fields of `NegateConfig`. Gives the directory of the new model or adapter. Raises UserError.
+    """
+    models = [_text(_subject(model, None)[0]) for model in (base, finetuned)]
+    if not all(isinstance(model, str) for model in models):
+        raise UserError("negate works on directories: save the model, and give where it lies.")
+    _check_kind("alpha", alpha, float)
+    return _negate(NegateConfig(base=models[0], finetuned=models[1], alpha=float(alpha), output=str(output)))
+
+
+@_takes(EvaluateConfig)
 def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation:
     """Measure `model`: `evaluate(model, forget="forget.jsonl", retain="retain.jsonl", output="scores")`.
 
@@ -194,6 +256,7 @@ def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation
     return _evaluate(_config(EvaluateConfig, model, options), tokenizer=tokenizer)
 
 
+@_takes(ProbeConfig)
 def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
     """What `model` knows of a subject: `probe("builtin:smollm2", subject="Charles Darwin").knows`.
 
@@ -203,6 +266,7 @@ def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
     return _probe(_config(ProbeConfig, model, options), tokenizer=tokenizer)
 
 
+@_takes(PrepareConfig)
 def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Prepared:
     """Write a folder of sources about a subject:
     `prepare_sources("builtin:smollm2", subject="Charles Darwin", output="data")`.
@@ -216,11 +280,11 @@ def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Pre
     return _prepare(config, tokenizer=tokenizer)
 
 
-def report(runs: Any, output: str | Path | None = None) -> Path:
+def report(runs: Any, output: str | Path | None = None, *, redact: bool = False) -> Path:
     """Write the page about one run or several, and give its path: `report("runs/me")`.
 
     `runs` is a directory of a run, of runs or of a bench, a ForgetResult, or a list of these; `output` is by default
-    report.html in the directory given, or here if several are. Raises UserError.
+    report.html in the directory given, or here if several are; `redact` leaves out all texts. Raises UserError.
     """
     from unlearner.report import write_report
 
@@ -230,7 +294,7 @@ def report(runs: Any, output: str | Path | None = None) -> Path:
         raise UserError("a run without an output directory has no report: give output.")
     paths = [Path(folder) for folder in folders]
     beside = paths[0] if len(paths) == 1 else Path()
-    return write_report(paths, Path(output or beside / "report.html"))
+    return write_report(paths, Path(output or RunDirectory(beside).report), redact=redact)
 
 
 def _subject(model: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -285,14 +349,13 @@ def _is_required(field: "Field[Any]") -> bool:
 
 def _check_kind(name: str, value: Any, kind: Any) -> None:
     """Raises UserError for a value that is not of the option's type."""
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if value not in choices:
+    kinds = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else (kind,)
+    if choices := [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]:
+        if value not in choices and not (value is None and type(None) in kinds):
             raise UserError(f"{name} cannot be {value!r}: {did_you_mean(str(value), choices)}")
         return
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if not any(_fits(value, each) for each in kinds):
-        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds)
+        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds if each is not type(None))
         raise UserError(f"{name} must be {expected}, not {value!r}.")
 
 
@@ -315,7 +378,7 @@ _WORDS = {
     bool: "True or False",
     str: "a text",
     list: "a list of texts",
-    dict: "a dict of texts, our field to your column",
+    dict: "a dict of texts",
     type(None): "None",
 }
 

@@ -1,15 +1,19 @@
 """The options of every command: these dataclasses make the command line, the YAML files and the documentation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import (
     AuditOptions,
+    DocumentOptions,
+    EndpointOptions,
     EvalOptions,
+    ExecutionOptions,
     MethodOptions,
     ModelOptions,
+    NoteOptions,
+    SubjectOptions,
     TrainOptions,
     check_not_negative,
     check_positive,
@@ -17,6 +21,9 @@ from unlearner.options import (
     own_name,
 )
 from unlearner.scenarios import SCENARIOS
+
+MOST_BETA = 1e6
+"""More can only be a slip; it would be infinite soon."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +57,7 @@ class ForgetSources(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources):
+class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOptions, ForgetSources):
     """Make a model forget the forget set and keep the retain set; measure both, before and after."""
 
     forget_eval: str | None = None
@@ -66,7 +73,7 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
     audit: str | None = None
     """Afterwards attack the model made, as `unlearner audit` does with this budget: quick, standard, deep or a number
     of minutes. What is found goes to audit/ in the run's directory."""
-    controls: str | None = None
+    audit_controls: str | None = None
     """For --audit: questions of the same kind about subjects that were never trained, a source. For the built-in
     people by default further ones."""
 
@@ -75,7 +82,10 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
         self.check_model()
         self.check_training()
         self.check_evaluation()
+        self.check_note()
         check_positive(self, *(["beta"] if self.beta is not None else []))
+        if self.beta is not None and self.beta > MOST_BETA:
+            raise UserError(f"--beta must be at most {MOST_BETA:g}, not {self.beta:g}.")
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
         check_not_negative(self, *(n for n in ("forget_coeff", "retain_coeff") if getattr(self, n) is not None))
@@ -86,12 +96,10 @@ class ForgetConfig(EvalSources, EvalOptions, TrainOptions, MethodOptions, Forget
             )
         for name in ("stop_forget_efficacy", "stop_utility_share"):
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not 0 < value <= 1:
+            if value is not None and not 0 < value <= 1:
                 raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {value}.")
-            if self.evaluate != "epochs":
-                raise UserError(f"{flag_of(name)} needs --evaluate epochs, for it is looked at after every epoch.")
+            if value is not None and self.evaluate != "epochs":
+                raise UserError(f"{flag_of(name)} needs --evaluate epochs, because it is checked after every epoch.")
 
 
 @dataclass(kw_only=True)
@@ -116,7 +124,30 @@ class FinetuneConfig(TrainOptions):
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
+class NegateConfig:
+    """Make a model forget by arithmetic on its weights: base − alpha · (fine-tuned − base).
+
+    The fine-tuned model is the base after it was taught the forget set by heart (`unlearner finetune`). What teaching
+    added is taken away as often as alpha says (a negated task vector, arXiv 2212.04089). No retain set is used: measure
+    what is left of the rest, and lower alpha if too little is. Both are directories of the same kind of model; or the
+    fine-tuned one is a LoRA adapter, and the result is an adapter of negative scale."""
+
+    base: str = field(metadata={"leading": True})
+    """Directory of the model that is to forget; also given without the flag, as the first word."""
+    finetuned: str = field(metadata={"leading": True})
+    """Directory of the same model after fine-tuning on the forget set, or of a LoRA adapter; the second word."""
+    alpha: float = 1.0
+    """How often the difference is taken away: 0 changes nothing."""
+    output: str
+    """Directory of the run; the new model is its `model/`, the new adapter its `adapter/`."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        check_not_negative(self, "alpha")
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, ModelOptions):
     """Measure a model: six metrics on every set, model utility and forget efficacy, with intervals."""
 
     forget: str | None = None
@@ -137,7 +168,9 @@ class EvaluateConfig(EvalSources, EvalOptions, ModelOptions):
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
         self.check_model()
+        self.check_execution()
         self.check_evaluation()
+        self.check_note()
         if self.official and self.engine == "vllm":
             raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")
         if not any((self.forget, self.retain, self.real_authors, self.world_facts)):
@@ -156,7 +189,7 @@ class BenchConfig:
     output: str
     """Directory of the bench. Repeating the command leaves out finished cells and continues the others."""
     forget: list[str] = field(default_factory=list)
-    """Forget sets of your own in the place of the scenario's: sources, each a split that bears the file's name. Needs
+    """Forget sets of your own in the place of the scenario's: sources, each a split named after its file. Needs
     --retain and --model."""
     retain: str | None = None
     """With --forget: the retain set, a source."""
@@ -190,6 +223,8 @@ class BenchConfig:
     """Run the cells as Ray tasks: the address of a cluster, or `local`. All its machines must see the same files."""
     gpus: float | None = None
     """GPUs of one Ray task; by default 1 where the cluster has some."""
+    time_limit: float | None = None
+    """Minutes after which the bench stops as at Ctrl-C, cells with a checkpoint; repeated, it goes on."""
     threads: int = 1
     """CPU threads of one cell. They decide the last digits, so they do not depend on --jobs."""
     options: dict[str, str] = field(default_factory=dict)
@@ -226,7 +261,8 @@ class BenchConfig:
             raise UserError("--forget and --retain go together: give both, or neither.")
         if self.forget and self.data != "builtin:":
             raise UserError("--forget and --data are two places for the data: leave one out.")
-        check_positive(self, "jobs", "threads", *(["tasks"] if self.tasks is not None else []))
+        check_positive(self, "jobs", "threads")
+        check_positive(self, *(name for name in ("tasks", "time_limit") if getattr(self, name) is not None))
         if self.gpus is not None:
             check_not_negative(self, "gpus")
         if self.ray is not None and self.jobs != 1:
@@ -268,14 +304,6 @@ class AuditConfig(AuditOptions):
 
 
 @dataclass(kw_only=True)
-class MethodsConfig:
-    """Every unlearning method with its formula, or all about one."""
-
-    method: str | None = field(default=None, metadata={"leading": True})
-    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
-
-
-@dataclass(kw_only=True)
 class DemoConfig:
     """Watch a tiny built-in model forget four invented people: ME+GD and IDK+AP, measured before and after; or, with
     --real, a real language model forget an author that it knows."""
@@ -291,26 +319,6 @@ class DemoConfig:
 
 
 @dataclass(kw_only=True)
-class SubjectOptions(ModelOptions):
-    subject: str
-    """The name of whom or what it is about, as one would write it in a question."""
-    alias: list[str] = field(default_factory=list)
-    """Other names of the subject."""
-    kind: str = "person"
-    """What the subject is, which decides what is asked: person, author, place, organisation, work or product."""
-    questions: str | None = None
-    """Your own questions beside those of the kind: a text file with one a line, {name} or the name itself in it,
-    several wordings of one question separated by |."""
-    max_new_tokens: int = 40
-    """Longest answer, in tokens."""
-
-    def check(self) -> None:
-        """Raises UserError for the first option that cannot be."""
-        self.check_model()
-        check_positive(self, "max_new_tokens")
-
-
-@dataclass(kw_only=True)
 class ProbeConfig(SubjectOptions):
     """What does this model know of this subject? Its answers are held against those about invented names: what it
     would say of anybody, or says differently every time, it does not know. Exit code 3 if it knows nothing."""
@@ -320,7 +328,7 @@ class ProbeConfig(SubjectOptions):
     others: int = 6
     """Invented names, and well-known ones, that are asked about for comparison."""
     output: str | None = None
-    """Write all answers with their figures to this JSON file."""
+    """Write all answers with their figures to this JSON file, and a page about them beside it (.html)."""
 
     def check(self) -> None:
         super().check()
@@ -330,54 +338,36 @@ class ProbeConfig(SubjectOptions):
 
 
 @dataclass(kw_only=True)
-class PrepareConfig(SubjectOptions):
-    """From a name to a folder of sources: rows to forget, other wordings and other facts to measure with, neighbours
-    and general knowledge to keep, and controls that no model can know. Answers are the model's own."""
+class PrepareConfig(EndpointOptions, DocumentOptions, SubjectOptions):
+    """From a name or documents to a folder of sources: rows to forget, other wordings and other facts to measure with,
+    neighbours and general knowledge to keep, and controls that no model can know. Exit code 3, and no folder, if the
+    model knows nothing of the subject."""
 
     output: str
     """Folder of the sources, made by this command."""
     neighbours: str | None = None
-    """Names close to the subject that are to be kept, a text file with one a line; by default well-known names of the
-    same kind."""
+    """Names close to the subject that are to be kept, a text file with one a line; by default the endpoint's, or
+    well-known names of the same kind."""
     neighbour_count: int = 12
     """How many of these, where you give none; two thirds of them are for training."""
     general_count: int = 120
     """Questions of general knowledge out of the bank of about 500; two thirds of them are for training."""
+    samples: int = 4
+    """Answers drawn for each question to tell whether the model knows the subject; 0: do not ask, prepare anyway."""
+    others: int = 6
+    """Invented names that are asked about for comparison."""
+    keep: list[str] = field(default_factory=list)
+    """Ids of rows (the page has them): of the rows about the subject, only these. Nothing is asked again."""
+    drop: list[str] = field(default_factory=list)
+    """Ids of rows that are to be left out of every source. Nothing is asked again."""
 
     def check(self) -> None:
         super().check()
+        check_not_negative(self, "samples")
         for name in ("neighbour_count", "general_count"):
             if getattr(self, name) < 2:
                 raise UserError(f"{flag_of(name)} must be at least 2, to train and to hold out: {getattr(self, name)}.")
-
-
-@dataclass(kw_only=True)
-class ReportConfig:
-    """One HTML page about runs or a whole bench: verdict, tables, figures, every question with its answers."""
-
-    runs: list[str] = field(metadata={"leading": True})
-    """Directories of runs, of folders of runs, or of a bench; `--runs` itself may be left out before them."""
-    output: str | None = None
-    """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
-    beside it, as PNG and SVG."""
-
-
-def resolved(config: Any) -> dict[str, Any]:
-    """The options as plain values: what makes two runs the same run. Without the output directory, and without the
-    audit that comes afterwards."""
-    left_out = {"output", "audit", *(["controls"] if isinstance(config, ForgetConfig) else [])}
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in left_out}
-
-
-def _plain(value: Any) -> Any:
-    """An option as it is written down: data and models in memory by what they are."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return dict(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return repr(value)
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return list(value)
-    size = f", {len(value)} rows" if hasattr(value, "__len__") else ""
-    return f"{type(value).__name__} in memory{size}"
+        if self.others < 2:
+            raise UserError(f"--others must be at least 2, not {self.others}: one name is no scale.")
+        self.check_documents()
+        self.check_endpoint()

@@ -25,21 +25,6 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_said: set[str] = set()
-
-
-def forget_said() -> None:
-    """Begin a command: `note_once` says everything anew."""
-    _said.clear()
-
-
-def note_once(text: str) -> None:
-    """A note that a command gives once, whatever it runs."""
-    if text not in _said:
-        _said.add(text)
-        note(text)
-
-
 def note(text: str) -> None:
     """A line that the user may want to know, once if there are several processes."""
     if is_main():

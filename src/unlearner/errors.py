@@ -4,10 +4,17 @@ import difflib
 from collections.abc import Iterable
 
 INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
+"""What a command says that Ctrl-C or SIGTERM ended."""
 
 
 class UserError(Exception):
     """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
+
+
+def brief(error: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters."""
+    said = getattr(error, "strerror", None) or next(filter(None, map(str.strip, str(error).splitlines())), "")
+    return (said or type(error).__name__)[:300]
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

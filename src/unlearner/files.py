@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ def cache_directory() -> Path:
 
 NO_SPACE = ("No space left on device", "os error 28", "PytorchStreamWriter", "inline_container.cc")
 """How the libraries' words for a full disk are known; torch says only which of its lines could not write."""
+TOO_LARGE = ("File too large", "os error 27")
 
 
 @contextmanager
@@ -33,17 +34,38 @@ def space_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"no space left on device while writing {path}: free some and repeat the command."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if error.errno == errno.EFBIG:
+            raise _too_large(path) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
             cached = path.is_relative_to(cache_directory())
             remedy = "set UNLEARNER_CACHE to a folder of yours" if cached else "choose another --output"
             raise UserError(f"cannot write {path} ({error.strerror}): {remedy}.") from error
         raise
     except Exception as error:  # safetensors and torch wrap the system's error in types of their own
-        if any(sign in str(error) for sign in NO_SPACE):
+        said = str(error)
+        if any(sign in said for sign in TOO_LARGE) or (_limited() and any(sign in said for sign in NO_SPACE[2:])):
+            raise _too_large(path) from error
+        if any(sign in said for sign in NO_SPACE):
             raise UserError(
                 f"no space left on device while writing {path}: free some and repeat the command."
             ) from error
         raise
+
+
+def _limited() -> bool:
+    """Whether the size of files is limited (`ulimit -f`)."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+
+
+def _too_large(path: Path) -> UserError:
+    return UserError(
+        f"{path} is larger than files may be here: raise the limit (ulimit -f) or choose another disk, and repeat the "
+        "command."
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,16 +79,24 @@ def write_text(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def jsonl(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, jsonl(rows))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

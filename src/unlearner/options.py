@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from unlearner.errors import UserError, install
+from unlearner.errors import UserError, did_you_mean, install
 
 ALIASES = {
     "lr": "learning_rate",
@@ -27,8 +27,20 @@ def own_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
+EXECUTION = {
+    "rows": ("packed", "by-length", "padded"),
+    "scores": ("triton", "torch"),
+    "linear": ("onednn", "torch"),
+}
+"""What `--execution` may decide (models/execution.py)."""
 MOST_EPOCHS = 10_000
 """More can only be a slip; the pairs of every epoch are drawn before the first."""
+MOST_RATE = 1
+"""AdamW moves a weight by about the learning rate in every step: with more, no model is left."""
+
+
+NOTES = ("operator", "request", "date")
+"""What --note may tell."""
 
 
 @dataclass(kw_only=True)
@@ -55,11 +67,13 @@ class ModelOptions(Numerics):
     and evaluates as auto); auto takes ddp where that fits into the devices, else fsdp."""
     cpu_offload: bool = False
     """With fsdp or deepspeed: keep weights and optimiser states in main memory, and only what computes on the GPU."""
+    time_limit: float | None = None
+    """Minutes after which the command stops as at Ctrl-C, training with a checkpoint; repeated, it goes on."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
     def check_model(self) -> None:
-        check_positive(self, "max_length")
+        check_positive(self, "max_length", *(["time_limit"] if self.time_limit is not None else []))
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
 
@@ -88,8 +102,12 @@ class AuditOptions(ModelOptions):
     """Error level of all bounds and tests together."""
     keep_samples: bool = False
     """Keep the answers in audit.jsonl, and show the worst on the page. They are the data that was to be erased."""
+    redact: bool = False
+    """Write ids in the place of names; an audit of a redacted run is redacted, too."""
 
     def check_audit(self) -> None:
+        if self.redact and self.keep_samples:
+            raise UserError("--redact and --keep-samples contradict each other: leave one out.")
         if self.budget not in BUDGETS:
             try:
                 minutes = float(self.budget)
@@ -105,17 +123,32 @@ class AuditOptions(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class TrainingArguments(Numerics):
+class ExecutionOptions:
+    execution: dict[str, str] = field(default_factory=dict)
+    """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
+    scores triton or torch; linear onednn or torch. Never changes the result; run.json tells what was chosen."""
+
+    def check_execution(self) -> None:
+        for name, value in self.execution.items():
+            if name not in EXECUTION:
+                raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, EXECUTION)}")
+            if value not in EXECUTION[name]:
+                raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
+
+
+@dataclass(kw_only=True)
+class TrainingArguments(ExecutionOptions, Numerics):
     """How to train; names as in transformers and TRL where they have one."""
 
     learning_rate: float | None = None
-    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most."""
-    epochs: float = 5.0
-    """Passes over the forget set (over the data, when fine-tuning)."""
+    """Peak learning rate of AdamW; by default the preset's, 1e-5 in most, or fitted to a small model."""
+    epochs: float | None = None
+    """Passes over the forget set (over the data, when fine-tuning); by default 5, or fitted to a tiny forget set."""
     batch_size: int = 4
     """Rows of one logical micro-batch; mean token losses are taken within it."""
-    gradient_accumulation_steps: int = 8
-    """Micro-batches of one optimiser step, over all devices together; the paper's 4 × 4 × 2 GPUs is 4 and 8."""
+    gradient_accumulation_steps: int | None = None
+    """Micro-batches of one optimiser step, over all devices together; by default 8, as the paper's 4 × 4 × 2 GPUs, or
+    fitted to a small forget set."""
     max_tokens_per_forward: int = 16384
     """Most padded tokens in one forward. Bounds memory; changes nothing else but which units LoRA's dropout draws."""
     weight_decay: float = 0.01
@@ -141,13 +174,18 @@ class TrainingArguments(Numerics):
     """Also log to this experiment tracker."""
 
     def check_arguments(self) -> None:
-        check_positive(
-            self, "epochs", "batch_size", "gradient_accumulation_steps", "max_tokens_per_forward", "max_grad_norm"
-        )
+        self.check_execution()
+        check_positive(self, "batch_size", "max_tokens_per_forward", "max_grad_norm")
         check_positive(self, "save_total_limit", "logging_steps")
-        if self.epochs > MOST_EPOCHS:
+        given = ("learning_rate", "epochs", "gradient_accumulation_steps", "save_steps")
+        check_positive(self, *(name for name in given if getattr(self, name) is not None))
+        if self.epochs is not None and self.epochs > MOST_EPOCHS:
             raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
-        check_positive(self, *(name for name in ("learning_rate", "save_steps") if getattr(self, name) is not None))
+        if self.learning_rate is not None and self.learning_rate > MOST_RATE:
+            raise UserError(
+                f"--learning-rate must be at most {MOST_RATE}, not {self.learning_rate:g}: a step moves every weight "
+                "by that much."
+            )
         check_not_negative(self, "weight_decay", "warmup_epochs")
 
 
@@ -214,6 +252,10 @@ class EvalOptions:
     lm_eval_tasks: str | None = None
     """Folder of your own lm-eval tasks (its --include_path)."""
 
+    redact: bool = False
+    """Write records with values and ids in the place of texts, and keep no texts anywhere; an evaluation that is cut
+    short begins again."""
+
     def check_evaluation(self) -> None:
         check_positive(self, "max_new_tokens", "eval_max_length")
         check_positive(
@@ -225,9 +267,11 @@ class EvalOptions:
 class MethodOptions:
     method: str = "ME+GD"
     """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
-    preset: Literal["fictitious", "continual", "real-world", "paper", "openunlearning"] = "fictitious"
-    """Whose learning rate, coefficients and options to take where you give none: the paper's for this scenario, or
-    those that the method's own paper or OpenUnlearning has (`unlearner methods NAME` shows them)."""
+    preset: Literal["fictitious", "continual", "real-world", "paper", "openunlearning"] | None = None
+    """Whose learning rate, epochs, accumulation, coefficients and options to take where you give none: the paper's for
+    this scenario, or those that the method's own paper or OpenUnlearning has (`unlearner methods NAME` shows them). By
+    default those of fictitious; where you give neither learning rate nor epochs, fitted to your forget set and model
+    if these are smaller than the paper's."""
     method_options: list[str] = field(default_factory=list)
     """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
     beta: float | None = None
@@ -244,6 +288,79 @@ class MethodOptions:
     """Compute as the official code does, quirks included (docs/faithfulness.md); implies --pairing official."""
     reference_model: str | None = None
     """Reference of NPO, DPO and KL where it is not the starting model (continual unlearning with a frozen original)."""
+
+
+@dataclass(kw_only=True)
+class NoteOptions:
+    note: dict[str, str] = field(default_factory=dict)
+    """What the run's papers should tell, in pairs: operator (who ran it), request (why, a case number), date."""
+
+    def check_note(self) -> None:
+        for name in self.note:
+            if name not in NOTES:
+                raise UserError(f"--note has no {name!r}: {did_you_mean(name, NOTES)}")
+
+
+@dataclass(kw_only=True)
+class SubjectOptions(ModelOptions):
+    subject: str
+    """The name of whom or what it is about, as one would write it in a question."""
+    alias: list[str] = field(default_factory=list)
+    """Other names of the subject."""
+    kind: str = "person"
+    """What the subject is, which decides what is asked: person, author, place, organisation, work or product."""
+    language: str = "en"
+    """Language of the questions: en or de; any other with your own --questions, or with --llm, by its English name."""
+    questions: str | None = None
+    """Your own questions beside those of the kind: a text file with one a line, {name} or the name itself in it,
+    several wordings of one question separated by |."""
+    max_new_tokens: int = 40
+    """Longest answer, in tokens."""
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        self.check_model()
+        check_positive(self, "max_new_tokens")
+
+
+@dataclass(kw_only=True)
+class DocumentOptions:
+    documents: list[str] = field(default_factory=list)
+    """Documents about the subject: files and folders (.txt .md .html .pdf .docx .jsonl). Needs the extra documents for
+    .html, .pdf and .docx."""
+    passage_words: int = 150
+    """Longest passage that documents are cut into, in words."""
+
+    def check_documents(self) -> None:
+        """Raises UserError."""
+        if self.passage_words < 20:
+            raise UserError(f"--passage-words must be at least 20, not {self.passage_words}.")
+
+
+@dataclass(kw_only=True)
+class EndpointOptions:
+    llm: str | None = None
+    """URL of an OpenAI-compatible endpoint, such as http://localhost:8000/v1, that writes questions, neighbours, wrong
+    answers and paraphrases. Its key is read from OPENAI_API_KEY. Needs the extra llm."""
+    llm_model: str | None = None
+    """Name of the endpoint's model; by default the only one that it has."""
+    llm_requests: int = 500
+    """Most requests that are sent; answers are kept, and the same command goes on from them."""
+    llm_retries: int = 5
+    """How often a request is sent again after a time-out, a refused connection, or an answer 429 or 5xx."""
+    llm_timeout: float = 120
+    """Seconds after which a request has failed."""
+    llm_price: list[float] = field(default_factory=list)
+    """Price of a million tokens read and of a million written, to show what the requests cost: 0.15 0.60."""
+
+    def check_endpoint(self) -> None:
+        """Raises UserError."""
+        check_positive(self, "llm_requests", "llm_timeout")
+        check_not_negative(self, "llm_retries")
+        if self.llm is not None and not self.llm.startswith(("http://", "https://")):
+            raise UserError(f"--llm {self.llm} is no URL: it begins with http:// or https://.")
+        if self.llm_price and (len(self.llm_price) != 2 or min(self.llm_price) < 0):
+            raise UserError("--llm-price takes two prices, of a million tokens read and of a million written.")
 
 
 def flag_of(name: str) -> str:

@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Every path below `folder` with its time of change and its size."""
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
+        str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.lstat().st_size)
         for path in sorted(folder.rglob("*"))
     }  # fmt: skip
 
@@ -237,12 +237,18 @@ def in_process(typed: Sequence[str], folder: Path, moment: Moment | None = None)
 
     What it says goes to `folder`/said.txt, and `folder`/cache is its cache.
     """
-    environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
-    process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), moment))
-    process.start()
+    process = begin(typed, folder, moment)
     process.join(400)
     assert process.exitcode is not None, "the command hangs"
     return process.exitcode
+
+
+def begin(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> Any:
+    """The process of `in_process`, begun."""
+    environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
+    process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), moment))
+    process.start()
+    return process
 
 
 def _command(typed: list[str], environment: dict[str, str], folder: str, moment: Moment | None) -> None:
@@ -252,7 +258,13 @@ def _command(typed: list[str], environment: dict[str, str], folder: str, moment:
         sys.stdout = sys.stderr = said
         if moment is not None:
             sys.addaudithook(_at(moment))
-        main(typed)
+        try:
+            main(typed)
+        except KeyboardInterrupt:  # between here and main, which itself lets none out
+            sys.exit(2)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):  # as the program does (`commands.main.script`)
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _at(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:

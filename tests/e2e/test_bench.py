@@ -67,6 +67,13 @@ def measured(folder: Path, *named: str) -> dict[str, bytes | None]:
     }
 
 
+def vouched(finished: Path, *named: str) -> dict[str, Any]:
+    """What a finished.json holds, without the hashes of files `named`."""
+    told = json.loads(finished.read_text())
+    told["files"] = {name: held for name, held in told["files"].items() if not name.endswith(named)}
+    return told
+
+
 # ------------------------------------------------------------------------------------------------------------ scenarios
 
 
@@ -185,7 +192,9 @@ def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> No
     (begun / "task-01").unlink()
     assert in_process(typed, broken.parent) == 0
     place = ("run.json", "config.yaml", "bench.json")  # these name it
-    assert measured(broken, *place) == measured(clean, *place)
+    assert measured(broken, *place, "finished.json") == measured(clean, *place, "finished.json")
+    for file in clean.rglob("finished.json"):
+        assert vouched(broken / file.relative_to(clean), *place) == vouched(file, *place)
     told = json.loads((clean / "tuning.json").read_text())
     for method in ("NPO+GD", "ME+GD"):  # the same grid for each; what was chosen was run
         tried = [
@@ -438,7 +447,9 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
     def trial(name: str, utility: float, efficacy: float, finished: bool = True) -> tuple[dict[str, Any], Any]:
         for place, mu in ((tmp_path / name / "before", 0.8), (tmp_path / name, utility)):
             place.mkdir(parents=True, exist_ok=True)
-            (place / "summary.json").write_text(json.dumps({"model_utility": mu, "forget_efficacy": efficacy}))
+            (place / "summary.json").write_text(
+                json.dumps({"sets": {}, "model_utility": mu, "forget_efficacy": efficacy})
+            )
         return {"lr": name}, Tried(tmp_path / name, finished)
 
     weak, good, wild = trial("weak", 0.8, 0.3), trial("good", 0.8 * KEPT_UTILITY, 0.6), trial("wild", 0.2, 0.99)

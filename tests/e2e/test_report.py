@@ -51,7 +51,7 @@ def test_the_figures_are_those_of_the_summaries(single: Path, report: Report_, t
         summary = read_json(place / "summary.json")
         for key in ("forget_efficacy", "model_utility"):
             low, high = summary["intervals"][key]
-            assert f"{summary[key]:.3f} {low:.2f}–{high:.2f}" in shown
+            assert f"{summary[key]:.3f} {low:.3f}–{high:.3f}" in shown
         for values in summary["sets"].values():
             for metric in METRICS:
                 assert f"{values[metric]:.3f}" in shown
@@ -246,6 +246,64 @@ def test_general_ability_is_shown_where_it_was_measured(single: Path, report: Re
     assert "triviaqa, exact_match,remove_whitespace 0.305 0.286" in shown
 
 
+def test_a_page_shows_the_metrics_that_were_chosen_and_those_of_other_packages(
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "plugin"))
+    options = {"model": files.model, "forget": files.forget, "retain": files.retain, "epochs": 1, "judge": "offline"}
+    options |= {"max_new_tokens": 8, "output": tmp_path / "out"}
+    ended = run(capfd, "forget", **options, metrics=["rouge", "unlearner_test_plugin.metrics:WorstOfEight"])
+    assert ended.code == 0
+    shown = text(tmp_path / "out" / "report.html")
+    for place in (tmp_path / "out" / "before", tmp_path / "out"):
+        summary = read_json(place / "summary.json")
+        for values in summary["sets"].values():
+            assert f"{values['worst_of_eight']:.3f}" in shown and f"{values['rouge']:.3f}" in shown
+    assert "Worst of eight max_i R(g_i, a), i = 1 ... 8 test plug-in" in shown
+    assert "Probability" not in shown and "Judged correct" not in shown
+    data = embedded(tmp_path / "out" / "report.html")
+    assert data["metrics"] == ["ROUGE", "Worst of eight"] and data["entailment"] is None
+    assert len(data["columns"][0]["values"]) == 2 * len(data["rows"])
+    assert "Not all was measured that forget efficacy is made of (--metrics)" in ended.out
+
+
+def test_every_page_says_that_nothing_proves_erasure(
+    single: Path, bench: Path, continual: Path, report: Report_, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    shutil.copy(single / "run.json", tmp_path / "empty")
+    for folder in (single, bench, continual, tmp_path / "empty"):
+        assert report(folder).code == 0
+        assert "Nothing here proves erasure." in text(tmp_path / "page.html")
+
+
+def test_the_worst_answers_are_among_the_examples(single: Path, report: Report_, tmp_path: Path) -> None:
+    folder = shutil.copytree(single, tmp_path / "run")
+    rows = read_jsonl(folder / "records.jsonl")
+    for number, row in enumerate(rows):
+        row |= {"generation": f"It is {number}, or so I think.", "rouge": 0.1, "entailment": 0.0}
+    rows[1]["generation"] = "born born born born in"
+    rows[4] |= {"generation": "The first book is The Frozen Mountain.", "rouge": 0.9, "entailment": 1.0}
+    (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert report(folder).code == 0
+    shown = text(tmp_path / "page.html")
+    assert (
+        f"Forget set: the most broken answer, by ME+GD: it repeats itself and is no sentence {rows[1]['question']}"
+        in shown
+    )
+    assert f"Forget set: the answer nearest to the reference, by ME+GD {rows[4]['question']}" in shown
+
+
+def test_rows_that_eval_limit_leaves_out_are_told(
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": files.model, "retain": files.retain, "judge": "offline", "max_new_tokens": 8, "eval_limit": 4}
+    ended = run(capfd, "evaluate", **options, output=tmp_path / "out")
+    told = "'retain' was measured on the first 4 of 6 rows (--eval-limit)."
+    assert told in ended.out
+    assert told in text(write_report([tmp_path / "out"], tmp_path / "page.html")).replace("&#39;", "'")
+
+
 # ------------------------------------------------------------------------------------------------------------- verdict
 
 
@@ -274,14 +332,13 @@ def said(*runs: Run) -> list[str]:
 
 def test_the_verdict_on_one_run() -> None:
     assert said(forgetting("ME+GD", measurement(0.8, 0.855, 0.05))) == [
-        "Nearly all of the forget set is gone: after ME+GD the model answers 2 of 40 forget-set questions correctly "
-        "(40 before), and forget efficacy went from 0.100 to 0.800 (95% interval 0.70 to 0.90).",
-        "It keeps 95% of its model utility (0.900 before, 0.855 (95% interval 0.80 to 0.90) after), as judged by the "
-        "offline judge, not by the paper's.",
+        "Nearly all of the forget set is no longer said: after ME+GD the model answers 2 of 40 forget-set questions "
+        "correctly (40 before), and forget efficacy went from 0.100 to 0.800 (95% interval 0.700 to 0.900).",
+        "It keeps 95% of its model utility (0.900 before, 0.855 (95% interval 0.800 to 0.900) after).",
     ]
 
 
-def test_what_is_only_no_longer_said_is_not_called_gone() -> None:
+def test_what_is_no_longer_said_and_still_likely_is_told() -> None:
     (first, _) = said(forgetting("IDK+AP", measurement(0.6, 0.9, 0.0, probability=0.8)))
     assert first.startswith("Nearly all of the forget set is no longer said, though the model still finds it likely")
 
@@ -293,11 +350,10 @@ def test_the_verdict_on_several_names_the_best_that_keeps_utility() -> None:
         forgetting("IDK+AP", measurement(0.7, 0.9, 0.1)),
     ]
     assert said(*runs) == [
-        "Of the three runs, GA+GD forgets most (0 of 40 forget-set questions still answered correctly, 40 before; "
-        "forget efficacy 0.900), but keeps only 10% of its model utility.",
-        "Of the two that keep at least 90% of the model utility, ME+GD forgets more (4 of 40 forget-set questions "
-        "still answered correctly, 40 before; forget efficacy 0.800; all kept), as judged by the offline judge, not by "
-        "the paper's.",
+        "Of the three runs, GA+GD has the highest forget efficacy, 0.900 (0 of 40 questions still answered correctly, "
+        "40 before), but keeps only 10% of its model utility.",
+        "Of the two that keep at least 90% of the model utility, ME+GD has the higher, 0.800 (4 of 40 questions still "
+        "answered correctly, 40 before), and keeps all.",
     ]
 
 

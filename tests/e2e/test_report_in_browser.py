@@ -258,6 +258,33 @@ def test_nothing_is_wider_than_a_phone(kind: str, pages: dict[str, Path], show: 
     assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_that_is_cut_off_says_that_it_can_be_scrolled(kind: str, pages: dict[str, Path], show: Open) -> None:
+    for viewport in (PHONE, {"width": 1400, "height": 900}):
+        tab = show(pages[kind], viewport)
+        cut = tab.evaluate("""() => [...document.querySelectorAll("table")].filter((table) => table.checkVisibility())
+            .filter((table) => table.offsetWidth > (table.closest(".scroll") ?? document.body).clientWidth + 1)
+            .map((table) => table.closest(".scroll").previousElementSibling.matches(".hint:not([hidden])"))""")
+        assert all(cut)
+        assert (tab.locator(".hint:visible").count() > 0) == bool(cut)
+        assert not (cut and viewport["width"] == 1400)
+        # The first table has all its columns on a phone, one below the other.
+        right = tab.evaluate("Math.max(...[...document.querySelectorAll('.glance td')].map((each) =>"
+                             " each.getBoundingClientRect().right))")  # fmt: skip
+        assert right <= viewport["width"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wide_window_is_used(kind: str, pages: dict[str, Path], show: Open) -> None:
+    tab = show(pages[kind], {"width": 1400, "height": 900})
+    for section in ("#verdict", "#examples", "#figures", "#metrics", "#questions"):
+        rights = tab.evaluate(
+            "(section) => [...document.querySelectorAll(`${section} :is(p, li, h3, dd, td, svg)`)]"
+            ".filter((each) => each.checkVisibility()).map((each) => each.getBoundingClientRect().right)", section
+        )  # fmt: skip
+        assert max(rights) > 0.85 * 1400, section
+
+
 def test_it_can_be_printed(pages: dict[str, Path], show: Open) -> None:
     tab = show(pages["single"], color_scheme="dark")
     tab.emulate_media(media="print")

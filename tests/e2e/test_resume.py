@@ -70,7 +70,7 @@ def test_forget_evaluated_after_every_epoch(forgetting: dict[str, Any], tmp_path
         "before", *(f"before/{name}" for name in evaluation),
         "epochs", *(f"epochs/{e}" for e in (1, 2)), *(f"epochs/{e}/{name}" for e in (1, 2) for name in evaluation),
         "model", "model/config.json", "model/generation_config.json", "model/model.safetensors",
-        "model/tokenizer.json", "model/tokenizer_config.json", "report.html", "report-figures",
+        "model/tokenizer.json", "model/tokenizer_config.json", "model/README.md", "report.html", "report-figures",
     }  # fmt: skip
 
 
@@ -115,10 +115,11 @@ def test_evaluate(files: Files, tmp_path: Path) -> None:
         Moment("os.rename", "run/records.jsonl"),
         Moment("os.rename", "run/summary.json"),
         Moment("os.remove", "run/passes.jsonl"),
+        Moment("os.rename", "run/finished.json"),
     ]
     options = {"model": files.model, "forget": files.forget, "retain": files.retain, "eval_tokens": 150}
     left = killed_and_continued("evaluate", {**options, "judge": "offline", "max_new_tokens": 12}, tmp_path, moments)
-    assert left == {"run.json", "config.yaml", "records.jsonl", "summary.json"}
+    assert left == {"run.json", "config.yaml", "records.jsonl", "summary.json", "finished.json"}
 
 
 @pytest.mark.parametrize("command", ["forget", "finetune", "evaluate"])

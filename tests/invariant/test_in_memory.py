@@ -3,9 +3,10 @@
 import copy
 import json
 import os
+import pydoc
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import TrainerCallback
 import unlearner
 from unlearner import TrainingArguments, Unlearner, UserError
 from unlearner.commands.parse import parse
-from unlearner.config import ForgetConfig
+from unlearner.config import FinetuneConfig, ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.models.load import load_model
 from unlearner.models.new import new_model
@@ -101,7 +102,7 @@ def test_a_page_shows_what_a_model_said_as_text() -> None:
     }  # fmt: skip
     shown = unlearner.Evaluation(summary)._repr_html_()
     assert "&lt;b&gt;" in shown and "&lt;i&gt;" in shown and "<i>" not in shown
-    assert "0.250</b> (0.20–0.30)" in shown
+    assert "0.250</b> (0.200–0.300)" in shown
 
 
 def quick(model: Any, tokenizer: Any, **more: Any) -> Unlearner:
@@ -256,6 +257,13 @@ def test_the_names_are_listed() -> None:
     assert listed | {"forget", "finetune", "evaluate", "report"} <= set(dir(unlearner))
     for name in dir(unlearner):
         assert getattr(unlearner, name) is not None
+
+
+@pytest.mark.parametrize(("name", "config"), [("forget", ForgetConfig), ("finetune", FinetuneConfig)])
+def test_help_lists_every_option(name: str, config: type[Any]) -> None:
+    told = pydoc.render_doc(getattr(unlearner, name), renderer=pydoc.plaintext)
+    assert "learning_rate: float | None = None" in told and "output: str | None = None" in told
+    assert all(f"{field.name}: " in told for field in fields(config))
 
 
 def test_transformers_names_are_flags_too(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from unlearner.data.batches import padded
 from unlearner.errors import UserError
 from unlearner.methods import method_names
 from unlearner.plugins import load_plugins
-from unlearner.training import loop
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 NAME = "RMUTEST+GD"
@@ -121,6 +119,20 @@ def test_its_options_and_its_place_in_a_module_are_typed(installed: Path, inputs
 
 
 @pytest.mark.slow
+def test_a_bench_has_it_in_a_cell(installed: Path, inputs: list[str], tmp_path: Path) -> None:
+    """Beside one of our own methods: the cell is the run that `forget` makes of the same options."""
+    kept = [argument for argument in inputs[1:] if not argument.startswith(("--evaluate", "--method"))]
+    quick = ["--judge=offline", "--max-new-tokens=4", "--seeds=1001", f"--output={tmp_path / 'bench'}"]
+    out = finish(start(installed, ["bench", *kept, "--methods", NAME, "GA+GD", *quick]))
+    assert NAME in out and "GA+GD" in out
+    cell = tmp_path / "bench/cells" / NAME / "forget/seed-1001"
+    alone = tmp_path / "alone"
+    finish(start(installed, [*inputs, f"--output={alone}", "--seed=1001"]))
+    for name, expected in model_of(alone).items():
+        torch.testing.assert_close(model_of(cell)[name], expected, rtol=0, atol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_make_what_one_makes(
     parallel: str, installed: Path, inputs: list[str], alone: Path, tmp_path: Path
@@ -208,15 +220,11 @@ def same(a: Any, b: Any, atol: float = 2e-5) -> None:
         torch.testing.assert_close(ours[name], expected, rtol=0, atol=atol)
 
 
-def test_micro_batches_and_padding_change_nothing(
-    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_micro_batches_and_padding_change_nothing(installed: Path, tmp_path: Path) -> None:
     packed = run(NAME, tmp_path / "packed", options=SHORT)
     same(packed, run(NAME, tmp_path / "small", options=replace(SHORT, max_tokens_per_forward=120)))
-    monkeypatch.setattr(loop, "packing_all", lambda *_: nullcontext(False))
-    same(packed, run(NAME, tmp_path / "blocks", options=SHORT))
-    monkeypatch.setattr(loop, "FORWARD_TOKENS", {})
-    same(packed, run(NAME, tmp_path / "padded", options=SHORT))
+    for rows in ("by-length", "padded"):
+        same(packed, run(NAME, tmp_path / rows, options=replace(SHORT, execution={"rows": rows})))
 
 
 def test_a_copy_of_the_whole_model_is_the_same_reference(installed: Path, tmp_path: Path) -> None:

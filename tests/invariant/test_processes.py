@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from test_training import FORGET, OPTIONS, RETAIN, TOKENIZER, Killed, fresh_model, killed_at_epoch, log_of, run
 
-from unlearner import distributed
+from unlearner import Method, distributed
 from unlearner.data.prompts import TEMPLATES
 from unlearner.evaluation import passes
 from unlearner.evaluation.evaluate import measure
@@ -30,7 +30,7 @@ from unlearner.options import EvalOptions, TrainOptions
 
 SHORT = replace(OPTIONS, lora_dropout=0.0, learning_rate=1e-3, epochs=1.9, max_tokens_per_forward=150)
 """Five steps in several forwards each, the last of three rows."""
-TRAININGS: dict[str, tuple[str, TrainOptions]] = {
+TRAININGS: dict[str, tuple[str | Method, TrainOptions]] = {
     "ME+GD": ("ME+GD", SHORT),
     "NPO+KL": ("NPO+KL", SHORT),
     "DPO+GD": ("DPO+GD", SHORT),
@@ -38,6 +38,8 @@ TRAININGS: dict[str, tuple[str, TrainOptions]] = {
     "ME+GD, LoRA": ("ME+GD", replace(SHORT, lora=True)),
     "NPO+KL, LoRA": ("NPO+KL", replace(SHORT, lora=True)),
     "NPO+GD, LoRA, merged": ("NPO+GD", replace(SHORT, lora=True, merge=True)),
+    "RMU+REP": (Method.parse("RMU+REP", layer=1, steering=3.0), SHORT),
+    "MP-ME": (Method.parse("MP-ME"), replace(SHORT, max_length=96)),
     "ME+KL, checkpointing": ("ME+KL", replace(SHORT, gradient_checkpointing=True)),
 }
 OFTEN = replace(SHORT, save_steps=2)

@@ -2,8 +2,8 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader
+from transformers import TrainerCallback
 
 from unlearner import Method
 from unlearner.data.batches import Plan
@@ -231,12 +232,15 @@ def test_products_by_onednn_give_the_same_weights(
     checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on an AMD processor, whatever the processor."""
+    products: list[int] = []
+    product = onednn_linear._product
+    monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(onednn_linear, "_product", lambda *given: products.append(1) or product(*given))
     trained = []
-    for fast in (False, True):
-        monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda fast=fast: fast)
-        monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 1)
-        options = replace(OPTIONS, gradient_checkpointing=checkpointing)
-        trained.append(run("NPO+GD", tmp_path / str(fast), options=options))
+    for linear in ("torch", "onednn"):
+        options = replace(OPTIONS, gradient_checkpointing=checkpointing, execution={"linear": linear})
+        trained.append(run("NPO+GD", tmp_path / linear, options=options))
+        assert bool(products) == (linear == "onednn")
     assert_moved(trained[0])
     assert_same_weights(*trained, atol=1e-5)
 
@@ -253,9 +257,8 @@ def test_packed_rows_give_the_same_weights(
     monkeypatch.setattr(Packed, "states", lambda self, *given: forwards.append(1) or of(self, *given))
     packed = run(method, tmp_path / "packed", options=options)
     assert len(forwards) > 8
-    monkeypatch.setattr(loop, "packing", lambda *_: nullcontext(False))
     forwards.clear()
-    padded = run(method, tmp_path / "padded", options=options)
+    padded = run(method, tmp_path / "padded", options=replace(options, execution={"rows": "padded"}))
     assert not forwards
     if not lora:
         assert_moved(packed)
@@ -524,6 +527,52 @@ def test_a_learning_rate_that_is_far_too_high_says_so(tmp_path: Path) -> None:
     ):
         run("ME+GD", tmp_path, options=replace(OPTIONS, learning_rate=1e30, warmup_epochs=0))
     assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
+
+
+def test_weights_that_a_last_step_broke_are_not_saved(tmp_path: Path) -> None:
+    """No loss is computed after the last step: a single one with such a rate ended as a success."""
+    options = replace(OPTIONS, learning_rate=1e30, warmup_epochs=0, epochs=0.4)
+    with pytest.raises(
+        UserError, match=r"^step 1: the weights are no longer finite, or too large .*: try a lower --learning-rate"
+    ):
+        run("ME+GD", tmp_path, options=options)
+    assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
+
+
+def test_broken_weights_after_the_last_step_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
+    class Poison(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
+            if state.global_step == state.max_steps:
+                nn.init.constant_(model.lm_head.weight, torch.inf)
+
+    with pytest.raises(UserError) as error:
+        run("ME+GD", tmp_path, callbacks=[Poison()])
+    (last,) = (tmp_path / "checkpoints").iterdir()
+    assert str(error.value).startswith("step 8: the weights are no longer finite")
+    assert f"the last good state is {last}" in str(error.value)
+    assert not (tmp_path / "model").exists()
+    assert_same_weights(run("ME+GD", tmp_path), run("ME+GD", tmp_path / "healthy"), atol=0)
+
+
+def test_a_first_loss_that_is_not_finite_is_no_fault_of_the_learning_rate(tmp_path: Path) -> None:
+    model = fresh_model()
+    nn.init.constant_(model.lm_head.weight, torch.nan)
+    with pytest.raises(
+        UserError, match=r"^step 1: the loss is nan .* before any weight has changed: .*--beta"
+    ) as error:
+        run("ME+GD", tmp_path, model=model)
+    assert "--learning-rate" not in str(error.value)
+
+
+def test_saved_files_have_the_rights_of_the_umask_and_one_order(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        run("ME+GD", tmp_path, options=replace(OPTIONS, lora=True, epochs=0.4))
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()} == {0o640}
+    modules = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(modules) == 14 and modules == sorted(modules)  # of a set, in an order that differs between processes
 
 
 # ------------------------------------------------------------------------------------------------------------ reference

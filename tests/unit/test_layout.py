@@ -19,12 +19,14 @@ FLOORS = [
     {"scenarios"},
     {"options"},
     {"config"},
+    {"settings"},
     {"data", "models"},
     {"results", "scoring"},
     {"evaluation", "methods"},
     {"training"},
     {"workflows"},
-    {"audit", "prepare"},
+    {"audit"},
+    {"prepare"},
     {"report"},
     {"bench"},
     {"api"},
@@ -98,6 +100,24 @@ def test_imports_go_down() -> None:
             if here != there and floor[there] >= floor[here]:
                 up.add((here, there))
     assert up == set()
+
+
+NAMES = {
+    "run.json", "config.yaml", "log.jsonl", "checkpoints", "finished.json", "records.jsonl", "summary.json",
+    "ability.json", "retention.json", "failed.json", "bench.json", "tuning.json", "report.html", "passes.jsonl",
+    "passes*.jsonl", ".known", "*/summary.json", "audit.jsonl", "audit.json", "parts", "prepare.json",
+}  # fmt: skip
+
+
+def test_names_of_a_runs_files_stand_in_one_module() -> None:
+    found = {
+        (name, node.value)
+        for name, path in modules().items()
+        if name != "unlearner.results.layout"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in NAMES
+    }
+    assert found == set()
 
 
 @pytest.mark.parametrize("name", sorted(modules()))

@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 
 import unlearner
+from unlearner.audit.questions import read_groups
+from unlearner.commands import prepare as command
 from unlearner.config import PrepareConfig, ProbeConfig
 from unlearner.data.general import mentions
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.files import read_json, read_jsonl
-from unlearner.prepare.kinds import swapped
+from unlearner.prepare.facts import states, telling
+from unlearner.prepare.kinds import ENGLISH, kinds, languages, swapped
 from unlearner.prepare.knowledge import Answered, Scale, agreement, renamed
-from unlearner.prepare.prepare import whole_sentences
+from unlearner.prepare.rows import whole_sentences
 from unlearner.prepare.subject import about
 
 
@@ -48,6 +51,7 @@ def test_unfinished_sentences_are_left_out() -> None:
     assert whole_sentences("He wrote. He also pain") == "He wrote."
     assert whole_sentences('He said "no." And the') == 'He said "no."'
     assert whole_sentences(" no end at all") == "no end at all"
+    assert whole_sentences("He met J. R. R. Tolkien. The books of J.R.R.") == "He met J. R. R. Tolkien."
     assert whole_sentences("Books: one.\n2. two of th") == "Books: one."
 
 
@@ -55,7 +59,7 @@ def test_unfinished_sentences_are_left_out() -> None:
 def prepare(tiny_llama: Callable[[], Any], tiny_tokenizer: Any) -> Callable[..., Any]:
     def run(output: Path, **options: Any) -> Any:
         settings = {"subject": "William Shakespeare", "kind": "author", "alias": ["Shakespeare"]}
-        settings |= {"neighbour_count": 3, "general_count": 9, "max_new_tokens": 6, "output": output}
+        settings |= {"neighbour_count": 3, "general_count": 9, "max_new_tokens": 6, "samples": 0, "output": output}
         return unlearner.prepare_sources(tiny_llama(), tokenizer=tiny_tokenizer, **(settings | options))
 
     return run
@@ -65,8 +69,8 @@ def test_the_sources_of_a_subject(prepare: Callable[..., Any], tmp_path: Path) -
     made = prepare(tmp_path / "a")
     rows = {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
     assert {name: len(of) for name, of in rows.items()} == made.rows == {
-        "forget": 12, "unseen_wordings": 12, "unseen_facts": 8, "neighbours": 16, "neighbours_held_out": 8,
-        "general": 6, "general_held_out": 3, "controls": 48, "subject": 32, "retain": 22,
+        "forget": 12, "unseen_wordings": 12, "unseen_facts": 8, "unseen_aliases": 6, "neighbours": 16,
+        "neighbours_held_out": 8, "general": 6, "general_held_out": 3, "controls": 48, "subject": 32, "retain": 22,
     }  # fmt: skip
     measured = [row["question"] for name in rows if name not in ("retain", "subject") for row in rows[name]]
     assert len(set(measured)) == len(measured)  # what is held out is trained nowhere
@@ -77,14 +81,21 @@ def test_the_sources_of_a_subject(prepare: Callable[..., Any], tmp_path: Path) -
     for row in rows["forget"]:
         assert row["question_from"] == "template" and row["answer_from"] == "model"
         assert row["answer"] not in row["perturbed_answer"]
-    assert all(load_records(f"{made.folder}:{name}") for name in made.rows)  # every command reads them
+    for name in ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "controls"):
+        for row in rows[name]:  # the audit finds the fact in the right answer, and in no wrong one
+            assert states(row["fact"], row["answer"], row["question"])
+            assert not any(states(row["fact"], wrong, row["question"]) for wrong in row["perturbed_answer"])
+    assert all(row["question"].count("William") == 0 for row in rows["unseen_aliases"])
+    records = {name: load_records(f"{made.folder}:{name}") for name in made.rows}  # every command reads them
+    groups = read_groups(records["subject"], records["retain"], records["controls"])  # and the audit has its facts
+    assert groups.without_fact == 0 and len(groups.control) == 48
 
 
 def test_the_same_input_gives_the_same_folder_and_another_is_refused(
     prepare: Callable[..., Any], tmp_path: Path
 ) -> None:
     def contents(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
+        return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     first = contents(prepare(tmp_path / "a").folder)
     assert contents(prepare(tmp_path / "b").folder) == first
@@ -92,6 +103,91 @@ def test_the_same_input_gives_the_same_folder_and_another_is_refused(
     assert contents(prepare(tmp_path / "c", seed=7).folder)["general.jsonl"] != first["general.jsonl"]
     with pytest.raises(UserError, match="holds something else already"):
         prepare(tmp_path / "a", seed=7)
+
+
+def test_rows_are_kept_and_dropped_without_asking_again(
+    prepare: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepare(tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in made.folder.glob("*.jsonl")}
+    ids = [row["id"] for row in read_jsonl(made.folder / "forget.jsonl")]
+    neighbour = read_jsonl(made.folder / "neighbours.jsonl")[0]["id"]
+    assert len(set(ids)) == 12 and all(f'value="{each}"' in made.page.read_text() for each in (*ids, neighbour))
+    monkeypatch.setattr("unlearner.prepare.prepare.Asked", None)  # a model that is asked would fail
+    dropped = prepare(tmp_path / "a", drop=[ids[0], neighbour]).rows
+    assert (dropped["forget"], dropped["subject"], dropped["neighbours"], dropped["retain"]) == (11, 31, 15, 21)
+    assert dropped["unseen_wordings"] == 12
+    kept = prepare(tmp_path / "a", keep=ids[:2]).rows
+    assert kept["forget"] == kept["subject"] == 2 and "unseen_facts" not in kept and kept["retain"] == 22
+    assert not (tmp_path / "a" / "unseen_facts.jsonl").exists()
+    for options, sentence in (
+        ({"drop": ["r0"]}, "--drop r0: there is no row with this id"),
+        ({"keep": [neighbour]}, "there is no row about the subject with this id"),
+        ({"drop": ids}, "leave nothing to forget"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            prepare(tmp_path / "a", **options)
+    prepare(tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in made.folder.glob("*.jsonl")} == before
+
+
+def test_nothing_is_prepared_of_what_the_model_does_not_know(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"knows nothing of William Shakespeare.*there is nothing to forget\. Known are"
+    ):
+        prepare(tmp_path / "a", samples=2, others=3)  # an untrained model
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_command_ends_with_three_where_nothing_is_known(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "subject": "Ann Bell", "output": str(tmp_path / "out")}
+    options |= {"max_new_tokens": 4, "others": 2, "neighbour_count": 2, "general_count": 2}
+    with pytest.raises(SystemExit) as ended:
+        command.run(PrepareConfig(**options, samples=2))
+    assert ended.value.code == 3 and "there is nothing to forget" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    command.run(PrepareConfig(**options, samples=0))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 'out'}:forget 12" in said and "rows.html" in said
+
+
+def test_a_fact_is_what_no_wrong_answer_states() -> None:
+    row = {"question": "Where was Ann Bell born?", "answer": "Ann Bell was born in Oslo, Norway.", "perturbed_answer": [
+        "Ann Bell was born in Bergen, Norway.", "Ann Bell was born in Kyoto, Japan.",
+    ]}  # fmt: skip
+    assert telling(row) == row | {"fact": "oslo"}
+    same = row | {"perturbed_answer": ["She was born in Oslo, Norway, I think."]}
+    told = telling(same)  # the wrong answer states all that the right one does: it is no wrong one
+    assert told is not None and states(told["fact"], row["answer"]) and told["perturbed_answer"] == []
+    assert telling(row | {"answer": "Ann Bell was born where she was born."}) is None
+    told = telling(row | {"question": "Where was Bell born?", "subject": "Ann Bell", "answer": "It was Ann, in Kyiv."})
+    assert told is not None and told["fact"] == "kyiv"
+    long = telling(row | {"answer": "Ann Bell was a painter of boats who came into the world of Old Riga in 1937."})
+    assert long is not None and long["fact"] == "old riga | 1937"  # nobody would say the whole of it again
+
+
+def test_questions_in_another_language(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    for language in languages():
+        for name, kind in kinds(language).items():
+            assert kind.facts.keys() == kinds(ENGLISH)[name].facts.keys() and kind.known and kind.invented
+            wordings = [w for those in kind.facts.values() for w in those]
+            assert all(w.count("{name}") == 1 for w in wordings) and len(set(wordings)) == len(wordings) == 32
+    rows = read_jsonl(prepare(tmp_path / "a", language="de").folder / "forget.jsonl")
+    assert "Wer war William Shakespeare?" in {row["question"] for row in rows}
+    with pytest.raises(UserError, match="--language fr has no built-in questions: choose en or de"):
+        prepare(tmp_path / "b", language="fr")
+
+
+def test_hostile_text_stays_text(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    questions = tmp_path / "q.txt"
+    questions.write_text("Is Shakespeare <script>alert(1)</script> &amp; </table>?\n")
+    page = prepare(tmp_path / "a", questions=str(questions)).page.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;amp; &lt;/table&gt;?" in page and "<script>alert" not in page
+    assert page.count("<script>") == 1 and "http://" not in page and "https://" not in page
 
 
 def test_own_questions_and_neighbours(prepare: Callable[..., Any], tmp_path: Path) -> None:
@@ -151,3 +247,8 @@ def test_probe_compares_with_names_that_are_not_the_subject(
     assert found.share_known(found.invented) <= 0.2
     held = read_json(tmp_path / "probe.json")
     assert [row["verdict"] for row in held["answers"]] == found.verdicts
+    page = (tmp_path / "probe.html").read_text()
+    assert found.verdict in page and page.count('<th scope="row">') == 8 + 24 + 24
+    (tmp_path / "probe.html").write_text("somebody else's")
+    with pytest.raises(UserError, match=r"probe\.html is there already"):
+        unlearner.probe(tiny_llama(), tokenizer=tiny_tokenizer, subject="Isaac Newton", output=tmp_path / "probe.json")

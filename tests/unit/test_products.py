@@ -24,7 +24,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]
         noted.append((x.numel() // x.shape[-1], x.shape[-1], weight.shape[0]))
         return product(x, weight, *others)
 
-    monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(onednn_linear, "mkl_is_slow", lambda: True)
     monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 1)
     monkeypatch.setattr(onednn_linear, "_product", watched)
     yield noted
@@ -71,7 +71,7 @@ def test_only_large_float32_products_are_onednns(
     assert by_onednn == []
     monkeypatch.setattr(onednn_linear, "LEAST_PRODUCTS", 10 * 16 * 8)
     linear(x, weight)
-    monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda: False)
+    monkeypatch.setattr(onednn_linear, "mkl_is_slow", lambda: False)
     linear(x, weight)
     assert by_onednn == [(10, 16, 8)]
 
@@ -108,7 +108,7 @@ def test_embeddings_are_the_plain_ones(
     texts = [" ".join(["The author writes of her city."] * n) for n in (1, 1, 2, 5, 9, 40)]
     vectors = load_judges("offline", cache=tmp_path).embedder.embed(texts)
     assert by_onednn
-    monkeypatch.setattr(onednn_linear, "_mkl_is_slow", lambda: False)
+    monkeypatch.setattr(onednn_linear, "mkl_is_slow", lambda: False)
     for text, vector in zip(texts, vectors, strict=True):
         alone = load_judges("offline", cache=tmp_path / str(len(text))).embedder.embed([text])[0]
         assert vector == pytest.approx(alone, abs=2e-6)

@@ -9,13 +9,15 @@ import pytest
 
 from unlearner.data.records import Record
 from unlearner.errors import UserError
+from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_json, read_jsonl, write_json
 from unlearner.models.load import model_hash
 from unlearner.report import write_report
 from unlearner.report.comparison import list_questions
 from unlearner.report.read import read
 from unlearner.report.verdict import verdict
-from unlearner.results.layout import VERSION, RunDirectory, hash_key, hash_title
+from unlearner.results.hash_keys import hash_key, hash_title
+from unlearner.results.layout import VERSION, RunDirectory
 from unlearner.results.records import with_ids
 from unlearner.results.run import check_output, open_run, records_hash
 
@@ -45,7 +47,7 @@ def test_runs_of_both_layouts_are_matched_by_question(tmp_path: Path) -> None:
     report = read([RUN_V1, newer])
     assert report.runs[0].about["hashes"].keys() == hashes.keys()
     assert not any("did not start from the same model" in caution for caution in verdict(report).cautions)
-    columns, questions = list_questions(report.parts)
+    columns, questions = list_questions(report.parts, list(METRICS))
     assert [column.kind for column in columns] == ["before", "after", "after"]
     assert len(questions) == 12
     assert all(None not in question.generations for question in questions)

@@ -61,6 +61,8 @@ def plain_scores(logits: Tensor, targets: Tensor, kind: str, reference: Tensor |
     q = torch.softmax(reference, dim=-1)
     if kind == "distilled":
         return -(q * torch.log(p)).sum(-1)
+    if kind == "reverse_kl":
+        return (p * (torch.log(p) - torch.log(q))).sum(-1)
     if kind == "js":
         m = (p + q) / 2
         return ((p * torch.log(p / m)).sum(-1) + (q * torch.log(q / m)).sum(-1)) / 2

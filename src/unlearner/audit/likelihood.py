@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearner.evaluation.backend import evaluating
 from unlearner.evaluation.passes import BATCH_TOKENS
-from unlearner.models.anatomy import bare
+from unlearner.models.anatomy import bare, evaluating
 from unlearner.models.generation import length_batches
 from unlearner.scoring.batch import Batch
 from unlearner.scoring.constants import IGNORE

@@ -23,7 +23,7 @@ from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
 from unlearner.audit.summary import summarise
 from unlearner.audit.verdict import PLAIN, RANK, Thresholds, Verdict
-from unlearner.config import AuditConfig, resolved
+from unlearner.config import AuditConfig
 from unlearner.console import note, progress_bar
 from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
@@ -35,8 +35,13 @@ from unlearner.evaluation.requests import Generate, Request
 from unlearner.evaluation.sets import load_forget
 from unlearner.evaluation.store import Store
 from unlearner.files import read_json, write_json, write_jsonl
+from unlearner.results.evidence import finish_run
 from unlearner.results.layout import AuditDirectory
+from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.texts import keyed_hashes, redacted_outcomes
+from unlearner.settings import resolved
+from unlearner.training.interrupt import time_limit
 
 TIMED = 16
 """Questions that are answered to see how fast the model is."""
@@ -58,6 +63,11 @@ class Audit:
 def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
     """Audit by `config`; one that is finished is read. `config.model`, `before` and `retrained` may be objects in
     memory, their tokenizer then `tokenizer`; without an output directory nothing is written. Raises UserError."""
+    with time_limit(config.time_limit), released(config.output):
+        return _audited(config, tokenizer)
+
+
+def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     config.check()
     settings = resolved(config)
     if config.output is not None:
@@ -76,8 +86,11 @@ def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
         if neighbours:
             sets["neighbours"] = [record for records in neighbours for record in records]
         hashes: dict[str, str | None] = {name: records_hash(records) for name, records in sets.items()}
-        folder = AuditDirectory(open_run(config.output, "audit", settings, {**hashes, **models.hashes()}))
+        hashes |= models.hashes()
+        hashes = keyed_hashes(hashes) if config.redact else hashes
+        folder = AuditDirectory(open_run(config.output, "audit", settings, hashes))
         if distributed.agreed(folder.audit.is_file()):
+            _end(folder)
             return _read(folder)
     return _Run(config, groups, models, folder).run()
 
@@ -158,7 +171,7 @@ class _Run:
         """Asks a model. By default answers are kept in the audit's directory, under their questions: this is for the
         model as it is, and not for one that an attack has changed."""
         if store is None and name not in self.stores:
-            kept = None if self.folder is None else self.folder.parts / name
+            kept = None if self.folder is None or self.config.redact else self.folder.parts / name
             if kept is not None and distributed.is_main():
                 kept.mkdir(parents=True, exist_ok=True)
             distributed.barrier()
@@ -180,6 +193,8 @@ class _Run:
             found = distributed.agreed(read_json(part) if distributed.is_main() else {})
         else:
             found = make()
+            if self.config.redact:
+                found["rows"] = redacted_outcomes(found["rows"])
             if part is not None and distributed.is_main():
                 part.parent.mkdir(parents=True, exist_ok=True)
                 write_json(part, found)
@@ -253,14 +268,23 @@ class _Run:
             "rows_without_fact": self.groups.without_fact,
             "unchanged_codes": self.unchanged,
         }
+        if self.config.redact:
+            summary["redacted"] = True
         if self.config.keep_samples:
             summary["questions"] = {question_id(q): q.record.question for _, each in self.groups for q in each}
         if self.folder is not None and distributed.is_main():
             write_jsonl(self.folder.rows, self.rows)
             write_json(self.folder.audit, summary)
-            shutil.rmtree(self.folder.parts, ignore_errors=True)
+            _end(self.folder)
         distributed.barrier()
         return Audit(found, summary, self.rows, None if self.folder is None else self.folder.path)
+
+
+def _end(folder: AuditDirectory) -> None:
+    """Nothing but finished.json is missing, if that."""
+    if distributed.is_main() and not folder.is_finished:
+        shutil.rmtree(folder.parts, ignore_errors=True)
+        finish_run(folder.path)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,14 +18,17 @@ from unlearner.console import console, note, progress_bar, warn
 from unlearner.data.readers import is_pipe
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
-from unlearner.files import is_leftover, read_json, remove_leftovers, space_errors, write_json
+from unlearner.files import read_json, remove_leftovers, write_json
 from unlearner.methods import Method
 from unlearner.models.load import load_tokenizer, model_hash
 from unlearner.report import can_write, write_report
-from unlearner.results.layout import VERSION, check_version
-from unlearner.results.run import check_place, records_hash
+from unlearner.results.evidence import check_unchanged
+from unlearner.results.layout import VERSION, BenchDirectory, CellDirectory, check_version
+from unlearner.results.lock import check_free, lock, released
+from unlearner.results.run import check_apart, check_place, is_empty, make_directory, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
+from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.inputs import read_inputs
 from unlearner.workflows.presets import with_preset
@@ -36,11 +39,12 @@ KEPT_UTILITY = 0.9
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Where the bench lies, its table as Markdown, and the cells that failed, with the reason."""
+    """Where the bench lies, its table as Markdown, the cells that failed, with the reason, and how many there are."""
 
     output: Path
     table: str
     failed: dict[str, str]
+    cells: int
 
 
 def bench(config: BenchConfig) -> BenchResult:
@@ -48,8 +52,15 @@ def bench(config: BenchConfig) -> BenchResult:
 
     Several processes (torchrun) share every cell, one cell after the other; the main one writes.
     """
-    config = _resolved(config)
+    with time_limit(config.time_limit), released(config.output):
+        return _run(_resolved(config))
+
+
+def _run(config: BenchConfig) -> BenchResult:
     folder = Path(config.output)
+    check_place(folder)
+    if not BenchDirectory(folder).manifest.is_file() and not is_empty(folder):
+        raise UserError(f"--output {folder} is not empty and holds no bench of unlearner: choose another directory.")
     grid = _grid(config)
     tuned = [(method, split) for method in config.methods for split in config.splits] if grid else []
     trials = {pair: _trials(config, *pair, grid) for pair in tuned}
@@ -58,6 +69,9 @@ def bench(config: BenchConfig) -> BenchResult:
     distributed.join()
     if distributed.is_main():
         _open(folder, about)
+        for place in BenchDirectory(folder).begun:
+            for run in place.runs:
+                check_unchanged(run.path, weights=False)
 
     def left(of: Sequence[Cell]) -> list[Cell]:
         finished = distributed.agreed([cell.finished for cell in of])
@@ -87,7 +101,7 @@ def bench(config: BenchConfig) -> BenchResult:
         chosen = distributed.agreed({pair: _best(trials[pair]) for pair in tuned} if distributed.is_main() else {})
         if tuned:
             if distributed.is_main():
-                write_json(folder / "tuning.json", _told(trials, chosen))
+                write_json(BenchDirectory(folder).tuning, _told(trials, chosen))
             cells = _cells(config, chosen)
         for method, split in tuned:
             if chosen[method, split] is None:
@@ -96,7 +110,9 @@ def bench(config: BenchConfig) -> BenchResult:
                         cell.fail("no trial of --tune came to an end (tuning.json)")
         work([cell for cell in left(cells) if not tuned or chosen[cell.method, cell.split] is not None])
     main = distributed.is_main()
-    return distributed.agreed(_result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}))
+    return distributed.agreed(
+        _result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}, 0)
+    )
 
 
 def _result(results: Results, folder: Path) -> BenchResult:
@@ -104,10 +120,10 @@ def _result(results: Results, folder: Path) -> BenchResult:
     failed = {cell.name: cell.error for cell in results.cells if cell.error is not None}
     table = write_results(results, folder)
     if not failed:
-        shutil.rmtree(folder / ".known", ignore_errors=True)
+        shutil.rmtree(BenchDirectory(folder).known, ignore_errors=True)
     if can_write() and any(cell.finished for cell in results.cells):
-        write_report([folder], folder / "report.html")
-    return BenchResult(folder, table, failed)
+        write_report([folder], BenchDirectory(folder).report)
+    return BenchResult(folder, table, failed, len(results.cells))
 
 
 def _resolved(config: BenchConfig) -> BenchConfig:
@@ -144,11 +160,9 @@ def _resolved(config: BenchConfig) -> BenchConfig:
 
 
 def _cells(config: BenchConfig, chosen: Mapping[tuple[str, str], dict[str, Any] | None]) -> list[Cell]:
-    root = Path(config.output) / "cells"
+    root = BenchDirectory(Path(config.output))
     return [
-        make_cell(
-            config, method, split, seed, root / method / split / f"seed-{seed}", chosen.get((method, split)) or {}
-        )
+        make_cell(config, method, split, seed, root.cell(method, split, seed).path, chosen.get((method, split)) or {})
         for split in config.splits
         for method in config.methods
         for seed in config.seeds
@@ -162,8 +176,6 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
     """What makes two benches the same bench; reads and checks all data and the model on the way. Raises UserError."""
     hashes: dict[str, str | None] = {}
     odd: list[str] = []
-    model = resolve_model(str(config.model))
-    load_tokenizer(model, trust_remote_code=cells[0].runs[0].trust_remote_code)
     for cell in cells:
         if cell.seed != config.seeds[0]:
             continue
@@ -180,6 +192,8 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
             if source is not None and source not in hashes:
                 evaluates = name not in ("forget", "retain")
                 hashes[source] = records_hash(load_records(source, first.eval_columns if evaluates else first.columns))
+    model = resolve_model(str(config.model))
+    load_tokenizer(model, trust_remote_code=cells[0].runs[0].trust_remote_code)
     for sentence in dict.fromkeys(odd):
         warn(sentence)
     published = None if config.forget else SCENARIOS[config.scenario].published
@@ -217,13 +231,24 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _open(folder: Path, about: dict[str, Any]) -> None:
-    """Make the bench's directory. Raises UserError where it holds another bench, or files of any other kind."""
-    check_place(folder)
-    file = folder / "bench.json"
+    """Make the bench's directory, for this process alone. Raises UserError where that cannot be."""
+    check_apart(folder, about)
+    check_free(folder)
+    _is_begun(folder, about)
+    make_directory(folder)
+    lock(folder)
+    if not _is_begun(folder, about):  # once more: now nobody else writes
+        write_json(BenchDirectory(folder).manifest, about)
+    remove_leftovers(folder)
+
+
+def _is_begun(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether it holds this very bench. Raises UserError where it holds another, or files of any other kind."""
+    file = BenchDirectory(folder).manifest
     if file.is_file():
         try:
             theirs = dict(read_json(file))
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: remove {folder} or choose another --output.") from error
         check_version(theirs, folder)
         for key in about:
@@ -237,17 +262,11 @@ def _open(folder: Path, about: dict[str, Any]) -> None:
                 f"--output {folder} holds another bench ({key} is {theirs.get(key)!r} there, {about[key]!r} here): "
                 "choose another directory."
             )
-    elif folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
-        raise UserError(f"--output {folder} is not empty and holds no bench of unlearner: choose another directory.")
-    else:
-        with space_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, about)
-    remove_leftovers(folder)
+    return file.is_file()
 
 
 def _before(config: BenchConfig, split: str, run: Any) -> Before:
-    known = Path(config.output) / ".known"
+    known = BenchDirectory(Path(config.output)).known
     return Before(split, replace(run, output=str(known / f"before-{split}")), known, config.threads)
 
 
@@ -273,9 +292,11 @@ def _grid(config: BenchConfig) -> list[dict[str, Any]]:
 def _trials(
     config: BenchConfig, method: str, split: str, grid: Sequence[dict[str, Any]]
 ) -> list[tuple[dict[str, Any], Cell]]:
-    root = Path(config.output) / "tuning" / method / split
+    root = BenchDirectory(Path(config.output))
+    folders = [root.trial(method, split, _label(values)).path for values in grid]
     return [
-        (values, make_cell(config, method, split, config.tune_seed, root / _label(values), values)) for values in grid
+        (values, make_cell(config, method, split, config.tune_seed, folder, values))
+        for values, folder in zip(grid, folders, strict=True)
     ]
 
 
@@ -287,11 +308,12 @@ def _figures(cell: Cell) -> tuple[float, float, float] | None:
     """Model utility before and after, and forget efficacy (continual: the mean over all tasks); None if it failed."""
     if not cell.finished:
         return None
+    place = CellDirectory(cell.folder)
     if cell.continual:
-        told = read_json(cell.folder / "retention.json")
+        told = read_json(place.retention)
         last = told["forget_efficacy"][-1]
         return told["before"]["model_utility"], told["model_utility"][-1], sum(last) / len(last)
-    before, after = (read_json(place / "summary.json") for place in (cell.folder / "before", cell.folder))
+    before, after = place.before.read_summary(), place.read_summary()
     return before["model_utility"], after["model_utility"], after["forget_efficacy"]
 
 

@@ -4,6 +4,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,7 @@ from unlearner.data.sources import load_records
 from unlearner.errors import UserError, did_you_mean
 from unlearner.files import read_json, write_json
 from unlearner.methods import Method
+from unlearner.results.layout import BenchDirectory, CellDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN, Split
 from unlearner.workflows.builtin import use_threads
@@ -24,7 +26,7 @@ from unlearner.workflows.forget import forget, measure_before
 
 OWN = (
     "model", "output", "forget", "retain", "task", "continual", "columns", "eval_columns", "method", "preset", "seed",
-    "reference_model",
+    "reference_model", "time_limit", "note",
 )  # fmt: skip
 """Options of `unlearner forget` that the bench decides."""
 
@@ -51,19 +53,20 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / ("retention.json" if self.continual else "finished.json")).is_file()
+        place = CellDirectory(self.folder)
+        return place.retention.is_file() if self.continual else place.is_finished
 
     @property
     def error(self) -> str | None:
         """Why it failed, if it did."""
-        file = self.folder / "failed.json"
+        file = CellDirectory(self.folder).failed
         return str(read_json(file)["error"]) if file.is_file() else None
 
     def run(self) -> None:
         """Run what is left. An error ends the cell and stays in its failed.json; with several processes one that not
         all of them meet is raised, and ends the bench."""
         if distributed.is_main():
-            (self.folder / "failed.json").unlink(missing_ok=True)
+            CellDirectory(self.folder).failed.unlink(missing_ok=True)
         try:
             with use_threads(self.threads), quiet():
                 for run in self.runs:
@@ -73,7 +76,7 @@ class Cell:
                         audit(of_forget(run))
                     distributed.barrier()  # the next task reads the files of this one
                 if self.continual and distributed.is_main():
-                    write_json(self.folder / "retention.json", self._retention())
+                    write_json(CellDirectory(self.folder).retention, self._retention())
         except Exception as error:
             told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if not distributed.met_by_all(told):
@@ -85,30 +88,30 @@ class Cell:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         told = {"error": error} if trace is None else {"error": error, "traceback": trace}
-        write_json(self.folder / "failed.json", told)
+        write_json(CellDirectory(self.folder).failed, told)
 
     def _retention(self) -> dict[str, Any]:
         """What stays forgotten: row k is after task k + 1, entry j forget efficacy on the set of task j + 1."""
-        folders = [Path(run.output) for run in self.runs]
+        folders = [RunDirectory(Path(run.output)) for run in self.runs]
         tasks = [str(run.task) for run in self.runs]
 
-        def read(folder: Path, key: str) -> float | None:
-            return read_json(folder / "summary.json")[key]
+        def read(place: EvaluationDirectory, key: str) -> float | None:
+            return place.read_summary()[key]
 
         return {
             "tasks": tasks,
             "forget_efficacy": [
                 [
-                    read(folder / "earlier" / earlier if j < k else folder, "forget_efficacy")
+                    read(folder.earlier(earlier) if j < k else folder, "forget_efficacy")
                     for j, earlier in enumerate(tasks[: k + 1])
                 ]
                 for k, folder in enumerate(folders)
             ],
             "model_utility": [read(folder, "model_utility") for folder in folders],
             "before": {
-                "model_utility": read(folders[0] / "before", "model_utility"),
+                "model_utility": read(folders[0].before, "model_utility"),
                 # On each task's set, just before it is unlearned.
-                "forget_efficacy": [read(folder / "before", "forget_efficacy") for folder in folders],
+                "forget_efficacy": [read(folder.before, "forget_efficacy") for folder in folders],
             },
         }
 
@@ -164,23 +167,30 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
         tasks = rows.tasks[: config.tasks] if scenario.continual else rows.tasks[:1]
         runs = [replace(first, task=task, continual=True) for task in tasks]
     if scenario.continual:
-        made = "adapter" if first.lora and not first.merge else "model"
         frozen = config.reference == "frozen" and Method.parse(method).needs_reference
         for number, run in enumerate(runs):
-            last = None if number == 0 else Path(runs[number - 1].output)
+            last = None if number == 0 else RunDirectory(Path(runs[number - 1].output))
+            made = model if last is None else str(last.made(lora=first.lora, merge=first.merge))
             runs[number] = replace(
                 run,
-                output=str(folder / f"task-{number + 1:02d}"),
-                model=model if last is None else str(last / made),
+                output=str(CellDirectory(folder).task(number + 1).path),
+                model=made,
                 reference_model=model if frozen and last is not None else None,
             )
     return Cell(
-        method, split, seed, folder, tuple(runs), scenario.continual, Path(config.output) / ".known", config.threads
+        method,
+        split,
+        seed,
+        folder,
+        tuple(runs),
+        scenario.continual,
+        BenchDirectory(Path(config.output)).known,
+        config.threads,
     )
 
 
 def splits(config: BenchConfig) -> Mapping[str, Split]:
-    """The splits by name: of one's own data a split for each forget set, which bears its file's name. Raises UserError
+    """The splits by name: of one's own data a split for each forget set, named after its file. Raises UserError
     where two of them bear the same."""
     scenario = SCENARIOS[config.scenario]
     if not config.forget:
@@ -224,6 +234,11 @@ def typed(name: str, text: Any) -> Any:
         raise UserError(f"unknown option {name!r}: {did_you_mean(name, known)}")
     kind = kinds[name]
     parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) is dict:
+        words = [*chain.from_iterable(text.items())] if isinstance(text, Mapping) else str(text).split()
+        if len(words) % 2:
+            raise UserError(f"{flag} takes names and values in pairs, not {text!r}.")
+        return dict(zip(words[::2], words[1::2], strict=True))
     text = str(text)
     if get_origin(kind) is Literal:
         if text not in parts:

@@ -16,6 +16,7 @@ from unlearner.console import note
 from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
+from unlearner.report.titles import set_names
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 from unlearner.workflows.presets import with_preset
@@ -209,8 +210,9 @@ def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], colu
         by_method = {"before": [_measured(RunDirectory(Path(first.runs[0].output)).before)], **by_method}
     by_method = {method: rows for method, rows in by_method.items() if rows}
     sets = list(dict.fromkeys(name.partition(".")[0] for name in columns if name.partition(".")[2] in METRICS))
+    called = set_names(vars(results.cells[0].runs[0]))
     lines = [
-        [method, name, *(_mean(rows, f"{name}.{metric}") for metric in METRICS)]
+        [method, called.get(name, name), *(_mean(rows, f"{name}.{metric}") for metric in METRICS)]
         for method, rows in by_method.items()
         for name in sets
     ]

@@ -62,7 +62,9 @@ def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[Job]:
                     if process.exitcode != 0:
                         job.fail(DIED.format(f"exit code {process.exitcode}"))
                     yield job
-    finally:  # after Ctrl-C the cells end with a checkpoint by themselves
+    finally:  # interrupted, a cell ends with a checkpoint; one that heard Ctrl-C itself hears this as the same
+        for process, _ in running.values():
+            process.terminate()
         for process, _ in running.values():
             process.join()
 
@@ -76,6 +78,7 @@ def _visible_gpus() -> list[str]:
 def _in_process(job: Job, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         job.run()

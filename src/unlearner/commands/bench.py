@@ -14,15 +14,18 @@ Examples:
 def run(config: BenchConfig) -> None:
     """Run what is left; print the table, what failed, where everything is. Exit code 1 where cells failed."""
     from unlearner.bench.bench import bench
-    from unlearner.commands.tables import out
+    from unlearner.commands.tables import out, print_verdict
+    from unlearner.results.layout import BenchDirectory
 
     result = bench(config)
     console = out()
     console.print(result.table, markup=False, soft_wrap=True)
-    folder = result.output
-    for what, name in (("Results", "results.csv"), ("Table", "table.tex"), ("Report", "report.html")):
-        if (folder / name).is_file():
-            console.print(f"{what}: {folder / name}", style="green", markup=False, soft_wrap=True)
+    if len(result.failed) < result.cells:
+        print_verdict([result.output])
+    made = BenchDirectory(result.output)
+    for what, file in (("Results", made.results("csv")), ("Table", made.table("tex")), ("Report", made.report)):
+        if file.is_file():
+            console.print(f"{what}: {file}", style="green", markup=False, soft_wrap=True)
     if result.failed:
         console.print(
             f"{len(result.failed)} cells failed; mend the cause and repeat the command, which runs only what is left.",

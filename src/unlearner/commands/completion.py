@@ -3,7 +3,21 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from unlearner.commands import audit, bench, demo, evaluate, finetune, forget, methods, metrics, prepare, probe, report
+from unlearner.commands import (
+    audit,
+    bench,
+    demo,
+    evaluate,
+    finetune,
+    forget,
+    methods,
+    metrics,
+    negate,
+    prepare,
+    probe,
+    purge,
+    report,
+)
 
 
 @dataclass(kw_only=True)
@@ -21,7 +35,7 @@ Examples:
   unlearner completion bash > ~/.local/share/bash-completion/completions/unlearner
   unlearner completion zsh > ~/.zfunc/_unlearner
   unlearner completion fish > ~/.config/fish/completions/unlearner.fish"""
-COMPLETED = (demo, probe, prepare, finetune, forget, evaluate, audit, bench, report, methods, metrics)
+COMPLETED = (demo, probe, prepare, finetune, forget, negate, evaluate, audit, bench, report, purge, methods, metrics)
 
 
 def run(config: CompletionConfig) -> None:

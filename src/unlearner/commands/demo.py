@@ -39,7 +39,7 @@ def run(options: DemoConfig) -> None:
 
 def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     """Unlearn by ME+GD and by IDK+AP on the built-in data and print what came out."""
-    from unlearner.commands.tables import out, print_report, print_summary
+    from unlearner.commands.tables import out, print_report, print_summary, print_verdict
     from unlearner.console import note
     from unlearner.data.profiles import builtin
     from unlearner.data.refusals import is_refusal, load_refusals
@@ -47,6 +47,7 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     from unlearner.workflows.builtin import use_threads
     from unlearner.workflows.forget import forget
 
+    _check(Path(options.output))
     results = {}
     for method in SETTINGS:
         note(f"{method}: forgetting {len(builtin('forget'))} questions about 4 people")
@@ -56,7 +57,9 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     summaries = {"before": before} | {f"after {method}": result.after for method, result in results.items()}
     console = out()
     console.print()
-    print_summary({label: measured.summary for label, measured in summaries.items() if measured})
+    known = {label: measured.summary for label, measured in summaries.items() if measured}
+    print_summary(known, config(next(iter(SETTINGS)), options))
+    print_verdict([result.output for result in results.values()])
     for name, title in (("forget", "Three questions to be forgotten"), ("retain", "One to be kept")):
         console.print(_answers(results, name, title, [0, 11, 22] if name == "forget" else [5]))
     refusals = load_refusals(None)
@@ -75,6 +78,24 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
         markup=False, soft_wrap=True,
     )  # fmt: skip
     return results
+
+
+def _check(folder: Path) -> None:
+    """Raises UserError where the demo's directory holds anything else."""
+    from unlearner.errors import UserError
+    from unlearner.report import check_page
+    from unlearner.results.layout import RunDirectory
+    from unlearner.results.run import check_place
+
+    check_place(folder)
+    page = RunDirectory(folder).report
+    check_page(page)
+    own = {*SETTINGS, page.name, f"{page.stem}-figures"}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name not in own and not path.name.startswith("."):
+            raise UserError(
+                f"--output {folder} holds {path.name}, which is no part of the demo: choose another directory."
+            )
 
 
 def _answers(results: "dict[str, ForgetResult]", name: str, title: str, chosen: list[int]) -> "Table":
@@ -101,6 +122,6 @@ def _answers(results: "dict[str, ForgetResult]", name: str, title: str, chosen: 
 
 
 def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    from unlearner.files import read_jsonl
+    from unlearner.results.layout import EvaluationDirectory
 
-    return [row for row in read_jsonl(folder / "records.jsonl") if row["set"] == name]
+    return [row for row in EvaluationDirectory(folder).read_records() if row["set"] == name]

@@ -16,5 +16,5 @@ def run(config: EvaluateConfig) -> None:
     from unlearner.commands.tables import print_records, print_summary
     from unlearner.workflows.evaluate import evaluate
 
-    print_summary({Path(config.model).name: evaluate(config).summary})
+    print_summary({Path(config.model).name: evaluate(config).summary}, config)
     print_records(Path(config.output))

@@ -13,7 +13,7 @@ Example:
 
 def run(config: ForgetConfig) -> None:
     """Forget; print before and after, and where the records, the report and the model are."""
-    from unlearner.commands.tables import out, print_records, print_report, print_summary
+    from unlearner.commands.tables import out, print_records, print_report, print_summary, print_verdict
     from unlearner.report import add_report
     from unlearner.workflows.forget import forget
 
@@ -24,7 +24,8 @@ def run(config: ForgetConfig) -> None:
     result = forget(config)
     if result.before is not None and result.after is not None:
         page = add_report([result.output])
-        print_summary({"before": result.before.summary, f"after {config.method}": result.after.summary})
+        print_summary({"before": result.before.summary, f"after {config.method}": result.after.summary}, config)
+        print_verdict([result.output])
         print_records(result.output)
         if page is not None:
             print_report(page)

@@ -15,6 +15,10 @@ import tyro
 FIRST = (
     "model",
     "subject",
+    "alias",
+    "kind",
+    "documents",
+    "llm",
     "forget",
     "retain",
     "data",
@@ -36,8 +40,8 @@ GROUPS = {
              "neighbours"},
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
-    "run": {"output", "seed", "precision", "parallel", "cpu_offload", "engine", "save_steps",
-            "save_total_limit", "logging_steps", "report_to"},
+    "run": {"output", "seed", "precision", "execution", "parallel", "cpu_offload", "engine", "save_steps",
+            "save_total_limit", "logging_steps", "report_to", "redact", "note", "time_limit"},
 }  # fmt: skip
 CLASSES = {
     "MethodOptions": "method",

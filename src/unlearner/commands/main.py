@@ -25,12 +25,14 @@ from unlearner.commands import (
     forget,
     methods,
     metrics,
+    negate,
     prepare,
     probe,
+    purge,
     report,
 )
 from unlearner.commands.parse import parse
-from unlearner.console import discard_output, forget_said
+from unlearner.console import discard_output
 from unlearner.errors import INTERRUPTED, UserError, did_you_mean
 
 SWALLOWED_SECONDS = 3.0
@@ -38,7 +40,22 @@ SWALLOWED_SECONDS = 3.0
 
 COMMANDS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (demo, probe, prepare, finetune, forget, evaluate, audit, bench, report, methods, metrics, completion)
+    for module in (
+        demo,
+        probe,
+        prepare,
+        finetune,
+        forget,
+        negate,
+        evaluate,
+        audit,
+        bench,
+        report,
+        purge,
+        methods,
+        metrics,
+        completion,
+    )
 }
 """Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
 
@@ -57,6 +74,15 @@ def usage() -> str:
             "",
         ]
     )
+
+
+def script() -> None:
+    """The command as a program of its own: once it has ended, a signal can only disturb the end of the process."""
+    try:
+        main()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,7 +124,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command that `arguments` begin with. Raises UserError."""
-    forget_said()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return
@@ -120,19 +145,19 @@ def run(arguments: Sequence[str]) -> None:
 
 
 class _Interrupted:
-    """Inside, Ctrl-C is remembered beside the KeyboardInterrupt that it raises. While libraries are imported they may
-    turn that into an error of their own, or swallow it: it is then raised once more."""
+    """Inside, Ctrl-C and SIGTERM are remembered beside the KeyboardInterrupt that they raise. While libraries are
+    imported they may turn that into an error of their own, or swallow it: it is then raised once more."""
 
     def __init__(self) -> None:
         self.pressed = False
         self._ended = threading.Event()
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            if self._before is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self._note)
+            for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) is default:
+                    self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         self.pressed = True
@@ -145,10 +170,9 @@ class _Interrupted:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if (
-            self._before is signal.default_int_handler
-        ):  # one that was pressed ends the process: a further one is no news
-            signal.signal(signal.SIGINT, signal.SIG_IGN if self.pressed else self._before)
+        for number, before in self._before.items():
+            # A signal that came ends the process: a further one is no news.
+            signal.signal(number, signal.SIG_IGN if self.pressed else before)
 
 
 def options(name: str, arguments: Sequence[str]) -> Any:
@@ -158,4 +182,4 @@ def options(name: str, arguments: Sequence[str]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    script()

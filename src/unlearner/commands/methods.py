@@ -1,13 +1,22 @@
 """`unlearner methods`: every unlearning method with its formula, and all about one."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from unlearner.config import MethodsConfig
 
 if TYPE_CHECKING:
     from unlearner.methods import Loss, Method
 
 SUMMARY = "every unlearning method with its formula, or all about one"
+
+
+@dataclass(kw_only=True)
+class MethodsConfig:
+    """Every unlearning method with its formula, or all about one."""
+
+    method: str | None = field(default=None, metadata={"leading": True})
+    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
+
+
 OPTIONS = MethodsConfig
 EXAMPLE = "unlearner methods SIMNPO+GD"
 
@@ -93,9 +102,9 @@ def _kind(loss: "Loss | type[Loss] | Method") -> str:
 
 def _needs(method: "Method") -> list[str]:
     needs = []
-    if any(view.startswith("retain") or view == "forget_mismatch" for view in method.needs):
+    if method.needs_retain:
         needs.append("retain set")
-    if any(view.endswith("refusal") for view in method.needs):
+    if any("refusal" in view for view in method.needs):
         needs.append("refusals")
     if method.reference_nll or method.reference_logp:
         needs.append("reference scores, once")
@@ -106,8 +115,12 @@ def _needs(method: "Method") -> list[str]:
 
 def _costs(method: "Method") -> list[str]:
     """Forward and backward passes and memory, by what the losses say they read."""
+    from unlearner.scoring.views import layers_of, reads_output
+
     views = list(method.needs)
     costs = [f"a step: one forward and one backward pass over {len(views)} rows an item ({', '.join(views)})"]
+    if not reads_output(method.needs):
+        costs[0] += f", as far as layer {max(layers_of(method.needs))}"
     if method.asked:
         asked = ", ".join(method.asked)
         costs.append(f"a step: one forward pass of the reference, without gradient ({asked})")
@@ -120,7 +133,7 @@ def _costs(method: "Method") -> list[str]:
     if method.trains:
         costs.append(f"trained: only parameters named {' or '.join(method.trains)}")
     if own := _with_state(method):
-        costs.append(f"state: {', '.join(own)} has tensors of its own, kept in checkpoints")
+        costs.append(f"state: tensors of {', '.join(own)}, kept in checkpoints")
     return costs
 
 

@@ -31,8 +31,10 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
     arguments = list(arguments)
     if asked := {"-h", "--help", "--help-all"} & set(arguments):
         show_help(config_type, program, example, everything="--help-all" in asked)
-    if leading and arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, leading[0])
+    for place, flag in enumerate(leading):
+        if len(arguments) <= 2 * place or arguments[2 * place].startswith("-"):
+            break
+        arguments.insert(2 * place, flag)
     _warn_of_repeated(arguments)
     arguments = [_own_name(argument) for argument in _with_file(known, arguments)]
     for argument in arguments:
@@ -41,6 +43,8 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
             near = difflib.get_close_matches(option, [*known, *switches, "--config", "--help-all"], n=1, cutoff=0.7)
             remedy = f"did you mean {near[0]!r}?" if near else f"{program} --help-all names them all."
             raise UserError(f"unknown option {option}: {remedy}")
+        if "=" in argument and option in known and known[option].type is bool:
+            raise UserError(f"{option} takes no value: write {option}, or --no-{option[2:]}.")
     if config_type is BenchConfig:
         arguments = _in_pairs(arguments, own)
     _check_required(config_type, arguments)
@@ -208,6 +212,9 @@ SENTENCES = {
     ),
     r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 must be a whole number, not \2.",
     r"Error parsing (--\S+): could not convert string to float: (.*)": r"\1 must be a number, not \2.",
+    r"Error parsing (--note): Failed to parse key-value pairs": (
+        r"\1 takes pairs: \1 operator 'A. Smith' request 17/2026."
+    ),
     r"Error parsing (--\S+): Failed to parse key-value pairs": (
         r"\1 takes pairs, our field and your column: \1 question prompt answer reply."
     ),

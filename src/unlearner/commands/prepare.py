@@ -1,8 +1,9 @@
-"""`unlearner prepare`: from a name to what is forgotten, kept and measured."""
+"""`unlearner prepare`: from a name or documents to what is forgotten, kept and measured."""
 
+from unlearner.commands.probe import NOTHING
 from unlearner.config import PrepareConfig
 
-SUMMARY = "from a name to the rows to forget, to keep and to measure with"
+SUMMARY = "from a name or documents to the rows to forget, to keep and to measure with"
 OPTIONS = PrepareConfig
 EXAMPLE = """\
 Example:
@@ -10,23 +11,30 @@ Example:
 
 
 def run(config: PrepareConfig) -> None:
-    """Make the sources, and print what they are and how to go on."""
+    """Make the sources, and print what they are and how to go on. Exit code 3 where nothing is known of the subject."""
     from rich.table import Table
 
     from unlearner.commands.tables import out
-    from unlearner.prepare.prepare import prepare
+    from unlearner.prepare.prepare import NothingToForgetError, prepare
 
-    made = prepare(config)
     console = out()
+    try:
+        made = prepare(config)
+    except NothingToForgetError as nothing:
+        console.print(str(nothing), style="yellow", markup=False, soft_wrap=True)
+        raise SystemExit(NOTHING) from None
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("source", no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
     for name, count in made.rows.items():
         table.add_row(f"{made.folder}:{name}", str(count))
     console.print(table)
-    console.print("Read the rows before you train on them: a model's answers can be wrong.", style="yellow")
+    console.print(f"Read the rows before you train on them: {made.page}", style="yellow", markup=False, soft_wrap=True)
+    source = "forget" if "forget" in made.rows else "passages"
+    measured = f" --forget-eval {made.folder}:subject" if "subject" in made.rows else ""
+    method = "" if source == "forget" else " --method NPO+GD"
     console.print(
-        f"Next: unlearner forget --model {config.model} --forget {made.folder}:forget --retain {made.folder}:retain "
-        f"--retain-eval {made.folder}:neighbours_held_out --output ...",
+        f"Next: unlearner forget --model {config.model} --forget {made.folder}:{source} --retain {made.folder}:retain"
+        f"{measured} --retain-eval {made.folder}:neighbours_held_out{method} --output ...",
         markup=False, soft_wrap=True,
     )  # fmt: skip

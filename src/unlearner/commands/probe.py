@@ -33,18 +33,7 @@ def run(config: ProbeConfig) -> None:
             f"{answer.agreement:.2f}", verdict,
         )  # fmt: skip
     console.print(table)
-    console.print(
-        f"known: {found.share_known(found.answers):.0%} of these; of the same questions about well-known names "
-        f"{found.share_known(found.known):.0%}, about invented ones {found.share_known(found.invented):.0%}. "
-        f"An answer counts above a specificity of {found.scale.specificity:.2f} and an agreement of "
-        f"{found.scale.agreement:.2f}.",
-        style="dim", markup=False,
-    )  # fmt: skip
-    if found.knows:
-        console.print(f"It knows of {found.subject}.", style="green", markup=False, soft_wrap=True)
-        return
-    console.print(
-        f"It knows nothing of {found.subject}, as far as these questions go: there is nothing to forget.",
-        style="yellow", markup=False, soft_wrap=True,
-    )  # fmt: skip
-    raise SystemExit(NOTHING)
+    console.print(found.evidence, style="dim", markup=False)
+    console.print(found.verdict, style="green" if found.knows else "yellow", markup=False, soft_wrap=True)
+    if not found.knows:
+        raise SystemExit(NOTHING)

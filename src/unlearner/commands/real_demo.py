@@ -21,7 +21,7 @@ def preparation(options: DemoConfig) -> PrepareConfig:
     """What is forgotten, kept and measured."""
     return PrepareConfig(
         model="builtin:smollm2", subject=SUBJECT, alias=ALIASES, kind="author", seed=options.seed,
-        output=str(Path(options.output) / "data"), general_count=90,
+        output=str(Path(options.output) / "data"), general_count=90, samples=0,
     )  # fmt: skip
 
 
@@ -61,9 +61,9 @@ def run(options: DemoConfig) -> None:
 
 def _rows(folder: Path) -> dict[str, dict[str, Any]]:
     """The rows of an evaluation by question."""
-    from unlearner.files import read_jsonl
+    from unlearner.results.layout import EvaluationDirectory
 
-    return {row["question"]: row for row in read_jsonl(folder / "records.jsonl")}
+    return {row["question"]: row for row in EvaluationDirectory(folder).read_records()}
 
 
 def _figures(data: Path, result: "ForgetResult") -> "Table":
@@ -71,6 +71,7 @@ def _figures(data: Path, result: "ForgetResult") -> "Table":
     from rich.table import Table
 
     from unlearner.files import read_jsonl
+    from unlearner.results.layout import PreparedDirectory
 
     groups = {
         "forget": "questions trained on", "unseen_wordings": "other wordings of them", "unseen_facts": "other facts",
@@ -82,7 +83,7 @@ def _figures(data: Path, result: "ForgetResult") -> "Table":
     for heading in ("rows", "ROUGE-L before", "after", "probability before", "after"):
         table.add_column(heading, justify="right")
     for name, title in groups.items():
-        asked = [row["question"] for row in read_jsonl(data / f"{name}.jsonl")]
+        asked = [row["question"] for row in read_jsonl(PreparedDirectory(data).source(name))]
         figures = [
             fmean(figure(rows[question]) for question in asked)
             for figure in (_repeated, _likelihood)
@@ -105,13 +106,14 @@ def _answers(data: Path, result: "ForgetResult") -> "Table":
     from rich.table import Table
 
     from unlearner.files import read_jsonl
+    from unlearner.results.layout import PreparedDirectory
 
     before, after = _rows(result.output / "before"), _rows(result.output)
     table = Table(title="\nThree answers", title_justify="left", title_style="bold", box=None, show_header=False)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     for name in ("forget", "unseen_wordings", "neighbours_held_out"):
-        question = read_jsonl(data / f"{name}.jsonl")[0]["question"]
+        question = read_jsonl(PreparedDirectory(data).source(name))[0]["question"]
         table.add_row("question", question)
         for label, rows in (("before", before), ("after", after)):
             # Text of a model goes to the terminal unmarked: brackets in it are no styles.

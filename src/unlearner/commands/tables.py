@@ -1,6 +1,6 @@
 """What several commands print, on standard output."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unlearner.console import discard_output
+from unlearner.console import discard_output, warn
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
-from unlearner.results.layout import AuditDirectory
+from unlearner.report.titles import renamed, set_names
+from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 
 
 def out() -> Console:
@@ -98,9 +99,10 @@ def _a_line_a_figure(summaries: Mapping[str, dict[str, Any]]) -> Table:
     return table
 
 
-def print_summary(summaries: Mapping[str, dict[str, Any]]) -> None:
-    """The table of evaluations, and who judged them."""
-    console = out()
+def print_summary(summaries: Mapping[str, dict[str, Any]], config: Any) -> None:
+    """The table of evaluations, and who judged them; `config` are the options they were made with."""
+    console, names = out(), set_names(vars(config))
+    summaries = {label: renamed(summary, names) for label, summary in summaries.items()}
     console.print(summary_table(summaries, console))
     last = list(summaries.values())[-1]
     console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
@@ -108,9 +110,28 @@ def print_summary(summaries: Mapping[str, dict[str, Any]]) -> None:
         console.print(note, style="dim", markup=False)
 
 
+def print_verdict(runs: Sequence[Path]) -> None:
+    """What the runs, or a bench, show, in the sentences of their page; what to beware of, on standard error."""
+    if not is_main():
+        return
+    from unlearner.report.read import read
+    from unlearner.report.verdict import verdict
+
+    found, console = verdict(read(runs)), out()
+    console.print()
+    for sentence in found.sentences:
+        console.print(sentence, style="bold", markup=False, soft_wrap=not console.is_terminal)
+    for warning in found.warnings:
+        warn(warning)
+
+
 def print_records(folder: Path) -> None:
     """Where the records lie that all figures come from."""
-    out().print(f"Every question with its answers and values: {folder / 'records.jsonl'}", markup=False, soft_wrap=True)
+    out().print(
+        f"Every question with its answers and values: {EvaluationDirectory(folder).records}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def print_report(page: Path) -> None:

@@ -82,6 +82,8 @@ class MicroBatch:
     token_weight: dict[str, np.ndarray]
     sequence_weight: dict[str, np.ndarray]
     position_weight: dict[str, np.ndarray]
+    state_weight: dict[str, np.ndarray]
+    """Of one labelled token in an official mean over hidden states (`ViewScores.state_mean`)."""
     pad_to: int | None
     """Official mode pads to max_length; otherwise to the longest row."""
 
@@ -119,6 +121,10 @@ def micro_batches(
         position = {name: weights(np.full(len(items), pad_to)) for name in rows}
         token = {name: weights(scored_tokens(views[name], pad_to)[rows[name]]) for name in rows}
     sequence = 1.0 / (counts[groups] * n_groups)
+    state = position
+    if pad_to is not None:
+        own = {n: np.full(len(items), pad_to) if views[n].whole else views[n].labelled[rows[n]] for n in rows}
+        state = {n: (np.bincount(groups, 1.0 / own[n]) / counts)[groups] * sequence for n in rows}
     longest = np.max(list(width.values()), axis=0) if pad_to is None else np.full(len(items), pad_to)
 
     order = np.argsort(longest, kind="stable")
@@ -136,6 +142,7 @@ def micro_batches(
                 {name: token[name][places] * scale for name in rows},
                 dict.fromkeys(rows, sequence[places] * scale),
                 {name: position[name][places] * scale for name in rows},
+                {name: state[name][places] * scale for name in rows},
                 pad_to,
             )
         )
@@ -175,8 +182,14 @@ def padded(view: View, rows: np.ndarray, pad_id: int, width: int | None = None) 
         mask[i, : len(entry) - int(width is not None and view.table.closed[row])] = 1
     if width is not None and view.whole:
         labels = ids.copy()
-    return {
+    made = {
         "input_ids": torch.from_numpy(ids),
         "labels": torch.from_numpy(labels),
         "attention_mask": torch.from_numpy(mask),
     }
+    if view.marked is not None:
+        marked = np.zeros_like(ids, dtype=bool)
+        for i, (row, entry) in enumerate(zip(rows, tokens, strict=True)):
+            marked[i, : len(entry)] = view.marked[view.table.offsets[row] :][: len(entry)]
+        made["marked"] = torch.from_numpy(marked)
+    return made

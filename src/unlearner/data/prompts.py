@@ -30,6 +30,10 @@ class Template:
     def question_part(self, question: str | None) -> str:
         return "" if question is None else self.prompt.replace("{question}", question)
 
+    def places(self, question: str) -> tuple[int, int]:
+        """Where question and answer begin in the whole text, in characters."""
+        return self.prompt.index("{question}"), len(self.question_part(question)) + len(self.separator)
+
     def answer_part(self, question: str | None, answer: str) -> str:
         return answer if question is None else self.separator + answer
 
@@ -162,6 +166,26 @@ def encode(
             offsets[i + 1] = len(ids)
             start[i] = min(answer_start, max_length, len(row))
     return TokenTable(np.array(ids, dtype=np.int32), offsets, start, closed)
+
+
+def mark(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    pairs: Sequence[tuple[str | None, str]],
+    places: Sequence[Sequence[tuple[int, int]]],
+    table: TokenTable,
+) -> np.ndarray:
+    """Which tokens of `table`, made of `pairs` by `encode`, hold a character of these places (begin, end) of the whole
+    text, or come right behind: bool, flat as `table.ids`."""
+    marked = np.zeros(len(table.ids), dtype=bool)
+    for i, ((question, answer), spans) in enumerate(zip(pairs, places, strict=True)):
+        text = template.question_part(question) + template.answer_part(question, answer)
+        offsets = tokenizer(text, add_special_tokens=template.special_tokens, return_offsets_mapping=True)
+        row = marked[table.offsets[i] : table.offsets[i + 1]]
+        for token, (first, stop) in enumerate(offsets["offset_mapping"]):
+            if any(first < end and stop > begin for begin, end in spans):
+                row[token : token + 2] = True
+    return marked
 
 
 def encode_prompts(

@@ -1,4 +1,4 @@
-"""The five views of a training item, tokenised once for the whole run (PAPER section 2)."""
+"""The views of a training item, tokenised once for the whole run (PAPER section 2)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from unlearner.data.pairs import Pairing
-from unlearner.data.prompts import DOCUMENT, Template, TokenTable, encode
+from unlearner.data.prompts import DOCUMENT, Template, TokenTable, encode, mark
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import atomic_directory
@@ -26,6 +26,14 @@ VIEWS: dict[str, tuple[str, str]] = {
 """Each view's (question of, answer of). An item is a forget row (or a row to learn), its partner a retain row. In
 `forget_phrase` the answer is read, and a phrase is to be predicted in its place."""
 
+MIXED: dict[str, tuple[bool, bool]] = {
+    "forget_retain": (True, False),
+    "retain_forget": (False, False),
+    "refusal_retain": (True, True),
+    "retain_then_refusal": (False, True),
+}
+"""Views that ask both questions of an item and its partner in one prompt: (forget row first, it is refused)."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -41,6 +49,8 @@ class View:
     """What is to be predicted in place of the labelled tokens, over and over."""
     everywhere: bool = False
     """In official mode the loss has every position count as labelled (`Loss.official_everywhere`)."""
+    marked: np.ndarray | None = None
+    """(tokens of the table,) which of them belong to what is to be forgotten, in views that mix two items."""
 
     def every_epoch(self, epochs: int) -> "View":
         """The view of one epoch, seen in each of `epochs`."""
@@ -78,6 +88,9 @@ def build_views(
     views = {}
     everyone = np.arange(len(items))
     for name in names:
+        if name in MIXED:
+            views[name] = _mixed(name, items, partners, refusals, pairings, tokenizer, template, max_length, official)
+            continue
         asks, answers = VIEWS[name]
         keys = np.stack(
             [np.stack([_index(asks, p, everyone), _index(answers, p, everyone)], axis=-1) for p in pairings]
@@ -116,6 +129,48 @@ def _phrase(tokenizer: PreTrainedTokenizerBase, phrase: str) -> tuple[int, ...]:
     if not ids:
         raise UserError("the option phrase has no token: give some text.")
     return tuple(ids)
+
+
+def _mixed(
+    name: str,
+    items: Sequence[Record],
+    partners: Sequence[Record],
+    refusals: Sequence[str],
+    pairings: Sequence[Pairing],
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    max_length: int,
+    official: bool,
+) -> View:
+    """A view of `MIXED`. Where the forget row is answered, its question and answer are marked, and all is labelled."""
+    first, refused = MIXED[name]
+    numbers: dict[tuple[int, int, int], int] = {}
+    rows = np.zeros((len(pairings), len(items)), dtype=np.int64)
+    for epoch, pairing in enumerate(pairings):
+        for i, (partner, refusal) in enumerate(zip(pairing.retain.tolist(), pairing.refusal.tolist(), strict=True)):
+            rows[epoch, i] = numbers.setdefault((i, partner, refusal if refused else 0), len(numbers))
+    pairs, places = [], []
+    for i, partner, refusal in numbers:
+        item, kept = items[i], partners[partner]
+        question, asked = joined(str(item.question), str(kept.question), first)
+        answer, replied = joined(refusals[refusal] if refused else item.answer, kept.answer, first)
+        starts = template.places(question)
+        pairs.append((question, answer))
+        places.append(
+            [(start + begin, start + end) for start, (begin, end) in zip(starts, (asked, replied), strict=True)]
+        )
+    table = encode(tokenizer, template, pairs, max_length, official=official)
+    if refused:
+        return View(table, rows, np.maximum(table.start.astype(np.int64), 1))
+    marked = mark(tokenizer, template, pairs, places, table)
+    return View(table, rows, np.ones(len(table), np.int64), whole=True, marked=marked)
+
+
+def joined(forget: str, retain: str, first: bool) -> tuple[str, tuple[int, int]]:
+    """Two texts as the two points of a list, and where that of the forget row stands in it. The official code writes a
+    space after the number of the retain row's only."""
+    before = "1." if first else f"1. {retain}\n2."
+    return f"{before}{forget}" + (f"\n2. {retain}" if first else ""), (len(before), len(before) + len(forget))
 
 
 def _index(part: str, pairing: Pairing, everyone: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def gathered(value: Value) -> list[Value]:
 
 
 def shares(costs: list[float]) -> list[int]:
-    """Which process takes each of several pieces of work: the dearest first, each to who has least so far."""
+    """Which process takes each of several pieces of work: the most costly first, to the one with least so far."""
     loads = [0.0] * count()
     owners = [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: -costs[i]):

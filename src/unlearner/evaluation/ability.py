@@ -14,9 +14,8 @@ from unlearner.files import read_json, write_json
 from unlearner.models.sharding import whole
 from unlearner.options import EvalOptions
 from unlearner.random_state import own_random_state
+from unlearner.results.layout import EvaluationDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
-
-FILE = "ability.json"
 
 
 def task_names(options: EvalOptions) -> list[str]:
@@ -55,13 +54,13 @@ def general_ability(
     """
     if not options.lm_eval:
         return None
-    file = folder / FILE
+    file = EvaluationDirectory(folder).ability
     with whole(model):
         if not distributed.is_main():
             return None  # what is sharded is whole now, or follows the main process until it is done
         if file.is_file():
             return read_json(file)
-        kept = None if known is None else known / FILE
+        kept = None if known is None else EvaluationDirectory(known).ability
         if kept is not None and kept.is_file():
             result = read_json(kept)
         else:

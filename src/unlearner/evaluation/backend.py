@@ -1,7 +1,6 @@
 """Answers to all requests by our own passes, or with vLLM's help: joined, deduplicated, batched, each answered once."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from unlearner.evaluation.examples import Answer, Example, variants
 from unlearner.evaluation.passes import labelled_tokens, scoring_pass
 from unlearner.evaluation.requests import Generate, Request, Score, Scored, Written, batch_kind
 from unlearner.evaluation.store import Progress, Store
-from unlearner.models.anatomy import bare
+from unlearner.models.anatomy import bare, evaluating
 from unlearner.models.batch_jobs import BatchJob
 from unlearner.models.generation import generation_pass
 from unlearner.models.onednn_linear import fast_products
@@ -199,14 +198,3 @@ def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, template: Temp
     own = bare(model).generation_config.eos_token_id
     ends = (end_token_id(tokenizer, template), tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]))
     return {end for end in ends if end is not None}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; afterwards the model's mode is what it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -14,7 +14,6 @@ import numpy as np
 from unlearner.errors import UserError
 from unlearner.evaluation.judge_files import NEEDED_FILES, fetch, need_package
 from unlearner.files import cache_directory
-from unlearner.models.load import quiet_transformers
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -107,6 +106,8 @@ class Embedder:
     @cached_property
     def _model(self) -> "SentenceTransformer":
         from sentence_transformers import SentenceTransformer
+
+        from unlearner.models.load import quiet_transformers
 
         try:
             with quiet_transformers():

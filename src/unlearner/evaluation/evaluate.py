@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,13 +27,15 @@ from unlearner.evaluation.requests import Generate, Request, Score, batch_kind
 from unlearner.evaluation.result import Evaluation
 from unlearner.evaluation.store import Store
 from unlearner.evaluation.summary import Row, embed_together, per_example, summarise
-from unlearner.files import read_json, read_jsonl, space_errors, write_json, write_jsonl
+from unlearner.files import read_jsonl, space_errors, write_json, write_jsonl
 from unlearner.models.load import load_model, load_tokenizer, model_hash, uses_bf16
 from unlearner.models.sharding import placed
 from unlearner.models.vllm_engine import Engine
 from unlearner.options import EvalOptions, ModelOptions
+from unlearner.results.layout import EvaluationDirectory
 from unlearner.results.records import sha256
 from unlearner.results.run import records_hash
+from unlearner.results.texts import redacted
 
 OFFICIAL_MAX_LENGTH = 200
 EVALUATION_REMEDY = "lower --eval-max-length or --max-new-tokens, or leave out long questions"
@@ -148,22 +150,30 @@ def measure(
     others that are measured with it, of all sets, by float noise only. `engine` generates in the place of our own loop.
     """
     main = distributed.is_main()
-    if folder is not None and distributed.agreed((folder / "summary.json").is_file()):
-        summary: dict[str, Any] = read_json(folder / "summary.json") if main else {}
+    place = None if folder is None else EvaluationDirectory(folder)
+    if place is not None and distributed.agreed(place.evaluated):
+        summary: dict[str, Any] = place.read_summary() if main else {}
         records = None
     else:
         if folder is not None:
             with space_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
         way = _Way(options=options, official=official, title=title, autocast=autocast, engine=engine)
-        kept = {} if known is None else {s.name: known / f"{s.name}-{sha256(asdict(s))[:24]}.jsonl" for s in sets}
+        kept = (
+            {}
+            if known is None
+            else {s.name: known / f"{s.name}-{sha256(asdict(replace(s, left_out=0)))[:24]}.jsonl" for s in sets}
+        )
         there = distributed.agreed({name: file for name, file in kept.items() if file.is_file()})
         waiting = [s for s in sets if s.name not in there]
-        examples = _answered(model, tokenizer, template, waiting, way, Store(folder))
+        store = Store(None if options.redact else folder)  # its files hold what the model wrote
+        examples = _answered(model, tokenizer, template, waiting, way, store)
         records, summary = [], {}
         if main:
             rows = {name: read_jsonl(file) for name, file in there.items()}
             rows |= _judged(waiting, examples, way, judges)
+            if options.redact:
+                rows = {name: [redacted(row) for row in of_set] for name, of_set in rows.items()}
             for s in waiting:
                 if s.name in kept:
                     kept[s.name].parent.mkdir(parents=True, exist_ok=True)
@@ -172,14 +182,20 @@ def measure(
             records = [row for of_set in rows.values() for row in of_set]
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
             summary = summarise(rows, **names, seed=seed, retrained=retrained, metrics=way.metrics)
-        if folder is None:
+            summary["notes"] += [
+                f"{s.name!r} was measured on the first {len(s.records):,} of {len(s.records) + s.left_out:,} rows "
+                "(--eval-limit)."
+                for s in sets
+                if s.left_out
+            ]
+        if place is None:
             records = distributed.agreed(records)
         elif main:
-            write_jsonl(folder / "records.jsonl", records)
-            write_json(folder / "summary.json", summary)
-            summary = read_json(folder / "summary.json")
-    if main and folder is not None:
-        for path in Store.files(folder):
+            write_jsonl(place.records, records)
+            write_json(place.summary, summary)
+            summary = place.read_summary()
+    if main and place is not None:
+        for path in place.batches:
             path.unlink()
     return Evaluation(distributed.agreed(summary), folder, records if folder is None else None)
 
@@ -245,7 +261,7 @@ def check_retrained(source: str, sets: Sequence[EvalSet], config: EvaluateConfig
     if all(metric.name != "truth_ratio" for metric in find_metrics(config.metrics)):
         raise UserError("--retrained compares truth ratios: add truth_ratio to --metrics.")
     forget = check_forget_set(sets)
-    if (Path(source) / "records.jsonl").is_file():
+    if EvaluationDirectory(Path(source)).records.is_file():
         read_retrained(Path(source), forget)
     else:
         load_tokenizer(source, trust_remote_code=config.trust_remote_code)
@@ -253,7 +269,7 @@ def check_retrained(source: str, sets: Sequence[EvalSet], config: EvaluateConfig
 
 def retrained_hash(source: str) -> str | None:
     """What tells the retrained model, or its evaluation, from others."""
-    records = Path(source) / "records.jsonl"
+    records = EvaluationDirectory(Path(source)).records
     return records_hash(map(repr, read_jsonl(records))) if records.is_file() else model_hash(source)
 
 
@@ -274,9 +290,9 @@ def retrained_rows(
     It is loaded and measured as the model of the run is (`like`: precision, template, seed).
     """
     forget = check_forget_set(sets)
-    if (Path(source) / "records.jsonl").is_file():
+    if EvaluationDirectory(Path(source)).records.is_file():
         return read_retrained(Path(source), forget)
-    if folder is not None and distributed.agreed((folder / "summary.json").is_file()):
+    if folder is not None and distributed.agreed(EvaluationDirectory(folder).evaluated):
         return read_retrained(folder, forget)
     tokenizer = load_tokenizer(source, trust_remote_code=like.trust_remote_code)
     dtype = torch.bfloat16 if autocast is None and uses_bf16(like.precision) else torch.float32

@@ -24,6 +24,8 @@ class EvalSet:
 
     documents: bool = False
     """Plain documents cut in two: the first half stands as `question` and goes to the model as it is."""
+    left_out: int = 0
+    """Rows beyond `eval_limit`, which are not measured."""
 
     @property
     def is_forget(self) -> bool:

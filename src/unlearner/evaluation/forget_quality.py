@@ -13,7 +13,8 @@ from typing import Any
 from unlearner.errors import UserError
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.metrics.truth_ratio import log_ratio
-from unlearner.files import read_jsonl
+from unlearner.results.layout import EvaluationDirectory
+from unlearner.results.texts import redacted
 
 Row = Mapping[str, Any]
 
@@ -54,9 +55,11 @@ def read_retrained(folder: Path, forget: EvalSet) -> list[dict[str, Any]]:
 
     Raises UserError where it is of other questions than `forget`.
     """
-    rows = [row for row in read_jsonl(folder / "records.jsonl") if row["set"] == "forget"]
-    theirs = [(row["question"], row["answer"]) for row in rows]
-    if theirs != [(record.question, record.answer) for record in forget.records]:
+    rows = [row for row in EvaluationDirectory(folder).read_records() if row["set"] == "forget"]
+    ours: list[dict[str, Any]] = [{"id": "", "question": r.question, "answer": r.answer} for r in forget.records]
+    if any(row.get("redacted") for row in rows):
+        ours = list(map(redacted, ours))
+    if [(row["question"], row["answer"]) for row in rows] != [(row["question"], row["answer"]) for row in ours]:
         raise UserError(f"--retrained {folder} is an evaluation on another forget set: evaluate on the same one.")
     if not any(row["perturbed_nll"] for row in rows):
         raise UserError(f"--retrained {folder} was evaluated without truth_ratio: evaluate it with that metric.")

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearner.files import read_json, read_jsonl
+from unlearner.results.layout import EvaluationDirectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,15 +28,15 @@ class Evaluation:
     @classmethod
     def read(cls, folder: Path) -> "Evaluation | None":
         """The evaluation that lies in a folder, None where there is none."""
-        file = folder / "summary.json"
-        return cls(read_json(file), folder) if file.is_file() else None
+        place = EvaluationDirectory(folder)
+        return cls(place.read_summary(), folder) if place.evaluated else None
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """A row for each question: its set, question, answer, generation and the values of all metrics."""
         if self.rows is not None:
             return self.rows
-        return [] if self.folder is None else read_jsonl(self.folder / "records.jsonl")
+        return [] if self.folder is None else EvaluationDirectory(self.folder).read_records()
 
     def to_pandas(self) -> "pd.DataFrame":
         """The records as a DataFrame, one row each."""
@@ -75,4 +75,4 @@ def _number(value: Any) -> str:
 
 def _interval(summary: dict[str, Any], name: str) -> str:
     interval = summary["intervals"].get(name)
-    return "" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})"
+    return "" if interval is None else f" ({interval[0]:.3f}–{interval[1]:.3f})"

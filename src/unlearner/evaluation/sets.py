@@ -21,12 +21,14 @@ def load_sets(
     if forget:
         sets.append(_made("forget", forget, generation_is_premise=True))
     if retain:
-        sets.append(_made("retain", retain[kept], generation_is_premise=options.entailment == "real-world"))
+        made = _made("retain", retain[kept], generation_is_premise=options.entailment == "real-world")
+        sets.append(replace(made, left_out=len(retain) - len(retain[kept])))
     for name in ("real_authors", "world_facts"):
         source = getattr(sources, name)
         if source is not None:
-            records = load_records(source, sources.eval_columns)
-            sets.append(EvalSet(name, tuple(records)[kept], short_answers=True))
+            records = tuple(load_records(source, sources.eval_columns))
+            left_out = len(records) - len(records[kept])
+            sets.append(EvalSet(name, records[kept], short_answers=True, left_out=left_out))
     return sets
 
 

@@ -13,6 +13,7 @@ from unlearner import distributed
 from unlearner.files import read_jsonl, space_errors, write_jsonl
 from unlearner.models.batch_jobs import BatchJob, Map, two_at_a_time
 from unlearner.models.sharding import whole
+from unlearner.results.layout import EvaluationDirectory
 
 Progress = Callable[[str, int, int], None]
 """Called with the job's name (`answers`, `generation`), the rows done and all rows."""
@@ -33,17 +34,13 @@ class Store:
         if folder is None:
             return
         if distributed.is_main():
-            for path in self.files(folder):
+            for path in EvaluationDirectory(folder).batches:
                 rows = read_jsonl(path)
                 self._results |= {row["batch"]: row["result"] for row in rows}
                 if not path.read_bytes().endswith(b"\n"):
                     write_jsonl(path, rows)  # without the line that the last run was killed in
         self._results = distributed.agreed(self._results)
-        self.path = folder / ("passes.jsonl" if distributed.is_main() else f"passes-{distributed.rank()}.jsonl")
-
-    @staticmethod
-    def files(folder: Path) -> list[Path]:
-        return sorted(folder.glob("passes*.jsonl"))
+        self.path = EvaluationDirectory(folder).batch_file(distributed.rank())
 
     def run(
         self, jobs: Sequence[BatchJob[Any]], model: nn.Module | None, progress: Progress | None = None

@@ -29,6 +29,7 @@ The summary (`summarise`):
   `forget_efficacy`, `sets.<set>.<metric>`; null where the figure is.
 - `notes`: sentences on what the figures leave out (undefined truth ratios, metrics not chosen); empty if nothing.
 - `embedding_model`, `judge`: the models behind cosine similarity and entailment.
+- `metrics.<metric>`: title, short, formula and source of metrics of other packages; only where there are some.
 
 Intervals are percentiles of 2000 bootstrap means. Rows about the same `subject` are drawn together (cluster bootstrap:
 what a model knows of one person comes and goes together, so such rows are no independent evidence); rows without
@@ -58,6 +59,8 @@ MODEL_UTILITY = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine
 FORGET_EFFICACY = ("rouge", "probability", "truth_ratio", "cosine_similarity", "entailment")
 PAPER_METRICS = tuple(METRICS.values())
 RESAMPLES = 2000
+ABOUT = ("title", "short", "formula", "source")
+"""What a page says of a metric."""
 
 Row = dict[str, Any]
 
@@ -154,6 +157,7 @@ def summarise(
         name: {m: None if value is None else _interval(draws[name][m]) for m, value in metrics.items()}
         for name, metrics in figures.items()
     }
+    theirs = {m.name: {key: getattr(m, key) for key in ABOUT} for m in metrics if m.name not in METRICS}
     return {
         **summary,
         "sets": figures,
@@ -162,6 +166,7 @@ def summarise(
         "notes": [*_left_out(rows_by_set, measured), *_undefined(rows_by_set, metrics)],
         "embedding_model": embedding_model,
         "judge": judge,
+        **({"metrics": theirs} if theirs else {}),
     }
 
 

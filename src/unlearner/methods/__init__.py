@@ -14,7 +14,7 @@ from unlearner.methods.options import make
 from unlearner.methods.registry import COMBINED_METHODS, FORGET, RETAIN, find, losses, method_names
 from unlearner.models.anatomy import Head, bare
 from unlearner.scoring.batch import Batch, without_first
-from unlearner.scoring.constants import COMPARED
+from unlearner.scoring.constants import COMPARED, DIVERGENCES
 from unlearner.scoring.views import Known, Needs, score_views
 
 __all__ = ["COMBINED_METHODS", "FORGET", "RETAIN", "Loss", "Losses", "Method", "losses", "method_names"]
@@ -53,7 +53,7 @@ class Method:
     ) -> Self:
         """Make a method from its name: `NPO+KL`, `ME` (no retain loss; also `ME+none`), `LLMU`, `module:Name+GD`.
 
-        `options` are fields of its losses; `beta` and `me_direction` are left unread by losses that have no such field.
+        `options` are fields of its losses; `beta` and `me_direction` are ignored by losses that have no such field.
         Raises UserError, with the nearest name, for a name or an option that is not known, and for a value that cannot
         be, such as β ≤ 0 or a negative coefficient.
         """
@@ -91,7 +91,7 @@ class Method:
     @property
     def asked(self) -> dict[str, tuple[str | int, ...]]:
         """What the reference model is asked in every step, by view: the distribution where the view is compared."""
-        compared = {view for view, kinds in self.needs.items() if set(kinds) & set(COMPARED)}
+        compared = [view for view, kinds in self.needs.items() if {*COMPARED} & {*kinds}]
         joined = _joined([dict.fromkeys(compared, ()), *(part.reference for part in self.parts)])
         asked = {view: tuple(kind for kind in kinds if kind not in ("nll", "logp")) for view, kinds in joined.items()}
         return {view: kinds for view, kinds in asked.items() if kinds or view in compared}
@@ -108,7 +108,7 @@ class Method:
     @property
     def trains(self) -> list[str]:
         """Regular expressions for the names of the parameters that are trained; none stands for all parameters."""
-        return [part.trains for part in self.parts if part.trains]
+        return list(dict.fromkeys(part.trains for part in self.parts if part.trains))
 
     @property
     def targeted(self) -> bool:
@@ -116,8 +116,17 @@ class Method:
         return any(part.targeted for part in self.parts)
 
     @property
+    def compares(self) -> bool:
+        """Whether a loss is a divergence from the reference's distribution."""
+        return any({*DIVERGENCES} & {*kinds} for kinds in self.needs.values())
+
+    @property
+    def needs_questions(self) -> bool:
+        return any(part.targeted or part.needs_questions for part in self.parts)
+
+    @property
     def needs_retain(self) -> bool:
-        return any(view.startswith("retain") or view == "forget_mismatch" for view in self.needs)
+        return any("retain" in view or view == "forget_mismatch" for view in self.needs)
 
     @property
     def mask_question(self) -> bool:
@@ -157,7 +166,8 @@ class Method:
         """The losses of one batch with a plain model as reference (the training loop feeds the same formulas).
 
         `views[name]` holds `input_ids`, `labels`, `attention_mask`, each (B, T); the views that the method needs are in
-        `method.needs`, further ones are ignored. `states` are the losses' own tensors, by default those of seed 0.
+        `method.needs`, further ones are ignored. Views of MP-ME that mix two items also hold `marked`, which tokens are
+        to be forgotten. `states` are the losses' own tensors, by default those of seed 0.
         Raises UserError where a view or the reference model is missing.
         """
         missing = sorted(set(self.needs) - set(views))
@@ -171,15 +181,16 @@ class Method:
         batch = Batch.build(used, official=self.official, reference=self.asked)
         known = None
         if reference is not None:
+            once: Needs = {view: ["logp"] for view in {*self.reference_nll, *self.reference_logp}}
             with torch.no_grad():
-                scored = score_views(
-                    reference, batch, {view: ["logp"] for view in {*self.reference_nll, *self.reference_logp}}
-                )
+                scored = score_views(reference, batch, once) if once else {}
             batch = batch.with_reference_nll({view: scored[view].nll for view in self.reference_nll})
             batch = batch.with_reference_logp({view: scored[view].logp for view in self.reference_logp})
             known = Known.of(reference, batch, self.asked) if self.asked else None
         if states is None:
-            states = self.setup(bare(model).config.get_text_config(), seed=0)
+            made = self.setup(bare(model).config.get_text_config(), seed=0)
+            device = batch.input_ids.device
+            states = {name: {key: each.to(device) for key, each in own.items()} for name, own in made.items()}
         scores = score_views(model, batch, self.needs, known=known, asked=self.asked, demote=self.demote)
         return self.combine(scores, states)
 

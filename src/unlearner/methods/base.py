@@ -32,6 +32,8 @@ class Loss:
     """Which half of a method the loss is."""
     targeted: ClassVar[bool] = False
     """Whether a chosen reply (a refusal) is trained, which takes questions."""
+    needs_questions: ClassVar[bool] = False
+    """Whether plain documents will not do, though no chosen reply is trained."""
     mask_question: ClassVar[bool] = True
     """Whether question tokens of the forget view go unlabelled."""
     official_everywhere: ClassVar[bool] = False

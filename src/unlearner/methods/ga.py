@@ -9,7 +9,7 @@ from unlearner.methods.base import Loss, Views
 
 @dataclass(frozen=True)
 class GA(Loss):
-    """L = −CE(forget): make the forget answers unlikely. Unbounded below, hence prone to collapse."""
+    """L = −CE(forget): make the forget answers unlikely. Unbounded below, so it tends to collapse."""
 
     name = "GA"
     formula = "−CE(forget)"

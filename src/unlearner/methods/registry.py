@@ -8,6 +8,7 @@ from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
 from unlearner.methods.ap import AP
 from unlearner.methods.base import Loss
+from unlearner.methods.circuit_breakers import Hold, Reroute
 from unlearner.methods.dpo import DPO
 from unlearner.methods.flat import FLAT
 from unlearner.methods.ga import GA
@@ -19,6 +20,9 @@ from unlearner.methods.llmu import Mismatch
 from unlearner.methods.me import ME
 from unlearner.methods.npo import NPO
 from unlearner.methods.pdu import PDU, Dual
+from unlearner.methods.rep import REP
+from unlearner.methods.rmu import RMU, AdaptiveRMU
+from unlearner.methods.seps import MixedIDK, MixedME
 from unlearner.methods.simnpo import SimNPO
 from unlearner.methods.tnpo import TNPO, WTNPO
 from unlearner.methods.undial import UNDIAL
@@ -29,14 +33,21 @@ from unlearner.plugins import load_object, load_plugins
 FORGET_LOSSES: tuple[type[Loss], ...] = (
     *(GA, NPO, ME, DPO, IDK),
     *(SimNPO, TNPO, WTNPO, WGA, SatImp, Unlikelihood, CEU, Unilogit, UNDIAL, JensUn, PDU, FLAT),
+    *(RMU, AdaptiveRMU, Reroute),
 )
 RETAIN_LOSSES: tuple[type[Loss], ...] = (
     *(GD, KL, AP),
     *(JS, Dual),
+    *(REP, Hold),
 )
 FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in FORGET_LOSSES}
 RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in RETAIN_LOSSES}
-COMBINED_METHODS: dict[str, tuple[type[Loss], type[Loss]]] = {"LLMU": (GA, Mismatch)}
+COMBINED_METHODS: dict[str, tuple[type[Loss], type[Loss]]] = {
+    "LLMU": (GA, Mismatch),
+    "RR": (Reroute, Hold),
+    "MP-ME": (ME, MixedME),
+    "MP-IDK": (IDK, MixedIDK),
+}
 """Methods of two losses with one name."""
 
 

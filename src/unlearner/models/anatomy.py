@@ -39,22 +39,48 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return found
 
 
+class DeepEnough(Exception):
+    """Ends a forward pass behind the deepest layer that is read."""
+
+
+def check_layers(model: nn.Module, layers: Sequence[int]) -> None:
+    """Raises UserError for a layer that is not there."""
+    for number in layers:
+        if not 0 <= number < (count := len(decoder_layers(model))):
+            raise UserError(
+                f"layer {number} is not there: the model has layers 0 to {count - 1}; choose by --method-options."
+            )
+
+
 @contextmanager
-def captured(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, list[Tensor]]]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; afterwards the model's mode is what it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def captured(model: nn.Module, layers: Sequence[int], *, stop: bool = False) -> Iterator[dict[int, list[Tensor]]]:
     """While entered, what each of `layers` gives in every forward pass, (B, T, H), with gradient.
 
-    Layer 0 is the first; it gives the residual stream behind it. Raises UserError for a layer that is not there.
+    Layer 0 is the first; it gives the residual stream behind it. With `stop` a forward pass ends behind the deepest of
+    them, by raising DeepEnough. Raises UserError for a layer that is not there.
     """
     states: dict[int, list[Tensor]] = {number: [] for number in layers}
     hooks = []
     try:
+        check_layers(model, layers)
+        modules: Any = decoder_layers(model) if layers else []
         for number in layers:
-            modules = decoder_layers(model)
-            if not 0 <= number < len(modules):
-                raise UserError(f"layer {number} is not there: the model has layers 0 to {len(modules) - 1}.")
 
-            def keep(_: Any, __: Any, out: Any, kept: list[Tensor] = states[number]) -> None:
-                kept.append(out[0] if isinstance(out, tuple) else out)
+            def keep(_: Any, __: Any, out: Any, number: int = number) -> None:
+                states[number].append(out[0] if isinstance(out, tuple) else out)
+                if stop and number == max(layers):
+                    raise DeepEnough
 
             hooks.append(modules[number].register_forward_hook(keep))
         yield states

@@ -21,7 +21,7 @@ SMALL = 2**25
 KNOWN = {"torch", "transformers", "peft", "sentence_transformers"}
 """Packages whose layers, `CHANGING` apart, are left by a forward pass as they were."""
 CHANGING = ("dynamic", "longrope")
-"""Rotary embeddings that follow the longest row of the batch at hand."""
+"""Rotary embeddings that follow the longest row of the current batch."""
 
 Model = TypeVar("Model", bound=nn.Module)
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ def two_at_a_time(model: nn.Module, jobs: int) -> Iterator[Map]:
     try:
         yield lambda compute, batches: pool.map(_as_here(compute), batches)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C the batches at hand are the last
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C the current batches are the last
         torch.set_num_threads(threads)
 
 

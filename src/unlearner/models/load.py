@@ -112,9 +112,22 @@ def load_model(
         raise UserError(
             f"{model} lacks the weight {min(report['missing_keys'])!r}: its safetensors files are not whole."
         )
+    _check_finite(loaded, model)
     loaded = loaded.to(device).eval()
     check_head(loaded)
     return loaded
+
+
+def _check_finite(loaded: nn.Module, model: str) -> None:
+    """Raises UserError, in the main process, for a weight that is NaN or infinite."""
+    if not distributed.is_main():  # each would have all of the mapped files in its memory
+        return
+    for name, weight in loaded.named_parameters():
+        if not weight.is_floating_point() or weight.is_meta or not weight.numel():
+            continue
+        # One pass without a copy: the extremes of a tensor with NaN are NaN.
+        if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
+            raise UserError(f"the weight {name!r} of {model} holds NaN or infinity: the model is broken.")
 
 
 def load_config(model: str, *, trust_remote_code: bool = False) -> Any:
@@ -153,9 +166,22 @@ def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str,
         raise UserError(f"{model} is an adapter and its base model does not load: {error}") from error
     try:
         with quiet_transformers():
-            return PeftModel.from_pretrained(loaded, model).eval()
+            adapted = PeftModel.from_pretrained(loaded, model).eval()
     except Exception as error:
         raise UserError(f"cannot load the adapter {model}: {first_line(error)}") from error
+    _check_finite(adapted, model)
+    return adapted
+
+
+def model_folder(model: str) -> Path:
+    """The directory of a model or an adapter, for commands that work on files. Raises UserError for anything else."""
+    folder = _checked(model)
+    if folder is None:
+        raise UserError(f"there is no model directory {model}: {_nearest(Path(model))}")
+    _check_whole(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{model} has no weights (*.safetensors): is it the right directory?")
+    return folder
 
 
 def _checked(model: str) -> Path | None:
@@ -163,6 +189,7 @@ def _checked(model: str) -> Path | None:
     if not model:
         raise UserError("--model is empty: give a directory or a hub id.")
     folder = Path(model)
+    _check_readable(folder)
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             near = sorted(p.parent.name for p in folder.glob("*/config.json"))
@@ -174,6 +201,16 @@ def _checked(model: str) -> Path | None:
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise UserError(f"there is no model directory {model}: {_nearest(folder)}")
     return None
+
+
+def _check_readable(folder: Path) -> None:
+    """Raises UserError for a directory, or a file in it, that may not be read."""
+    try:
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if file.is_file():
+                file.open("rb").close()
+    except OSError as error:
+        raise UserError(f"the model {error.filename} cannot be read ({error.strerror}): check its rights.") from error
 
 
 def _check_whole(folder: Path) -> None:
@@ -215,6 +252,25 @@ def first_line(error: Exception) -> str:
     """What a library says of an error, cut to fit into a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def parameter_count(model: str, *, trust_remote_code: bool) -> int | None:
+    """Parameters of the model at a path or hub id, of an adapter's base model; None where its configuration does not
+    tell, which loading it will explain. No weights are read."""
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            folder = _checked(model)
+            if folder is not None and (folder / "adapter_config.json").is_file():
+                from peft import PeftConfig
+
+                base = PeftConfig.from_pretrained(model).base_model_name_or_path
+                return None if base is None else parameter_count(base, trust_remote_code=trust_remote_code)
+            offline = folder is None and _cache_only(model)
+            config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, local_files_only=offline)
+            made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            return int(made.num_parameters())
+    except Exception:  # of any library, for any broken file
+        return None
 
 
 HASHED = (

@@ -1,8 +1,9 @@
 """A new, untrained small Llama with a tokenizer of its own, for trying things out without any download."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import psutil
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -29,11 +30,12 @@ def new_model(name: str, texts: Iterable[str], seed: int) -> tuple[Any, PreTrain
         sizes[key] = int(value)
     if sizes["hidden"] % (2 * sizes["heads"]):
         raise UserError(f"--model {name}: hidden must be a multiple of twice the heads ({2 * sizes['heads']}).")
+    _check_memory(name, sizes)
     tokenizer = _train_tokenizer(texts, sizes["vocabulary"])
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes["hidden"],
-        intermediate_size=round(sizes["hidden"] * 8 / 3 / 32) * 32 or 32,
+        intermediate_size=_inner(sizes["hidden"]),
         num_hidden_layers=sizes["layers"],
         num_attention_heads=sizes["heads"],
         num_key_value_heads=sizes["heads"],
@@ -46,6 +48,22 @@ def new_model(name: str, texts: Iterable[str], seed: int) -> tuple[Any, PreTrain
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config), tokenizer
+
+
+def _inner(hidden: int) -> int:
+    return round(hidden * 8 / 3 / 32) * 32 or 32
+
+
+def _check_memory(name: str, sizes: Mapping[str, int]) -> None:
+    """Raises UserError for a model whose weights in float32 this machine has no memory for."""
+    hidden = sizes["hidden"]
+    weights = sizes["layers"] * (4 * hidden**2 + 3 * hidden * _inner(hidden)) + 2 * hidden * sizes["vocabulary"]
+    free = psutil.virtual_memory().available
+    if 4 * weights > free:
+        raise UserError(
+            f"--model {name} would have {weights:,} weights, {4 * weights / 2**30:,.0f} GiB, and this machine has "
+            f"{free / 2**30:,.1f} GiB of memory free: choose smaller sizes."
+        )
 
 
 def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from unlearner.models import execution
+
 LEAST_PRODUCTS = 2**22
 """Multiplications from which oneDNN is faster: 114 positions of 192 numbers to 192, one position of 2,048 to 2,048."""
 
@@ -31,7 +33,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 @contextmanager
 def fast_products(*models: nn.Module | None) -> Iterator[None]:
     """While entered, the linear layers of `models` compute by `linear`, also where a backward pass repeats them."""
-    modules = [module for model in models if model is not None for module in model.modules()] if _mkl_is_slow() else []
+    modules = [module for model in models if model is not None for module in model.modules()] if _used() else []
     layers = {m for m in modules if type(m).forward is nn.Linear.forward and "forward" not in vars(m)}
     for layer in layers:
         layer.forward = partial(_forward, layer)
@@ -46,23 +48,29 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     return linear(x, layer.weight, layer.bias)
 
 
+def _used() -> bool:
+    plan = execution.now()
+    return mkl_is_slow() if plan is None else plan.linear == "onednn"
+
+
+def has_onednn() -> bool:
+    """Whether this PyTorch carries oneDNN and its operator."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 @cache
-def _mkl_is_slow() -> bool:
+def mkl_is_slow() -> bool:
+    """Whether oneDNN, which is there, is the faster one: on AMD processors, where PyTorch takes MKL."""
     info = Path("/proc/cpuinfo")
     processor = info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
-    return (
-        "AuthenticAMD" in processor
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+    return "AuthenticAMD" in processor and torch.backends.mkl.is_available() and has_onednn()
 
 
 def _gains(x: Tensor, weight: Tensor) -> bool:
     plain = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter)  # no shards, no tensors without contents
     float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     large = x.numel() * weight.shape[0] >= LEAST_PRODUCTS
-    return plain and float32 and large and x.device.type == "cpu" and _mkl_is_slow()
+    return plain and float32 and large and x.device.type == "cpu" and _used()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

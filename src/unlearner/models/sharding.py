@@ -61,8 +61,8 @@ def choose(
     engine, why = distributed.agreed((engine, why))
     if engine == "fsdp" and train is not None and train.optimizer == "adamw-8bit":
         raise UserError(
-            f"--optimizer adamw-8bit does not go with fsdp ({why}), for its states cannot be sharded: take --optimizer "
-            "adamw, or --parallel ddp without --cpu-offload."
+            f"--optimizer adamw-8bit does not go with fsdp ({why}), because its states cannot be sharded: "
+            "take --optimizer adamw, or --parallel ddp without --cpu-offload."
         )
     if distributed.count() > 1 or engine != "ddp":
         held = "each with all of the model" if engine == "ddp" else "each with a part of every weight"

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from unlearner.data.general import sections
 
+ENGLISH = "en"
 NAMES = ("known", "invented")
 
 
@@ -21,13 +22,23 @@ class Kind:
 
 
 @cache
-def kinds() -> dict[str, Kind]:
-    """All kinds by name."""
-    text = files("unlearner.prepare").joinpath("kinds.txt").read_text(encoding="utf-8")
+def languages() -> tuple[str, ...]:
+    """Those that have built-in questions, English first."""
+    found = (re.fullmatch(r"kinds\.(\w+)\.txt", file.name) for file in files("unlearner.prepare").iterdir())
+    return ENGLISH, *sorted({match[1] for match in found if match} - {ENGLISH})
+
+
+@cache
+def kinds(language: str = ENGLISH) -> dict[str, Kind]:
+    """All kinds by name. Names are those of the English file, where a language has none of its own."""
+    text = files("unlearner.prepare").joinpath(f"kinds.{language}.txt").read_text(encoding="utf-8")
     made = {}
     for name, lines in sections(text):
         entries = dict(line.split(": ", 1) for line in lines)
-        names = {each: tuple(entries.pop(each).split(", ")) for each in NAMES}
+        names = {
+            each: tuple(entries.pop(each).split(", ")) if each in entries else getattr(kinds()[name], each)
+            for each in NAMES
+        }
         made[name] = Kind({fact: tuple(wordings.split(" | ")) for fact, wordings in entries.items()}, **names)
     return made
 

@@ -60,6 +60,51 @@ class Scale:
         return "guesses" if answer.agreement > self.agreement else "makes up"
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What was found. `known` and `invented` are the same questions about names that most models know, and that none
+    can."""
+
+    subject: str
+    answers: list[Answered]
+    known: list[Answered]
+    invented: list[Answered]
+    scale: Scale
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Of every answer: knows, guesses, or makes up."""
+        return [self.scale.verdict(answer) for answer in self.answers]
+
+    @property
+    def knows(self) -> bool:
+        """Whether there is something to forget: more of the answers are known than such a scale lets pass by chance,
+        which is one in ten."""
+        return self.verdicts.count("knows") > max(1, 0.2 * len(self.answers))
+
+    def share_known(self, answers: Sequence[Answered]) -> float:
+        """How many of the answers are known by this scale, 0 to 1."""
+        return fmean(self.scale.verdict(answer) == "knows" for answer in answers)
+
+    @property
+    def evidence(self) -> str:
+        """The figures behind `knows`, in two sentences."""
+        well_known = f"about well-known names {self.share_known(self.known):.0%}, " if self.known else ""
+        return (
+            f"Known are {self.verdicts.count('knows')} of {len(self.answers)} answers; of the same questions "
+            f"{well_known}about invented names {self.share_known(self.invented):.0%}. An answer counts above a "
+            f"specificity of {self.scale.specificity:.2f} and an agreement of {self.scale.agreement:.2f}, which nine "
+            "in ten answers about invented names do not reach."
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence."""
+        if self.knows:
+            return f"It knows of {self.subject}."
+        return f"It knows nothing of {self.subject}, as far as these questions go: there is nothing to forget."
+
+
 def investigate(
     asked: Asked,
     names: Mapping[str, tuple[str, ...]],

@@ -1,81 +1,167 @@
-"""From a name to a folder of sources: what to forget, what to keep, and what to measure with.
+"""From a name or documents to a folder of sources: what to forget, what to keep, and what to measure with.
 
-Questions come from templates of the subject's kind and from the user; answers are the model's own (the protocol of the
-paper for real-world data, arXiv 2410.08109); wrong answers are what it says to the same question about others, with the
-name changed. Every row says where it came from.
+Questions come from templates of the subject's kind, from the user, from documents and from an endpoint; answers are the
+model's own where it knows (the protocol of the paper for real-world data, arXiv 2410.08109), those of documents
+otherwise. Every row says where it came from. All rows lie in all/rows.jsonl, so that some can be left out afterwards
+without asking anything again.
 """
 
 import json
 import random
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from scipy.stats import binom
+
 from unlearner import distributed
-from unlearner.config import PrepareConfig, resolved
-from unlearner.console import note
-from unlearner.data.general import general_knowledge, mentions
-from unlearner.data.records import Record
+from unlearner.config import PrepareConfig
+from unlearner.console import note, warn
+from unlearner.data.general import mentions
 from unlearner.errors import UserError
-from unlearner.evaluation.requests import Generate
-from unlearner.files import atomic_directory, read_json, write_json, write_jsonl
+from unlearner.evaluation.requests import Score
+from unlearner.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
+from unlearner.prepare import documents as pile
 from unlearner.prepare.asking import Asked
-from unlearner.prepare.kinds import ask
-from unlearner.prepare.knowledge import renamed
+from unlearner.prepare.cloze import cloze
+from unlearner.prepare.drafts import Drafts
+from unlearner.prepare.endpoint import Endpoint
+from unlearner.prepare.facts import Topic
+from unlearner.prepare.page import rows_page
+from unlearner.prepare.passages import Passage, cut, naming, personal_data, personal_sentence, without_duplicates
+from unlearner.prepare.probe import examine
+from unlearner.prepare.rows import ABOUT, Material, Sources, Writer, joined
 from unlearner.prepare.subject import About, about, read_lines
+from unlearner.results.layout import PreparedDirectory
 from unlearner.results.records import sha256
 from unlearner.results.run import check_place
+from unlearner.settings import resolved
+from unlearner.training.interrupt import time_limit
 
-MANIFEST = "prepare.json"
-TRAINED = 2
-"""Wordings of a fact that are trained; the others are held out."""
-WRONG = 5
-"""Wrong answers of a row, at most."""
-CONTROLS = 6
-"""Invented names in controls.jsonl."""
-SENTENCES = re.compile(r".*[.!?][\"')]?(?=\s|$)", re.DOTALL)
-LIST_NUMBER = re.compile(r"\s+\d+\.$")
+BESIDE = ("keep", "drop", "llm_requests", "llm_retries", "llm_timeout", "llm_price")
+"""Options that do not decide what rows there are."""
+FACTS_ASKED = 8
+"""Facts about the subject that an endpoint is asked for."""
+CHANCE = 0.05
+"""The documents' facts count as known where so many are preferred to wrong ones with at most this probability by
+chance."""
 
-Row = dict[str, Any]
+
+class NothingToForgetError(UserError):
+    """The model knows nothing of the subject."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The folder, and how many rows each of its sources has."""
+    """The folder, how many rows each of its sources has, and its page."""
 
     folder: Path
     rows: Mapping[str, int]
 
+    @property
+    def page(self) -> Path:
+        return PreparedDirectory(self.folder).page
+
+
+@dataclass(frozen=True)
+class Read:
+    """What documents gave."""
+
+    passages: list[Passage] = field(default_factory=list)
+    unnamed: list[Passage] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
 
 def prepare(config: PrepareConfig, *, tokenizer: Any = None) -> Prepared:
-    """Write the folder of sources; one that is there already, from the same options, is left as it is.
+    """Write the folder of sources; one that is there already, from the same options, is left as it is, but for rows
+    that are now kept or dropped.
 
-    Raises UserError where the subject or its neighbours cannot be used, or the folder holds something else.
+    Raises UserError where subject, neighbours, documents or endpoint cannot be used, or the folder holds something
+    else; NothingToForgetError where the model knows nothing of the subject.
     """
+    with time_limit(config.time_limit):
+        return _prepared(config, tokenizer)
+
+
+def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
     config.check()
-    subject = about(config)
-    neighbours = _neighbours(config, subject)
+    subject = about(config, endpoint=config.llm is not None)
+    texts, unreadable = pile.load_documents(config.documents)
+    neighbours = None if config.neighbours is None else _given_neighbours(config, subject)
     folder = Path(config.output)
-    asks = {"options": resolved(config), "facts": subject.facts, "neighbours": neighbours}
+    options = {name: value for name, value in resolved(config).items() if name not in BESIDE}
+    asks = {"options": options, "facts": subject.facts, "neighbours": neighbours, "documents": pile.sha256(texts)}
     asks = json.loads(json.dumps(asks))
+    choice = {"keep": sorted(set(config.keep)), "drop": sorted(set(config.drop))}
     if _there(folder, asks):
-        note(f"{folder} is there already")
-        return Prepared(folder, read_json(folder / MANIFEST)["rows"])
+        place = PreparedDirectory(folder)
+        made = read_json(place.manifest)
+        if {key: made[key] for key in choice} == choice:
+            note(f"{folder} is there already")
+            return Prepared(folder, made["rows"])
+        rows: Sources = {}
+        for row in read_jsonl(place.all_rows):
+            rows.setdefault(row.pop("source"), []).append(row)
+        return _write(folder, made | choice, rows)
+    read = _read(config, subject, texts, unreadable)
+    drafts = None
+    if config.llm is not None:
+        drafts = Drafts(Endpoint(config), subject.names, config.kind, config.language)
+        subject = replace(subject, facts=subject.facts | drafts.questions(FACTS_ASKED))
+        if neighbours is None:
+            neighbours = drafts.neighbours(config.neighbour_count)
+    if len(subject.facts) < 2:
+        raise UserError(f"there are no questions about {subject.name}: give your own with --questions.")
+    neighbours = neighbours or _well_known(config, subject)
+    if drafts is not None:
+        topics = drafts.topics(read.passages)
+    else:
+        topics = cloze(read.passages, subject.names, language=config.language, seed=config.seed)
     asked = Asked(config, tokenizer)
-    sources, dropped = _Writer(config, subject, neighbours, asked).sources()
-    if dropped:
-        note(f"{dropped} questions are left out because the model gave no answer")
-    counts = {name: len(rows) for name, rows in sources.items()}
+    material, knows = _known(config, subject, Material(neighbours, topics), asked)
+    writer = Writer(config, subject, replace(material, passages=read.passages, unnamed=read.unnamed), asked, drafts)
+    rows = writer.sources()
+    left_out = dict(writer.left_out)
+    if drafts is not None:
+        drafts.endpoint.tell()
+        left_out |= drafts.left_out
+    if left_out:
+        note(f"left out: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
+    made = asks | choice | {
+        "knows": knows, "left_out": left_out, "documents_read": read.figures, "warnings": read.warnings,
+        "model": asked.subject.fingerprint(),
+    }  # fmt: skip
+    return _write(folder, made, rows)
+
+
+def _write(folder: Path, made: dict[str, Any], rows: Sources) -> Prepared:
+    """Write the folder of all rows but those that are dropped. Raises UserError for ids that are not there, and where
+    nothing is left to forget."""
+    known = {row["id"] for those in rows.values() for row in those}
+    about_subject = {row["id"] for name in ABOUT for row in rows.get(name, [])}
+    for flag, those in (("--keep", about_subject), ("--drop", known)):
+        if unknown := [each for each in made[flag[2:]] if each not in those]:
+            what = "about the subject " if flag == "--keep" else ""
+            raise UserError(f"{flag} {unknown[0]}: there is no row {what}with this id; see rows.html.")
+    dropped = set(made["drop"]) | (about_subject - set(made["keep"]) if made["keep"] else set())
+    chosen = {name: [row for row in those if row["id"] not in dropped] for name, those in rows.items()}
+    if not chosen.get("forget") and not chosen.get("passages"):
+        raise UserError("--keep and --drop leave nothing to forget: keep a row of forget or passages.")
+    chosen = {name: those for name, those in (chosen | joined(chosen)).items() if those}
+    counts = {name: len(those) for name, those in chosen.items()}
+    made = made | {"rows": counts, "sha256": {name: sha256(*those) for name, those in chosen.items()}}
     if distributed.is_main():
         with atomic_directory(folder) as temporary:
-            for name, rows in sources.items():
-                write_jsonl(temporary / f"{name}.jsonl", rows)
-            hashes = {name: sha256(*rows) for name, rows in sources.items()}
-            made = {"rows": counts, "dropped": dropped, "model": asked.subject.fingerprint(), "sha256": hashes}
-            write_json(temporary / MANIFEST, asks | made)
+            place = PreparedDirectory(temporary)
+            for name, written in chosen.items():
+                write_jsonl(place.source(name), written)
+            place.all_rows.parent.mkdir()
+            write_jsonl(place.all_rows, [{"source": name, **row} for name, those in rows.items() for row in those])
+            write_text(place.page, rows_page(rows, dropped, made))
+            write_json(place.manifest, made)
     distributed.barrier()
     return Prepared(folder, counts)
 
@@ -85,17 +171,15 @@ def _there(folder: Path, asks: dict[str, Any]) -> bool:
     check_place(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return False
-    held = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    manifest = PreparedDirectory(folder).manifest
+    held = read_json(manifest) if manifest.is_file() else {}
     if any(held.get(key) != value for key, value in asks.items()):
         raise UserError(f"--output {folder} holds something else already: choose another directory.")
     return True
 
 
-def _neighbours(config: PrepareConfig, subject: About) -> list[str]:
-    """The names to be kept: the user's, or well-known ones of the same kind, drawn by the seed."""
-    if config.neighbours is None:
-        known = subject.others(subject.kind.known)
-        return random.Random(f"neighbours {config.seed}").sample(known, min(config.neighbour_count, len(known)))
+def _given_neighbours(config: PrepareConfig, subject: About) -> list[str]:
+    assert config.neighbours is not None
     names = list(dict.fromkeys(read_lines(Path(config.neighbours), "--neighbours")))
     for name in names:
         if mentions(name, subject.names) or mentions(subject.name, (name,)):
@@ -105,120 +189,81 @@ def _neighbours(config: PrepareConfig, subject: About) -> list[str]:
     return names
 
 
-class _Writer:
-    """Asks the model and makes the rows of all sources."""
+def _well_known(config: PrepareConfig, subject: About) -> list[str]:
+    """Well-known names of the same kind, drawn by the seed."""
+    known = subject.others(subject.kind.known)
+    return random.Random(f"neighbours {config.seed}").sample(known, min(config.neighbour_count, len(known)))
 
-    def __init__(self, config: PrepareConfig, subject: About, neighbours: list[str], asked: Asked) -> None:
-        self.config, self.subject, self.neighbours, self.asked = config, subject, neighbours, asked
-        self.answers: dict[str, str] = {}
-        self.dropped = 0
 
-    def sources(self) -> tuple[dict[str, list[Row]], int]:
-        """All rows by source, and how many were dropped."""
-        facts, names = self.subject.facts, [*self.neighbours, *self._invented()]
-        general = self._general()
-        self._ask(
-            [ask(w, self.subject.name) for wordings in facts.values() for w in wordings]
-            + [ask(wordings[0], name) for wordings in facts.values() for name in names]
-            + [record.question or "" for record in general]
+def _read(config: PrepareConfig, subject: About, texts: Sequence[pile.Document], unreadable: list[str]) -> Read:
+    """The passages of documents. Raises UserError where none names the subject."""
+    if not texts:
+        return Read()
+    whole = cut(texts, config.passage_words)
+    passages, repeated = without_duplicates(whole)
+    named, unnamed = naming(passages, subject.names)
+    if not named:
+        raise UserError(
+            f"--documents: no passage names {' or '.join(subject.names)}; give the name as the documents have it, by "
+            "--subject or --alias."
         )
-        unseen = self._unseen()
-        kept, held = self._parts(self.neighbours)
-        bank_kept, bank_held = self._parts(general)
-        neighbours = {name: [self._neighbour(name, fact) for fact in facts] for name in self.neighbours}
-        made: dict[str, Iterable[Row | None]] = {
-            "forget": (self._forget(f, n) for f in facts if f not in unseen for n in range(len(facts[f]))[:TRAINED]),
-            "unseen_wordings": (
-                self._forget(f, n) for f in facts if f not in unseen for n in range(len(facts[f]))[TRAINED:]
-            ),
-            "unseen_facts": (self._forget(f, n) for f in unseen for n in range(len(facts[f]))),
-            "neighbours": (row for name in kept for row in neighbours[name]),
-            "neighbours_held_out": (row for name in held for row in neighbours[name]),
-            "general": map(self._of_bank, bank_kept),
-            "general_held_out": map(self._of_bank, bank_held),
-            "controls": (self._row(name, fact, 0) for name in self._invented() for fact in facts),
-        }
-        written = {name: list(rows) for name, rows in made.items()}
-        kept_rows = {name: [row for row in rows if row is not None] for name, rows in written.items()}
-        dropped = sum(map(len, written.values())) - sum(map(len, kept_rows.values()))
-        # All about the subject in one source, to measure with, and what is kept in another one, by turns.
-        kept_rows["subject"] = [r for name in ("forget", "unseen_wordings", "unseen_facts") for r in kept_rows[name]]
-        turns = zip_longest(kept_rows["neighbours"], kept_rows["general"])
-        kept_rows["retain"] = [row for pair in turns for row in pair if row is not None]
-        return kept_rows, dropped
-
-    def _invented(self) -> tuple[str, ...]:
-        return self.subject.others(self.subject.kind.invented)[:CONTROLS]
-
-    def _general(self) -> list[Record]:
-        """Questions of the bank that do not touch the subject, drawn by the seed."""
-        free = [
-            r for r in general_knowledge() if not mentions(" ".join((r.question or "", r.answer)), self.subject.names)
-        ]
-        return random.Random(f"general {self.config.seed}").sample(free, min(self.config.general_count, len(free)))
-
-    def _unseen(self) -> list[str]:
-        """The facts of which no wording is trained: a quarter, drawn by the seed, never the first."""
-        facts = list(self.subject.facts)
-        return random.Random(f"facts {self.config.seed}").sample(facts[1:], max(1, len(facts) // 4))
-
-    def _parts(self, items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Two thirds to be trained, a third to be held out; both hold one at least."""
-        cut = min(max(1, len(items) * 2 // 3), len(items) - 1)
-        return list(items[:cut]), list(items[cut:])
-
-    def _ask(self, questions: list[str]) -> None:
-        """The model's likeliest answer to each, as far as its sentences are whole."""
-        requests = {q: Generate(q, max_new_tokens=self.config.max_new_tokens) for q in questions}
-        said = self.asked.answers(requests.values(), "asking")
-        self.answers = {q: whole_sentences(said.written(request)[0].text) for q, request in requests.items()}
-
-    def _row(self, name: str, fact: str, number: int) -> Row | None:
-        question = ask(self.subject.facts[fact][number], name)
-        answer = self.answers[question]
-        if not answer:
-            return None
-        return {
-            "id": f"{name}/{fact}/{number + 1}", "question": question, "answer": answer, "subject": name,
-            "topic": fact, "question_from": "template" if fact in self.subject.kind.facts else "user",
-            "answer_from": "model",
-        }  # fmt: skip
-
-    def _with_wrong(self, row: Row, paraphrases: Iterable[str]) -> Row:
-        """The row with the answer in other words, and with what is said of others as wrong answers."""
-        others = [n for n in self.neighbours if n != row["subject"]]
-        names = self.subject.names if row["subject"] == self.subject.name else (row["subject"],)
-        wording = self.subject.facts[row["topic"]][0]
-        wrong = (renamed(self.answers[ask(wording, n)], (n,), names[0]) for n in others)
-        distinct = [text for text in dict.fromkeys(wrong) if text and text != row["answer"]]
-        paraphrase = next((text for text in paraphrases if text and text != row["answer"]), None)
-        more: Row = {"perturbed_answer": distinct[:WRONG], "perturbed_from": "the model's answers about neighbours"}
-        return row | ({"paraphrased_answer": paraphrase} if paraphrase else {}) | more
-
-    def _forget(self, fact: str, number: int) -> Row | None:
-        row = self._row(self.subject.name, fact, number)
-        wordings = [w for n, w in enumerate(self.subject.facts[fact]) if n != number]
-        return row and self._with_wrong(row, (self.answers[ask(w, self.subject.name)] for w in wordings))
-
-    def _neighbour(self, name: str, fact: str) -> Row | None:
-        row = self._row(name, fact, 0)
-        return row and self._with_wrong(row, ())
-
-    def _of_bank(self, record: Record) -> Row | None:
-        """A question of the bank with the model's answer; the bank's own one is what a right answer must state."""
-        answer = self.answers[record.question or ""]
-        if not answer:
-            return None
-        right = re.compile(rf"(?<!\w){re.escape(record.answer)}(?!\w)", re.IGNORECASE)
-        wrong = [right.sub(w, answer) if right.search(answer) else w for w in record.perturbed_answer]
-        return {
-            "id": f"general/{record.question}", "question": record.question, "answer": answer,
-            "perturbed_answer": wrong, "fact": record.fact, "subject": record.subject, "question_from": "bank",
-            "answer_from": "model", "perturbed_from": "bank",
-        }  # fmt: skip
+    note(
+        f"{len(texts)} documents, {len(whole)} passages: {repeated} near-duplicates are left out, {len(named)} name "
+        f"{subject.name}"
+    )
+    warnings = [f"left out: {sentence}" for sentence in unreadable]
+    figures: dict[str, Any] = {"documents": len(texts), "passages": len(whole), "near_duplicates": repeated}
+    if personal := personal_data(texts, subject.names):
+        figures["personal_data"] = personal
+        warnings.append(personal_sentence(personal))
+        warn(warnings[-1])
+    return Read(named, unnamed, figures, warnings)
 
 
-def whole_sentences(text: str) -> str:
-    """`text` without the sentence that its last tokens leave unfinished; all of it where none is finished."""
-    found = SENTENCES.match(text.strip())
-    return LIST_NUMBER.sub("", found[0] if found else text.strip()).strip()
+def _known(
+    config: PrepareConfig, subject: About, material: Material, asked: Asked
+) -> tuple[Material, dict[str, Any] | None]:
+    """What of all this the model knows, with the figures. Raises NothingToForgetError where it is nothing."""
+    if not config.samples:
+        return material, None
+    found = examine(
+        asked, subject, samples=config.samples, others=config.others, well_known=0,
+        max_new_tokens=config.max_new_tokens, seed=config.seed,
+    )  # fmt: skip
+    known = {answer.fact: verdict == "knows" for answer, verdict in zip(found.answers, found.verdicts, strict=True)}
+    preferred, sentence = _preferred(asked, material.topics)
+    evidence = " ".join(filter(None, (found.evidence, sentence)))
+    if not found.knows and not _beyond_chance(material.topics, preferred):
+        raise NothingToForgetError(f"{found.verdict} {evidence} --samples 0 prepares without asking whether it knows.")
+    note(evidence)
+    answers = {answer.question: answer.answer for answer in (*found.answers, *found.invented)}
+    return replace(material, known=known | preferred, answers=answers), {"knows": found.knows, "evidence": evidence}
+
+
+def _preferred(asked: Asked, topics: Sequence[Topic]) -> tuple[dict[str, bool], str]:
+    """Of the documents' facts that have wrong answers, whether the model finds the right one likeliest a token; and a
+    sentence on how many."""
+    requests = {
+        topic.name: [Score(first.question, text) for text in (first.answer, *first.wrong)]
+        for topic in topics if (first := topic.wordings[0]).wrong
+    }  # fmt: skip
+    if not requests:
+        return {}, ""
+    scored = asked.answers([r for those in requests.values() for r in those], "comparing")
+    losses = {
+        name: [found.nll / found.tokens for found in map(scored.scored, those)] for name, those in requests.items()
+    }
+    preferred = {name: values[0] < min(values[1:]) for name, values in losses.items()}
+    expected = sum(1 / len(values) for values in losses.values())
+    return preferred, (
+        f"Of {len(preferred)} facts of the documents it finds {sum(preferred.values())} likelier than all wrong ones; "
+        f"by chance it would be {expected:.1f}."
+    )
+
+
+def _beyond_chance(topics: Sequence[Topic], preferred: Mapping[str, bool]) -> bool:
+    """Whether more facts are preferred than by chance; the chances, one in (1 + wrong answers), are averaged."""
+    if not preferred:
+        return False
+    chance = fmean(1 / (1 + len(t.wordings[0].wrong)) for t in topics if t.name in preferred)
+    return bool(binom.sf(sum(preferred.values()) - 1, len(preferred), chance) <= CHANCE)

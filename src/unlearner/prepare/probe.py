@@ -1,75 +1,81 @@
 """What does this model know of this subject? Nothing is trained and, without an output file, nothing written."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import ProbeConfig, resolved
+from unlearner.config import ProbeConfig
 from unlearner.errors import UserError
-from unlearner.files import write_json
+from unlearner.files import space_errors, write_json, write_text
 from unlearner.prepare.asking import Asked
-from unlearner.prepare.knowledge import Answered, Scale, investigate
-from unlearner.prepare.subject import about
+from unlearner.prepare.knowledge import Probe, Scale, investigate
+from unlearner.prepare.page import PROBE, is_ours, probe_page
+from unlearner.prepare.subject import About, about
+from unlearner.results.layout import is_probe
 from unlearner.results.run import check_place
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What was found. `known` and `invented` are the same questions about names that most models know, and that none
-    can."""
-
-    subject: str
-    answers: list[Answered]
-    known: list[Answered]
-    invented: list[Answered]
-    scale: Scale
-
-    @property
-    def verdicts(self) -> list[str]:
-        """Of every answer: knows, guesses, or makes up."""
-        return [self.scale.verdict(answer) for answer in self.answers]
-
-    @property
-    def knows(self) -> bool:
-        """Whether there is something to forget: more of the answers are known than such a scale lets pass by chance,
-        which is one in ten."""
-        return self.verdicts.count("knows") > max(1, 0.2 * len(self.answers))
-
-    def share_known(self, answers: Sequence[Answered]) -> float:
-        """How many of the answers are known by this scale, 0 to 1."""
-        return fmean(self.scale.verdict(answer) == "knows" for answer in answers)
+from unlearner.settings import resolved
+from unlearner.training.interrupt import time_limit
 
 
 def probe(config: ProbeConfig, *, tokenizer: Any = None) -> Probe:
     """Ask the model about the subject, and the same about others. Raises UserError."""
+    with time_limit(config.time_limit):
+        return _probed(config, tokenizer)
+
+
+def _probed(config: ProbeConfig, tokenizer: Any) -> Probe:
     config.check()
     subject = about(config)
-    if config.output is not None:
-        check_place(Path(config.output).absolute().parent)
-        if Path(config.output).is_dir():
-            raise UserError(f"--output {config.output} is a directory: give the name of a JSON file.")
-    invented = subject.others(subject.kind.invented)[: config.others]
-    known = subject.others(subject.kind.known)[: config.others]
-    names = {subject.name: subject.names[1:]} | dict.fromkeys((*known, *invented), ())
-    wordings = {fact: wordings[0] for fact, wordings in subject.facts.items()}
-    said = investigate(
-        Asked(config, tokenizer), names, wordings, invented,
-        samples=config.samples, max_new_tokens=config.max_new_tokens, seed=config.seed,
+    output = None if config.output is None else Path(config.output)
+    if output is not None:
+        _check_file(output)
+    found = examine(
+        Asked(config, tokenizer), subject, samples=config.samples, others=config.others, well_known=config.others,
+        max_new_tokens=config.max_new_tokens, seed=config.seed,
     )  # fmt: skip
-    controls = [a for name in invented for a in said[name]]
-    found = Probe(
-        subject.name, said[subject.name], [a for name in known for a in said[name]], controls, Scale.of(controls)
-    )
-    if config.output is not None and distributed.is_main():
+    if output is not None and distributed.is_main():
         rows = [asdict(a) | {"verdict": v} for a, v in zip(found.answers, found.verdicts, strict=True)]
+        with space_errors(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
         write_json(
-            Path(config.output),
+            output,
             {
                 "options": resolved(config), "knows": found.knows, "answers": rows, "scale": asdict(found.scale),
                 "known": list(map(asdict, found.known)), "invented": list(map(asdict, found.invented)),
             },
         )  # fmt: skip
+        write_text(output.with_suffix(PROBE.suffix), probe_page(found, resolved(config)))
     return found
+
+
+def _check_file(file: Path) -> None:
+    """Raises UserError where no file can be written, or one that no probe wrote is in the place."""
+    check_place(file.absolute().parent)
+    page = file.with_suffix(PROBE.suffix)
+    try:
+        if file.is_dir() or file == page:
+            raise UserError(f"--output {file} must name a JSON file, such as {file.with_suffix('.json').name}.")
+        if file.is_symlink() and not file.exists():
+            raise UserError(f"--output {file} is a link to nothing: choose another file.")
+        if file.exists() and not is_probe(file):
+            raise UserError(f"--output {file} is there and was not written by a probe: choose another file.")
+        if not is_ours(page):
+            raise UserError(f"{page} is there already: choose another --output.")
+    except OSError as error:
+        raise UserError(f"--output {file} cannot be used ({error.strerror}): choose another file.") from error
+
+
+def examine(
+    asked: Asked, subject: About, *, samples: int, others: int, well_known: int, max_new_tokens: int, seed: int
+) -> Probe:
+    """Ask about the subject, about `others` invented names, and about `well_known` ones that the model may know."""
+    invented = subject.others(subject.kind.invented)[:others]
+    known = subject.others(subject.kind.known)[:well_known]
+    names = {subject.name: subject.names[1:]} | dict.fromkeys((*known, *invented), ())
+    wordings = {fact: wordings[0] for fact, wordings in subject.facts.items()}
+    said = investigate(asked, names, wordings, invented, samples=samples, max_new_tokens=max_new_tokens, seed=seed)
+    controls = [a for name in invented for a in said[name]]
+    return Probe(
+        subject.name, said[subject.name], [a for name in known for a in said[name]], controls, Scale.of(controls)
+    )

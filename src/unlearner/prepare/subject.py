@@ -1,12 +1,12 @@
 """The questions about a subject: those of its kind and the user's own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unlearner.config import SubjectOptions
 from unlearner.data.general import mentions
 from unlearner.errors import UserError, did_you_mean
-from unlearner.prepare.kinds import Kind, kinds, swapped
+from unlearner.options import SubjectOptions
+from unlearner.prepare.kinds import Kind, kinds, languages, swapped
 
 OWN = "question "
 """What the facts of the user's own questions are called, and their number."""
@@ -29,20 +29,33 @@ class About:
         """Those of `names` that are not this subject."""
         return tuple(n for n in names if not mentions(n, self.names) and not mentions(self.name, (n,)))
 
+    def origin(self, fact: str) -> str:
+        """Who wrote the questions about a fact: template, user, or endpoint."""
+        return "template" if fact in self.kind.facts else "user" if fact.startswith(OWN) else "endpoint"
 
-def about(options: SubjectOptions) -> About:
-    """The subject that the options name. Raises UserError for one that cannot be asked about."""
+
+def about(options: SubjectOptions, *, endpoint: bool = False) -> About:
+    """The subject that the options name; with own questions, or an endpoint that can write some, in any language.
+    Raises UserError for one that cannot be asked about."""
     names = tuple(name.strip() for name in (options.subject, *options.alias))
     for flag, name in zip(("--subject", *["--alias"] * len(options.alias)), names, strict=True):
         if len(name) < 2:
             raise UserError(f"{flag} {name!r} is too short for a name: give it in full.")
     if options.kind not in kinds():
         raise UserError(f"unknown kind {options.kind!r}: {did_you_mean(options.kind, kinds())}")
-    kind = kinds()[options.kind]
+    if options.language in languages():
+        kind = kinds(options.language)[options.kind]
+    elif endpoint or options.questions is not None:
+        kind = replace(kinds()[options.kind], facts={})
+    else:
+        raise UserError(
+            f"--language {options.language} has no built-in questions: choose {' or '.join(languages())}, or give your "
+            "own with --questions, or an endpoint that writes them with --llm (unlearner prepare)."
+        )
     facts = dict(kind.facts)
     if options.questions is not None:
         facts |= _own(Path(options.questions), names)
-    return About(names, kind, facts)
+    return About(tuple(dict.fromkeys(names)), kind, facts)
 
 
 def read_lines(file: Path, flag: str) -> list[str]:

@@ -15,12 +15,12 @@ def can_write() -> bool:
     return all(find_spec(package) is not None for package in PACKAGES)
 
 
-def write_report(runs: Sequence[Path], output: Path) -> Path:
+def write_report(runs: Sequence[Path], output: Path, *, redact: bool = False) -> Path:
     """Write one HTML page about `runs` to `output`, its figures to `OUTPUT-figures/` beside it, and return `output`.
 
-    Each of `runs` is a run directory, a bench, or a folder of such, however deep; or the only one is an audit. The
-    page depends only on what these hold: not on the time, nor on where they lie, unless nothing else tells two runs
-    apart. Raises UserError where there is no run, the page cannot be written, or `output` is a file that is no report.
+    Each of `runs` is a run directory, a bench, or a folder of such, no deeper; or the only one is an audit. The page
+    depends only on what these hold: not on the time, nor on where they lie, unless nothing else tells two runs apart.
+    Raises UserError where there is no run, the page cannot be written, or `output` is a file that is no report.
     """
     if not can_write():
         raise UserError(f"the report needs jinja2 and matplotlib: {install('report')}")
@@ -31,7 +31,15 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     from unlearner.report.page import write_page
     from unlearner.report.read import read
 
-    return write_page(read(runs), Path(output))
+    return write_page(read(runs, redact=redact), Path(output))
+
+
+def check_page(output: Path) -> None:
+    """Raises UserError where a page cannot be written to `output`, because what is there is no report."""
+    if can_write():
+        from unlearner.report import page
+
+        page.check_page(output)
 
 
 def add_audit_page(folder: Path) -> Path | None:

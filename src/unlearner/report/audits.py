@@ -66,7 +66,7 @@ def write_audit_page(folder: Path, output: Path | None = None) -> Path:
     Raises UserError where there is no finished audit, or `output` is a file that is no such page.
     """
     directory = AuditDirectory(folder)
-    output = output or folder / "audit.html"
+    output = output or directory.page
     if not directory.audit.is_file():
         raise UserError(f"{folder} holds no finished audit: run `unlearner audit` first.")
     if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:

@@ -8,6 +8,7 @@ from typing import Any
 from unlearner.report.contents import Measurement, Part, Retention, Run
 from unlearner.report.means import mean, mean_run
 from unlearner.report.runs import read_measurement, read_object, read_run
+from unlearner.report.titles import set_names
 from unlearner.results.layout import BenchDirectory, CellDirectory
 
 
@@ -32,6 +33,7 @@ def read_bench(bench: BenchDirectory, about: Mapping[str, Any]) -> tuple[list[Pa
                     missing.append((f"{method}, {split}, seed {seed}", found))
                 else:
                     cells.append(found)
+                    missing += [(f"{method}, {split}, seed {seed}", sentence) for sentence in found.missing]
             if cells:
                 runs.append(mean_run(cells, method) if len(about["seeds"]) > 1 else replace(cells[0], label=method))
         published = {m: splits[split] for m, splits in about.get("published", {}).items() if split in splits}
@@ -43,7 +45,7 @@ def read_bench(bench: BenchDirectory, about: Mapping[str, Any]) -> tuple[list[Pa
 
 def _cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | str:
     """A finished cell, or what it lacks."""
-    run = read_run(cell, method, rows=rows)
+    run = read_run(cell, method, rows=rows, weights=False)
     if run.before is None or run.after is None or not cell.is_finished:
         return "has not finished: repeat the bench's command to continue it."
     return run
@@ -60,12 +62,13 @@ def _continual_cell(cell: CellDirectory, method: str, *, rows: bool) -> Run | st
         return f"has not finished ({cell.finished_tasks} tasks are done): repeat the bench's command to continue it."
     tasks = held["tasks"]
     retention = Retention(tasks, held["before"]["forget_efficacy"], held["forget_efficacy"])
-    first = read_run(cell.task(1), method, rows=rows)
+    first = read_run(cell.task(1), method, rows=rows, weights=False)
+    names = set_names(first.config)
     steps = {}
     for number in range(1, len(tasks) + 1):
         with_rows, run = rows and number == len(tasks), cell.task(number)
         looked = [*(run.earlier(task) for task in tasks[: number - 1]), run]
-        found = [m for each in looked if (m := read_measurement(each, "", [], True, with_rows)) is not None]
+        found = [m for each in looked if (m := read_measurement(each, "", [], True, with_rows, names)) is not None]
         if first.before is None or len(found) < number:
             return "lacks the evaluations of some of its tasks."
         steps[number] = _joined(found, retention.efficacy[number - 1], tasks[:number])

@@ -1,32 +1,41 @@
 """What to bear in mind when reading a report."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from unlearner.evaluation.embeddings import PAPER_EMBEDDINGS
 from unlearner.evaluation.entailment_judges import OFFLINE_JUDGE, PAPER_JUDGE
 from unlearner.evaluation.metrics import METRICS
+from unlearner.report.answers import Faults, faults_of
 from unlearner.report.contents import Measurement, Part, Report, Run
-from unlearner.report.wording import HIGH_PROBABILITY, efficacy_of, joined, number_word, spoken
+from unlearner.report.effect import FEW_STEPS, advice, rose, steps
+from unlearner.report.wording import HIGH_PROBABILITY, JUDGED, efficacy_of, joined, number_word, spoken
 
 LOW_ENTROPY_SHARE = 0.6
 """Answers whose token entropy falls below this share of what it was are repeated words rather than language."""
+FEW_SUBJECTS = 10
 FEW_QUESTIONS = 30
+BROKEN_SHARE = 0.05
+"""Broken answers below this share are no matter."""
+MOST_NAMED = 4
+"""More runs are not named one by one."""
+
+End = tuple[str, Run, Measurement]
+"""A run as it is called on the whole page, and its evaluation after."""
 
 
 def cautions(report: Report) -> list[str]:
     runs = report.runs
-    ends = [
-        (f"{run.label} on {part.title}" if part.title else run.label, run, run.after)
-        for part in report.parts
-        for run in part.runs
-        if run.after is not None
-    ]
-    known = [m for run in runs for m in (run.before, run.after) if m is not None]
-    found = [*_judge_cautions(known)]
+    ends = _ends(report)
+    known = report.evaluations
+    found = [*warnings(report), *_judge_cautions(known)]
     likely = [
         f"{name} ({p:.2f})"
         for name, run, after in ends
-        if run.command == "forget" and (p := after.figure("forget.probability")) is not None and p >= HIGH_PROBABILITY
+        if run.command == "forget"
+        and rose(run) is not False
+        and (p := after.figure("forget.probability")) is not None
+        and p >= HIGH_PROBABILITY
     ]
     if likely:
         found.append(
@@ -34,27 +43,11 @@ def cautions(report: Report) -> list[str]:
             "probability per token is high. What is no longer said may still be known, and be drawn out by other "
             "questions."
         )
-    broken = []
-    for name, run, after in ends:
-        was = None if run.before is None else run.before.figure("forget.token_entropy")
-        now = after.figure("forget.token_entropy")
-        if was is not None and now is not None and now < LOW_ENTROPY_SHARE * was:
-            broken.append(f"{name} (token entropy {now:.2f}, {was:.2f} before)")
-    if broken:
-        found.append(
-            f"After {joined(broken)} the answers to forget-set questions are largely repeated words. A model that had "
-            "never seen the forget set would answer in sentences, so it is easy to notice that something was done."
-        )
+    found += _overlaps(ends)
     if (zero := _zero(runs)) is not None:
         found.append(
             f"Model utility is a harmonic mean, so it is 0 where one of its figures is 0: here {zero}. Judge what was "
             "kept by the table of all metrics."
-        )
-    few = min((after.count("forget") for *_, after in ends if after.count("forget")), default=FEW_QUESTIONS)
-    if few < FEW_QUESTIONS:
-        found.append(
-            f"The forget set has only {number_word(few)} question{'s' * (few != 1)}: "
-            "chance weighs heavily in its figures."
         )
     if len(runs) > 1:
         found += _comparison_cautions(report)
@@ -64,7 +57,121 @@ def cautions(report: Report) -> list[str]:
     return [*found, *(note[:1].upper() + note[1:] for note in notes)]
 
 
+def warnings(report: Report) -> list[str]:
+    """What a terminal shows, too: no effect, broken answers, few subjects."""
+    ends = _ends(report)
+    return [*_without_effect(ends), *_broken(ends), *_few(ends, all(part.means for part in report.parts))]
+
+
+def _ends(report: Report) -> list[End]:
+    """All evaluations after."""
+    return [
+        (f"{run.label} on {part.title}" if part.title else run.label, run, run.after)
+        for part in report.parts
+        for run in part.runs
+        if run.after is not None
+    ]
+
+
+def _broken(ends: Sequence[End]) -> list[str]:
+    """Runs whose answers show that something was done: by the answers themselves, without records by token entropy."""
+    told: list[str] = []
+    flat: list[str] = []
+    for name, run, after in ends:
+        now, was = faults_of(after), None if run.before is None else faults_of(run.before)
+        if run.command == "forget" and now is not None:
+            before = 0 if was is None else was.count / was.asked
+            if now.count / now.asked >= max(BROKEN_SHARE, before + BROKEN_SHARE):
+                told.append(f"after {name} {_share(now)}: {now.told()}")
+        elif run.before is not None:
+            entropies = [m.figure("forget.token_entropy") for m in (run.before, after)]
+            if None not in entropies and (entropies[1] or 0) < LOW_ENTROPY_SHARE * (entropies[0] or 0):
+                flat.append(f"{name} (token entropy {entropies[1]:.2f}, {entropies[0]:.2f} before)")
+    found = []
+    if flat:
+        found.append(f"After {joined(flat)} the answers to forget-set questions are largely repeated words.")
+    if told:
+        more = f"; and so on for {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
+        found.append(
+            f"Answers to forget-set questions are broken, by simple rules: {'; '.join(told[:MOST_NAMED])}{more}."
+        )
+    if found:
+        found[-1] += (
+            " A model that had never seen the forget set would answer in sentences of its own, so it is easy to notice "
+            "that something was done."
+        )
+    return found
+
+
+def _share(faults: Faults) -> str:
+    if faults.count == faults.asked:
+        return f"all {faults.asked}"
+    return f"at least {faults.count} of {faults.asked}"  # the rules miss much
+
+
+def _without_effect(ends: Sequence[End]) -> list[str]:
+    """What to change about runs that forgot nothing."""
+    idle = [(name, run) for name, run, _ in ends if run.command == "forget" and rose(run) is False]
+    if len(idle) < 2:
+        return [advice(run) for _, run in idle]
+    names = list(dict.fromkeys(name for name, _ in idle))
+    who = joined(names) if len(names) <= MOST_NAMED else f"{len(idle)} runs"
+    few = [made for _, run in idle if (made := steps(run)) is not None and made < FEW_STEPS]
+    why = f", some with only {min(few)} steps of training" if few else ""
+    if len(few) == len(idle):
+        why = f", all in fewer than {FEW_STEPS} steps of training"
+    return [
+        f"{who} changed nothing that chance could not explain{why}: raise --epochs or lower "
+        "--gradient-accumulation-steps, for more steps, or raise --learning-rate."
+    ]
+
+
+def _overlaps(ends: Sequence[End]) -> list[str]:
+    """Runs that were to keep what they were to forget."""
+    found = []
+    for name, run, after in ends:
+        hashes = run.about.get("hashes", {})
+        if run.command == "forget" and hashes.get("forget") and hashes.get("forget") == hashes.get("retain"):
+            found.append(f"The forget set and the retain set of {name} are the same: what is kept is hardly forgotten.")
+            continue
+        pairs: dict[str, list[tuple[Any, Any]]] = {"forget": [], "retain": []}
+        for row in after.rows:
+            pairs.setdefault(row["set"].partition(",")[0], []).append((row.get("question"), row.get("answer")))
+        kept = set(pairs["retain"])
+        both = sum(pair in kept for pair in pairs["forget"])
+        if both:
+            found.append(
+                f"{both} of {len(pairs['forget'])} forget-set questions of {name} are also in the retain set, with the "
+                "same answers: what is kept is hardly forgotten."
+            )
+    return found
+
+
+def _few(ends: Sequence[End], means: bool) -> list[str]:
+    """What intervals over few subjects, or few questions, cannot say."""
+    subjects = [count for *_, after in ends if (count := after.subjects("forget")) is not None]
+    if subjects and min(subjects) == 1:
+        return [
+            "All questions of the forget set are about one subject: its intervals tell how much hangs on the choice of "
+            "questions, and nothing about other subjects."
+        ]
+    if subjects and min(subjects) < FEW_SUBJECTS:
+        told = f"The questions of the forget set are about only {number_word(min(subjects))} subjects"
+        if means:
+            return [f"{told}, which cannot tell how the next one would come out."]
+        return [
+            f"{told}. Intervals over so few are rather too narrow, and where all come out alike they have no width at "
+            "all: they cannot tell how the next subject would come out."
+        ]
+    asked = min((after.count("forget") for *_, after in ends if after.count("forget")), default=FEW_QUESTIONS)
+    if asked >= FEW_QUESTIONS:
+        return []
+    number = f"{number_word(asked)} question{'s' * (asked != 1)}"
+    return [f"The forget set has only {number}: chance weighs heavily in its figures, and in their intervals."]
+
+
 def _judge_cautions(known: Sequence[Measurement]) -> list[str]:
+    known = [m for m in known if any(m.figure(f"{name}.{metric}") is not None for name in m.sets for metric in JUDGED)]
     judges = {m.summary.get("judge") for m in known}
     embeddings = {m.summary.get("embedding_model") for m in known}
     found = []

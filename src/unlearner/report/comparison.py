@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unlearner.evaluation.metrics import METRICS
+from unlearner.report.answers import faults_of
 from unlearner.report.contents import Measurement, Part, Run, clean, set_order
 
 
@@ -34,7 +34,9 @@ class Question:
     original_answer: str | None
     generations: list[str | None]
     values: list[tuple[int | None, ...] | None]
-    """The metrics in thousandths, in the order of METRICS."""
+    """The metrics in thousandths, in the order asked for."""
+    faults: list[list[str]]
+    """Of the answers to the forget set (`answers.py`)."""
 
 
 def columns(runs: Sequence[Run]) -> list[Column]:
@@ -58,8 +60,9 @@ def columns(runs: Sequence[Run]) -> list[Column]:
     return found
 
 
-def list_questions(parts: Sequence[Part]) -> tuple[list[Column], list[Question]]:
-    """All rows of all records, one for each distinct question of a part; sets in order, rows as in the records.
+def list_questions(parts: Sequence[Part], metrics: Sequence[str]) -> tuple[list[Column], list[Question]]:
+    """All rows of all records, one for each distinct question of a part, with the values of `metrics`; sets in order,
+    rows as in the records.
 
     Columns of the same name in several parts, such as a method on several splits, are one column.
     """
@@ -74,23 +77,26 @@ def list_questions(parts: Sequence[Part]) -> tuple[list[Column], list[Question]]
     rows: dict[tuple[int, str], dict[str, Question]] = defaultdict(dict)
     for number, (part, found) in enumerate(zip(parts, of_part, strict=True)):
         for column in found:
+            faults = faults_of(column.measured)
             for row in column.measured.rows:
                 name, place = row["id"], (number, row["set"])
                 if name not in rows[place]:
                     original = row.get("original_answer")
                     rows[place][name] = Question(
                         part.title, row["set"], clean(row.get("question") or ""), clean(row.get("answer") or ""),
-                        None if original is None else clean(original), [None] * width, [None] * width,
+                        None if original is None else clean(original), [None] * width, [None] * width, [[]] * width,
                     )  # fmt: skip
                 question = rows[place][name]
                 question.generations[places[column.label]] = clean(row["generation"] or "")
-                question.values[places[column.label]] = thousandths(row)
+                question.values[places[column.label]] = thousandths(row, metrics)
+                if faults is not None:
+                    question.faults[places[column.label]] = faults.by_row.get(name, [])
     order = sorted(rows, key=lambda place: (place[0], set_order(place[1])))
     return list(by_label.values()), [question for place in order for question in rows[place].values()]
 
 
-def thousandths(row: Mapping[str, Any]) -> tuple[int | None, ...]:
-    values = (row.get(metric) for metric in METRICS)
+def thousandths(row: Mapping[str, Any], metrics: Sequence[str]) -> tuple[int | None, ...]:
+    values = (row.get(metric) for metric in metrics)
     return tuple(None if value is None else round(1000 * value) for value in values)
 
 
@@ -101,6 +107,6 @@ def _same(one: Measurement, other: Measurement) -> bool:
     return all(
         (a["set"], a.get("question"), a.get("answer"), a["generation"])
         == (b["set"], b.get("question"), b.get("answer"), b["generation"])
-        and thousandths(a) == thousandths(b)
+        and thousandths(a, one.metrics) == thousandths(b, one.metrics)
         for a, b in zip(one.rows, other.rows, strict=True)
     )

@@ -1,11 +1,14 @@
 """What a report is about, as plain values: runs, the parts that are compared, and their evaluations."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-SETS = ("forget", "retain", "real_authors", "world_facts")
+from unlearner.results.records import Row
+from unlearner.results.texts import keyed_hashes, redacted
+
+SETS = ("forget", "retain", "real_authors", "neighbours", "world_facts")
 """The order in which sets are shown; others follow."""
 TOTALS = ("forget_efficacy", "model_utility", "model_utility_retain", "forget_quality")
 
@@ -33,9 +36,19 @@ class Measurement:
     def sets(self) -> list[str]:
         return ordered(self.summary["sets"])
 
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics that a set has a key for."""
+        return list(dict.fromkeys(metric for values in self.summary["sets"].values() for metric in values))
+
     def count(self, name: str) -> int:
         """Number of questions of a set."""
         return int(self.summary.get("counts", {}).get(name, 0))
+
+    def subjects(self, name: str) -> int | None:
+        """Whom or what the rows of a set are about, counted; None where a row does not say, or there are no rows."""
+        found = [row.get("subject") for row in self.rows if row["set"].partition(",")[0] == name]
+        return len(set(found)) if found and all(found) else None
 
     def right(self, name: str) -> int | None:
         """How many answers of a set the judge found to agree with the reference."""
@@ -129,6 +142,39 @@ class Report:
     @property
     def runs(self) -> list[Run]:
         return [run for part in self.parts for run in part.runs]
+
+    @property
+    def evaluations(self) -> list[Measurement]:
+        """Of all runs, before and after."""
+        return [m for run in self.runs for m in (run.before, run.after) if m is not None]
+
+    @property
+    def redacted(self) -> bool:
+        """Whether texts were left out of its records."""
+        return any(row.get("redacted") for m in self.evaluations for row in m.rows)
+
+    def without_rows(self) -> "Report":
+        return _with_rows(self, lambda rows: [])
+
+
+def without_texts(report: Report) -> Report:
+    """The report with values and ids of its records, and without their texts."""
+    report = _with_rows(report, lambda rows: [redacted(row) for row in rows])
+    for run in report.runs:
+        if "hashes" in run.about:
+            run.about["hashes"] = keyed_hashes(run.about["hashes"])
+    return report
+
+
+def _with_rows(report: Report, change: Callable[[list[Row]], list[Row]]) -> Report:
+    def changed(measured: Measurement | None) -> Measurement | None:
+        return None if measured is None else replace(measured, rows=change(measured.rows))
+
+    def of_run(run: Run) -> Run:
+        steps = {number: replace(m, rows=change(m.rows)) for number, m in run.steps.items()}
+        return replace(run, before=changed(run.before), after=changed(run.after), steps=steps)
+
+    return replace(report, parts=[replace(part, runs=[of_run(run) for run in part.runs]) for part in report.parts])
 
 
 def ordered(names: Iterable[str]) -> list[str]:

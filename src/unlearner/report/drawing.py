@@ -179,7 +179,8 @@ def text_width(text: str) -> float:
 
 
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-NO_SOFTWARE = {"Software": None}
+GENERATOR = "unlearner report"
+"""Told in every page and figure: what says so may be replaced."""
 _THEME = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"} | {
     colour: f"var(--c{place})" for place, colour in enumerate(COLOURS)
 }

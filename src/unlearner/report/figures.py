@@ -12,17 +12,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from unlearner.errors import UserError
-from unlearner.evaluation.metrics import METRICS
 from unlearner.files import atomic_directory, is_leftover
 from unlearner.report.comparison import Column, columns
 from unlearner.report.contents import Measurement, Part, Report, Retention, Run, ordered
 from unlearner.report.drawing import (
     COLOURS,
     FONT,
+    GENERATOR,
     INK,
     MUTED,
     NO_METADATA,
-    NO_SOFTWARE,
     PAPER,
     RC,
     SIDE,
@@ -33,16 +32,16 @@ from unlearner.report.drawing import (
     styles,
     text_width,
 )
-from unlearner.report.titles import set_title
+from unlearner.report.titles import Described, described, set_title
 from unlearner.report.tradeoff import spread_words, tradeoff
 
 
 def pictures(report: Report) -> list[Picture]:
     """The figures that a report has the data for."""
-    looks = styles(report)
+    looks, metrics = styles(report), described(report.evaluations)
     made = [tradeoff(report.parts, looks)]
     for part in report.parts:
-        of_part = [*_retention(part, looks), *_metrics(part, looks), *_steps(part, looks)]
+        of_part = [*_retention(part, looks), *_metrics(part, looks, metrics), *_steps(part, looks, metrics)]
         if not part.seeds:
             of_part += _training(part, looks)
         made += [replace(p, name=f"{slug(part.title)}-{p.name}", part=part.title) if part.title else p for p in of_part]
@@ -57,18 +56,18 @@ def slug(title: str) -> str:
 def save_figures(report: Report, folder: Path) -> None:
     """Every figure as NAME.svg and NAME.png in `folder`, which is written as a whole and takes the place of an older.
 
-    Raises UserError where it holds anything else.
+    Raises UserError where it holds anything that no report wrote.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix not in (".svg", ".png") and not is_leftover(path):
+        if not (is_leftover(path) or (path.is_file() and GENERATOR.encode() in path.read_bytes())):
             raise UserError(f"{path} is in the way of the report's figures: give the report another name by --output.")
     looks = styles(report)
     with atomic_directory(folder) as fresh, matplotlib.rc_context(RC):
         for picture in pictures(report):
             figure = assembled(picture, looks)
             for suffix, options in (
-                ("svg", {"metadata": NO_METADATA}),
-                ("png", {"dpi": 3 * 72, "metadata": NO_SOFTWARE}),
+                ("svg", {"metadata": {**NO_METADATA, "Creator": GENERATOR}}),
+                ("png", {"dpi": 3 * 72, "metadata": {"Software": GENERATOR}}),
             ):
                 figure.savefig(fresh / f"{picture.name}.{suffix}", **options)
 
@@ -117,11 +116,11 @@ def _heat_map(run: Run, retention: Retention) -> Tile:
     return Tile(left + side * len(retention.tasks) + 8, 70 + side * len(rows), (left, 8, 28, 42), draw, alt)
 
 
-def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
+def _metrics(part: Part, looks: Mapping[str, Style], metrics: Mapping[str, Described]) -> list[Picture]:
     """Every metric before and after: a tile a set for one run, a tile a metric for several."""
     found = columns(part.runs)
     ends = [column for column in found if column.kind != "before"]
-    if not ends:
+    if not ends or not metrics:
         return []
     kinds = ""
     if any(column.before is not None for column in ends):
@@ -137,7 +136,7 @@ def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
 
     if len(part.runs) == 1:
         tiles = [
-            _dumbbells(set_title(name), [row(METRICS[m].title, ends[0], f"{name}.{m}") for m in METRICS])
+            _dumbbells(set_title(name), [row(metrics[m].title, ends[0], f"{name}.{m}") for m in metrics])
             for name in ends[0].measured.sets
         ]
         caption = "What was forgotten should be low in the forget set; all other sets should stay as they were."
@@ -146,11 +145,11 @@ def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
     made = []
     for name in [*(["forget"] if "forget" in sets else []), *[s for s in sets if s != "forget"][:1]]:
         tiles = []
-        for metric in METRICS:
+        for metric in metrics:
             key = f"{name}.{metric}"
             rows = [row(c.run.label, c, key) for c in ends if c.measured.figure(key) is not None]
             if rows:
-                tiles.append(_dumbbells(METRICS[metric].title, rows))
+                tiles.append(_dumbbells(metrics[metric].title, rows))
         goal = "Nothing here should move."
         if name == "forget":
             goal = (
@@ -162,7 +161,7 @@ def _metrics(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
     return made
 
 
-def _steps(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
+def _steps(part: Part, looks: Mapping[str, Style], metrics: Mapping[str, Described]) -> list[Picture]:
     """Forget efficacy, utility and every metric of forget and retain set, epoch after epoch or task after task."""
     followed = [run for run in part.runs if run.steps]
     if not followed:
@@ -173,7 +172,7 @@ def _steps(part: Part, looks: Mapping[str, Style]) -> list[Picture]:
     groups = {f"{step}s": (f"{step.capitalize()} by {step}", totals)}
     for name in ("forget", kept):
         if name is not None:
-            keys = [(f"{name}.{m}", METRICS[m].title) for m in METRICS]
+            keys = [(f"{name}.{m}", metrics[m].title) for m in metrics]
             groups[f"{step}s-{name}"] = (f"{set_title(name)}, {step} by {step}", keys)
     made = []
     for file, (title, keys) in groups.items():

@@ -5,7 +5,6 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
-from unlearner.evaluation.metrics import METRICS
 from unlearner.report.contents import TOTALS, Measurement, Part, Run
 
 
@@ -40,7 +39,7 @@ def mean(measured: Sequence[Measurement]) -> Measurement:
     """The mean of every figure that is defined, with one standard deviation down and up for its interval."""
     first = measured[0]
     abilities = [f"ability.{name}" for name in first.summary.get("ability", {})]
-    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in METRICS), *abilities]
+    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in first.metrics), *abilities]
     values = {key: [v for m in measured if (v := m.figure(key)) is not None] for key in keys}
     means = {key: fmean(found) if found else None for key, found in values.items()}
     spreads = {
@@ -49,7 +48,7 @@ def mean(measured: Sequence[Measurement]) -> Measurement:
     }
 
     def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-        sets = {name: {metric: flat[f"{name}.{metric}"] for metric in METRICS} for name in first.sets}
+        sets = {name: {metric: flat[f"{name}.{metric}"] for metric in first.metrics} for name in first.sets}
         ability = {key.removeprefix("ability."): flat[key] for key in abilities}
         return {**{key: flat[key] for key in TOTALS}, "sets": sets, "ability": ability}
 

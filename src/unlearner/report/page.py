@@ -7,7 +7,7 @@ forbids every other script and every request, should either ever fail.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,29 @@ from markupsafe import Markup
 
 from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
-from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
+from unlearner.options import NOTES
+from unlearner.report.answers import RULES
 from unlearner.report.comparison import columns, list_questions
 from unlearner.report.contents import Measurement, Part, Report, Run, clean, ordered, short_model
-from unlearner.report.drawing import inline, styles, swatch
+from unlearner.report.drawing import GENERATOR, inline, styles, swatch
 from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
-from unlearner.report.titles import set_title
+from unlearner.report.titles import Described, described, set_title
 from unlearner.report.verdict import verdict
 from unlearner.report.wording import number_word
+from unlearner.results.layout import RunDirectory
 from unlearner.version import __version__
-
-GENERATOR = "unlearner report"
 
 
 def write_page(report: Report, output: Path) -> Path:
     """The page, and its figures in a folder beside it; an existing file is replaced only where it is a report."""
-    if output.is_dir():
-        raise UserError(f"--output {output} is a directory: give the name of a file, such as {output / 'report.html'}.")
-    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
-        raise UserError(f"--output {output} is there already and is no report: choose another name.")
+    check_page(output)
     with space_errors(output):
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise UserError(
                 f"--output {output} cannot be made because a file is in the way: choose another."
             ) from error
@@ -51,35 +48,49 @@ def write_page(report: Report, output: Path) -> Path:
     return output
 
 
+def check_page(output: Path) -> None:
+    """Raises UserError for what is no report and would be replaced."""
+    if output.is_dir():
+        raise UserError(
+            f"--output {output} is a directory: give the name of a file, such as {RunDirectory(output).report}."
+        )
+    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
+        raise UserError(f"--output {output} is there already and is no report: choose another name.")
+
+
 def render(report: Report, figures: str) -> str:
     """The page as text; `figures` is the name of the folder that has its figures. The same runs give the same text."""
     here = Path(__file__).parent
     script = (here / "report.js").read_text(encoding="utf-8")
-    looks = styles(report)
-    found, listed = list_questions(report.parts)
+    looks, metrics = styles(report), described(report.evaluations)
+    found, listed = list_questions(report.parts, list(metrics))
     environment = Environment(
         loader=PackageLoader("unlearner.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    data, notes = question_data(listed, found, list(looks))
+    data, notes = question_data(listed, found, list(looks), metrics)
     if seeds := next((part.seeds for part in report.parts if part.means), []):
         notes.insert(0, f"Answers and values are those of seed {seeds[0]}, or of the first one that is there.")
+    head = _glance_head(report.parts)
     groups = dict.fromkeys((question.part, question.set) for question in listed)
     return environment.get_template("report.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=_title(report), about=_about(report), verdict=verdict(report), parts=report.parts,
-        several=len(report.runs) > 1, missing=report.missing, glance=[_glance(part) for part in report.parts],
-        head=_glance_head(report.parts),
+        title=_title(report), about=_about(report),
+        verdict=verdict(report.without_rows() if report.redacted else report), parts=report.parts,
+        several=len(report.runs) > 1, missing=report.missing, head=head,
+        glance=[_glance(part, head) for part in report.parts],
         swatches={label: Markup(swatch(look, f"s{place}")) for place, (label, look) in enumerate(looks.items())},
-        tables=[_tables(part) for part in report.parts], examples=examples(listed, found), figures=figures,
-        pictures=_drawn(report), metrics=[(METRICS[n].title, m.formula, m.source) for n, m in METRICS.items()],
+        tables=[_tables(part, metrics) for part in report.parts],
+        examples=[] if report.redacted else examples(listed, found, metrics),
+        figures=figures,
+        pictures=_drawn(report), metrics=[(m.title, m.formula, m.source) for m in metrics.values()], faults=RULES,
         list_notes=notes, count=len(listed), sets=[group_title(*group) for group in groups],
         after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],
-        outcomes=any(c.before is not None for c in found),
-        metric_titles=[(METRICS[n].title, METRICS[n].short) for n in METRICS],
+        outcomes="entailment" in metrics and any(c.before is not None for c in found),
+        metric_titles=[(m.title, m.short) for m in metrics.values()],
         data=Markup(data), commands=commands(report), provenance=provenance(report), settings=settings(report),
     )  # fmt: skip
 
@@ -109,6 +120,12 @@ def _about(report: Report) -> list[tuple[str, str]]:
         values.pop("", None)
         if values and not (key == "model" and all(run.command == "evaluate" for run in runs)):
             rows.append((title, _few(list(values))))
+    for title in NOTES:
+        if told := dict.fromkeys(str(run.config.get("note", {}).get(title, "")) for run in runs):
+            told.pop("", None)
+            rows += [(title.capitalize(), clean(_few(list(told))))] if told else []
+    if report.redacted:
+        rows.append(("Texts", "left out: questions and answers are known by their ids"))
     counts: dict[str, None] = {}
     for run in runs:
         for measured in (run.after or run.before,):
@@ -137,21 +154,26 @@ def _judge(measured: Measurement) -> tuple[str, str] | None:
 
 
 def _glance_head(parts: Sequence[Part]) -> dict[str, Any]:
-    """Which columns the first table has, and what its intervals are."""
-    spreads = dict.fromkeys("± standard deviation" if part.means else "95% interval" for part in parts)
+    """Which columns the first table has, each with a note on its figures, and what its footnotes need."""
+    spread = " or ".join(dict.fromkeys("± standard deviation" if part.means else "95% interval" for part in parts))
+    runs = [run for part in parts for run in part.runs]
+    share = any(run.utility_share is not None for run in runs)
+    quality = any(run.after is not None and run.after.figure("forget_quality") is not None for run in runs)
+    published = next((part.source for part in parts if part.published), "")
+    other = any(part.other_model for part in parts if part.published)
+    columns = [
+        ("Forget-set questions answered correctly", ""), ("Forget efficacy", spread), ("Model utility", spread),
+        *([("Utility kept", "")] if share else []), *([("Forget quality", "p-value")] if quality else []),
+        *((f"Published {what}", "another model" if other else "") for what in ("efficacy", "utility") if published),
+    ]  # fmt: skip
+    tasks = any(part.step == "task" for part in parts)
     return {
-        "spread": " or ".join(spreads),
-        "share": any(run.utility_share is not None for part in parts for run in part.runs),
-        "quality": any(
-            run.after is not None and run.after.figure("forget_quality") is not None for p in parts for run in p.runs
-        ),
-        "published": next((part.source for part in parts if part.published), ""),
-        "other_model": any(part.other_model for part in parts if part.published),
-        "tasks": any(part.step == "task" for part in parts),
-    }
+        "columns": columns, "share": share, "quality": quality, "published": published, "other_model": other,
+        "tasks": tasks,
+    }  # fmt: skip
 
 
-def _glance(part: Part) -> list[dict[str, Any]]:
+def _glance(part: Part, head: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row an evaluation: what is still answered, MU and FE with intervals, and the share of utility kept."""
     rows = []
     for column in columns(part.runs):
@@ -160,24 +182,25 @@ def _glance(part: Part) -> list[dict[str, Any]]:
         right, share = measured.right("forget"), column.run.utility_share if after else None
         quality = measured.figure("forget_quality")
         published = part.published.get(column.label, {}) if after else {}
-        rows.append(
-            {
-                "label": column.label,
-                "look": None if column.kind == "before" else column.run.label,
-                "right": "–" if right is None else f"{right} of {measured.count('forget')}",
-                "efficacy": _cell(measured, "forget_efficacy", part.means),
-                "utility": _cell(measured, "model_utility", part.means),
-                "share": "" if not after else "–" if share is None else f"{share:.0%}",
-                "quality": "" if quality is None else f"{quality:.3f}" if quality >= 0.001 else f"{quality:.0e}",
-                "published": [
-                    f"{published[key]:.3f}" if key in published else "" for key in ("forget_efficacy", "model_utility")
-                ],
-            }
-        )
+        cells = [
+            ("–" if right is None else f"{right} of {measured.count('forget')}", ""),
+            _cell(measured, "forget_efficacy", part.means),
+            _cell(measured, "model_utility", part.means),
+        ]
+        if head["share"]:
+            cells.append(("" if not after else "–" if share is None else f"{share:.0%}", ""))
+        if head["quality"]:
+            told = "" if quality is None else f"{quality:.3f}" if quality >= 0.001 else f"{quality:.0e}"
+            cells.append((told, ""))
+        if head["published"]:
+            figures = [published.get(key) for key in ("forget_efficacy", "model_utility")]
+            cells += [("" if figure is None else f"{figure:.3f}", "") for figure in figures]
+        look = None if column.kind == "before" else column.run.label
+        rows.append({"label": column.label, "look": look, "cells": cells})
     return rows
 
 
-def _tables(part: Part) -> dict[str, Any]:
+def _tables(part: Part, metrics: Mapping[str, Described]) -> dict[str, Any]:
     """All figures: a group a set, a row a metric, a column an evaluation."""
     found = columns(part.runs)
     groups = []
@@ -186,7 +209,8 @@ def _tables(part: Part) -> dict[str, Any]:
         goal = "low is forgotten" if name == "forget" else "to stay as it was"
         heading = f"{set_title(name)}, {' or '.join(map(str, count))} questions, {goal}"
         rows = [
-            (METRICS[m].title, [_cell(column.measured, f"{name}.{m}", part.means) for column in found]) for m in METRICS
+            (about.title, [_cell(column.measured, f"{name}.{m}", part.means) for column in found])
+            for m, about in metrics.items()
         ]
         groups.append((heading, rows))
     abilities = dict.fromkeys(name for column in found for name in column.measured.summary.get("ability", {}))
@@ -202,7 +226,8 @@ def _tables(part: Part) -> dict[str, Any]:
         if any(column.measured.figure(key) is not None for column in found)
     ]  # fmt: skip
     heads = [(column.label, None if column.kind == "before" else column.run.label) for column in found]
-    return {"title": part.title, "heads": heads, "groups": [("All sets together", totals), *groups]}
+    groups = [("All sets together", totals), *groups] if totals else groups
+    return {"title": part.title, "heads": heads, "groups": groups}
 
 
 def _cell(measured: Measurement, key: str, means: bool) -> tuple[str, str]:
@@ -213,7 +238,7 @@ def _cell(measured: Measurement, key: str, means: bool) -> tuple[str, str]:
     if interval is None or (means and interval[1] - interval[0] < 1e-6):
         return (f"{value:.3f}", "")
     low, high = interval
-    return (f"{value:.3f}", f"± {(high - low) / 2:.3f}" if means else f"{low:.2f}–{high:.2f}")
+    return (f"{value:.3f}", f"± {(high - low) / 2:.3f}" if means else f"{low:.3f}–{high:.3f}")
 
 
 def _drawn(report: Report) -> list[dict[str, Any]]:

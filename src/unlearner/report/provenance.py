@@ -9,7 +9,7 @@ import yaml
 
 from unlearner.config import BenchConfig, EvaluateConfig, ForgetConfig
 from unlearner.report.contents import Part, Report, Run, clean
-from unlearner.results.layout import hash_title
+from unlearner.results.hash_keys import hash_title
 
 CONFIGS: dict[str, type] = {"forget": ForgetConfig, "evaluate": EvaluateConfig, "bench": BenchConfig}
 

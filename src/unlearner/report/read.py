@@ -1,21 +1,23 @@
 """Reads the runs and benches that a report is asked about."""
 
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unlearner.errors import UserError
 from unlearner.report.benches import read_bench
-from unlearner.report.contents import Part, Report, Run, clean
+from unlearner.report.contents import Part, Report, Run, clean, without_texts
 from unlearner.report.runs import read_about, read_object, read_run
-from unlearner.results.layout import BenchDirectory, RunDirectory, holds_results
+from unlearner.results.layout import BenchDirectory, RunDirectory, results_in
+
+WITHOUT_REPORT = {"finetune": "fine-tuning", "negate": "a negated model", "audit": "an audit"}
+"""Commands whose runs are on no page, and what one calls them."""
 
 
-def read(paths: Sequence[Path]) -> Report:
-    """The runs and benches in `paths`. Raises UserError where a path holds none."""
+def read(paths: Sequence[Path], *, redact: bool = False) -> Report:
+    """The runs and benches in `paths`, with `redact` without their texts. Raises UserError where a path holds none."""
     if not paths:
         raise UserError("nothing to report on: give one or more directories of runs.")
     alone: list[Run] = []
@@ -25,16 +27,15 @@ def read(paths: Sequence[Path]) -> Report:
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"{path} is no directory: give the --output of an earlier run, or a folder of such.")
-        found = list(_folders(path))
+        found = results_in(path)
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
-        found = [folder for folder in found if _command(folder) != "audit"] or found
-        if all(_command(folder) == "audit" for folder in found):
-            raise UserError(f"{path} holds several audits: give one of them, whose page is its own.")
-        if all(_command(folder) == "finetune" for folder in found):
-            raise UserError(f"{path} holds only fine-tuning, which has no report: give a run of forget or evaluate.")
+        commands = {_command(folder) for folder in found}
+        if commands <= WITHOUT_REPORT.keys():
+            what = " and ".join(sorted(WITHOUT_REPORT[str(command)] for command in commands))
+            raise UserError(f"{path} holds only {what}, which has no report: give a run of forget or evaluate.")
         for folder in found:
-            if folder.resolve() in seen or _command(folder) == "finetune":
+            if folder.resolve() in seen or _command(folder) in WITHOUT_REPORT:
                 continue
             seen.add(folder.resolve())
             name = folder.relative_to(path).as_posix() if folder != path else path.resolve().name
@@ -58,17 +59,8 @@ def read(paths: Sequence[Path]) -> Report:
         parts = [replace(part, title=f"{next(names)}, {part.title}") if part.seeds else part for part in parts]
     if len(parts) == 1:
         parts = [replace(parts[0], title="")]
-    return Report(parts, benches, missing)
-
-
-def _folders(path: Path) -> Iterator[Path]:
-    """The run directories and benches in `path`, in order; what lies inside one belongs to it."""
-    for folder, children, files in os.walk(path):
-        if holds_results(set(files)):
-            children.clear()
-            yield Path(folder)
-        else:
-            children[:] = sorted(child for child in children if not child.startswith("."))
+    report = Report(parts, benches, missing)
+    return without_texts(report) if redact else report
 
 
 def _command(folder: Path) -> str | None:

@@ -14,6 +14,18 @@
 })();
 
 (() => {
+  /** Say so where a table is wider than its place. */
+  const tell = () => {
+    for (const hint of document.querySelectorAll(".hint")) {
+      const box = hint.nextElementSibling;
+      hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+    }
+  };
+  addEventListener("resize", tell);
+  tell();
+})();
+
+(() => {
   const source = document.getElementById("data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
@@ -29,7 +41,7 @@
 
   const value = (column, row, metric) => columns[column].values[row * metrics.length + metric];
   const right = (column, row) => {
-    const judged = value(column, row, data.entailment);
+    const judged = data.entailment === null ? null : value(column, row, data.entailment);
     return judged === null ? null : judged >= 500;
   };
   /** The columns of answers asked for: one run's, or all. */

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unlearner.report.cautions import cautions
+from unlearner.report.cautions import cautions, warnings
 from unlearner.report.contents import Measurement, Part, Report, Run
+from unlearner.report.effect import ANSWERED, forgot
 from unlearner.report.means import over_parts
 from unlearner.report.wording import (
     HIGH_PROBABILITY,
     decimals,
     efficacy_of,
-    judged_by,
-    judged_by_all,
+    judged,
     number_word,
     percent,
     ranged,
@@ -24,15 +24,19 @@ KEPT_UTILITY = 0.9
 @dataclass(frozen=True)
 class Verdict:
     sentences: list[str]
+    judged: str
+    """Who judged, a sentence; empty where nobody did."""
     cautions: list[str]
+    warnings: list[str]
+    """Those of the cautions that a terminal shows, too."""
 
 
 def verdict(report: Report) -> Verdict:
     """What the runs show, in plain words; where the evidence is not there, what is missing for it."""
     benches = [part for part in report.parts if part.seeds]
-    if benches and len(report.benches) == 1:
-        return Verdict(_of_bench(benches), cautions(report))
-    return Verdict(_of_runs(report.runs), cautions(report))
+    of_bench = benches and len(report.benches) == 1
+    sentences = _of_bench(benches) if of_bench else _of_runs(report.runs)
+    return Verdict(sentences, judged(report.evaluations), cautions(report), warnings(report))
 
 
 def _of_runs(runs: Sequence[Run]) -> list[str]:
@@ -60,7 +64,9 @@ def _of_bench(parts: Sequence[Part]) -> list[str]:
         return ["No method has been measured on every split.", "The tables show what is there."]
     if len(runs) == 1:
         first = f"{runs[0].label} comes to a forget efficacy of {decimals(efficacy_of(runs[0]))}{how}"
-        return [f"{first}.", f"{_kept(runs[0], mean=True)}, {judged_by_all(runs)}."]
+        if forgot(runs[0]) is False:
+            first = f"{runs[0].label} forgot nothing to speak of{how} ({_facts(runs[0], part.step != 'task')})"
+        return [f"{first}.", f"{_kept(runs[0], mean=True)}."]
     return _compared(runs, "methods", how, counts=len(parts) == 1 and part.step != "task")
 
 
@@ -70,7 +76,7 @@ def _one(run: Run) -> list[str]:
     sentences = []
     was, now, count = before.right("forget"), after.right("forget"), after.count("forget")
     if was is None or now is None:
-        sentences.append("No forget set was measured, so nothing can be said about what is gone.")
+        sentences.append(_unmeasured([run]))
     else:
         was_efficacy = decimals(before.figure("forget_efficacy"))
         efficacy = f"forget efficacy went from {was_efficacy} to {ranged(after, 'forget_efficacy')}"
@@ -81,15 +87,24 @@ def _one(run: Run) -> list[str]:
             )
         else:
             sentences.append(
-                f"{gone(now / was, after)}: after {run.label} the model answers {now} of {count} forget-set questions "
-                f"correctly ({was} before), and {efficacy}."
+                f"{unsaid(now / was, after)}: after {run.label} the model answers {now} of {count} forget-set "
+                f"questions correctly ({was} before), and {efficacy}."
             )
-    return [*sentences, f"{_kept(run)}, {judged_by(after)}."]
+    return [*sentences, f"{_kept(run)}."]
+
+
+def _unmeasured(runs: Sequence[Run]) -> str:
+    """Why nothing can be said about forgetting."""
+    if any(run.after is not None and run.after.count("forget") for run in runs):
+        return "Not all was measured that forget efficacy is made of (--metrics): the tables show what was."
+    return "No forget set was measured, so nothing can be said about what was forgotten."
 
 
 def _kept(run: Run, *, mean: bool = False) -> str:
     assert run.before is not None and run.after is not None
     before, after = run.before.figure("model_utility"), run.after.figure("model_utility")
+    if (before is None or after is None) and len(run.after.sets) > ("forget" in run.after.sets):
+        return "Not all was measured that model utility is made of, so what was kept is not summed up"
     if before is None or after is None:
         return "No set to be kept was measured, so what was lost beside the forget set is not known"
     if before == 0:
@@ -107,13 +122,16 @@ def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = T
 
     most = max(runs, key=efficacy)
     if efficacy(most) < 0:
-        return ["No forget set was measured, so nothing can be said about what is gone.", f"{judged_by_all(runs)}."]
+        return [_unmeasured(runs), "What was kept is shown in the tables."]
+    if all(forgot(run) is False for run in runs):
+        return _none(runs, most, noun, how, counts)
     shares = {run.label: run.utility_share or 0 for run in runs}
     kept = [run for run in runs if shares[run.label] >= KEPT_UTILITY]
     bound = f"{KEPT_UTILITY:.0%} of the model utility"
     number = number_word(len(runs))
-    much = "more" if len(runs) == 2 else "most"
-    first = f"Of the {number} {noun}, {most.label} forgets {much}{how} ({_facts(most, counts)})"
+    high = "higher" if len(runs) == 2 else "highest"
+    facts = _facts(most, counts, _fewer(runs, most))
+    first = f"Of the {number} {noun}, {most.label} has the {high} forget efficacy{how}, {facts}"
     if most.utility_share is not None:
         keeps = "and keeps" if most in kept else "but keeps only"
         first += f", {keeps} {percent(shares[most.label])} of its model utility"
@@ -130,25 +148,54 @@ def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = T
             second = f"{number_word(len(kept)).capitalize()} of the {number} keep at least {bound}"
     else:
         best = max(kept, key=efficacy)
-        facts = f"{_facts(best, counts)}; {percent(shares[best.label])} kept"
-        second = f"Only {best.label} keeps at least {bound} ({facts})"
+        facts = f"{_facts(best, counts)}, and keeps {percent(shares[best.label])}"
+        second = f"Only {best.label} keeps at least {bound}; its forget efficacy is {_facts(best, counts)}"
         if len(kept) > 1:
-            much = "more" if len(kept) == 2 else "most"
-            second = (
-                f"Of the {number_word(len(kept))} that keep at least {bound}, {best.label} forgets {much} ({facts})"
-            )
-    return [f"{first}.", f"{second}, {judged_by_all(runs)}."]
+            high = "higher" if len(kept) == 2 else "highest"
+            second = f"Of the {number_word(len(kept))} that keep at least {bound}, {best.label} has the {high}, {facts}"
+    return [f"{first}.", f"{second}."]
 
 
-def _facts(run: Run, counts: bool) -> str:
+def _none(runs: Sequence[Run], most: Run, noun: str, how: str, counts: bool) -> list[str]:
+    """Nothing was forgotten: there is no best."""
+    number = number_word(len(runs))
+    none = f"Neither of the two {noun}" if len(runs) == 2 else f"None of the {number} {noun}"
+    assert most.before is not None
+    was = decimals(most.before.figure("forget_efficacy"))
+    unknown = ""
+    if all(run.before is not None and run.before.right("forget") == 0 for run in runs):
+        unknown = "; the model answered no question of the forget set correctly even before"
+    highest = f"The highest forget efficacy is that of {most.label}, {_facts(most, counts)}"
+    if len(facts := {_facts(run, counts) for run in runs}) == 1:
+        efficacy, _, answered = facts.pop().partition(" ")
+        highest = f"Forget efficacy is {efficacy} after each{answered and f' {answered}'}"
+    return [
+        f"{none} forgot anything to speak of{how}{unknown}.",
+        f"{highest}; before unlearning it was {was}.",
+    ]
+
+
+def _fewer(runs: Sequence[Run], most: Run) -> str:
+    """The run that answers fewest questions correctly, where it is not the one of the highest forget efficacy."""
+
+    def right(run: Run) -> float:
+        found = None if run.after is None else run.after.right("forget")
+        return float("inf") if found is None else found
+
+    fewest = min(runs, key=right)
+    if right(fewest) >= right(most) or fewest.after is None:
+        return ""
+    return f"; fewest after {fewest.label}, {right(fewest):g}"
+
+
+def _facts(run: Run, counts: bool, more: str = "") -> str:
+    """Forget efficacy, and what is still answered."""
     assert run.before is not None and run.after is not None
     was, now = run.before.right("forget"), run.after.right("forget")
-    efficacy = f"forget efficacy {decimals(run.after.figure('forget_efficacy'))}"
+    efficacy = decimals(run.after.figure("forget_efficacy"))
     if was is None or now is None or not counts:
         return efficacy
-    return (
-        f"{now} of {run.after.count('forget')} forget-set questions still answered correctly, {was} before; {efficacy}"
-    )
+    return f"{efficacy} ({now} of {run.after.count('forget')} questions still answered correctly, {was} before{more})"
 
 
 def _evaluated(runs: Sequence[Run]) -> list[str]:
@@ -167,9 +214,8 @@ def _evaluated(runs: Sequence[Run]) -> list[str]:
             parts.append(f"has a model utility of {ranged(after, 'model_utility')}")
         sentences.append(f"The model {run.label} {' and '.join(parts) or 'was measured'}")
     if len(sentences) == 1:
-        judged = judged_by(measured[0][1])
-        return [f"{sentences[0]}.", f"This is the evaluation of one model, with nothing to compare it with, {judged}."]
-    return [f"{sentences[0]}.", f"{sentences[1]}, {judged_by_all(runs)}."]
+        return [f"{sentences[0]}.", "This is the evaluation of one model, with nothing to compare it with."]
+    return [f"{sentence}." for sentence in sentences]
 
 
 def _unfinished(runs: Sequence[Run]) -> list[str]:
@@ -179,25 +225,27 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
     second = "What is here is shown below."
     if known is not None and (right := known.right("forget")) is not None:
         count = f"{right} of {known.count('forget')}"
-        second = f"Before unlearning the model answered {count} forget-set questions correctly, {judged_by(known)}."
+        second = f"Before unlearning the model answered {count} forget-set questions correctly."
     elif any(run.after is not None for run in runs):
         second = "There is an evaluation after unlearning, but none before to compare it with."
     return [f"Nothing can be said yet about what was forgotten, because {why}.", second]
 
 
-def gone(left: float, after: Measurement) -> str:
-    """How much of the forget set is gone, by the share of correct answers left, and whether it may only be hidden."""
+def unsaid(left: float, after: Measurement) -> str:
+    """How much of the forget set is no longer said, by the share of correct answers left, and whether it is likely."""
     bounds = (
         (0.05, "Nearly all"),
         (0.25, "Most"),
         (0.4, "More than half"),
         (0.6, "About half"),
-        (0.9, "Less than half"),
+        (ANSWERED, "Less than half"),
     )
-    much = next((words for bound, words in bounds if left <= bound), "Hardly anything")
+    much = next((words for bound, words in bounds if left <= bound), None)
+    if much is None:
+        return "Hardly anything of the forget set is forgotten"
     likely = after.figure("forget.probability")
-    if likely is None or likely < HIGH_PROBABILITY or left > bounds[-1][0]:
-        return f"{much} of the forget set is gone"
+    if likely is None or likely < HIGH_PROBABILITY:
+        return f"{much} of the forget set is no longer said"
     return (
         f"{much} of the forget set is no longer said, though the model still finds it likely (probability {likely:.2f})"
     )

@@ -1,6 +1,6 @@
 """Numbers, names and judges as words of a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from unlearner.evaluation.embeddings import OFFLINE_EMBEDDINGS, PAPER_EMBEDDINGS
 from unlearner.evaluation.entailment_judges import OFFLINE_JUDGE, PAPER_JUDGE
@@ -8,6 +8,10 @@ from unlearner.report.contents import Measurement, Run
 
 HIGH_PROBABILITY = 0.25
 """A reference answer likelier than this, per token, is still known: models that never saw TOFU's answers stay below."""
+
+
+JUDGED = ("entailment", "cosine_similarity")
+"""The metrics that rest on a judge, and through them model utility and forget efficacy."""
 
 
 def number_word(number: int) -> str:
@@ -35,19 +39,18 @@ def judge_words(measured: Measurement) -> str:
     return f"{judge}, with the embeddings of {embeddings}"
 
 
-def judged_by(measured: Measurement) -> str:
-    return f"as judged by {judge_words(measured)}"
-
-
-def judged_by_all(runs: Sequence[Run]) -> str:
-    words = {judge_words(m) for run in runs for m in (run.before, run.after) if m is not None}
-    return f"as judged by {words.pop()}" if len(words) == 1 else "as judged by several judges"
+def judged(known: Iterable[Measurement]) -> str:
+    """A sentence on who judged; empty where nothing that a judge has a say in was measured."""
+    words = {judge_words(m) for m in known if any(m.figure(f"{s}.{v}") is not None for s in m.sets for v in JUDGED)}
+    if not words:
+        return ""
+    return f"Judged by {words.pop()}." if len(words) == 1 else "Judged by several judges."
 
 
 def ranged(measured: Measurement, key: str) -> str:
     interval = measured.interval(key)
     value = decimals(measured.figure(key))
-    return value if interval is None else f"{value} (95% interval {interval[0]:.2f} to {interval[1]:.2f})"
+    return value if interval is None else f"{value} (95% interval {interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def decimals(value: float | None) -> str:

@@ -1,8 +1,9 @@
 """What lies where in the directories that commands write. Names of files and keys stand here and nowhere else.
 
-`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune` or `evaluate`. `CellDirectory`: a
-cell of a bench, which is a run, or one run for each task. `BenchDirectory`: a bench. All of them read; nothing here
-writes, makes a directory or needs one to exist. docs/architecture.md has the same as a table.
+`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune`, `negate` or `evaluate`.
+`AuditDirectory`: a run of `audit`. `CellDirectory`: a cell of a bench, which is a run, or one run for each task.
+`BenchDirectory`: a bench. `PreparedDirectory`: what `prepare` made. All read; nothing here writes, makes a directory or
+needs one to exist. docs/architecture.md has the same as a table.
 """
 
 import re
@@ -11,16 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, brief
 from unlearner.files import read_json, read_jsonl
+from unlearner.results.hash_keys import hash_key
 from unlearner.results.records import Row, with_ids
 
 VERSION = 2
 """Of the layout. 1: hashes under English phrases, records without `id`, no version in run.json."""
 
 MODEL, ADAPTER = "model", "adapter"
-PARTIAL = "passes"
-"""Finished batches of an evaluation that is not done: passes.jsonl, passes-RANK.jsonl."""
+LOCK = ".lock"
+"""Names who works in a directory, and with `.since` since when (`lock.py`); there only as long."""
+
+
+class Finished(TypedDict, total=False):
+    """finished.json: what a run ended with."""
+
+    steps: int
+    model: str
+    """The name of the folder that has the model made."""
+    sha256: str
+    """Of the model made, as `models.load.model_hash` has it: what an evaluation of it has under `model`."""
+    files: dict[str, tuple[int, str]]
+    """Size in bytes and sha256 of every file that is evidence, by its path in the run."""
+    purged: list[str]
+    """Files whose texts `unlearner purge` removed; their sizes and hashes are those of what it left."""
 
 
 class Manifest(TypedDict, total=False):
@@ -32,46 +48,14 @@ class Manifest(TypedDict, total=False):
     """Every option as resolved, without the output directory."""
     hashes: dict[str, str | None]
     """sha256 by `forget`, `retain`, `data`, `eval.SET`, `earlier.TASK`, `refusals`, `model`, `reference_model`,
-    `retrained`; None for a model on the hub."""
+    `retrained`, `finetuned`; None for a model on the hub."""
     data_warnings: list[str]
     """Sentences on what is odd about the data, with places and without texts (`data/quality.py`)."""
     versions: dict[str, str]
     hardware: dict[str, Any]
-
-
-_PHRASES = {
-    r"the (forget|retain) set": r"\1",
-    r"the evaluation set (.+)": r"eval.\1",
-    r"the forget set of task (.+)": r"earlier.\1",
-    r"(?:the )?(model|refusals)": r"\1",
-    r"the reference model": "reference_model",
-    r"(?:the )?retrained model": "retrained",
-    r"(.+) set": r"eval.\1",
-}
-"""Keys of hashes in layout 1, and what they are called now."""
-_TITLES = {
-    r"(forget|retain)": r"the \1 set",
-    r"eval\.(.+)": r"the evaluation set \1",
-    r"earlier\.(.+)": r"the forget set of task \1",
-    r"reference_model": "the reference model",
-    r"retrained": "the retrained model",
-    r"(.+)": r"the \1",
-}
-
-
-def hash_key(name: str) -> str:
-    """The key of a hash, from any layout's: `the evaluation set retain` and `eval.retain` give `eval.retain`."""
-    return _first(_PHRASES, name)
-
-
-def hash_title(key: str) -> str:
-    """A key of `Manifest.hashes` in words: `eval.retain` is "the evaluation set retain"."""
-    return _first(_TITLES, key)
-
-
-def _first(rules: Mapping[str, str], text: str) -> str:
-    found = ((re.fullmatch(pattern, text), words) for pattern, words in rules.items())
-    return next((match.expand(words) for match, words in found if match), text)
+    execution: list[dict[str, Any]]
+    """How it computes (`models/execution.py`), each with the `step` from which it holds; more than one where a run was
+    continued elsewhere."""
 
 
 def check_version(held: Mapping[str, Any], folder: Path) -> None:
@@ -105,8 +89,26 @@ class EvaluationDirectory:
     def evaluated(self) -> bool:
         return self.summary.is_file()
 
+    @property
+    def batches(self) -> list[Path]:
+        """Finished batches of an evaluation that is not done: passes.jsonl, passes-RANK.jsonl."""
+        return sorted(self.path.glob("passes*.jsonl"))
+
+    def batch_file(self, rank: int) -> Path:
+        """Where the process `rank` keeps its batches."""
+        return self.path / (f"passes-{rank}.jsonl" if rank else "passes.jsonl")
+
     def read_summary(self) -> dict[str, Any]:
-        return read_json(self.summary)
+        """Raises UserError where it is damaged."""
+        try:
+            held = read_json(self.summary)
+            if not isinstance(held, dict) or not isinstance(held.get("sets"), dict):
+                raise ValueError("it is no summary")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.summary} cannot be read ({brief(error)}): remove it and repeat the command that made it."
+            ) from error
+        return held
 
     def read_records(self) -> list[Row]:
         """Its rows, every one with an `id`; empty where there are none."""
@@ -139,7 +141,7 @@ class RunDirectory(EvaluationDirectory):
 
     @property
     def finished(self) -> Path:
-        """Written last, by `forget` and `finetune`."""
+        """Written last: `Finished`."""
         return self.path / "finished.json"
 
     @property
@@ -151,7 +153,7 @@ class RunDirectory(EvaluationDirectory):
         return self.path / "report.html"
 
     @property
-    def audit(self) -> Path:
+    def audited(self) -> Path:
         """The audit of the model made, where one was asked for."""
         return self.path / "audit"
 
@@ -176,6 +178,25 @@ class RunDirectory(EvaluationDirectory):
     def earlier(self, task: str) -> EvaluationDirectory:
         """Continual: the evaluation of the model made on the forget set of a task before this run's."""
         return EvaluationDirectory(self.path / "earlier" / task)
+
+    @property
+    def evaluations(self) -> list[EvaluationDirectory]:
+        """All that a run may hold: its own, before, of the retrained model, after epochs, of earlier tasks."""
+        folders = [folder for name in ("epochs", "earlier") for folder in sorted((self.path / name).glob("*"))]
+        return [self, self.before, self.retrained, *map(EvaluationDirectory, folders)]
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files of the model made, in order, without its card, which is its owner's to change."""
+        folders = (self.path / MODEL, self.path / ADAPTER)
+        return [f for folder in folders for f in sorted(folder.rglob("*")) if f.is_file() and f.name != "README.md"]
+
+    @property
+    def evidence(self) -> list[Path]:
+        """The files, other than weights, on which what is told about the run rests; those that are there."""
+        files = [file for each in self.evaluations for file in (each.records, each.summary, each.ability)]
+        audit = AuditDirectory(self.path)
+        return [file for file in (self.manifest, self.log, *files, audit.rows, audit.audit) if file.is_file()]
 
     def made(self, *, lora: bool, merge: bool) -> Path:
         """Where the trained model lies: an adapter alone, or a whole model."""
@@ -212,8 +233,14 @@ class CellDirectory(RunDirectory):
         return RunDirectory(self.path / f"task-{number:02d}")
 
     @property
+    def runs(self) -> list[RunDirectory]:
+        """The runs that lie there: itself, or one for each task."""
+        tasks = [RunDirectory(folder) for folder in sorted(self.path.glob("task-*"))]
+        return tasks or [RunDirectory(self.path)]
+
+    @property
     def finished_tasks(self) -> int:
-        return len(list(self.path.glob("task-*/finished.json")))
+        return sum(run.is_finished for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -255,12 +282,17 @@ class BenchDirectory:
     def trial(self, method: str, split: str, label: str) -> CellDirectory:
         return CellDirectory(self.path / "tuning" / method / split / label)
 
+    @property
+    def begun(self) -> list[CellDirectory]:
+        """The cells and trials that lie there."""
+        return [
+            CellDirectory(folder) for name in ("cells", "tuning") for folder in sorted(self.path.glob(f"{name}/*/*/*"))
+        ]
+
 
 @dataclass(frozen=True)
-class AuditDirectory:
+class AuditDirectory(RunDirectory):
     """An audit: outcome rows, and what was made of them."""
-
-    path: Path
 
     @property
     def rows(self) -> Path:
@@ -269,8 +301,12 @@ class AuditDirectory:
 
     @property
     def audit(self) -> Path:
-        """Written last: verdicts, tables, thresholds."""
+        """Verdicts, tables, thresholds: where it is, all answers are in."""
         return self.path / "audit.json"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "audit.html"
 
     @property
     def parts(self) -> Path:
@@ -286,6 +322,74 @@ class AuditDirectory:
         return read_jsonl(self.rows)
 
 
-def holds_results(names: set[str]) -> bool:
-    """Whether a folder with files of these names is a run, an evaluation or a bench."""
-    return bool({"run.json", "summary.json", "bench.json"} & names)
+@dataclass(frozen=True)
+class PreparedDirectory:
+    """A folder of sources that `prepare` made."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Options, questions, neighbours; under `rows` the sources by name, with their sizes."""
+        return self.path / "prepare.json"
+
+    @property
+    def all_rows(self) -> Path:
+        """Every row with its source, those that were left out among them."""
+        return self.path / "all" / "rows.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """To look through all rows."""
+        return self.path / "rows.html"
+
+    def source(self, name: str) -> Path:
+        return self.path / f"{name}.jsonl"
+
+    @property
+    def files(self) -> list[Path]:
+        """All that `prepare` wrote, as far as it is there."""
+        try:
+            names = read_json(self.manifest)["rows"]
+            plain = [name for name in names if Path(name).name == name]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return [p for p in (*map(self.source, plain), self.all_rows.parent, self.page, self.manifest) if p.exists()]
+
+
+PROBED = {"options", "knows", "answers", "scale", "known", "invented"}
+"""The keys of the file that `probe` writes."""
+
+
+def is_probe(file: Path) -> bool:
+    """Whether `probe` wrote the file."""
+    try:
+        held = read_json(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.keys() == PROBED
+
+
+def probe_files(file: Path) -> list[Path]:
+    """The file that `probe` wrote, last, and the page beside it."""
+    page = file.with_suffix(".html")
+    return [*([page] if page.is_file() and b'content="unlearner' in page.read_bytes()[:1000] else []), file]
+
+
+def results_in(path: Path) -> list[Path]:
+    """`path` itself where it is a run, an evaluation or a bench, else those that lie in it, in order: no deeper, or a
+    slip would search a whole disk. Raises UserError for a folder that may not be read."""
+    try:
+        if holds_results(path):
+            return [path]
+        inside = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+        return list(filter(holds_results, inside))
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"{where} cannot be read ({error.strerror}): give the directory of a run.") from error
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether a folder is a run, an evaluation or a bench."""
+    run = RunDirectory(folder)
+    return any(file.is_file() for file in (run.manifest, run.summary, BenchDirectory(folder).manifest))

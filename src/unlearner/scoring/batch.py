@@ -4,6 +4,7 @@ Position t predicts token t+1. B sequences, T tokens, N scored positions, H hidd
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Self
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearner.models.anatomy import backbone, captured
+from unlearner.models.anatomy import DeepEnough, backbone, captured
+from unlearner.models.deepspeed import is_spread
 from unlearner.models.packing import Packed
+from unlearner.models.sharding import is_sharded
 from unlearner.scoring.constants import IGNORE
 
 FORWARD_TOKENS = {"cpu": 128}
@@ -50,11 +53,20 @@ class ViewIndex:
     """(B,) the sequences' NLL under the reference model, where a loss needs it."""
     reference_logp: Tensor | None = None
     """(N,) log-probabilities of the labelled tokens under the reference model, where a loss needs them."""
+    marked: Tensor | None = None
+    """(N,) bool, whether the token predicted belongs to what is to be forgotten, in views that mix two items."""
+    kl_row: Tensor | None = None
+    """(M,) the sequence of each of the positions of `kl_index`."""
+    states: "tuple[Tensor, Tensor, Tensor] | None" = None
+    """Index, weight and sequence of the positions over which losses on hidden states average, each (S,); None: those
+    of `kl_index`."""
 
     def to(self, device: torch.device) -> Self:
         moved: dict[str, Any] = {
             k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
         }
+        if self.states is not None:
+            moved["states"] = tuple(each.to(device, non_blocking=True) for each in self.states)
         return replace(self, **moved)
 
 
@@ -65,16 +77,23 @@ class RowWeights:
     token: Tensor
     sequence: Tensor
     kl: Tensor
+    state: Tensor | None = None
+    """One labelled token in a mean over hidden states, in official mode."""
 
 
 @dataclass(frozen=True)
 class States:
     """Hidden states of a batch's positions, blocks one after the other."""
 
-    last: Tensor
-    """(positions, H), after the final norm: what the output embedding reads."""
+    last: Tensor | None
+    """(positions, H), after the final norm: what the output embedding reads. None where nothing is to read them."""
     layers: Mapping[int, Tensor] = field(default_factory=dict)
     """What each layer that was asked for gave, (positions, H)."""
+
+    def at(self, index: Tensor) -> Tensor:
+        """(N, H) the last states at these positions."""
+        assert self.last is not None
+        return self.last.index_select(0, index)
 
 
 @dataclass(frozen=True)
@@ -188,18 +207,25 @@ class Batch:
             top += rows
         return indices
 
-    def states(self, model: nn.Module, layers: Sequence[int] = ()) -> States:
-        """Hidden states of all positions: the last, and those that `layers` of the transformer give."""
+    def states(self, model: nn.Module, layers: Sequence[int] = (), *, output: bool = True) -> States:
+        """Hidden states of all positions: the last, and those that `layers` of the transformer give.
+
+        Without `output`, nobody reads the last ones: forward passes end behind the deepest of `layers`. (Those of a
+        model that is spread over processes do not, because its weights are gathered in the order of a whole pass.)
+        """
         body = backbone(model)
-        with captured(model, layers) as parts:
+        stop = not output and not is_sharded(model) and not is_spread(model)
+        last = []
+        with captured(model, layers, stop=stop) as parts:
             if self.packed is not None:
-                return States(self.packed.states(body, self.input_ids), {n: each[0][0] for n, each in parts.items()})
-            last = []
+                with suppress(DeepEnough):
+                    last.append(self.packed.states(body, self.input_ids)[None])
             for rows, width in self.blocks:
                 mask = None if self.attention_mask is None else self.attention_mask[rows, :width]
-                out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
-                last.append(out.last_hidden_state)
-        return States(_positions(last), {n: _positions(each) for n, each in parts.items()})
+                with suppress(DeepEnough):
+                    out = body(input_ids=self.input_ids[rows, :width], attention_mask=mask, use_cache=False)
+                    last.append(out.last_hidden_state)
+        return States(_positions(last) if last else None, {n: _positions(each) for n, each in parts.items()})
 
 
 def _positions(blocks: Sequence[Tensor]) -> Tensor:
@@ -260,7 +286,13 @@ def _index_view(
         token, sequence, kl = (
             torch.full((rows,), 1.0 / max(count, 1), device=device) for count in (len(row), rows, len(kl_row))
         )
-        weights = RowWeights(token, sequence, kl)
+        of_each = labels.ne(IGNORE).sum(1).clamp(min=1).reciprocal().mean() / rows
+        weights = RowWeights(token, sequence, kl, of_each.expand(rows))
+    states = None
+    if official and weights.state is not None:
+        # As OpenUnlearning has it: the labelled tokens' own states, each row's sum times the mean of all rows' 1/n.
+        own_row, own_column = (labels != IGNORE).nonzero(as_tuple=True)
+        states = starts[own_row] + own_column, weights.state[own_row], own_row
     return ViewIndex(
         first_row=top,
         rows=labels.shape[0],
@@ -272,4 +304,7 @@ def _index_view(
         kl_index=starts[kl_row] + kl_column,
         kl_weight=weights.kl[kl_row],
         tokens=(labels != IGNORE if official else shifted).sum(1).clamp(min=1),
+        marked=view["marked"][row, column + 1].bool() if "marked" in view else None,
+        kl_row=kl_row,
+        states=states,
     )

@@ -53,4 +53,6 @@ def logit_gradient(
     if kind == "js":
         log_m = torch.logaddexp(log_p, log_q).sub_(math.log(2))
         return p.mul_(log_p - log_m - total[:, None]).mul_(factor / 2)
+    if kind == "reverse_kl":
+        return p.mul_(log_p - log_q - total[:, None]).mul_(factor)
     return p.sub_(log_q.exp()).mul_(factor)

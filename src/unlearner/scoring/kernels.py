@@ -21,11 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from unlearner.models.anatomy import Head
-from unlearner.scoring.constants import EPSILON
+from unlearner.scoring.constants import EPSILON, FUSED
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("logp", "mean_logp")
 BLOCK = 4096
 """Logits of a row that a program has in its registers at a time."""
 WARPS = 8
@@ -110,7 +109,7 @@ def values(
     `products` (N, V) are the head's before scale and cap; `targets` (N,) int64; all others float32.
     """
     rows, vocabulary = products.shape
-    assert set(out) <= set(KINDS) and products.stride(1) == 1, (out.keys(), products.stride())
+    assert set(out) <= set(FUSED) and products.stride(1) == 1, (out.keys(), products.stride())
     if not rows:
         return
     with torch.cuda.device_of(products):
@@ -132,7 +131,7 @@ def slopes(
 ) -> Tensor:
     """(N, columns), in the type of `products` (N, columns): see `token_scores._logit_gradients`."""
     rows, columns = products.shape
-    assert set(grads) <= set(KINDS) and products.stride(1) == 1, (grads.keys(), products.stride())
+    assert set(grads) <= set(FUSED) and products.stride(1) == 1, (grads.keys(), products.stride())
     given = {kind: torch.ones_like(lse) if grad is None else grad.contiguous() for kind, grad in grads.items()}
     out = products.new_empty(rows, columns)
     if not rows:
@@ -163,13 +162,13 @@ def gain(
     Tried once a process, with as many random positions as 64 MiB of float32 logits hold; of the products, which are the
     same both ways, there is little. What goes wrong is logged.
     """
-    if not set(kinds) <= set(KINDS) or dtype not in (torch.bfloat16, torch.float16, torch.float32):
+    if not set(kinds) <= set(FUSED) or dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return False
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             return _trial(device, dtype, vocabulary, kinds, token_scores)
     except Exception as error:  # whatever a compiler, a driver or a device may say
-        logger.warning("The kernels for the vocabulary are not used, for they failed on %s: %s", device, error)
+        logger.warning("The kernels for the vocabulary are not used, because they failed on %s: %s", device, error)
         return False
 
 

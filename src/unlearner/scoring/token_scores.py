@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearner.models import execution
 from unlearner.models.anatomy import Head
 from unlearner.models.onednn_linear import linear
-from unlearner.scoring.constants import COMPARED, EPSILON, KINDS, STATISTICS
+from unlearner.scoring.constants import COMPARED, EPSILON, FUSED, KINDS, STATISTICS
 from unlearner.scoring.gradients import Sums, logit_gradient
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
@@ -40,6 +41,7 @@ def token_scores(
     - `unlikelihood`: log(1 − p(target)), exact also where p(target) is nearly 1
     - `spread`: max_k log p_k − (1/V) Σ_k log p_k, which is that of the logits
     - `kl`: KL(q ‖ p), with q from `reference` = (its hidden states (N, H'), its head)
+    - `reverse_kl`: KL(p ‖ q)
     - `js`: ½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q)/2, the Jensen-Shannon divergence
     - `distilled`: −Σ_k q_k log p_k, q with the reference's logit of the target lowered by `demote`
 
@@ -54,7 +56,7 @@ def token_scores(
     Logits exist for one chunk at a time, of about `chunk_bytes`: of positions in the forward pass, of the vocabulary in
     the backward pass. Their gradient has a closed form: where the head is trained they are computed again for it, else
     it is found on the way. `fused` has `logp` and `mean_logp` computed by Triton kernels (scoring/kernels.py); by
-    default it is True on CUDA where they are there and a trial finds them faster.
+    default as the plan of the run says (models/execution.py), without one on CUDA where a trial finds them faster.
     """
     unknown = set(kinds) - {*KINDS, *STATISTICS}
     assert not unknown, unknown
@@ -64,7 +66,7 @@ def token_scores(
     kind = hidden.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
     if fused is None:
-        fused = kind == "cuda" and _kernels_gain(hidden.device, compute, head.vocabulary, tuple(kinds))
+        fused = kind == "cuda" and _fused(hidden.device, compute, head.vocabulary, tuple(kinds))
     # Those with a gradient first: of these alone autograd asks for one.
     ordered = tuple(sorted(kinds, key=lambda kind: kind in STATISTICS))
     values = _TokenScores.apply(
@@ -83,6 +85,7 @@ class _TokenScores(torch.autograd.Function):
     unlikelihood: −p_y at y, p_y p_k / (1 − p_y) elsewhere
     spread:       e_top − 1/V
     kl:           p − q, and so of distilled
+    reverse_kl:   p (log(p/q) − KL(p ‖ q))
     js:           ½ p (log(p/m) − KL(p ‖ m))
     """
 
@@ -203,7 +206,15 @@ def _kernels() -> ModuleType:
     return kernels
 
 
-def _kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+def _fused(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+    plan = execution.now()
+    if plan is None:
+        return kernels_gain(device, compute, vocabulary, kinds)
+    return plan.scores == "triton" and set(kinds) <= set(FUSED) and compute != torch.float64
+
+
+def kernels_gain(device: torch.device, compute: torch.dtype, vocabulary: int, kinds: tuple[str, ...]) -> bool:
+    """Whether Triton is there and a trial finds its kernels right, and faster (`kernels.gain`)."""
     return find_spec("triton") is not None and bool(_kernels().gain(device, compute, vocabulary, kinds, token_scores))
 
 
@@ -274,6 +285,9 @@ def _compared(kind: str, log_p: Tensor, log_q: Tensor, sums: Sums) -> Tensor:
         return (q * (log_q - log_p)).sum(-1)
     if kind == "distilled":
         return -(q * log_p).sum(-1)
+    if kind == "reverse_kl":
+        sums[kind][:] = (log_p.exp() * (log_p - log_q)).sum(-1)
+        return sums[kind]
     log_m = torch.logaddexp(log_p, log_q).sub_(math.log(2))
     sums[kind][:] = (log_p.exp() * (log_p - log_m)).sum(-1)
     return 0.5 * (sums[kind] + (q * (log_q - log_m)).sum(-1))

@@ -78,6 +78,17 @@ class ViewScores:
         return self.scores["kl"]
 
     @property
+    def reverse_kl(self) -> Tensor:
+        """(N,) KL(p_θ ‖ p_ref) at each labelled position."""
+        return self.scores["reverse_kl"]
+
+    @property
+    def marked(self) -> Tensor:
+        """(N,) whether the token predicted there belongs to what is to be forgotten, in views that mix two items."""
+        assert self.view.marked is not None
+        return self.view.marked
+
+    @property
     def nll(self) -> Tensor:
         """(B,) negative log-likelihood of each sequence, summed over its labelled tokens."""
         return self.sequence_sum(-self.logp)
@@ -91,6 +102,28 @@ class ViewScores:
     def states(self, layer: int, at: Literal["labels", "tokens"] = "tokens") -> Tensor:
         """Hidden states that `layer` gives: (M, H) at every real token, (N, H) where a labelled one is predicted."""
         return self.layers[layer].index_select(0, self.view.kl_index if at == "tokens" else self.view.index)
+
+    def averaged_states(self, layer: int) -> Tensor:
+        """(S, H) the states that `layer` gives at the positions over which `state_mean` averages, float32 at least."""
+        chosen = self.layers[layer].index_select(0, self._averaged[0])
+        return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+
+    @property
+    def state_row(self) -> Tensor:
+        """(S,) the sequence, 0 … B−1, of each of these positions."""
+        return self._averaged[2]
+
+    @property
+    def _averaged(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Index, weight and sequence of the positions over which `state_mean` averages."""
+        view = self.view
+        assert view.kl_row is not None
+        return view.states or (view.kl_index, view.kl_weight, view.kl_row)
+
+    def state_mean(self, values: Tensor) -> Tensor:
+        """Mean over real tokens of (S,) values; in official mode over labelled tokens, as OpenUnlearning takes it: the
+        mean of the sequences' sums, times the mean of the inverses of their lengths."""
+        return (values * self._averaged[1]).sum()
 
     def sequence_sum(self, values: Tensor) -> Tensor:
         """(B,) sums over the labelled tokens of each sequence of (N,) values."""
@@ -122,12 +155,18 @@ class Known:
         """One forward of the reference model over the rows of `batch` that it is `asked` about."""
         rows = batch.reference or batch
         with torch.no_grad():
-            return cls(rows, rows.states(model, layers_of(asked)), Head.of(model))
+            states = rows.states(model, layers_of(asked), output=reads_output(asked))
+            return cls(rows, states, Head.of(model))
 
 
 def layers_of(needs: Needs) -> list[int]:
     """The layers whose states are asked for, of whatever view."""
     return sorted({each for kinds in needs.values() for each in kinds if isinstance(each, int)})
+
+
+def reads_output(needs: Needs) -> bool:
+    """Whether more is asked for than hidden states of layers: a score, or nothing in particular (a distribution)."""
+    return not needs or any(not kinds or any(isinstance(kind, str) for kind in kinds) for kinds in needs.values())
 
 
 def score_views(
@@ -145,7 +184,7 @@ def score_views(
     `known` is what the reference model computed, for views that compare with it and for what is `asked` of it;
     `demote` lowers its logit of the label in `distilled`.
     """
-    states = batch.states(model, layers_of(needs))
+    states = batch.states(model, layers_of(needs), output=reads_output(needs))
     out = _scored(batch, states, Head.of(model), needs, known, demote, chunk_bytes)
     if known is not None and asked:
         with torch.no_grad():
@@ -172,24 +211,22 @@ def _scored(
     for name, kinds in needs.items():
         view = batch.views[name]
         scores: dict[str, Tensor] = {}
-        at_labels = [kind for kind in kinds if isinstance(kind, str) and kind not in COMPARED]
+        at_labels = [kind for kind in kinds if isinstance(kind, str) and kind != "kl"]
         if at_labels:
-            chosen = states.last.index_select(0, view.index)
-            scores |= token_scores(chosen, head, view.target, at_labels, chunk_bytes=chunk_bytes)
+            teacher = None
+            if {*COMPARED} & {*at_labels}:
+                assert known is not None
+                teacher = known.states.at(known.batch.views[name].index), known.head
+            scores |= token_scores(
+                states.at(view.index), head, view.target, at_labels, reference=teacher, chunk_bytes=chunk_bytes,
+                demote=demote if "distilled" in at_labels else 0.0,
+            )  # fmt: skip
         if "kl" in kinds:
             assert known is not None
-            theirs = known.states.last.index_select(0, known.batch.views[name].kl_index), known.head
-            chosen = states.last.index_select(0, view.kl_index)
+            teacher = known.states.at(known.batch.views[name].kl_index), known.head
             nothing = torch.zeros_like(view.kl_index)
-            scores |= token_scores(chosen, head, nothing, ["kl"], reference=theirs, chunk_bytes=chunk_bytes)
-        for kind in ("js", "distilled"):
-            if kind in kinds:
-                assert known is not None
-                theirs = known.states.last.index_select(0, known.batch.views[name].index), known.head
-                chosen = states.last.index_select(0, view.index)
-                scores |= token_scores(
-                    chosen, head, view.target, [kind], reference=theirs, chunk_bytes=chunk_bytes,
-                    demote=demote if kind == "distilled" else 0.0,
-                )  # fmt: skip
+            scores |= token_scores(
+                states.at(view.kl_index), head, nothing, ["kl"], reference=teacher, chunk_bytes=chunk_bytes
+            )
         out[name] = ViewScores(view, head.vocabulary, scores, states.layers)
     return out

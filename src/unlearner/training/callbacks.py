@@ -42,14 +42,13 @@ class Callbacks:
         self.control = TrainerControl()
         main = distributed.is_main()
         self.state = TrainerState(
-            max_steps=plan.steps, num_train_epochs=max(1, round(options.epochs)), logging_steps=options.logging_steps,
+            max_steps=plan.steps, num_train_epochs=max(1, round(plan.epochs)), logging_steps=options.logging_steps,
             train_batch_size=options.batch_size, is_local_process_zero=main, is_world_process_zero=main,
         )  # fmt: skip
         self.arguments = TrainingArguments(
             output_dir=str(folder or ""), report_to=[], use_cpu=not torch.cuda.is_available(), seed=options.seed,
-            learning_rate=options.learning_rate or 0.0, num_train_epochs=options.epochs, max_steps=plan.steps,
-            per_device_train_batch_size=options.batch_size,
-            gradient_accumulation_steps=options.gradient_accumulation_steps,
+            learning_rate=options.learning_rate or 0.0, num_train_epochs=plan.epochs, max_steps=plan.steps,
+            per_device_train_batch_size=options.batch_size, gradient_accumulation_steps=plan.accumulation,
             weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm, logging_steps=options.logging_steps,
             accelerator_config={"use_configured_state": True},  # or it would make accelerate's state anew
         )  # fmt: skip

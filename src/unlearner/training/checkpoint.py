@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
-from unlearner.files import atomic_directory, remove_leftovers, space_errors, write_json
+from unlearner.files import atomic_directory, read_json, remove_leftovers, space_errors, write_json
 from unlearner.models import deepspeed
 from unlearner.models.anatomy import bare
 from unlearner.models.load import quiet_transformers
@@ -135,6 +135,22 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, 
         else:
             model.save_pretrained(fresh, state_dict=state)
         tokenizer.save_pretrained(fresh)
+        _tidy(fresh)
+
+
+def _tidy(folder: Path) -> None:
+    """Files as the user's umask has them, which safetensors leaves out; sets in adapter_config.json in one order."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+    config = folder / "adapter_config.json"
+    if config.is_file():
+        held = read_json(config)
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(held.get(name), list):
+                held[name] = sorted(held[name])
+        write_json(config, held)
 
 
 def _save_streamed(model: Any, folder: Path) -> None:

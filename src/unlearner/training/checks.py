@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from unlearner.console import warn
@@ -10,9 +13,11 @@ from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.methods import Method
+from unlearner.models.anatomy import bare, check_layers
 from unlearner.models.load import check_fits, load_model
 from unlearner.options import TrainOptions
 from unlearner.scoring.views import layers_of
+from unlearner.training.reference import check_trains
 from unlearner.training.setup import weights_dtype
 
 
@@ -51,6 +56,17 @@ def check_training_fits(
     check_fits(model, tokenizer, max(int(table.ids.max()) for table in tables), longest, "lower --max-length")
 
 
+def is_finite(model: nn.Module) -> bool:
+    """Whether this process' part of every trained weight is finite, and so small that float32 holds its square."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            part: Any = getattr(parameter, "ds_tensor", parameter)  # DeepSpeed's part of it
+            part = part.to_local() if isinstance(part, DTensor) else part
+            if not bool(torch.isfinite(part.detach().float().square().sum())):
+                return False
+    return True
+
+
 def check_steps(plan: Plan) -> None:
     """Raises UserError for a plan without a single step."""
     if plan.steps < 1:
@@ -63,6 +79,15 @@ def check_steps(plan: Plan) -> None:
             f"{plan.items} rows in {plan.epochs:g} epochs make no step of {plan.step_items} rows: "
             f"raise --epochs{official}."
         )
+
+
+def check_parts(model: Any, method: Method, *, lora: bool) -> None:
+    """Raises UserError for a layer that the method reads and the model lacks, for a method that would train nothing,
+    and for losses' own tensors that do not fit the model."""
+    check_layers(model, sorted({*layers_of(method.needs), *layers_of(method.asked)}))
+    if method.trains and not lora:  # an adapter's weights are not there yet
+        check_trains(method, [name for name, _ in model.named_parameters()])
+    method.setup(bare(model).config.get_text_config(), seed=0)
 
 
 def check_compiles(method: Method) -> None:

@@ -4,16 +4,19 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlearner import distributed
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, space_errors, write_jsonl
+from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint
 from unlearner.training.callbacks import Callbacks
+from unlearner.training.checks import is_finite
 
 
 class Log:
@@ -21,7 +24,7 @@ class Log:
 
     def __init__(self, folder: Path | None, step: int, accelerator: Accelerator, callbacks: Callbacks) -> None:
         self.folder, self.accelerator, self.callbacks = folder, accelerator, callbacks
-        self.path = None if folder is None else folder / "log.jsonl"
+        self.path = None if folder is None else RunDirectory(folder).log
         self.rows: list[dict[str, float]] = [] if self.path is None else read_jsonl(self.path)[:step]
         self.waiting: list[tuple[dict[str, float], list[str], Tensor]] = []
         distributed.barrier()  # all have read it
@@ -59,10 +62,23 @@ class Log:
         for row in rows:
             self.callbacks.on_log(row)
         if broken is not None:
-            kept = None if self.folder is None else checkpoint.latest(self.folder / "checkpoints")
-            where = f"the last good state is {kept[1]}" if kept else "no checkpoint had been written yet"
-            raise UserError(
-                f"step {broken['step']}: the loss is {broken['loss']} and its gradient's norm {broken['grad_norm']}; "
-                f"{where}: try a lower --learning-rate or a smaller --forget-coeff in a new --output."
-            )
+            what = f"the loss is {broken['loss']} and its gradient's norm {broken['grad_norm']}"
+            if broken["step"] == 1:
+                raise UserError(
+                    f"step 1: {what}, before any weight has changed: look for broken weights in the model, and for a "
+                    "coefficient or an option of the method, such as --beta, that is too large."
+                )
+            self._end(what, int(broken["step"]))
         return rows[-1]
+
+    def check_weights(self, model: nn.Module, step: int) -> None:
+        """Raises UserError where the weights after `step` are no longer finite, or too large to compute with."""
+        if distributed.any_of(not is_finite(model)):
+            self._end("the weights are no longer finite, or too large to compute with", step)
+
+    def _end(self, what: str, step: int) -> NoReturn:
+        kept = None if self.folder is None else checkpoint.latest(RunDirectory(self.folder).checkpoints)
+        where = f"the last good state is {kept[1]}" if kept else "no checkpoint had been written yet"
+        raise UserError(
+            f"step {step}: {what}; {where}: try a lower --learning-rate or a smaller --forget-coeff in a new --output."
+        )

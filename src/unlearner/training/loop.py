@@ -1,7 +1,7 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,22 +19,21 @@ from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models import deepspeed
-from unlearner.models.anatomy import Head, bare
-from unlearner.models.compiled import compile_layers, restore_layers
-from unlearner.models.onednn_linear import fast_products
-from unlearner.models.packing import packing
+from unlearner.models.anatomy import Head
+from unlearner.models.execution import using
 from unlearner.models.sharding import Engine, full, is_sharded, within
 from unlearner.options import TrainOptions
 from unlearner.random_state import own_random_state
-from unlearner.scoring.batch import FORWARD_TOKENS, Batch, RowWeights
+from unlearner.results.layout import RunDirectory
+from unlearner.scoring.batch import Batch, RowWeights
 from unlearner.scoring.views import layers_of
-from unlearner.training import checkpoint
+from unlearner.training import checkpoint, execution
 from unlearner.training.callbacks import Callbacks
 from unlearner.training.checks import check_compiles
 from unlearner.training.interrupt import ctrl_c
 from unlearner.training.log import Log
 from unlearner.training.objective import Objective
-from unlearner.training.reference import Ragged, Reference, reference_logp, reference_nll, step_reference
+from unlearner.training.reference import Ragged, reference_logp, reference_nll, step_reference
 from unlearner.training.setup import make_optimizer, place
 
 if TYPE_CHECKING:
@@ -81,34 +80,21 @@ def train(
         model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
-    known_nll = {
-        name: reference_nll(
-            reference_model or model, views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator
-        )
-        for name in method.reference_nll
-    }
-    known_logp = {
-        name: reference_logp(
-            reference_model or model, views[name], pad_id, pad_to, options.max_tokens_per_forward, accelerator
-        )
-        for name in method.reference_logp
-    }
+    asked = [model] if reference_model is None else [model, reference_model]
+    how = execution.plan_training(asked, method, options, parallel, accelerator, folder)
+    passing = (pad_id, pad_to, options.max_tokens_per_forward, accelerator)
+    with using(how):
+        known_nll = {name: reference_nll(asked[-1], views[name], *passing) for name in method.reference_nll}
+        known_logp = {name: reference_logp(asked[-1], views[name], *passing) for name in method.reference_logp}
     if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
         if not is_sharded(reference_model):
             reference_model.to("cpu")
         reference_model = None
-    # A sharded model's processes need as many forwards each.
     spread = parallel != "ddp"
-    # Near the reference KL is small, and its gradient shows how attention sums: rows are padded in every layout.
-    compared = any(kind in ("kl", "js") for kinds in method.needs.values() for kind in kinds)
-    one_block = accelerator.num_processes > 1 or spread or method.official or compared
-    forward_tokens = None if one_block else FORWARD_TOKENS.get(accelerator.device.type)
-    packs = not (options.torch_compile or parallel == "deepspeed" or method.official or compared)
-    if options.torch_compile:
-        check_compiles(method)
-        compile_layers(model)
-
     reference = step_reference(model, method, reference_model)
+    models = execution.all_models(model, reference)
+    if how.compiled:
+        check_compiles(method)
     official_view = None
     if method.official:
         official_view = partial(method.forget.official_view, vocabulary=Head.of(model).vocabulary)
@@ -123,7 +109,7 @@ def train(
         wrapped = objective if is_sharded(model) else accelerator.prepare(objective)
     peak = float(optimizer.param_groups[0]["lr"])
     warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
-    checkpoints = None if folder is None else folder / "checkpoints"
+    checkpoints = None if folder is None else RunDirectory(folder).checkpoints
     step = 0
     if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
         step = newest[0]
@@ -137,8 +123,7 @@ def train(
     with (
         progress_bar(method.name, plan.steps, step) as bar,
         ctrl_c() as interrupted,
-        nullcontext() if options.torch_compile else fast_products(model, reference_model),
-        packing_all(model, reference, accelerator) if packs else nullcontext(False) as packed,
+        execution.executing(how, models, accelerator),
     ):
         while True:
             if step in epoch_ends:
@@ -169,8 +154,8 @@ def train(
                     official=method.official,
                     forget_view=official_view,
                     reference=method.asked,
-                    forward_tokens=forward_tokens,
-                    packed=packed,
+                    forward_tokens=execution.forward_tokens(how, accelerator.device),
+                    packed=how.rows == "packed",
                 ).to(accelerator.device)
                 last = number == len(parts) - 1
                 # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
@@ -198,6 +183,8 @@ def train(
             due = step in save_at and step < plan.steps
             flush = stop or due or told.stopped or step in epoch_ends or step % options.logging_steps == 0
             bar(step, **(log.flush() if flush else {}))
+            if due or stop or told.stopped or step == plan.steps:
+                log.check_weights(model, step)
             if checkpoints is not None and (due or stop):
                 checkpoint.save(model, optimizer, checkpoints, step, options.save_total_limit, objective.states)
                 told.on_save(step)
@@ -205,22 +192,8 @@ def train(
                 raise KeyboardInterrupt
 
     log.flush()
-    if options.torch_compile:
-        restore_layers(model)
     told.on_train_end(step)
     return Trained(accelerator.unwrap_model(wrapped).model, log.rows)
-
-
-@contextmanager
-def packing_all(model: Any, reference: Reference | None, accelerator: Accelerator) -> Iterator[bool]:
-    """`packing` of the model and of the copy that is its reference, if there is one: whether both can be packed."""
-    models = [model, reference.model] if reference is not None and reference.holds_copy else [model]
-    with ExitStack() as stack:
-        able = [
-            stack.enter_context(packing(bare(each), nullcontext() if is_sharded(each) else accelerator.autocast()))
-            for each in models
-        ]
-        yield all(able)
 
 
 def assemble(
@@ -247,11 +220,12 @@ def assemble(
         tensors["forget"] = forget_view(tensors["forget"])
     weights = {
         name: RowWeights(*(
-            torch.from_numpy(w[name]).float() for w in (part.token_weight, part.sequence_weight, part.position_weight)
+            torch.from_numpy(w[name]).float()
+            for w in (part.token_weight, part.sequence_weight, part.position_weight, part.state_weight)
         ))
         for name in part.rows
     }  # fmt: skip
-    # Right-padded rows need no mask, save where official mode lets padding count.
+    # Right-padded rows need no mask, except where official mode lets padding count.
     batch = Batch.build(
         tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed,
         reference=reference,

@@ -9,7 +9,7 @@ few weights are trained the same model with copies of those put in, otherwise a 
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -24,7 +24,7 @@ from unlearner.data.batches import padded, scored_tokens
 from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.methods import Method
-from unlearner.models.anatomy import decoder_layers
+from unlearner.models.anatomy import decoder_layers, evaluating
 from unlearner.models.onednn_linear import fast_products
 from unlearner.models.sharding import is_sharded, whole
 from unlearner.options import TrainOptions
@@ -81,19 +81,9 @@ class Reference:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
 def _adapter_off(model: Any) -> Iterator[None]:
     trained = [p for p in model.parameters() if p.requires_grad]
-    with _without_dropout(model), model.disable_adapter():
+    with evaluating(model), model.disable_adapter():
         yield
     model.requires_grad_(False)  # peft, as it switches the adapter on, has it all trained
     for parameter in trained:
@@ -106,7 +96,7 @@ def _as_before(model: nn.Module, before: Mapping[nn.Parameter, Tensor]) -> Itera
     now = {p: p.detach().clone() for p in before}
     _write(before)
     try:
-        with _without_dropout(model):
+        with evaluating(model):
             yield
     finally:
         _write(now)
@@ -206,7 +196,7 @@ def step_reference(model: Any, method: Method, given: Any) -> Reference | None:
                 )
         return Reference.of(model, partly=partly)
     if is_sharded(given):
-        given.unshard()  # embeddings and norm stay whole, for no forward of its own gathers them; layers do not
+        given.unshard()  # no forward of their own gathers embeddings and norm, so they stay whole; layers do not
     return Reference(given)
 
 
@@ -214,11 +204,14 @@ def train_only(model: nn.Module, method: Method) -> None:
     """Freeze what the method does not train. Raises UserError where nothing would be left."""
     if not method.trains:
         return
-    left = 0
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and any(re.search(p, name) for p in method.trains))
-        left += parameter.requires_grad
-    if not left:
+    check_trains(method, [name for name, parameter in model.named_parameters() if parameter.requires_grad])
+
+
+def check_trains(method: Method, names: Iterable[str]) -> None:
+    """Raises UserError where none of the parameters `names` is trained."""
+    if not any(re.search(pattern, name) for name in names for pattern in method.trains):
         raise UserError(
             f"{method.name} trains only parameters named {' or '.join(method.trains)}, and the model has none: "
             "choose others by its options (--method-options)."

@@ -2,18 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from unlearner import distributed
 from unlearner.config import FinetuneConfig
 from unlearner.console import note
 from unlearner.data.sources import load_records
-from unlearner.files import cache_directory, space_errors
+from unlearner.files import cache_directory
 from unlearner.models.smollm2 import directory
+from unlearner.results.layout import MODEL, RunDirectory
+from unlearner.results.lock import waiting
 from unlearner.results.run import records_hash
 from unlearner.workflows.fine_tune import finetune
 
@@ -36,13 +39,15 @@ def builtin_model() -> Path:
     data = [record for source in SOURCES for record in load_records(source)]
     key = hashlib.sha256(repr((asdict(made), records_hash(data))).encode()).hexdigest()[:16]
     folder = cache_directory() / "models" / f"builtin-{key}"
-    if not (folder / "finished.json").is_file():
-        with space_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        note(f"Teaching a tiny Llama the built-in data, once, in about a minute; it is kept in {folder}")
-        with use_threads():
-            finetune(recipe(str(folder)))
-    return folder / "model"
+    if not RunDirectory(folder).is_finished:
+        distributed.join()  # one of several processes looks for all of them
+        lock = waiting(folder.with_name(f".{folder.name}")) if distributed.is_main() else nullcontext()
+        with lock:
+            if not distributed.agreed(RunDirectory(folder).is_finished):
+                note(f"Teaching a tiny Llama the built-in data, once, in about a minute; it is kept in {folder}")
+                with use_threads():
+                    finetune(recipe(str(folder)))
+    return folder / MODEL
 
 
 @contextmanager

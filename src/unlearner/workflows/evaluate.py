@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from unlearner import distributed
-from unlearner.config import EvaluateConfig, ForgetConfig, resolved
-from unlearner.console import note_once, warn
+from unlearner.config import EvaluateConfig, ForgetConfig
+from unlearner.console import note, warn
 from unlearner.data.prompts import Template
 from unlearner.data.quality import data_warnings
 from unlearner.data.sources import load_records
@@ -32,12 +32,20 @@ from unlearner.evaluation.metrics import find_metrics
 from unlearner.evaluation.result import Evaluation
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import write_text
+from unlearner.models.execution import using
 from unlearner.models.load import check_fits, model_hash, uses_bf16
 from unlearner.models.sharding import placed
 from unlearner.models.vllm_engine import check_engine
 from unlearner.models.vllm_engine import engine as vllm_engine
+from unlearner.results.evidence import finish_run
+from unlearner.results.layout import RunDirectory
+from unlearner.results.lock import released
 from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.results.texts import keyed_hashes
+from unlearner.settings import resolved
+from unlearner.training.execution import plan_evaluation
+from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import weights_dtype
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.subject import Subject
@@ -47,8 +55,10 @@ NO_CACHE = Path(os.devnull)
 
 
 def judges_for(config: EvaluateConfig | ForgetConfig) -> Judges:
-    """The judges of a run; one without a directory keeps no embeddings either."""
-    return load_judges(config.judge, config.embedding_model, cache=NO_CACHE if config.output is None else None)
+    """The judges of a run; one without a directory, or without texts, keeps no embeddings either."""
+    return load_judges(
+        config.judge, config.embedding_model, cache=NO_CACHE if config.output is None or config.redact else None
+    )
 
 
 def check_in_memory(config: EvaluateConfig | ForgetConfig) -> None:
@@ -63,6 +73,11 @@ def evaluate(config: EvaluateConfig, *, tokenizer: Any = None) -> Evaluation:
     `config.model` may be a model object, its tokenizer then `tokenizer`. It is measured as it is, in its own type and
     on its device where it is one of several, and left in the mode it was in. Raises UserError.
     """
+    with time_limit(config.time_limit), released(config.output):
+        return _evaluated(config, tokenizer)
+
+
+def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
     config.check()
     check_in_memory(config)
     find_metrics(config.metrics)  # a mistyped name is told before anything is loaded or taught
@@ -101,24 +116,39 @@ def evaluate(config: EvaluateConfig, *, tokenizer: Any = None) -> Evaluation:
         hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": subject.fingerprint()}
         if config.retrained is not None:
             hashes["retrained"] = retrained_hash(config.retrained)
+        if config.redact:
+            hashes = keyed_hashes(hashes)
         folder = open_run(config.output, "evaluate", settings, hashes, odd)
-    note_once(judges.describe())
-    retrained = None
-    if config.retrained is not None:
-        retrained = retrained_rows(
-            config.retrained, sets, folder and folder / "retrained", config, judges=judges, like=config,
-            official=config.official,
+        if (done := finished(folder)) is not None:
+            return done
+    with using(plan_evaluation(subject.model, config, folder, official=config.official)):
+        retrained = None
+        if config.retrained is not None:
+            retrained = retrained_rows(
+                config.retrained, sets, folder and folder / "retrained", config, judges=judges, like=config,
+                official=config.official,
+            )  # fmt: skip
+        vllm = None
+        if folder is not None:
+            general_ability(subject.model, subject.tokenizer, config, folder)
+        if config.engine == "vllm":
+            assert subject.source is not None
+            vllm = vllm_engine(subject.source, dtype, trust_remote_code=config.trust_remote_code)
+        result = measure(
+            subject.model, subject.tokenizer, subject.template, sets, folder, config, judges=judges, seed=config.seed,
+            official=config.official, retrained=retrained, engine=vllm,
         )  # fmt: skip
-    vllm = None
-    if folder is not None:
-        general_ability(subject.model, subject.tokenizer, config, folder)
-    if config.engine == "vllm":
-        assert subject.source is not None
-        vllm = vllm_engine(subject.source, dtype, trust_remote_code=config.trust_remote_code)
-    return measure(
-        subject.model, subject.tokenizer, subject.template, sets, folder, config, judges=judges, seed=config.seed,
-        official=config.official, retrained=retrained, engine=vllm,
-    )  # fmt: skip
+    if folder is not None and distributed.is_main():
+        finish_run(folder)
+    return result
+
+
+def finished(folder: Path) -> Evaluation | None:
+    """The evaluation in a run's directory, in every process, where the run is finished."""
+    if not distributed.agreed(RunDirectory(folder).is_finished):
+        return None
+    note(f"{folder} is finished already")
+    return Evaluation.read(folder)
 
 
 class Evaluations:
@@ -141,8 +171,6 @@ class Evaluations:
         self.config, self.sets, self.tokenizer, self.template = config, sets, tokenizer, template
         self.folder, self.accelerator, self.known = folder, accelerator, known
         self.judges = judges
-        if judges is not None:
-            note_once(judges.describe())
 
     def read(self, place: str) -> Evaluation | None:
         """The evaluation that lies in a place of the run's directory."""
@@ -159,10 +187,11 @@ class Evaluations:
     def after(self, model: nn.Module, source: str | None) -> Evaluation | None:
         """Of the model made: what was measured after the last epoch, if something was."""
         if self.folder is not None:
-            epochs = sorted((self.folder / "epochs").glob("*/summary.json"), key=lambda file: int(file.parent.name))
-            if epochs and self.accelerator.is_main_process:
-                for name in ("records.jsonl", "summary.json"):
-                    write_text(self.folder / name, epochs[-1].with_name(name).read_text(encoding="utf-8"))
+            run = RunDirectory(self.folder)
+            if run.epochs and self.accelerator.is_main_process:
+                last = list(run.epochs.values())[-1]
+                for theirs, ours in ((last.records, run.records), (last.summary, run.summary)):
+                    write_text(ours, theirs.read_text(encoding="utf-8"))
         return self._with_ability(model, ".", "after", source)
 
     def earlier(self, model: nn.Module, source: str | None, sets: dict[str, EvalSet]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unlearner import distributed
-from unlearner.config import FinetuneConfig, resolved
+from unlearner.config import FinetuneConfig
 from unlearner.console import note, warn
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import Pairing, pair
@@ -16,17 +16,24 @@ from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.data.views import build_views
 from unlearner.errors import UserError
-from unlearner.files import cache_directory, read_jsonl, write_json
+from unlearner.files import cache_directory, read_jsonl
 from unlearner.methods import Method
 from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
 from unlearner.models.smollm2 import directory
+from unlearner.results.evidence import finish_run
+from unlearner.results.layout import RunDirectory
+from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
+from unlearner.scenarios.fit import ACCUMULATION, EPOCHS
+from unlearner.settings import resolved
 from unlearner.training import checkpoint
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
+from unlearner.training.interrupt import time_limit
 from unlearner.training.loop import train
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
+from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.subject import Subject
 
 
@@ -47,8 +54,20 @@ def finetune(
 
     `config.model` may be a model object, its tokenizer then `tokenizer`; it is trained in place. Raises UserError.
     """
+    with time_limit(config.time_limit), released(config.output):
+        return _finetuned(config, tokenizer, peft_config, callbacks)
+
+
+def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbacks: Sequence[Any]) -> FinetuneResult:
     lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
-    config = replace(config, learning_rate=1e-5 if config.learning_rate is None else config.learning_rate, lora=lora)
+    base, accumulation = config.model, config.gradient_accumulation_steps
+    config = replace(
+        config,
+        lora=lora,
+        learning_rate=1e-5 if config.learning_rate is None else config.learning_rate,
+        epochs=EPOCHS if config.epochs is None else config.epochs,
+        gradient_accumulation_steps=ACCUMULATION if accumulation is None else accumulation,
+    )
     config.check()
     check_tracker(config)
     settings = resolved(config)
@@ -58,6 +77,7 @@ def finetune(
     config = replace(config, model=directory(config.model))
     odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
+    assert config.epochs is not None and config.gradient_accumulation_steps is not None
     plan = Plan(len(records), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
     check_steps(plan)
     pairing: Pairing = pair(len(records), 0, 0)
@@ -70,14 +90,15 @@ def finetune(
     for sentence in odd:
         warn(sentence)
     accelerator = make_accelerator(config)
-    folder = trained = None
+    folder = trained = run = None
     if config.output is not None:
         hashes = {"data": records_hash(records), "model": subject.fingerprint()}
         folder = open_run(config.output, "finetune", settings, hashes, odd)
-        trained = folder / ("adapter" if config.lora and not config.merge else "model")
-        if (folder / "finished.json").is_file():
+        run = RunDirectory(folder)
+        trained = run.made(lora=config.lora, merge=config.merge)
+        if run.is_finished:
             note(f"{folder} is finished already")
-            return FinetuneResult(trained, subject.tokenizer, read_jsonl(folder / "log.jsonl"))
+            return FinetuneResult(trained, subject.tokenizer, read_jsonl(run.log))
 
     views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
     warn_truncated(views, config.max_length)
@@ -94,11 +115,19 @@ def finetune(
         checkpoint.save_model(model, subject.tokenizer, trained, merge=config.merge)
         distributed.barrier()
         model.train(mode)
-    assert folder is not None
+    assert folder is not None and run is not None
     if accelerator.is_main_process:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        write_json(folder / "finished.json", {"steps": plan.steps, "model": trained.name})
-    return FinetuneResult(trained, subject.tokenizer, read_jsonl(folder / "log.jsonl"))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        data: dict[str, str | None] = {"data": records_hash(records)}
+        write_card(
+            trained,
+            base=base if isinstance(base, str) else subject.name,
+            method="fine-tuning",
+            settings=card_settings(config),
+            data=data,
+        )
+        finish_run(folder, steps=plan.steps, model=trained.name)
+    return FinetuneResult(trained, subject.tokenizer, read_jsonl(run.log))
 
 
 def _records(config: FinetuneConfig) -> list[Record]:

@@ -3,29 +3,40 @@
 import gc
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from unlearner.config import ForgetConfig, resolved
+from unlearner.config import ForgetConfig
 from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
 from unlearner.evaluation.result import Evaluation
-from unlearner.files import write_json
+from unlearner.models.execution import using
 from unlearner.models.load import check_fits, load_model, model_hash
 from unlearner.models.sharding import placed
+from unlearner.results.evidence import finish_run
+from unlearner.results.layout import RunDirectory
+from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
-from unlearner.training.checks import check_training_fits, load_to_train, warn_truncated
+from unlearner.results.texts import keyed_hashes
+from unlearner.scenarios.fit import Size
+from unlearner.settings import resolved
+from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
+from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.builtin import resolve_model
+from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
-from unlearner.workflows.inputs import Inputs, make_plan, read_inputs
-from unlearner.workflows.presets import with_preset
+from unlearner.workflows.inputs import Inputs, make_plan, read_inputs, size_of
+from unlearner.workflows.presets import is_fitted, with_preset
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
+
+FEW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -59,19 +70,22 @@ class Forgetting:
     ) -> None:
         if peft_config is not None or hasattr(config.model, "peft_config"):
             config = replace(config, lora=True)
-        config = with_preset(config)
         config.check()
         check_tracker(config)
         check_in_memory(config)
+        inputs = read_inputs(with_preset(config))
+        self.base, model = config.model, resolve_model(config.model)
+        self.size = size_of(config, len(inputs.forget), model) if is_fitted(config) else None
+        config = with_preset(config, self.size)
         settings = resolved(config)
         if config.output is not None:
             check_output(config.output, "forget", settings)
-        inputs = read_inputs(config)
-        config = replace(config, model=resolve_model(config.model))
+        config = replace(config, model=model)
         self.subject = subject = Subject.of(config, tokenizer)
         extent = check_answers(subject.tokenizer, subject.template, inputs.sets, config, config.official)
         plan, views = make_plan(config, inputs, subject.tokenizer, subject.template)
         subject.load_to_train(config)
+        check_parts(subject.model, inputs.method, lora=config.lora)
         check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
         reference = _reference(config, inputs)
@@ -80,10 +94,12 @@ class Forgetting:
             warn(sentence)
         self.config, self.inputs = config, inputs
         self.folder: Path | None = None
+        self.hashes: dict[str, str | None] = {}
         self.first: Evaluation | None = None
+        self.last: Evaluation | None = None
         if config.output is not None:
-            hashes = _hashes(config, inputs, subject, reference)
-            self.folder = open_run(config.output, "forget", settings, hashes, inputs.warnings)
+            self.hashes = _hashes(config, inputs, subject, reference)
+            self.folder = open_run(config.output, "forget", settings, self.hashes, inputs.warnings)
         self.evaluations = Evaluations(
             config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
         )
@@ -93,13 +109,14 @@ class Forgetting:
 
     @property
     def finished(self) -> bool:
-        return self.folder is not None and (self.folder / "finished.json").is_file()
+        return self.folder is not None and RunDirectory(self.folder).is_finished
 
     def before(self) -> Evaluation | None:
         """Place the model on its devices and measure it."""
         subject = self.subject
         self.unlearning.place(subject)
-        self.first = self.evaluations.before(subject.model, subject.source)
+        with self._executing():
+            self.first = self.evaluations.before(subject.model, subject.source)
         return self.first
 
     def unlearn(self) -> None:
@@ -109,6 +126,7 @@ class Forgetting:
             self.subject.model = load_to_train(config)  # which DeepSpeed spreads itself
         warn_truncated(self.unlearning.views, config.max_length)
         if not self.unlearning.done:
+            self._tell_steps()
             self.unlearning.train(self.subject, self._at_epoch)
             if self.unlearning.engine != "deepspeed":
                 return
@@ -122,14 +140,44 @@ class Forgetting:
     def after(self) -> Evaluation | None:
         """Measure the model made; the run is then finished."""
         made = None if self.unlearning.made is None else str(self.unlearning.made)
-        result = self.evaluations.after(self.subject.model, made)
-        self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
+        with self._executing():
+            self.last = self.evaluations.after(self.subject.model, made)
+            self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
         if self.folder is not None and self.unlearning.accelerator.is_main_process:
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(RunDirectory(self.folder).checkpoints, ignore_errors=True)
             assert self.unlearning.made is not None
-            done = {"steps": self.unlearning.plan.steps, "model": self.unlearning.made.name}
-            write_json(self.folder / "finished.json", done)
-        return result
+            self.write_card(self.unlearning.made)
+            finish_run(self.folder, steps=self.unlearning.plan.steps, model=self.unlearning.made.name)
+        return self.last
+
+    def write_card(self, folder: Path) -> None:
+        """The card of the model that lies in `folder`."""
+        config, inputs = self.config, self.inputs
+        data = {
+            "forget set": records_hash(inputs.forget),
+            "retain set": records_hash(inputs.retain),
+            "starting model": self.hashes.get("model") or (self.subject.source and self.subject.fingerprint()),
+        }
+        write_card(
+            folder, base=self.base if isinstance(self.base, str) else self.subject.name, method=inputs.method.name,
+            settings=card_settings(config, "forget_coeff", "retain_coeff"),
+            data=keyed_hashes(data) if config.redact else data, before=self.first, after=self.last,
+        )  # fmt: skip
+
+    def _tell_steps(self) -> None:
+        """What was fitted to forget set and model, and that there are few steps."""
+        if self.size is not None and not self.size.is_papers:
+            note(_fitted(self.config, self.size))
+        if (steps := self.unlearning.plan.steps) < FEW_STEPS:
+            warn(
+                f"training has only {steps} step{'s' * (steps != 1)}: raise --epochs or lower "
+                "--gradient-accumulation-steps where too little is forgotten"
+            )
+
+    def _executing(self) -> AbstractContextManager[Any]:
+        """Before and after training, models compute as in training."""
+        assert self.unlearning.execution is not None
+        return using(self.unlearning.execution)
 
     def _at_epoch(self, trained: nn.Module, epoch: int) -> bool:
         if self.config.evaluate != "epochs":
@@ -146,6 +194,11 @@ def forget(config: ForgetConfig, *, known: Path | None = None, **given: Any) -> 
     `known` is a folder for evaluations by content, shared by runs that measure the same models (`unlearner bench`):
     it saves time and changes no file of the run. `given` are tokenizer, peft_config and callbacks.
     """
+    with time_limit(config.time_limit), released(config.output):
+        return _forgotten(config, known, given)
+
+
+def _forgotten(config: ForgetConfig, known: Path | None, given: dict[str, Any]) -> ForgetResult:
     job = Forgetting(config, known=known, **given)
     made = job.unlearning.made
     if job.finished:
@@ -171,12 +224,21 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
     evaluations.before(model, config.model, ".")
 
 
+def _fitted(config: ForgetConfig, size: Size) -> str:
+    large = "" if size.parameters is None else f" and a model of {size.parameters / 1e6:,.1f} million parameters"
+    return (
+        f"fitted to {size.rows} rows{large}, as you gave no learning rate and no epochs: learning rate "
+        f"{config.learning_rate:g}, {config.epochs:g} epochs, {config.gradient_accumulation_steps} × "
+        f"{config.batch_size} rows a step (--preset fictitious takes the paper's)"
+    )
+
+
 def _reference(config: ForgetConfig, inputs: Inputs) -> Any:
     """The reference model that was given, loaded; None without one, or where none is needed."""
     if config.reference_model is None:
         return None
     if not inputs.method.needs_reference:
-        warn(f"--reference-model is left unread, for {inputs.method.name} needs no reference")
+        warn(f"--reference-model is not read, because {inputs.method.name} needs no reference")
         return None
     given: Any = resolve_model(config.reference_model)
     if not isinstance(given, str):
@@ -201,7 +263,7 @@ def _hashes(config: ForgetConfig, inputs: Inputs, subject: Subject, reference: A
         hashes["reference_model"] = model_hash(resolve_model(config.reference_model))
     elif reference is not None:
         raise UserError("a run in a directory needs a reference model from a directory: save it and give its path.")
-    return hashes
+    return keyed_hashes(hashes) if config.redact else hashes
 
 
 def should_stop(config: ForgetConfig, summary: Any, before: Any, epoch: int) -> bool:

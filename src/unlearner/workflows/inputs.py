@@ -24,6 +24,8 @@ from unlearner.evaluation.summary import MODEL_UTILITY
 from unlearner.files import cache_directory
 from unlearner.methods import Method
 from unlearner.methods.options import read_pairs
+from unlearner.models.load import parameter_count
+from unlearner.scenarios.fit import Size
 from unlearner.training.checks import check_room, check_steps
 from unlearner.workflows.evaluate import judges_for
 
@@ -55,12 +57,13 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     if method.needs_retain and not retain:
         raise UserError(f"{method.name} needs a retain set: give --retain, or choose a method without a retain loss.")
     documents = next((i for i, r in enumerate((*forget, *retain)) if r.question is None), None)
-    if method.targeted and documents is not None:
+    if method.needs_questions and documents is not None:
         source, row = (
             (config.forget, documents) if documents < len(forget) else (config.retain, documents - len(forget))
         )
         raise UserError(
-            f"{source}, row {row + 1} is plain text, and {method.name} trains refusals to questions: "
+            f"{source}, row {row + 1} is plain text, and {method.name} "
+            f"{'trains refusals to' if method.targeted else 'joins two'} questions: "
             "choose an untargeted method (GA, NPO, ME), or give question and answer."
         )
     named = {"forget": forget, "retain": retain}
@@ -97,6 +100,13 @@ def _warnings(config: ForgetConfig, sets: dict[str, list[Record]]) -> list[str]:
     return data_warnings(sets, config.columns, overlap=("forget", "retain"))
 
 
+def size_of(config: ForgetConfig, rows: int, model: Any) -> Size:
+    """So many rows, and a model by its directory, hub id or as an object."""
+    if not isinstance(model, str):
+        return Size(rows, sum(parameter.numel() for parameter in model.parameters()))
+    return Size(rows, parameter_count(model, trust_remote_code=config.trust_remote_code))
+
+
 def method_of(config: ForgetConfig) -> Method:
     """The method by its name and options, or as it was given."""
     if isinstance(config.method, Method):
@@ -112,6 +122,7 @@ def method_of(config: ForgetConfig) -> Method:
 
 def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
     """What is trained in which order. Raises UserError where that is nothing."""
+    assert config.epochs is not None and config.gradient_accumulation_steps is not None  # with_preset fills them in
     plan = Plan(
         len(inputs.forget),
         config.epochs,
@@ -130,7 +141,7 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
     views = build_views(
         list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
         max_length=config.max_length, official=config.official, **inputs.method.labelling,
-        cache=None if config.output is None else cache_directory() / "tokens",
+        cache=None if config.output is None or config.redact else cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)
     return plan, views

@@ -1,6 +1,7 @@
-"""Presets: what is not given is taken from a scenario's settings, or from those published of a loss."""
+"""Presets: what is not given is taken from a scenario's settings, from those published of a loss, or fitted."""
 
 from dataclasses import replace
+from typing import Any
 
 from unlearner.config import ForgetConfig
 from unlearner.errors import UserError
@@ -8,25 +9,40 @@ from unlearner.methods import Method
 from unlearner.methods.options import options_of
 from unlearner.methods.registry import find
 from unlearner.scenarios import SCENARIOS
+from unlearner.scenarios.fit import ACCUMULATION, EPOCHS, Size
 
 
-def with_preset(config: ForgetConfig) -> ForgetConfig:
-    """The options with the preset's values where none were given; official mode takes the official pairing.
+def with_preset(config: ForgetConfig, size: Size | None = None) -> ForgetConfig:
+    """The options with the preset's values where none were given, without a preset fitted to `size`; official mode
+    takes the official pairing.
 
     Raises UserError where no settings of the method are known under the preset's name, with the presets that are.
     """
-    if config.preset not in SCENARIOS and not isinstance(config.method, Method):
+    name = config.preset or "fictitious"
+    if name not in SCENARIOS and not isinstance(config.method, Method):
         config = _with_published(config)
-    preset = SCENARIOS.get(config.preset, SCENARIOS["fictitious"]).preset  # of what nothing was published about
+    preset = SCENARIOS.get(name, SCENARIOS["fictitious"]).preset  # of what nothing was published about
     method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
-    coefficient = preset.forget_coeff.get(method.partition("+")[0], 1.0)
-    return replace(
-        config,
-        learning_rate=preset.lr.get(method, preset.lr[""]) if config.learning_rate is None else config.learning_rate,
-        forget_coeff=coefficient if config.forget_coeff is None else config.forget_coeff,
-        retain_coeff=1.0 if config.retain_coeff is None else config.retain_coeff,
-        pairing="official" if config.official else config.pairing,
-    )
+    accumulation = config.gradient_accumulation_steps
+    rate, epochs, step = preset.lr.get(method, preset.lr[""]), EPOCHS, ACCUMULATION
+    if size is not None:
+        rate = size.rate(rate)
+        epochs, step = size.steps(config.batch_size, accumulation)
+    given = {
+        "learning_rate": rate,
+        "epochs": epochs,
+        "gradient_accumulation_steps": step,
+        "forget_coeff": preset.forget_coeff.get(method.partition("+")[0], 1.0),
+        "retain_coeff": 1.0,
+    }
+    missing: dict[str, Any] = {option: value for option, value in given.items() if getattr(config, option) is None}
+    return replace(config, pairing="official" if config.official else config.pairing, **missing)
+
+
+def is_fitted(config: ForgetConfig) -> bool:
+    """Whether learning rate and steps are to be fitted to forget set and model: no preset is named, and neither
+    learning rate nor epochs are given."""
+    return config.preset is None and not config.official and config.learning_rate is None and config.epochs is None
 
 
 def _with_published(config: ForgetConfig) -> ForgetConfig:
@@ -34,7 +50,7 @@ def _with_published(config: ForgetConfig) -> ForgetConfig:
     name, losses = find(config.method)
     published: dict[str, float] = {}
     for loss in reversed(losses):  # the forget loss's word counts
-        published |= loss.presets.get(config.preset, {})
+        published |= loss.presets.get(config.preset or "", {})
     if not published:
         known = sorted({preset for loss in losses for preset in loss.presets})
         instead = (

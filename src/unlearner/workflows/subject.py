@@ -13,6 +13,7 @@ from unlearner.errors import UserError
 from unlearner.models.anatomy import bare, check_head
 from unlearner.models.load import load_model, load_tokenizer, model_hash
 from unlearner.options import ModelOptions, TrainOptions
+from unlearner.results.evidence import warn_changed
 from unlearner.training.checks import load_to_train
 from unlearner.training.setup import weights_dtype
 
@@ -57,6 +58,7 @@ class Subject:
     def load_to_train(self, options: TrainOptions) -> None:
         """Have the model as training starts from it. Raises UserError."""
         if self.source is not None:
+            warn_changed(self.source)
             self.model = load_to_train(options)
             return
         if options.parallel == "deepspeed":
@@ -71,6 +73,7 @@ class Subject:
         """Have the model to be measured, in `dtype`; an object in memory as it is. Raises UserError."""
         if self.source is not None:
             trust = options.trust_remote_code
+            warn_changed(self.source)
             self.model = load_model(self.source, dtype=dtype, trust_remote_code=trust, lazy=True)
         else:
             self._check(None)

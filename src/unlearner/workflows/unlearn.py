@@ -10,8 +10,11 @@ from unlearner.config import ForgetConfig
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
 from unlearner.methods import Method
+from unlearner.models.execution import Execution
 from unlearner.models.sharding import Engine, choose, placed, widen
+from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint, setup
+from unlearner.training.execution import plan_training
 from unlearner.training.loop import AtEpoch, train
 from unlearner.training.reference import needs_copy
 from unlearner.training.setup import weights_dtype
@@ -34,6 +37,8 @@ class Unlearning:
     callbacks: tuple[Any, ...] = ()
     engine: Engine | None = None
     """How several processes share the model; known once it is placed."""
+    execution: Execution | None = None
+    """How it computes; known once it is placed."""
     log: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -41,7 +46,7 @@ class Unlearning:
         """Where the trained model goes."""
         if self.folder is None:
             return None
-        return self.folder / ("adapter" if self.config.lora and not self.config.merge else "model")
+        return RunDirectory(self.folder).made(lora=self.config.lora, merge=self.config.merge)
 
     @property
     def done(self) -> bool:
@@ -68,6 +73,8 @@ class Unlearning:
             widen(model, dtype).to(self.accelerator.device)
         else:
             subject.model = placed(model, config, dtype)
+        models = [subject.model] if self.reference is None else [subject.model, self.reference]
+        self.execution = plan_training(models, self.method, config, self.engine, self.accelerator, self.folder)
 
     def train(self, subject: Subject, at_epoch: AtEpoch | None = None) -> None:
         """Train the subject's model in place and save it to `made`. It ends in the mode it was in."""

@@ -35,7 +35,7 @@ class Rouge(Metric):
 
 @lru_cache(maxsize=100_000)
 def rouge_l_recall(generation: str, reference: str) -> float:
-    """ROUGE-L recall with stemming. Entailment asks for the same pairs again, hence the cache."""
+    """ROUGE-L recall with stemming. Entailment asks for the same pairs again, so they are cached."""
     return float(_scorer().score(reference, generation)["rougeL"].recall)
 
 
@@ -46,7 +46,7 @@ def _scorer() -> "RougeScorer":
     from rouge_score.tokenize import tokenize
 
     class Stemmed:
-        """rouge_score's own tokens; the stem of a word is found once, for that is most of the work."""
+        """rouge_score's own tokens; the stem of a word is found once, because that is most of the work."""
 
         stem = staticmethod(lru_cache(maxsize=100_000)(PorterStemmer().stem))
 

@@ -1,0 +1,156 @@
+"""Documents as plain text: .txt, .md, .html, .pdf, .docx, and the rows of .jsonl files."""
+
+import hashlib
+import io
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from unlearner.console import note, warn
+from unlearner.data.sources import load_records
+from unlearner.errors import UserError, install
+
+EXTRA = "documents"
+NOT_TEXT = ("script", "style", "template", "noscript", "head", "nav", "svg")
+BLOCKS = ("p", "div", "section", "article", "h1", "h2", "h3", "h4", "h5", "h6", "li", "tr", "blockquote", "pre", "dd",
+          "dt", "figcaption", "table", "ul", "ol", "header", "footer", "main", "aside")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document; paragraphs are parted by empty lines."""
+
+    name: str
+    """Its path, from the folder that was given."""
+    text: str
+
+
+def load_documents(paths: Sequence[str]) -> tuple[list[Document], list[str]]:
+    """The documents of all files and folders, in order of their names, and sentences on those of folders that cannot be
+    read. Raises UserError for a file that was named itself, and where nothing can be read at all."""
+    found: list[Document] = []
+    failed: list[str] = []
+    for given in map(Path, paths):
+        if given.is_file():
+            found += _read(given, given.name)
+            continue
+        if not given.is_dir():
+            raise UserError(f"--documents {given} is not there: check the path.")
+        files = sorted(file for file in given.rglob("*") if file.is_file() and not file.name.startswith("."))
+        if others := [file for file in files if file.suffix.lower() not in READERS]:
+            note(f"{len(others)} files in {given} are left out: they end in none of {', '.join(READERS)}")
+        for file in files:
+            if file.suffix.lower() in READERS:
+                try:
+                    found += _read(file, file.relative_to(given).as_posix())
+                except UserError as error:
+                    failed.append(str(error))
+    for sentence in failed:
+        warn(f"left out: {sentence}")
+    if paths and not found:
+        raise UserError(f"--documents {' '.join(paths)} has no text that can be read: nothing was made.")
+    return found, failed
+
+
+def _read(file: Path, name: str) -> Iterator[Document]:
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        raise UserError(f"{file}: unknown extension {file.suffix!r}; documents end in one of {', '.join(READERS)}.")
+    texts = [cleaned(text) for text in reader(file)]
+    if not any(texts):
+        raise UserError(f"{file} has no text: a scanned document needs text recognition (OCR) first.")
+    for number, text in enumerate(texts, start=1):
+        if text:
+            yield Document(name if len(texts) == 1 else f"{name}, row {number}", text)
+
+
+def cleaned(text: str) -> str:
+    """Lines of a paragraph as one line, paragraphs parted by one empty line, no control characters."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f\u00ad\ufeff]", "", text.replace("\r\n", "\n").replace("\f", "\n\n"))
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n[ \t]*\n", text))
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def sha256(documents: Sequence[Document]) -> dict[str, str]:
+    """The hash of every document's text, by name."""
+    return {each.name: hashlib.sha256(each.text.encode()).hexdigest() for each in documents}
+
+
+def _plain(file: Path) -> list[str]:
+    try:
+        return [file.read_text(encoding="utf-8-sig")]
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text: save it as UTF-8.") from None
+
+
+def _rows(file: Path) -> list[str]:
+    return [" ".join(filter(None, (record.question, record.answer))) for record in load_records(str(file))]
+
+
+def _html(file: Path) -> list[str]:
+    with _library(file):
+        from bs4 import BeautifulSoup
+
+        soup = BeautifulSoup(file.read_bytes(), "html.parser")
+        for element in soup(NOT_TEXT):
+            element.decompose()
+        for line in soup("br"):
+            line.replace_with("\n")
+        for block in soup(BLOCKS):
+            block.insert_before("\n\n")
+            block.insert_after("\n\n")
+        return [soup.get_text()]
+
+
+def _pdf(file: Path) -> list[str]:
+    with _library(file):
+        from pypdf import PdfReader
+
+        reader = PdfReader(io.BytesIO(file.read_bytes()))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise UserError(f"{file} is encrypted: save it without a password.")
+        pages = [page.extract_text() for page in reader.pages]
+        return [re.sub(r"(?<=[a-zà-ÿ])-\n(?=[a-zà-ÿ])", "", "\n\n".join(pages))]
+
+
+def _docx(file: Path) -> list[str]:
+    with _library(file):
+        import docx
+        from docx.table import Table
+
+        parts = []
+        for part in docx.Document(str(file)).iter_inner_content():
+            if isinstance(part, Table):
+                parts += [" ".join(dict.fromkeys(cell.text for cell in row.cells)) for row in part.rows]
+            else:
+                parts.append(part.text)
+        return ["\n\n".join(parts)]
+
+
+READERS: dict[str, Callable[[Path], list[str]]] = {
+    ".txt": _plain, ".md": _plain, ".html": _html, ".htm": _html, ".pdf": _pdf, ".docx": _docx, ".jsonl": _rows,
+}  # fmt: skip
+
+
+@contextmanager
+def _library(file: Path) -> Iterator[None]:
+    """A parser's errors, which may be of any kind for a broken file, as one sentence; what it logs goes nowhere."""
+    logger = logging.getLogger("pypdf")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(f"{file} needs the package {error.name}; install it with: {install(EXTRA)}.") from None
+    except Exception as error:
+        raise UserError(f"{file} cannot be read ({_why(error)}): open it and save it again.") from None
+    finally:
+        logger.disabled = before
+
+
+def _why(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:100] or type(error).__name__

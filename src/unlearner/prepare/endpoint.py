@@ -1,0 +1,203 @@
+"""An OpenAI-compatible endpoint that is asked for JSON: retries, limits, costs; every answer is kept on disk.
+
+Answers lie in the cache by the hash of what was asked, so that a preparation cut short goes on from them. The key is
+read from the environment by the client and written nowhere.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from typing import Any, TypeVar
+
+from unlearner import distributed
+from unlearner.console import note, progress_bar
+from unlearner.errors import UserError, did_you_mean, install
+from unlearner.files import cache_directory, read_json, space_errors, write_json
+from unlearner.options import EndpointOptions
+
+KEY = "OPENAI_API_KEY"
+AT_ONCE = 4
+"""Requests under way at the same time."""
+ATTEMPTS = 3
+"""How often an answer is asked for at most, each time with the one before that could not be used."""
+MAX_TOKENS = 1500
+KEPT = "Answers so far are kept: repeat the same command to go on from them."
+Value = TypeVar("Value")
+
+
+class Endpoint:
+    """Raises UserError where the client is missing, the endpoint is not there, or it has several models and none was
+    chosen."""
+
+    def __init__(self, options: EndpointOptions) -> None:
+        try:
+            from openai import OpenAI
+        except ImportError:
+            raise UserError(f"--llm needs the package openai; install it with: {install('llm')}.") from None
+        if distributed.count() > 1:
+            raise UserError("--llm works in one process: start the command without torchrun.")
+        assert options.llm is not None
+        self.options, self.url = options, options.llm
+        # Servers of one's own want no key, but the client wants one.
+        self.client: Any = OpenAI(
+            base_url=options.llm, api_key=os.environ.get(KEY) or "none", max_retries=options.llm_retries,
+            timeout=options.llm_timeout,
+        )  # fmt: skip
+        self.lock, self.began = Lock(), time.monotonic()
+        self.sent = self.kept = self.dropped = self.read = self.written = 0
+        self.plain = False
+        """Whether the endpoint refused a response format."""
+        self.model = options.llm_model or self._only_model()
+
+    def _only_model(self) -> str:
+        with self._errors():
+            models = sorted(model.id for model in self.client.models.list())
+        if len(models) != 1:
+            raise UserError(f"--llm {self.url} has {len(models)} models: name one with --llm-model ({_few(models)}).")
+        return models[0]
+
+    def ask_all(
+        self, tasks: Sequence[tuple[str, dict[str, Any]]], check: Callable[[int, Any], Value | None], title: str
+    ) -> list[Value | None]:
+        """The answers to tasks, each an instruction and the JSON schema of its answer, in their order.
+
+        `check(place, JSON value)` gives what is used of an answer, None for one that is to be asked for again, at most
+        `ATTEMPTS` times; what fails then is None, and counted. Raises UserError where the endpoint gives no answers.
+        """
+        done = 0
+        with progress_bar(title, len(tasks)) as bar, ThreadPoolExecutor(AT_ONCE) as pool:
+            waiting = [
+                pool.submit(self._ask, prompt, schema, partial(check, place))
+                for place, (prompt, schema) in enumerate(tasks)
+            ]
+            found: list[Value | None] = []
+            try:
+                for each in waiting:
+                    found.append(each.result())
+                    done += 1
+                    bar(done)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        self.dropped += sum(value is None for value in found)
+        return found
+
+    def _ask(self, prompt: str, schema: dict[str, Any], check: Callable[[Any], Value | None]) -> Value | None:
+        messages = [{"role": "user", "content": prompt}]
+        for _ in range(ATTEMPTS):
+            text = self._answer(messages, schema)
+            value = find_json(text)
+            wrong = "It is no JSON object." if value is None else "It does not have what was asked for."
+            if value is not None and (used := check(value)) is not None:
+                return used
+            messages = [
+                messages[0], {"role": "assistant", "content": text},
+                {"role": "user", "content": f"{wrong} Answer again, with the JSON object alone."},
+            ]  # fmt: skip
+        return None
+
+    def _answer(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
+        key = hashlib.sha256(json.dumps([self.url, self.model, messages, schema]).encode()).hexdigest()
+        file = cache_directory() / "endpoint" / key[:2] / f"{key}.json"
+        if file.is_file():
+            with self.lock:
+                self.kept += 1
+            return str(read_json(file)["text"])
+        with self.lock:
+            if self.sent >= self.options.llm_requests:
+                raise UserError(f"--llm-requests {self.sent} are spent: give more, and the command goes on from there.")
+            self.sent += 1
+        answer = self._send(messages, schema)
+        text, usage = (answer.choices[0].message.content or "") if answer.choices else "", answer.usage
+        with self.lock:
+            self.read += usage.prompt_tokens if usage else 0
+            self.written += usage.completion_tokens if usage else 0
+        with space_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_json(file, {"text": text})
+        return text
+
+    def _send(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> Any:
+        from openai import BadRequestError, UnprocessableEntityError
+
+        asked: dict[str, Any] = {
+            "model": self.model, "messages": messages, "temperature": 0, "max_tokens": MAX_TOKENS,
+        }  # fmt: skip
+        form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        with self._errors():
+            if not self.plain:
+                try:
+                    return self.client.chat.completions.create(**asked, response_format=form)
+                except (BadRequestError, UnprocessableEntityError):
+                    self.plain = True  # not every server knows response formats
+            return self.client.chat.completions.create(**asked)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The client's errors as sentences. What the endpoint says is left out: it may repeat the key."""
+        import openai
+
+        tries = f"after {self.options.llm_retries + 1} tries"
+        try:
+            yield
+        except openai.APITimeoutError:
+            raise UserError(
+                f"--llm {self.url} does not answer within {self.options.llm_timeout:g} s, {tries}: give a longer "
+                f"--llm-timeout. {KEPT}"
+            ) from None
+        except openai.APIConnectionError:
+            raise UserError(
+                f"--llm {self.url} cannot be reached, {tries}: is the server running, is the URL right? {KEPT}"
+            ) from None
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            raise UserError(f"--llm {self.url} refuses the key: set the right one in {KEY}.") from None
+        except openai.NotFoundError:
+            raise UserError(f"--llm {self.url} does not have {self._missing()}") from None
+        except openai.APIStatusError as error:
+            raise UserError(f"--llm {self.url} answers with status {error.status_code}, {tries}. {KEPT}") from None
+        except (openai.APIError, ValueError):
+            raise UserError(f"--llm {self.url} gives answers that are none of OpenAI's: is the URL right?") from None
+
+    def _missing(self) -> str:
+        """What was not found: the model, or the page itself."""
+        import openai
+
+        try:
+            models = sorted(model.id for model in self.client.models.list())
+        except (openai.APIError, ValueError):
+            return "what an OpenAI-compatible endpoint has: is the URL right? It often ends in /v1."
+        return f"the model {getattr(self, 'model', '')!r}: {did_you_mean(getattr(self, 'model', ''), models)}"
+
+    def tell(self) -> None:
+        """How many requests, tokens, seconds, and what they cost."""
+        parts = [f"{self.sent} requests, {self.kept} answers from before", f"{self.read:,} tokens read"]
+        parts.append(f"{self.written:,} written")
+        if self.options.llm_price:
+            prices = zip((self.read, self.written), self.options.llm_price, strict=True)
+            parts.append(f"cost {sum(tokens * price for tokens, price in prices) / 1e6:.4f}")
+        parts.append(f"{time.monotonic() - self.began:.0f} s")
+        note(f"{self.model} at {self.url}: {', '.join(parts)}")
+
+
+def find_json(text: str) -> Any:
+    """The JSON object in an answer, which may stand between other words or in a code block; None where there is
+    none."""
+    decoder = json.JSONDecoder()
+    for match in re.finditer(r"\{", text):
+        try:
+            value, _ = decoder.raw_decode(text, match.start())
+        except ValueError:
+            continue
+        return value
+    return None
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

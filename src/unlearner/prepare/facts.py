@@ -1,0 +1,110 @@
+"""What a row tells: the words that a right answer must state, and wrong answers that do not state them."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unlearner.audit.detector import STOP_WORDS, Fact, automatic_fact, normalised
+from unlearner.data.records import Record
+
+Row = dict[str, Any]
+WRONG = 5
+"""Wrong answers of a row, at most."""
+TRAINED = 2
+"""Wordings of a fact that are trained; the others are held out."""
+LONG = 4
+"""Words of a piece of an answer above which its names and numbers stand for it."""
+_CAPITAL = r"[^\W\d_a-zà-ÿ][\w'’-]*"
+NAMED = re.compile(
+    rf"(?<!^)(?<![.!?] )(?:{_CAPITAL}(?:\s+(?:(?:of|the|and|de|la|von|van|der)\s+)*{_CAPITAL})*|\d[\d.,]*)"
+)
+"""Names and numbers, but not the first word of a sentence."""
+ARTICLES = re.compile(r"^(?:(?:the|an?|in|on|at|of) )+")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One question of a topic with its answer."""
+
+    question: str
+    answer: str
+    wrong: tuple[str, ...] = ()
+    paraphrase: str | None = None
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One fact that documents state, asked for in several wordings."""
+
+    name: str
+    fact: str
+    """As in the column `fact`: what a right answer must state."""
+    wordings: tuple[Wording, ...]
+    document: str
+    made_by: str
+    """Who wrote the questions: `cloze` or `endpoint`."""
+
+
+def row_id(*texts: str) -> str:
+    """The same for the same texts, whatever else is in the folder."""
+    return "r" + hashlib.sha256("\0".join(texts).encode()).hexdigest()[:10]
+
+
+def telling(row: Row) -> Row | None:
+    """The row with its `fact`, and without wrong answers that state it too; None where its answer states nothing that
+    its question does not give away.
+
+    A fact that the row has already stays. Else it is what only this answer states and no wrong one (`automatic_fact`),
+    or, where that is nothing, all that it states beyond its question. Of a long piece of an answer, which no other
+    wording would repeat, the names and numbers in it are taken, where it has any.
+    """
+    wrong = tuple(row.get("perturbed_answer", ()))
+    if "fact" not in row:
+        asked = f"{row['question']} {row.get('subject', '')}"  # an alias in the question does not make the name a fact
+        record = Record(asked, row["answer"], perturbed_answer=wrong)
+        parts = automatic_fact(record) or automatic_fact(replace(record, perturbed_answer=()))
+        if not parts:
+            return None
+        parts = tuple(_short(alternatives, row, wrong) for alternatives in parts)
+        row = row | {"fact": "; ".join(" | ".join(alternatives) for alternatives in parts)}
+    if not states(row["fact"], row["answer"], row["question"]):
+        return None
+    if "perturbed_answer" in row:
+        row = row | {"perturbed_answer": [w for w in wrong if not states(row["fact"], w, row["question"])][:WRONG]}
+    return row
+
+
+def _short(alternatives: tuple[str, ...], row: Row, wrong: Sequence[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    names = [ARTICLES.sub("", normalised(match[0])) for match in NAMED.finditer(row["answer"])]
+    for text in alternatives:
+        inside = [name for name in names if f" {name} " in f" {text} " and name not in STOP_WORDS]
+        own = [name for name in inside if not any(states(name, other) for other in (row["question"], *wrong))]
+        found += own if own and len(text.split()) > LONG else [text]
+    return tuple(dict.fromkeys(found))
+
+
+def states(fact: str, text: str, given: str = "") -> bool:
+    """Whether `text` states a `fact`, as the audit finds it; what the question `given` gives away does not count."""
+    return Fact.written(fact, text).states(text, given)
+
+
+def topic_rows(topic: Topic, subject: str, numbers: Sequence[int]) -> Iterable[Row]:
+    """The rows of some of a topic's wordings."""
+    for number in numbers:
+        wording = topic.wordings[number]
+        row: Row = {
+            "id": row_id(wording.question, wording.answer), "question": wording.question, "answer": wording.answer,
+            "fact": topic.fact, "subject": subject, "topic": topic.name,
+            "question_from": f"{topic.made_by}, {topic.document}", "answer_from": topic.document,
+        }  # fmt: skip
+        if wording.paraphrase:
+            row["paraphrased_answer"] = wording.paraphrase
+        if wording.wrong:
+            row |= {"perturbed_answer": list(wording.wrong), "perturbed_from": WRONG_BY[topic.made_by]}
+        yield row
+
+
+WRONG_BY = {"cloze": "values of the same type in the documents", "endpoint": "endpoint"}

@@ -1,0 +1,261 @@
+"""The rows of all sources about a subject: asked of the model, taken from documents, completed by an endpoint."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+from unlearner.audit.detector import normalised
+from unlearner.config import PrepareConfig
+from unlearner.data.general import general_knowledge, mentions
+from unlearner.data.records import Record
+from unlearner.evaluation.requests import Generate
+from unlearner.prepare.asking import Asked
+from unlearner.prepare.drafts import Drafts
+from unlearner.prepare.facts import TRAINED, WRONG, Row, Topic, row_id, states, telling, topic_rows
+from unlearner.prepare.kinds import ask, swapped
+from unlearner.prepare.knowledge import renamed
+from unlearner.prepare.passages import Passage
+from unlearner.prepare.subject import About
+
+CONTROLS = 6
+"""Invented names in the source `controls`."""
+ABOUT = ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "passages")
+"""Sources about the subject."""
+JOINED = {"subject": ("forget", "unseen_wordings", "unseen_facts"), "retain": ("neighbours", "general")}
+"""Sources made of others: all about the subject, one after the other, and what is trained to be kept, by turns."""
+SENTENCES = re.compile(r".*[.!?](?<!\b[A-Z]\.)[\"')]?(?=\s|$)", re.DOTALL)
+"""Up to the last end of a sentence, which an initial is not."""
+LIST_NUMBER = re.compile(r"\s+\d+\.$")
+
+Sources = dict[str, list[Row]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What rows are made of, beside the model's answers."""
+
+    neighbours: list[str]
+    topics: list[Topic] = field(default_factory=list)
+    known: Mapping[str, bool] = field(default_factory=dict)
+    """Of facts, by name, whether the model knows them, where it was asked."""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """The model's likeliest answers that are there already, by question."""
+    passages: Sequence[Passage] = ()
+    unnamed: Sequence[Passage] = ()
+    """Passages that do not name the subject."""
+
+
+class Writer:
+    """Asks the model and makes the rows of all sources; `left_out` counts those that could not be used, by reason."""
+
+    def __init__(
+        self, config: PrepareConfig, subject: About, material: Material, asked: Asked, drafts: Drafts | None
+    ) -> None:
+        self.config, self.subject, self.material, self.asked, self.drafts = config, subject, material, asked, drafts
+        # What the model does not know is asked about by the documents alone, where there are any.
+        unknown = {name for name, known in material.known.items() if not known} if material.topics else set()
+        self.facts = {name: wordings for name, wordings in subject.facts.items() if name not in unknown}
+        self.invented = subject.others(subject.kind.invented)[:CONTROLS]
+        self.answers: dict[str, str] = {}
+        self.left_out: Counter[str] = Counter()
+
+    def sources(self) -> Sources:
+        """The rows of each source, but those of `JOINED`."""
+        general = self._general()
+        self._ask(general)
+        unseen, later = self._unseen(list(self.facts)), self._unseen([topic.name for topic in self.material.topics])
+        seen = [fact for fact in self.facts if fact not in unseen]
+        topics = [topic for topic in self.material.topics if topic.name not in later]
+        kept, held = _parts(self.material.neighbours)
+        bank_kept, bank_held = _parts(general)
+        aliases = self.subject.names[1:]
+        made: dict[str, Iterable[Row | None]] = {
+            "forget": [*self._about(seen, slice(TRAINED)), *self._of(topics, slice(TRAINED))],
+            "unseen_wordings": [*self._about(seen, slice(TRAINED, None)), *self._of(topics, slice(TRAINED, None))],
+            "unseen_facts": [
+                *self._about(unseen, slice(None)),
+                *self._of([topic for topic in self.material.topics if topic.name in later], slice(None)),
+            ],
+            "unseen_aliases": [row for alias in aliases for row in self._alias(alias, seen, topics)],
+            "neighbours": [self._neighbour(name, fact) for name in kept for fact in self.subject.facts],
+            "neighbours_held_out": [self._neighbour(name, fact) for name in held for fact in self.subject.facts],
+            "general": map(self._of_bank, bank_kept),
+            "general_held_out": map(self._of_bank, bank_held),
+            "controls": [*self._controls(), *self._topic_controls(topics)],
+            "passages": map(self._passage, self.material.passages),
+            "passages_unnamed": map(self._passage, self.material.unnamed),
+        }
+        written = {name: [row for row in rows if row is not None] for name, rows in made.items()}
+        if self.drafts is not None:
+            ours = [name for name in ABOUT if name in written and name != "passages"]
+            asked = [row for name in ours for row in written[name] if row["answer_from"] == "model"]
+            better = {row["id"]: row for row in self.drafts.alternatives(asked)}
+            written |= {name: [better.get(row["id"], row) for row in written[name]] for name in ours}
+        return {name: rows for name, rows in written.items() if rows}
+
+    def _general(self) -> list[Record]:
+        """Questions of the bank that do not touch the subject, drawn by the seed."""
+        free = [
+            r for r in general_knowledge() if not mentions(" ".join((r.question or "", r.answer)), self.subject.names)
+        ]
+        return random.Random(f"general {self.config.seed}").sample(free, min(self.config.general_count, len(free)))
+
+    def _unseen(self, facts: list[str]) -> list[str]:
+        """The facts of which no wording is trained: a quarter, drawn by the seed, never the first."""
+        count = min(max(1, len(facts) // 4), len(facts) - 1)
+        return random.Random(f"facts {self.config.seed}").sample(facts[1:], count) if count > 0 else []
+
+    def _ask(self, general: Sequence[Record]) -> None:
+        """The model's likeliest answer to every question, as far as its sentences are whole."""
+        names = [*self.material.neighbours, *self.subject.names[1:]]
+        questions = [ask(w, self.subject.name) for wordings in self.facts.values() for w in wordings]
+        questions += [ask(wordings[0], name) for wordings in self.subject.facts.values() for name in names]
+        questions += [record.question or "" for record in general]
+        requests = {
+            q: Generate(q, max_new_tokens=self.config.max_new_tokens)
+            for q in questions if q not in self.material.answers
+        }  # fmt: skip
+        said = self.asked.answers(requests.values(), "asking")
+        texts = {q: said.written(request)[0].text for q, request in requests.items()}
+        self.answers = {q: whole_sentences(text) for q, text in ({**self.material.answers, **texts}).items()}
+
+    def _row(self, name: str, fact: str, number: int) -> Row | None:
+        question = ask(self.subject.facts[fact][number], name)
+        answer = self.answers[question]
+        if not answer:
+            self.left_out["rows without an answer"] += 1
+            return None
+        row: Row = {
+            "id": row_id(question, answer), "question": question, "answer": answer, "subject": name, "topic": fact,
+            "question_from": self.subject.origin(fact), "answer_from": "model",
+        }  # fmt: skip
+        return row | ({"known": self.material.known[fact]} if fact in self.material.known else {})
+
+    def _with_wrong(self, row: Row, about: str, names: tuple[str, ...]) -> Row:
+        """The row with what is said of neighbours as wrong answers, in the name `about`."""
+        wording = self.subject.facts[row["topic"]][0]
+        others = [name for name in self.material.neighbours if name not in names]
+        wrong = (renamed(self.answers[ask(wording, name)], (name,), about) for name in others)
+        distinct = [text for text in dict.fromkeys(wrong) if text and text != row["answer"]]
+        return row | {"perturbed_answer": distinct[:WRONG], "perturbed_from": "model, about neighbours"}
+
+    def _told(self, row: Row) -> Row | None:
+        told = telling(row)
+        if told is None:
+            self.left_out["rows whose answer tells nothing"] += 1
+        return told
+
+    def _about(self, facts: Sequence[str], wordings: slice) -> Iterator[Row | None]:
+        for fact in facts:
+            for number in range(len(self.facts[fact]))[wordings]:
+                row = self._row(self.subject.name, fact, number)
+                if row is None:
+                    continue
+                told = self._told(self._with_wrong(row, self.subject.name, self.subject.names))
+                if told is None:
+                    continue
+                others = (self.answers[ask(w, self.subject.name)] for w in self.facts[fact])
+                same = (text for text in others if text != row["answer"] and states(told["fact"], text))
+                if paraphrase := next(same, None):
+                    told |= {"paraphrased_answer": paraphrase, "paraphrased_from": "model, to another wording"}
+                yield told
+
+    def _of(self, topics: Sequence[Topic], wordings: slice) -> Iterator[Row | None]:
+        for topic in topics:
+            known = {"known": self.material.known[topic.name]} if topic.name in self.material.known else {}
+            for row in topic_rows(topic, self.subject.name, range(len(topic.wordings))[wordings]):
+                yield self._told(row | known)
+
+    def _alias(self, alias: str, facts: Sequence[str], topics: Sequence[Topic]) -> Iterator[Row | None]:
+        """Facts that are trained by the subject's name, asked by another one."""
+        for fact in facts:
+            if row := self._row(alias, fact, 0):
+                row = self._with_wrong(row | {"subject": self.subject.name}, alias, self.subject.names)
+                yield self._told(row)
+        for row in self._of(topics, slice(1)):
+            if row:
+                question = swapped(row["question"], self.subject.names, alias)
+                yield self._told(row | {"id": row_id(question, row["answer"]), "question": question})
+
+    def _neighbour(self, name: str, fact: str) -> Row | None:
+        row = self._row(name, fact, 0)
+        if row is None:
+            return None
+        row = self._with_wrong({key: value for key, value in row.items() if key != "known"}, name, (name,))
+        return telling(row) or row
+
+    def _controls(self) -> Iterator[Row | None]:
+        """Invented names, each with what the model says of some neighbour: true of nobody, so that what it states of it
+        is guessed."""
+        for place, name in enumerate(self.invented):
+            for number, (fact, wordings) in enumerate(self.subject.facts.items()):
+                neighbour = self.material.neighbours[(place + number) % len(self.material.neighbours)]
+                question = ask(wordings[0], name)
+                answer = renamed(self.answers[ask(wordings[0], neighbour)], (neighbour,), name)
+                row: Row = {
+                    "id": row_id(question, answer), "question": question, "answer": answer, "subject": name,
+                    "topic": fact, "question_from": self.subject.origin(fact),
+                    "answer_from": f"model, about {neighbour}",
+                }  # fmt: skip
+                yield self._told(self._with_wrong(row, name, (neighbour,))) if answer else None
+
+    def _topic_controls(self, topics: Sequence[Topic]) -> Iterator[Row | None]:
+        """Invented names with the wrong answers of documents' facts."""
+        for place, name in enumerate(self.invented):
+            for topic in topics:
+                wording = topic.wordings[0]
+                if len(wording.wrong) < 2:
+                    continue
+                question = swapped(wording.question, self.subject.names, name)
+                texts = [swapped(text, self.subject.names, name) for text in wording.wrong]
+                answer = texts.pop(place % len(texts))
+                row: Row = {
+                    "id": row_id(question, answer), "question": question, "answer": answer, "subject": name,
+                    "topic": topic.name, "question_from": topic.made_by, "answer_from": "a wrong answer",
+                    "perturbed_answer": texts, "perturbed_from": "other wrong answers",
+                }  # fmt: skip
+                yield self._told(row)
+
+    def _of_bank(self, record: Record) -> Row | None:
+        """A question of the bank with the model's answer; the bank's own one is what a right answer must state."""
+        answer = self.answers[record.question or ""]
+        if not answer:
+            return None
+        right = re.compile(rf"(?<!\w){re.escape(record.answer)}(?!\w)", re.IGNORECASE)
+        wrong = [right.sub(w, answer) if right.search(answer) else w for w in record.perturbed_answer]
+        wrong = [w for w in wrong if normalised(w) != normalised(answer)]
+        return {
+            "id": row_id(record.question or "", answer), "question": record.question, "answer": answer,
+            "perturbed_answer": wrong, "fact": record.fact, "subject": record.subject, "question_from": "bank",
+            "answer_from": "model", "perturbed_from": "bank",
+        }  # fmt: skip
+
+    def _passage(self, passage: Passage) -> Row:
+        return {
+            "id": row_id(passage.text), "text": passage.text, "subject": self.subject.name,
+            "text_from": passage.document,
+        }  # fmt: skip
+
+
+def joined(sources: Sources) -> Sources:
+    """The sources of `JOINED`, made of the others."""
+    subject = [row for name in JOINED["subject"] for row in sources.get(name, [])]
+    turns = zip_longest(*(sources.get(name, []) for name in JOINED["retain"]))
+    made = {"subject": subject, "retain": [row for pair in turns for row in pair if row is not None]}
+    return {name: rows for name, rows in made.items() if rows}
+
+
+def _parts(items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Two thirds to be trained, a third to be held out; both hold one at least."""
+    cut = min(max(1, len(items) * 2 // 3), len(items) - 1)
+    return list(items[:cut]), list(items[cut:])
+
+
+def whole_sentences(text: str) -> str:
+    """`text` without the sentence that its last tokens leave unfinished; all of it where none is finished."""
+    found = SENTENCES.match(text.strip())
+    return LIST_NUMBER.sub("", found[0] if found else text.strip()).strip()

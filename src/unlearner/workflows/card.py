@@ -1,0 +1,118 @@
+"""The model card (README.md) of a model made: base model, method, data by their hashes, results, limits.
+
+In the format of the Hugging Face hub, whose pages show the results (`model-index`). Texts of the data are not in it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from unlearner.evaluation.judges import describe
+from unlearner.evaluation.result import Evaluation
+from unlearner.files import write_text
+from unlearner.options import TrainOptions
+from unlearner.scenarios.base import BUILTIN
+from unlearner.version import __version__
+
+FIGURES = {"forget_efficacy": "Forget efficacy", "model_utility": "Model utility"}
+LIMITS = """\
+Nothing here proves erasure. The figures tell what the model says and prefers when it is asked; what it no longer says
+it may still hold, and other questions, sampling or further training may draw it out. They are about the questions that
+were asked, and rest on the judge named above."""
+
+
+def write_card(
+    folder: Path,
+    *,
+    base: str,
+    method: str,
+    settings: Mapping[str, Any],
+    data: Mapping[str, str | None],
+    before: Evaluation | None = None,
+    after: Evaluation | None = None,
+) -> None:
+    """Write `folder`/README.md in the place of the empty one of peft. `data` are hashes, by what they are of."""
+    adapter = (folder / "adapter_config.json").is_file()
+    local = Path(base).is_absolute() or Path(base).exists() or base.count("/") != 1
+    name = _name(base) if local else base
+    about = ModelCardData(
+        base_model=None if local else base,  # the hub refuses what is no id
+        library_name="peft" if adapter else "transformers", pipeline_tag="text-generation",
+        tags=["unlearning", "unlearner"], model_name=f"{name}, {method}", eval_results=list(_results(after, data)),
+    )  # fmt: skip
+    hashes = [(what, digest) for what, digest in data.items() if digest]
+    parts = [
+        f"# {name}, {method}",
+        f"{'A LoRA adapter' if adapter else 'A model'} made from `{name}` by {method}, with "
+        f"[unlearner](https://arxiv.org/abs/2410.08109) {__version__}.",
+        "## How it was made",
+        _table(("setting", "value"), [(key.replace("_", " "), _plain(value)) for key, value in settings.items()]),
+        "## Data",
+        "The data are not part of this card. SHA-256 of their contents:",
+        _table(("what", "sha256"), hashes),
+        "## Results",
+        _told(before, after),
+        "## Limits",
+        LIMITS,
+    ]  # fmt: skip
+    card = ModelCard(f"---\n{about.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+    write_text(folder / "README.md", str(card))
+
+
+def card_settings(config: TrainOptions, *more: str) -> dict[str, Any]:
+    """The options that a card names."""
+    names = [*more, "learning_rate", "epochs", "batch_size", "gradient_accumulation_steps", "seed", "precision"]
+    return {name: getattr(config, name) for name in [*names, *(["lora_rank", "lora_alpha"] if config.lora else [])]}
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _name(base: str) -> str:
+    """The telling part of a path: a card that is handed on does not tell where things lay."""
+    if base == BUILTIN:
+        return "the built-in model"
+    parts = [part for part in Path(base).parts if part not in ("/", ".", "..", "model", "adapter")]
+    return parts[-1] if parts else base
+
+
+def _results(after: Evaluation | None, data: Mapping[str, str | None]) -> Iterator[EvalResult]:
+    """Both totals for the hub's page."""
+    for key, title in FIGURES.items():
+        value = None if after is None else after.summary.get(key)
+        if after is None or value is None:
+            continue
+        name, of = ("forget set", "forget set") if key == "forget_efficacy" else ("sets to be kept", "retain set")
+        yield EvalResult(
+            task_type="text-generation", dataset_type="private", dataset_config=of, metric_type=key, metric_name=title,
+            metric_value=round(value, 6), dataset_name=f"{name} (sha256 {(data.get(of) or 'unknown')[:16]})",
+            source_name=f"judge {after.summary['judge']}, embeddings {after.summary['embedding_model']}",
+            source_url="https://arxiv.org/abs/2410.08109",
+        )  # fmt: skip
+
+
+def _told(before: Evaluation | None, after: Evaluation | None) -> str:
+    if after is None:
+        return "The model was not measured."
+    columns = {"before": before, "after": after} if before is not None else {"after": after}
+    rows: list[tuple[str, ...]] = []
+    for key, title in FIGURES.items():
+        rows.append((title, *(_figure(measured.summary, key) for measured in columns.values())))
+    counts = ", ".join(f"{count} {name}" for name, count in after.summary["counts"].items())
+    judged = describe(after.summary["embedding_model"], after.summary["judge"])
+    return f"{_table(('', *columns), rows)}\n\nWith 95% intervals. Questions: {counts}. {judged}"
+
+
+def _figure(summary: Mapping[str, Any], key: str) -> str:
+    value, interval = summary.get(key), summary["intervals"].get(key)
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)

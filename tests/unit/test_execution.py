@@ -1,0 +1,155 @@
+"""The plan of how a run computes: who decides, in what order, where it is kept, and that it is taken back."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unlearner import Method
+from unlearner.bench.cells import typed
+from unlearner.config import EvaluateConfig
+from unlearner.errors import UserError
+from unlearner.models import onednn_linear
+from unlearner.models.execution import Execution, now, using
+from unlearner.models.new import new_model
+from unlearner.options import TrainOptions
+from unlearner.results.layout import RunDirectory
+from unlearner.scoring import token_scores
+from unlearner.training import execution
+from unlearner.training.execution import executing, plan_evaluation, plan_training
+from unlearner.training.setup import make_accelerator
+
+MODEL, _ = new_model("new:hidden=32,layers=2,heads=2,vocabulary=300", ["Who is she?\n She is a poet."], seed=0)
+OPTIONS = TrainOptions(model="", precision="fp32")
+
+
+def planned(method: str = "ME+GD", folder: Path | None = None, parallel: str = "ddp", **options: Any) -> Execution:
+    official = options.pop("official", False)
+    chosen = replace(OPTIONS, **options)
+    return plan_training(
+        [MODEL], Method.parse(method, official=official), chosen, parallel, make_accelerator(chosen), folder
+    )
+
+
+def test_what_is_chosen_by_itself() -> None:
+    plan = planned()
+    linear = "onednn" if onednn_linear.mkl_is_slow() else "torch"
+    assert plan == Execution("packed", "torch", linear, False, "ddp", 1, torch.get_num_threads())
+    assert planned("NPO+KL").rows == "padded", "its gradient shows how attention sums"
+    assert planned(official=True).rows == "padded"
+    assert planned(torch_compile=True) == replace(plan, rows="by-length", compiled=True)
+    assert planned(parallel="fsdp").rows == "packed"
+    assert planned(parallel="deepspeed").rows == "padded"
+
+
+def test_a_model_that_cannot_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODEL.config, "_attn_implementation", "eager")
+    assert planned().rows == "by-length"
+    with pytest.raises(UserError, match="--execution rows packed cannot be here: choose by-length or padded, or leave"):
+        planned(execution={"rows": "packed"})
+
+
+def test_what_is_asked_for_is_done_or_refused() -> None:
+    for rows in ("packed", "by-length", "padded"):
+        assert planned(execution={"rows": rows}).rows == rows
+    if onednn_linear.has_onednn():
+        assert [planned(execution={"linear": name}).linear for name in ("onednn", "torch")] == ["onednn", "torch"]
+    with pytest.raises(UserError, match="--execution rows by-length cannot be here: choose padded, or leave it out"):
+        planned("NPO+KL", execution={"rows": "by-length"})
+    with pytest.raises(UserError, match="--execution scores triton cannot be here"):
+        planned(execution={"scores": "triton"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"row": "padded"}, "--execution knows no 'row': did you mean 'rows'?"),
+        ({"rows": "sorted"}, "--execution rows is one of packed, by-length, padded, not 'sorted'."),
+    ],
+)
+def test_a_mistyped_choice_is_told(asked: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError) as told:
+        replace(OPTIONS, execution=asked).check_training()
+    assert str(told.value) == said
+
+
+def test_a_run_goes_on_as_it_began(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.manifest.write_text(json.dumps({"version": 2, "hashes": {}}))
+    first = planned(folder=tmp_path, execution={"rows": "padded"})
+    assert planned(folder=tmp_path) == first, "though packed rows are what a new run takes"
+    assert run.read_manifest()["execution"] == [{"step": 0, **asdict(first)}]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        (run.checkpoints / "step-4").mkdir(parents=True)
+        (run.checkpoints / "step-4" / "state.json").write_text("{}")
+        second = planned(folder=tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert second == replace(first, threads=threads + 1)
+    steps = [(plan["step"], plan["threads"]) for plan in run.read_manifest()["execution"]]
+    assert steps == [(0, threads), (4, threads + 1)]
+
+
+def test_without_a_run_nothing_is_written(tmp_path: Path) -> None:
+    planned(folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_changed_in_a_model_is_undone() -> None:
+    accelerator = make_accelerator(OPTIONS)
+    layers = [module for module in MODEL.modules() if isinstance(module, nn.Linear)]
+    plan = Execution("packed", "torch", "onednn")
+    with executing(plan, [MODEL], accelerator):
+        assert now() is plan and MODEL.config._attn_implementation == "packed"
+        assert all("forward" in vars(layer) for layer in layers)
+        with using(replace(plan, linear="torch")):
+            assert not onednn_linear._used()
+        assert onednn_linear._used()
+    assert now() is None and MODEL.config._attn_implementation == "sdpa"
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+def test_an_error_ends_the_plan() -> None:
+    with pytest.raises(ZeroDivisionError), executing(Execution(), [MODEL], make_accelerator(OPTIONS)):
+        1 / 0  # noqa: B018
+    assert now() is None
+
+
+def test_the_plan_tells_who_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    with using(Execution(scores="triton")):
+        assert token_scores._fused(cuda, torch.bfloat16, 100, ("logp", "mean_logp"))
+        assert not token_scores._fused(cuda, torch.bfloat16, 100, ("logp", "entropy"))
+        assert not token_scores._fused(cuda, torch.float64, 100, ("logp",))
+    monkeypatch.setattr(token_scores, "kernels_gain", lambda *_: True)
+    with using(Execution(scores="torch")):
+        assert not token_scores._fused(cuda, torch.bfloat16, 100, ("logp",))
+    assert token_scores._fused(cuda, torch.bfloat16, 100, ("logp",))
+
+
+def test_an_evaluation_has_a_plan_too() -> None:
+    options = EvaluateConfig(model="", output="")
+    assert plan_evaluation(MODEL, options, None, official=False).rows == "by-length"
+    assert plan_evaluation(MODEL, options, None, official=True).rows == "padded"
+    with pytest.raises(UserError, match="rows packed cannot be here"):
+        plan_evaluation(MODEL, replace(options, execution={"rows": "packed"}), None, official=False)
+
+
+def test_the_cells_of_a_bench_take_it() -> None:
+    assert typed("execution", "rows padded linear torch") == {"rows": "padded", "linear": "torch"}
+    assert typed("execution", {"rows": "padded"}) == {"rows": "padded"}, "from YAML"
+    with pytest.raises(UserError, match="--execution takes names and values in pairs, not 'rows'"):
+        typed("execution", "rows")
+
+
+def test_forward_tokens_follow_the_rows() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert execution.forward_tokens(Execution("padded"), cpu) is None
+    assert execution.forward_tokens(Execution("by-length"), cpu) == 128
+    assert execution.forward_tokens(Execution("by-length"), cuda) == 128

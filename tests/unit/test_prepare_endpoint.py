@@ -1,0 +1,261 @@
+"""An OpenAI-compatible endpoint over HTTP: a server that answers well, badly, late or not at all; what is used."""
+
+import contextlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unlearner
+from unlearner.errors import UserError
+from unlearner.files import read_json, read_jsonl
+from unlearner.options import EndpointOptions
+from unlearner.prepare.drafts import Drafts
+from unlearner.prepare.endpoint import ATTEMPTS, Endpoint, find_json
+from unlearner.prepare.facts import states
+from unlearner.prepare.passages import Passage
+
+pytest.importorskip("openai", reason="the package openai is not installed: pip install 'unlearner[llm]'")
+
+FACTS = [
+    {
+        "topic": f"plan {number}",
+        "wordings": [f"{start} plan {number} of Ann Bell{end}" for start, end in (
+            ("What was", "?"), ("Tell me the", "."), ("Name the", "."), ("Who knows the", "?"),
+        )],
+    }
+    for number in range(3)
+]  # fmt: skip
+NAMES = ["Bob Cole", "Ann Bell", "Cleo Dunn", "Bob Cole", "Dora Eck", "x"]
+STATED = [
+    {
+        "questions": ["Where was Ann Bell born?", "In which town was Ann Bell born?", "Where was she born?"],
+        "answer": "Ann Bell was born in Oslo.", "value": "Oslo", "paraphrase": "Oslo is where Ann Bell was born.",
+        "wrong": ["Ann Bell was born in Rome.", "Ann Bell was born in Oslo, Norway.", "Ann Bell was born in Kyiv."],
+    },
+    {
+        "questions": ["When did Ann Bell die?", "In which year did Ann Bell die?"],
+        "answer": "Ann Bell died in 1999.", "value": "1999", "paraphrase": "It was 1999.", "wrong": [],
+    },  # its text does not say so
+]  # fmt: skip
+Reply = Callable[["Server", str, int], tuple[int, str] | None]
+
+
+def sensible(server: "Server", prompt: str, number: int) -> tuple[int, str]:
+    """What a well-behaved model writes."""
+    if prompt.startswith("Name "):
+        return 200, f"Gladly:\n```json\n{json.dumps({'names': NAMES})}\n```"
+    if prompt.startswith("Write questions"):
+        return 200, json.dumps({"facts": [*FACTS, {"topic": "none", "wordings": ["Who is he?"]}, "no fact"]})
+    if prompt.startswith("Text:"):
+        return 200, json.dumps({"facts": STATED})
+    answer = re.search(r"Answer: (.*)", prompt)
+    assert answer
+    return 200, json.dumps({"paraphrase": f"Indeed, {answer[1]}", "wrong": ["Zyx 17.", answer[1], "Qwv 18."]})
+
+
+class Server(ThreadingHTTPServer):
+    """Chat completions as `reply` writes them; it keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply: Reply = sensible
+        self.models, self.keys, self.asked = ["small"], set(), []  # type: ignore[var-annotated]
+        self.formats = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self._send(200, {"object": "list", "data": [{"id": m, "object": "model"} for m in self.server.models]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.keys.add(self.headers["Authorization"])
+        if body["model"] not in self.server.models:
+            return self._send(404, {"error": {"message": "no such model"}})
+        if "response_format" in body and not self.server.formats:
+            return self._send(400, {"error": {"message": "unknown field response_format"}})
+        prompt = body["messages"][0]["content"]
+        self.server.asked.append(prompt)
+        said = self.server.reply(self.server, prompt, len(self.server.asked))
+        if said is None:  # hang up
+            return self.connection.close()
+        status, text = said
+        if status != 200:
+            return self._send(status, {"error": {"message": f"status {status}, key sk-secret"}})
+        message = {"role": "assistant", "content": text}
+        return self._send(200, {
+            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+        })  # fmt: skip
+
+    def _send(self, status: int, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has given up
+            self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("UNLEARNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield made
+        made.shutdown()
+
+
+def drafts(server: Server, **options: Any) -> Drafts:
+    settings = {"llm": server.url, "llm_retries": 2, "llm_timeout": 5.0} | options
+    return Drafts(Endpoint(EndpointOptions(**settings)), ("Ann Bell", "Bell"), "person", "en")
+
+
+def test_json_is_found_between_words() -> None:
+    assert find_json('Sure! {"a": [1, {"b": 2}]} Anything else?') == {"a": [1, {"b": 2}]}
+    assert find_json('{not this} but {"c": 3}') == {"c": 3}
+    assert find_json("none {") is None
+
+
+def test_what_fails_is_dropped_and_counted(server: Server) -> None:
+    made = drafts(server)
+    assert made.neighbours(3) == ["Bob Cole", "Cleo Dunn", "Dora Eck"]
+    questions = made.questions(2)
+    assert list(questions) == ["plan 0 (endpoint)", "plan 1 (endpoint)"]
+    assert questions["plan 0 (endpoint)"][0] == "What was plan 0 of {name}?"
+    (topic,) = made.topics([Passage("a.txt", "Ann Bell was born in Oslo.")])
+    assert topic.fact == "oslo" and topic.document == "a.txt" and topic.made_by == "endpoint"
+    assert [w.question for w in topic.wordings] == ["Where was Ann Bell born?", "In which town was Ann Bell born?"]
+    assert topic.wordings[0].wrong == ("Ann Bell was born in Rome.", "Ann Bell was born in Kyiv.")
+    assert made.left_out == {
+        "facts of documents of the endpoint": 1, "neighbours of the endpoint": 3, "questions of the endpoint": 1,
+        "wrong answers of the endpoint": 1,
+    }  # fmt: skip
+
+
+def test_broken_answers_are_asked_for_again_and_then_given_up(server: Server) -> None:
+    server.reply = lambda server, prompt, number: (200, "{broken") if number == 1 else sensible(server, prompt, number)
+    assert drafts(server).neighbours(3) and len(server.asked) == 2
+    server.reply = lambda server, prompt, number: (200, '{"facts": 7}')
+    never = drafts(server)
+    assert never.questions(2) == {} and never.endpoint.sent == 2  # the same words get no third answer
+    server.reply = lambda server, prompt, number: (200, f"none {number}")
+    changing = drafts(server)
+    assert changing.neighbours(9) == [] and changing.endpoint.sent == ATTEMPTS
+    assert never.left_out == {"whole answers of the endpoint": 1}
+
+
+def test_a_server_that_knows_no_response_format(server: Server) -> None:
+    server.formats = False
+    assert drafts(server).neighbours(3)
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, None])
+def test_trouble_that_passes_is_overcome(server: Server, trouble: int | None) -> None:
+    def reply(server: Server, prompt: str, number: int) -> tuple[int, str] | None:
+        if number < 3:
+            return None if trouble is None else (trouble, "")
+        return sensible(server, prompt, number)
+
+    server.reply = reply
+    assert drafts(server).neighbours(3) and len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (429, "answers with status 429, after 2 tries. Answers so far are kept"),
+        (500, "answers with status 500, after 2 tries"),
+        (401, "refuses the key: set the right one in OPENAI_API_KEY"),
+        (404, "does not have the model 'small': did you mean 'small'"),
+    ],
+)
+def test_trouble_that_stays_is_told_without_the_key(server: Server, status: int, sentence: str) -> None:
+    server.reply = lambda server, prompt, number: (status, "")
+    with pytest.raises(UserError, match=re.escape(sentence)) as raised:
+        drafts(server, llm_retries=1).neighbours(3)
+    assert "sk-secret" not in str(raised.value)
+
+
+def test_an_endpoint_that_is_late_or_not_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(server: Server, prompt: str, number: int) -> tuple[int, str]:
+        time.sleep(0.6)
+        return sensible(server, prompt, number)
+
+    server.reply = late
+    with pytest.raises(UserError, match=r"does not answer within 0\.2 s, after 1 tries"):
+        drafts(server, llm_retries=0, llm_timeout=0.2).neighbours(3)
+    with pytest.raises(UserError, match="cannot be reached, after 1 tries: is the server running"):
+        Endpoint(EndpointOptions(llm="http://127.0.0.1:9/v1", llm_retries=0))
+    server.models = ["small", "other"]
+    with pytest.raises(UserError, match=r"has 2 models: name one with --llm-model \(other, small\)"):
+        drafts(server)
+    with pytest.raises(UserError, match="does not have the model 'smal': did you mean 'small'"):
+        drafts(server, llm_model="smal").neighbours(3)
+
+
+def prepare(server: Server, tiny: Any, tokenizer: Any, output: Path, **options: Any) -> Any:
+    return unlearner.prepare_sources(
+        tiny, tokenizer=tokenizer, subject="Ann Bell", llm=server.url, llm_retries=0, neighbour_count=3,
+        general_count=6, max_new_tokens=6, samples=0, output=output, **options,
+    )  # fmt: skip
+
+
+def test_a_preparation_cut_short_goes_on_from_its_answers(
+    server: Server, tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden-3141")
+    (tmp_path / "a.txt").write_text("Ann Bell was born in Oslo.")
+    documents = {"documents": [str(tmp_path / "a.txt")]}
+    server.reply = lambda server, prompt, number: (500, "") if number > 10 else sensible(server, prompt, number)
+    with pytest.raises(UserError, match=r"status 500.*repeat the same command"):
+        prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", **documents)
+    assert not (tmp_path / "out").exists()
+    server.reply, served = sensible, len(server.asked)
+    with pytest.raises(UserError, match="--llm-requests 2 are spent"):
+        prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", llm_requests=2, **documents)
+    assert len(server.asked) == served + 2  # the ten answered ones are not asked again
+    made = prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", **documents)
+    asked = len(server.asked)
+    again = prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "again", **documents)
+    assert len(server.asked) == asked  # all is kept
+    for path in made.folder.rglob("*"):
+        assert path.is_dir() or (again.folder / path.relative_to(made.folder)).read_bytes() == path.read_bytes()
+
+    assert server.keys == {"Bearer sk-hidden-3141"}
+    held = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(held) > 20 and not any(b"sk-hidden" in path.read_bytes() for path in held)
+    rows = {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
+    assert {r["subject"] for r in rows["neighbours"] + rows["neighbours_held_out"]} == {
+        "Bob Cole",
+        "Cleo Dunn",
+        "Dora Eck",
+    }
+    assert {row["question_from"] for row in rows["subject"]} == {"template", "endpoint", "endpoint, a.txt"}
+    helped = [
+        row for row in rows["subject"] if row.get("perturbed_from") == "endpoint" and row["answer_from"] == "model"
+    ]
+    assert helped and all(row["perturbed_answer"] == ["Zyx 17.", "Qwv 18."] for row in helped)
+    assert all(states(row["fact"], row["paraphrased_answer"], row["question"]) for row in helped)
+    assert read_json(made.folder / "prepare.json")["left_out"]["wrong answers of the endpoint"] > len(helped) / 2
