@@ -15,6 +15,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from unlearner.audit.attack import Finding, Question, Target, WeightAttack, written
+from unlearner.audit.detector import Fact
 from unlearner.audit.relearned import FORGOTTEN, RELEARNED, RETAINED, UNKNOWN
 from unlearner.console import quiet
 from unlearner.data.batches import Plan
@@ -140,7 +141,7 @@ def halves(questions: Sequence[Question], half: int) -> tuple[list[Question], li
     seen: dict[str, list[Any]] = {}
     for question in questions:
         facts = seen.setdefault(question.subject, [])
-        told = getattr(question.detector, "parts", question.record.answer)
+        told = question.detector.parts if isinstance(question.detector, Fact) else question.record.answer
         if told not in facts:
             facts.append(told)
         parts[(facts.index(told) + half) % 2].append(question)
@@ -159,6 +160,7 @@ class _At(TrainerCallback):
 
 
 def _teach(target: Target, rows: Sequence[Record], options: TrainOptions, callback: TrainerCallback) -> None:
+    assert options.epochs is not None  # _options
     plan = Plan(len(rows), options.epochs, options.batch_size, 1, options.seed)
     views = build_views(
         ["train"], rows, [], [], [pair(len(rows), 0, 0)], target.tokenizer, target.template,
