@@ -73,7 +73,7 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
     audit: str | None = None
     """Afterwards attack the model made, as `unlearner audit` does with this budget: quick, standard, deep or a number
     of minutes. What is found goes to audit/ in the run's directory."""
-    controls: str | None = None
+    audit_controls: str | None = None
     """For --audit: questions of the same kind about subjects that were never trained, a source. For the built-in
     people by default further ones."""
 
@@ -290,15 +290,11 @@ class AuditConfig(AuditOptions):
     """Our field and your column, in pairs: --columns question prompt answer reply."""
     task: str | None = None
     """Take only the forget rows of this task_id."""
-    redact: bool = False
-    """Write ids in the place of names; an audit of a redacted run is redacted, too."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
         self.check_model()
         self.check_audit()
-        if self.redact and self.keep_samples:
-            raise UserError("--redact and --keep-samples contradict each other: leave one out.")
         for name in ("before", "forget"):
             if getattr(self, name) is None:
                 raise UserError(

@@ -102,8 +102,12 @@ class AuditOptions(ModelOptions):
     """Error level of all bounds and tests together."""
     keep_samples: bool = False
     """Keep the answers in audit.jsonl, and show the worst on the page. They are the data that was to be erased."""
+    redact: bool = False
+    """Write ids in the place of names; an audit of a redacted run is redacted, too."""
 
     def check_audit(self) -> None:
+        if self.redact and self.keep_samples:
+            raise UserError("--redact and --keep-samples contradict each other: leave one out.")
         if self.budget not in BUDGETS:
             try:
                 minutes = float(self.budget)

@@ -4,18 +4,15 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from unlearner.config import ForgetConfig
-
-UNTOLD = ("output", "time_limit", "execution", "audit")
-"""Options that do not make a run another run."""
+UNTOLD = ("output", "time_limit", "execution", "audit", "audit_controls")
+"""Options that do not make a run another run, such as what is done once it has ended."""
 UNTOLD_BY_DEFAULT = ("note", "redact")
 """Options that are written down only where they are given: runs without them are the runs they were before."""
 
 
 def resolved(config: Any) -> dict[str, Any]:
     """The options as plain values, without the output directory: what makes two runs the same run."""
-    untold = {*UNTOLD, *(("controls",) if isinstance(config, ForgetConfig) else ())}  # of the audit that follows it
-    told = {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in untold}
+    told = {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in UNTOLD}
     return {name: value for name, value in told.items() if value or name not in UNTOLD_BY_DEFAULT}
 
 

@@ -88,7 +88,7 @@ def test_forget_audits_what_it_made_an_adapter_too(
     missing = run_arguments(capfd, [*typed, "--audit", "quick"])
     assert missing.code == 2 and "give --controls" in missing.err and not run.exists()  # before anything is trained
     assert run_arguments(capfd, typed).code == 0
-    ended = run_arguments(capfd, [*typed, "--audit", "0.2", "--controls", str(controls)])
+    ended = run_arguments(capfd, [*typed, "--audit", "0.2", "--audit-controls", str(controls)])
     assert ended.code == 0, ended.err
     found = json.loads((run / "audit" / "audit.json").read_text())
     assert found["budget"]["asked"] == "0.2" and found["verdicts"][0]["subject"] == "Torva Osterrick"

@@ -27,6 +27,8 @@ from unlearner.errors import UserError
 FORGET, RETAIN = builtin("forget", people=8, forget=4), builtin("retain", people=8, forget=4)
 OTHERS = builtin("retain", people=44, forget=8)
 """Nobody ever saw them: four to be asked about, the others as controls."""
+FEW = OTHERS[280:]
+"""Eight of them, where nothing is to be told from chance."""
 ATTACKS = [find_attack("plain"), find_attack("mixed-harmless-first"), Sampling(n=4, max_new_tokens=20)]
 TRAINED = {"evaluate": "none", "batch_size": 8, "gradient_accumulation_steps": 1}
 
@@ -168,7 +170,7 @@ def test_a_changed_model_answers_for_itself(before, tmp_path: Path) -> None:
         each.save_pretrained(tmp_path / "model")
     found = audited(
         (str(tmp_path / "model"), before[1]), str(tmp_path / "model"), attacks=["plain", "int8", Emptied()],
-        output=str(tmp_path / "audit"),
+        output=str(tmp_path / "audit"), controls=FEW,
     )  # fmt: skip
     told = {attack["attack"]: attack["answers"]["unlearned.forget"] for attack in found.summary["attacks"]}
     assert told["plain"][0] == told["int8"][0] == 40 and told["emptied"] == [0, 40]
@@ -177,32 +179,32 @@ def test_a_changed_model_answers_for_itself(before, tmp_path: Path) -> None:
 def test_what_is_refused_comes_back_by_relearning(before, sham) -> None:
     """Taught half of the facts anew, the model tells of the other half, and of people whom it never saw it does not."""
     attack = Relearning(steps=(0, 20), controls=1)
-    found = audited(before, sham, attacks=["plain", attack])
+    found = audited(before, sham, attacks=["plain", attack], controls=FEW)
     arms = found.summary["relearning"]["unlearned"]["arms"]
     assert arms["forgotten"]["leaks"][0] >= arms["forgotten"]["at_first"][0] + 4 and arms["forgotten"]["leaks"][0] >= 10
     assert arms["unknown"]["leaks"][0] <= 5 and found.summary["relearning"]["unlearned"]["excess"] > 0.3
 
 
 def test_the_depth_of_a_model_like_the_retrained_one_is_one(before, silent) -> None:
-    found = audited(before, silent, retrained=silent, attacks=["plain", "depth", "lens", "soft-prompt"])
+    found = audited(before, silent, retrained=silent, attacks=["plain", "depth", "lens", "soft-prompt"], controls=FEW)
     depths = found.summary["depth"]
     assert depths and all(depth == pytest.approx(1, abs=1e-3) for depth in depths.values())
     told = {attack["attack"]: attack["answers"] for attack in found.summary["attacks"]}
     assert told["lens"]["unlearned.forget"][1] == 40 and told["soft-prompt"]["unlearned.forget"][1] == 20
     assert told["depth"] == {}
-    untouched = audited(before, before[0], retrained=silent, attacks=["plain", "depth"])
+    untouched = audited(before, before[0], retrained=silent, attacks=["plain", "depth"], controls=FEW)
     assert all(depth == pytest.approx(0, abs=1e-3) for depth in untouched.summary["depth"].values())
 
 
 def test_neighbours_that_were_lost_are_counted(before) -> None:
-    """Refusals that were trained for a few spread to people whom no row of the training touched."""
+    """Refusals that are trained harm answers about people whom no row of the training touched."""
     held_out = RETAIN[20:]
     model = unlearned(before, "IDK+GD", 7e-4, 2, retain=RETAIN[:20])
-    found = audited(before, model, attacks=["plain"], retain=RETAIN[:20], neighbours=[held_out])
+    found = audited(before, model, attacks=["plain"], retain=RETAIN[:20], neighbours=[held_out], controls=FEW)
     told = found.summary["knowledge"]["told"]["neighbour"]
     assert told["before"] == len(held_out) and told["lost"] > 0 and told["won"] == 0
     refused = found.summary["knowledge"]["refused"]
-    assert refused["unlearned.neighbour.plain"][0] > 0 == refused["before.neighbour.plain"][0]
+    assert refused["unlearned.forget.plain"][0] > 10 > 0 == refused["before.forget.plain"][0]
 
 
 def test_an_adapter_in_memory_is_merged_for_the_audit_alone(before) -> None:
@@ -213,7 +215,7 @@ def test_an_adapter_in_memory_is_merged_for_the_audit_alone(before) -> None:
     made.train()
     with pytest.raises(UserError, match="give before="):
         made.audit(controls=OTHERS[40:])
-    found = made.audit(before=before[0], controls=OTHERS[40:], attacks=["plain", "nf4"])
+    found = made.audit(before=before[0], controls=FEW, attacks=["plain", "nf4"])
     assert len(found.verdicts) == 4 and hasattr(made.model, "peft_config")
     assert any("lora" in name for name, _ in made.model.named_parameters())
     assert any(share < 1 for share in found.summary["unchanged_codes"]["nf4"].values())
@@ -224,10 +226,12 @@ def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
     """To the bit, relearning too: every process trains by itself."""
     for each in before:
         each.save_pretrained(tmp_path / "model")
+    rows = [{"question": r.question, "answer": r.answer, "fact": r.fact, "subject": r.subject} for r in FEW[:50]]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     typed = [
         "-m", "unlearner", "audit", "--model", str(tmp_path / "model"), "--before", str(tmp_path / "model"), "--forget",
-        "builtin:forget:people=8", "--retain", "builtin:retain:people=8", "--attacks", "plain", "sampling", "nf4",
-        "relearning", "lens", "soft-prompt", "--keep-samples",
+        "builtin:forget:people=8", "--retain", "builtin:retain:people=8", "--attacks", "plain", "nf4",
+        "relearning", "lens", "soft-prompt", "--keep-samples", "--controls", str(tmp_path / "few.jsonl"),
     ]  # fmt: skip
     for count in (1, 2):
         done = torchrun(count, *typed, "--output", str(tmp_path / str(count)))

@@ -18,7 +18,7 @@ def of_forget(config: ForgetConfig) -> AuditConfig:
     assert config.audit is not None
     return of_run(
         AuditConfig(
-            model=str(config.output), budget=config.audit, controls=config.controls, seed=config.seed,
+            model=str(config.output), budget=config.audit, controls=config.audit_controls, seed=config.seed,
             output=str(RunDirectory(Path(config.output)).audited),
         )
     )  # fmt: skip
@@ -30,7 +30,7 @@ def check_forget(config: ForgetConfig) -> None:
         if config.output is None:
             raise UserError("audit needs output: without a directory, take Unlearner(...).audit().")
         AuditConfig(model="", output="", budget=config.audit).check_audit()
-        read_controls(config.controls, config.forget, config.columns)
+        read_controls(config.audit_controls, config.forget, config.columns)
 
 
 def of_run(config: AuditConfig) -> AuditConfig:

@@ -125,8 +125,8 @@ def read_controls(source: Any, forget: Any, columns: dict[str, str]) -> list[Rec
     spec = re.fullmatch(r"builtin:forget((?::[^\[]*)?)(\[.*\])?", forget) if isinstance(forget, str) else None
     if spec is None:
         raise UserError(
-            "an audit compares with subjects that were never trained: give --controls, a source with questions of the "
-            "same kind about others."
+            "an audit compares with subjects that were never trained: give --controls (forget: --audit-controls), a "
+            "source with questions of the same kind about others."
         )
     from unlearner.data.profiles import builtin
 

@@ -268,10 +268,10 @@ class _Run:
             "rows_without_fact": self.groups.without_fact,
             "unchanged_codes": self.unchanged,
         }
-        if self.config.keep_samples:
-            summary["questions"] = {question_id(q): q.record.question for _, each in self.groups for q in each}
         if self.config.redact:
             summary["redacted"] = True
+        if self.config.keep_samples:
+            summary["questions"] = {question_id(q): q.record.question for _, each in self.groups for q in each}
         if self.folder is not None and distributed.is_main():
             write_jsonl(self.folder.rows, self.rows)
             write_json(self.folder.audit, summary)

@@ -39,7 +39,7 @@ KEY = "redaction.key"
 HASHES_OF_DATA = ("forget", "retain", "controls", "neighbours", "data", "refusals", "eval.", "earlier.")
 SOURCES = (
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "refusals",
-    "controls", "templates",
+    "controls", "neighbours", "templates",
 )  # fmt: skip
 MODELS = ("model", "before", "reference_model", "retrained")
 

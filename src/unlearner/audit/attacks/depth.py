@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from unlearner.audit.attack import Finding, Target, WeightAttack
 from unlearner.audit.attacks.lens import answers_view
 from unlearner.audit.ranks import in_one_wording
-from unlearner.evaluation.backend import evaluating
-from unlearner.models.anatomy import bare, captured, decoder_layers
+from unlearner.models.anatomy import bare, captured, decoder_layers, evaluating
 
 LEAST = 0.05
 """Nats that a layer must matter to count."""

@@ -19,8 +19,7 @@ from unlearner.data.pairs import pair
 from unlearner.data.records import Record
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
-from unlearner.evaluation.backend import evaluating
-from unlearner.models.anatomy import Head, bare, decoder_layers
+from unlearner.models.anatomy import Head, bare, decoder_layers, evaluating
 from unlearner.models.anatomy import backbone as body_of
 from unlearner.scoring.batch import Batch
 from unlearner.scoring.token_scores import token_scores

@@ -160,7 +160,7 @@ class _At(TrainerCallback):
 
 
 def _teach(target: Target, rows: Sequence[Record], options: TrainOptions, callback: TrainerCallback) -> None:
-    assert options.epochs is not None
+    assert options.epochs is not None  # _options
     plan = Plan(len(rows), options.epochs, options.batch_size, 1, options.seed)
     views = build_views(
         ["train"], rows, [], [], [pair(len(rows), 0, 0)], target.tokenizer, target.template,

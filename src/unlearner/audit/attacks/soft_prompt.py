@@ -15,9 +15,9 @@ from torch import Tensor
 
 from unlearner.audit.attack import Finding, Outcome, Question, Target, WeightAttack
 from unlearner.audit.attacks.relearning import halves
-from unlearner.evaluation.backend import end_ids, evaluating, prompt_tokens
+from unlearner.evaluation.backend import end_ids, prompt_tokens
 from unlearner.evaluation.requests import Generate
-from unlearner.models.anatomy import bare
+from unlearner.models.anatomy import bare, evaluating
 from unlearner.models.sharding import is_sharded
 from unlearner.random_state import own_random_state
 
