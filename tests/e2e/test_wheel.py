@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DATA = ("py.typed", "data/refusals.txt", "report/report.html.jinja", "report/report.css", "report/report.js")
+DATA = (
+    "py.typed",
+    "data/refusals.txt",
+    "report/report.html.jinja",
+    "report/report.css",
+    "report/report.js",
+    "report/theme.js",
+)
 
 pytestmark = pytest.mark.slow
 

@@ -110,6 +110,20 @@ def quick(model: Any, tokenizer: Any, **more: Any) -> Unlearner:
     return Unlearner(model, tokenizer, **options)
 
 
+def test_a_run_that_was_trained_to_the_end_is_measured_without_training(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Killed before its last evaluation, and taken up again without a first one."""
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    more = {"output_dir": tmp_path / "run", "evaluate": "end", "judge": "offline", "max_new_tokens": 4}
+    quick(str(tmp_path / "model"), None, **more).train()
+    again = quick(str(tmp_path / "model"), None, **more)
+    again.train()
+    measured = again.evaluate()
+    assert measured is not None and measured.summary["counts"]["forget"] == len(FORGET)
+
+
 def test_a_data_frame_and_records_are_data_too(model: Any, tokenizer: Any, made: tuple[Any, Any]) -> None:
     frame = pd.DataFrame(FORGET).rename(columns={"question": "prompt"})
     one = quick(model, tokenizer, forget=frame, columns={"question": "prompt"}, retain=None, method="NPO")

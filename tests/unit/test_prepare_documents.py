@@ -147,7 +147,7 @@ def test_personal_data_of_others_are_counted_and_not_told() -> None:
         "names": {"a.txt": 1},
     }  # fmt: skip
     sentence = personal_sentence(found)
-    assert "1 e-mail addresses (a.txt)" in sentence and "frey" not in sentence.lower()
+    assert "e-mail addresses: 1 (a.txt)" in sentence and "frey" not in sentence.lower()
 
 
 def test_pronouns_speak_of_the_subject_only_after_it() -> None:

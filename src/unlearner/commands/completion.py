@@ -1,6 +1,7 @@
 """`unlearner completion`: a script with which a shell completes commands and options."""
 
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Literal
 
 from unlearner.commands import (
@@ -35,14 +36,20 @@ Examples:
   unlearner completion bash > ~/.local/share/bash-completion/completions/unlearner
   unlearner completion zsh > ~/.zfunc/_unlearner
   unlearner completion fish > ~/.config/fish/completions/unlearner.fish"""
-COMPLETED = (demo, probe, prepare, finetune, forget, negate, evaluate, audit, bench, report, purge, methods, metrics)
+OTHERS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (
+        demo, probe, prepare, finetune, forget, negate, evaluate, audit, bench, report, purge, methods, metrics,
+    )
+}  # fmt: skip
+"""Every command but this one, by name."""
 
 
 def run(config: CompletionConfig) -> None:
     """Print the script that tyro makes of the options of all commands."""
     import tyro
 
-    commands = {module.__name__.rpartition(".")[2]: module.OPTIONS or module.run for module in COMPLETED}
+    commands = {name: module.OPTIONS or module.run for name, module in OTHERS.items()}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="unlearner", args=["--tyro-print-completion", config.shell]

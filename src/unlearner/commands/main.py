@@ -15,22 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from unlearner import distributed
-from unlearner.commands import (
-    audit,
-    bench,
-    completion,
-    demo,
-    evaluate,
-    finetune,
-    forget,
-    methods,
-    metrics,
-    negate,
-    prepare,
-    probe,
-    purge,
-    report,
-)
+from unlearner.commands import completion
 from unlearner.commands.parse import parse
 from unlearner.console import discard_output
 from unlearner.errors import INTERRUPTED, UserError, did_you_mean
@@ -38,25 +23,7 @@ from unlearner.errors import INTERRUPTED, UserError, did_you_mean
 SWALLOWED_SECONDS = 3.0
 """After so long an interrupt that has not ended the command is taken as lost."""
 
-COMMANDS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (
-        demo,
-        probe,
-        prepare,
-        finetune,
-        forget,
-        negate,
-        evaluate,
-        audit,
-        bench,
-        report,
-        purge,
-        methods,
-        metrics,
-        completion,
-    )
-}
+COMMANDS: dict[str, ModuleType] = {**completion.OTHERS, "completion": completion}
 """Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
 
 

@@ -106,3 +106,8 @@ def has_after_step(loss: Loss) -> bool:
 def check_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise UserError(f"{name} must be positive, not {value}.")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise UserError(f"{name} must not be negative, not {value}.")

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unlearner.methods.base import Loss, State, Views, check_positive
-from unlearner.methods.wga import check_not_negative
+from unlearner.methods.base import Loss, State, Views, check_not_negative, check_positive
 from unlearner.scoring.constants import IGNORE
 
 

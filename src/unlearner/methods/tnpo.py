@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unlearner.methods.base import Loss, Views, check_positive
-from unlearner.methods.wga import check_not_negative
+from unlearner.methods.base import Loss, Views, check_not_negative, check_positive
 
 
 @dataclass(frozen=True)

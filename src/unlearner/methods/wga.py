@@ -1,13 +1,11 @@
 """Gradient ascent with weighted tokens: WGA (Wang et al. 2025, arXiv 2502.19301), SatImp (arXiv 2505.11953)."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from unlearner.errors import UserError
-from unlearner.methods.base import Loss, Views
+from unlearner.methods.base import Loss, Views, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,3 @@ class SatImp(Loss):
         logp = forget.logp.detach()
         weight = (self.beta1 * logp).exp() * (-torch.expm1(logp)).clamp(min=0) ** self.beta2
         return forget.token_mean(weight * forget.logp)
-
-
-def check_not_negative(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(f"{name} must not be negative, not {value}.")

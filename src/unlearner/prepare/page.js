@@ -1,17 +1,5 @@
-// Theme; search in the rows; the ticked rows as options of the command.
+// Search in the rows; the ticked rows as options of the command.
 "use strict";
-
-(() => {
-  const root = document.documentElement;
-  const theme = document.getElementById("theme");
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches);
-  const nameTheme = () => { theme.textContent = isDark() ? "Light theme" : "Dark theme"; };
-  theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; nameTheme(); });
-  prefersDark.addEventListener("change", nameTheme);
-  nameTheme();
-  theme.hidden = false;
-})();
 
 (() => {
   const choice = document.getElementById("choice");

@@ -92,7 +92,7 @@ def _shown(row: Row, dropped: bool) -> dict[str, Any]:
 
 def _render(template: str, **values: Any) -> str:
     here = files("unlearner")
-    script = here.joinpath("prepare/page.js").read_text(encoding="utf-8")
+    script = "".join(here.joinpath(name).read_text(encoding="utf-8") for name in ("report/theme.js", "prepare/page.js"))
     style = [here.joinpath(name).read_text(encoding="utf-8") for name in ("report/report.css", "prepare/page.css")]
     environment = Environment(
         loader=PackageLoader("unlearner.prepare", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

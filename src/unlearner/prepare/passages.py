@@ -110,7 +110,7 @@ def personal_sentence(found: dict[str, dict[str, int]]) -> str:
     for kind, counts in found.items():
         files = list(counts)
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        parts.append(f"{sum(counts.values())} {kind} ({', '.join(files[:3])}{more})")
+        parts.append(f"{kind}: {sum(counts.values())} ({', '.join(files[:3])}{more})")
     return (
         f"the documents have what looks like personal data of others: {'; '.join(parts)}. "
         "Read the passages, and drop what should not be trained on."

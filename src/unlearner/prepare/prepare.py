@@ -208,8 +208,8 @@ def _read(config: PrepareConfig, subject: About, texts: Sequence[pile.Document],
             "--subject or --alias."
         )
     note(
-        f"{len(texts)} documents, {len(whole)} passages: {repeated} near-duplicates are left out, {len(named)} name "
-        f"{subject.name}"
+        f"documents: {len(texts)}, passages: {len(whole)}, near-duplicates left out: {repeated}, passages with "
+        f"the name {subject.name}: {len(named)}"
     )
     warnings = [f"left out: {sentence}" for sentence in unreadable]
     figures: dict[str, Any] = {"documents": len(texts), "passages": len(whole), "near_duplicates": repeated}

@@ -61,7 +61,7 @@ def check_page(output: Path) -> None:
 def render(report: Report, figures: str) -> str:
     """The page as text; `figures` is the name of the folder that has its figures. The same runs give the same text."""
     here = Path(__file__).parent
-    script = (here / "report.js").read_text(encoding="utf-8")
+    script = "".join((here / name).read_text(encoding="utf-8") for name in ("theme.js", "report.js"))
     looks, metrics = styles(report), described(report.evaluations)
     found, listed = list_questions(report.parts, list(metrics))
     environment = Environment(

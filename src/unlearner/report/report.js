@@ -1,17 +1,5 @@
-// Theme, and the list of questions: filtered and sorted as numbers, drawn a page at a time, every text as a text node.
+// The list of questions: filtered and sorted as numbers, drawn a page at a time, every text as a text node.
 "use strict";
-
-(() => {
-  const root = document.documentElement;
-  const theme = document.getElementById("theme");
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches);
-  const nameTheme = () => { theme.textContent = isDark() ? "Light theme" : "Dark theme"; };
-  theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; nameTheme(); });
-  prefersDark.addEventListener("change", nameTheme);
-  nameTheme();
-  theme.hidden = false;
-})();
 
 (() => {
   /** Say so where a table is wider than its place. */

@@ -122,6 +122,7 @@ class Forgetting:
     def unlearn(self) -> None:
         """Train; where the run's directory holds the trained model already, load it."""
         config = self.config
+        self.unlearning.place(self.subject)
         if self.unlearning.engine == "deepspeed":
             self.subject.model = load_to_train(config)  # which DeepSpeed spreads itself
         warn_truncated(self.unlearning.views, config.max_length)
