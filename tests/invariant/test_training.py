@@ -74,12 +74,14 @@ def plan_for(method: Method, options: TrainOptions) -> Plan:
         options.gradient_accumulation_steps,
         options.seed,
         official=method.official,
+        draws=method.draws,
     )
 
 
 def views_for(method: Method, plan: Plan, options: TrainOptions) -> dict[str, View]:
     mode: Any = "official" if method.official else "redrawn"
-    pairings = [pair(len(FORGET), len(RETAIN), len(REFUSALS), mode=mode, epoch=e) for e in range(plan.pass_count)]
+    sizes = len(FORGET), len(RETAIN), len(REFUSALS)
+    pairings = [pair(*sizes, mode=mode, epoch=e, draws=plan.draws) for e in range(plan.pairing_count)]
     return build_views(
         list(method.needs), FORGET, RETAIN, REFUSALS, pairings, TOKENIZER, TEMPLATES["plain"],
         max_length=options.max_length, official=method.official, **method.labelling,

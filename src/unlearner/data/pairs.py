@@ -18,19 +18,27 @@ class Pairing:
 
 
 def pair(
-    n_forget: int, n_retain: int, n_refusals: int, *, mode: PairingMode = "redrawn", seed: int = 0, epoch: int = 0
+    n_forget: int,
+    n_retain: int,
+    n_refusals: int,
+    *,
+    mode: PairingMode = "redrawn",
+    seed: int = 0,
+    epoch: int = 0,
+    draws: int = 1,
 ) -> Pairing:
     """Pair forget rows with retain rows and refusals.
 
     `redrawn` draws retain rows anew every epoch, none twice in an epoch until all have been used; `fixed` draws them
     once for all epochs. In both a question keeps its refusal, or the model would learn a mixture of sentences.
-    `official` is the official code's pairing, the same in every epoch and for every seed.
+    `official` is the official code's pairing, the same in every epoch and for every seed. With several `draws` an epoch
+    (`Plan.draws`) `epoch` counts these; those of one epoch differ when `fixed`, too.
     """
     if mode == "official":
         pairs = [_official(i, n_retain, n_refusals) for i in range(n_forget)]
         retain, refusal = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return Pairing(retain, refusal)
-    draw = np.random.default_rng([seed, epoch if mode == "redrawn" else 0])
+    draw = np.random.default_rng([seed, epoch if mode == "redrawn" else epoch % draws])
     refusals = np.random.default_rng([seed, 0, 1])
     rounds = -(-n_forget // n_retain) if n_retain else 0
     drawn = [draw.permutation(n_retain) for _ in range(rounds)]

@@ -26,7 +26,7 @@ from unlearner.methods import Method
 from unlearner.methods.options import read_pairs
 from unlearner.models.load import parameter_count
 from unlearner.scenarios.fit import Size
-from unlearner.training.checks import check_room, check_steps
+from unlearner.training.checks import check_room, check_steps, check_surgery
 from unlearner.workflows.evaluate import judges_for
 
 
@@ -49,6 +49,7 @@ class Inputs:
 def read_inputs(config: ForgetConfig) -> Inputs:
     """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
     method = method_of(config)
+    check_surgery(method, config)
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
     if config.continual:
@@ -130,13 +131,13 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
         config.gradient_accumulation_steps,
         config.seed,
         official=config.official,
+        draws=inputs.method.draws,
     )
     check_steps(plan)
+    sizes = len(inputs.forget), len(inputs.retain), len(inputs.refusals)
     pairings = [
-        pair(
-            len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
-        )
-        for e in range(plan.pass_count)
+        pair(*sizes, mode=config.pairing, seed=config.seed, epoch=number, draws=plan.draws)
+        for number in range(plan.pairing_count)
     ]
     views = build_views(
         list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
