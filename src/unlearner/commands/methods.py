@@ -121,6 +121,8 @@ def _needs(method: "Method") -> list[str]:
         needs.append("retain set")
     if any("refusal" in view for view in method.needs):
         needs.append("refusals")
+    if method.alternates is not None:
+        needs.append("other answers to the forget questions: a column alternate_answer, or the model writes them first")
     if method.reference_nll or method.reference_logp:
         needs.append("reference scores, once")
     if method.asked:

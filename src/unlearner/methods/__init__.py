@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearner.errors import UserError
-from unlearner.methods.base import Loss, State, Views
+from unlearner.methods.base import Alternates, Loss, State, Views
 from unlearner.methods.options import make, refuse_unknown
 from unlearner.methods.registry import COMBINED_METHODS, FORGET, RETAIN, SURGERY, find, losses, method_names, surgeries
 from unlearner.methods.surgery import Role, Step, Surgery
@@ -159,6 +159,11 @@ class Method:
     @property
     def needs_retain(self) -> bool:
         return any("retain" in view or view == "forget_mismatch" for view in self.needs)
+
+    @property
+    def alternates(self) -> Alternates | None:
+        """How other answers to the forget questions are had, where a loss reads some."""
+        return self.forget.alternates
 
     @property
     def mask_question(self) -> bool:

@@ -14,6 +14,8 @@ from unlearner.methods.surgery import Surgery
 
 Part = TypeVar("Part", Loss, Surgery)
 TEXTS = {"true": True, "false": False}
+LONG = 40
+"""Characters of a default value that are shown."""
 
 
 def options_of(loss: "type[Loss | Surgery]") -> dict[str, "Field[Any]"]:
@@ -26,7 +28,12 @@ def options_of(loss: "type[Loss | Surgery]") -> dict[str, "Field[Any]"]:
 
 def defaults(loss: "type[Loss | Surgery]") -> str:
     """A loss's options with their defaults, `beta=0.1`, in one line; those without a default alone."""
-    return " ".join(f.name if f.default is MISSING else f"{f.name}={f.default}" for f in fields(loss))  # type: ignore[arg-type]
+    return " ".join(f.name if f.default is MISSING else f"{f.name}={_brief(f.default)}" for f in fields(loss))  # type: ignore[arg-type]
+
+
+def _brief(default: Any) -> str:
+    text = str(default)
+    return text if len(text) <= LONG else f"{text[:LONG]!r}…"
 
 
 def make(part: type[Part], options: Mapping[str, Any]) -> Part:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
+from unlearner.methods.altpo import AltPO
 from unlearner.methods.ap import AP
 from unlearner.methods.base import Loss
 from unlearner.methods.circuit_breakers import Hold, Reroute
@@ -36,7 +37,7 @@ from unlearner.methods.wga import WGA, SatImp
 from unlearner.plugins import load_object, load_plugins
 
 FORGET_LOSSES: tuple[type[Loss], ...] = (
-    *(GA, NPO, ME, DPO, IDK),
+    *(GA, NPO, ME, DPO, AltPO, IDK),
     *(SimNPO, TNPO, WTNPO, WGA, SatImp, Unlikelihood, CEU, Unilogit, UNDIAL, JensUn, PDU, FLAT),
     *(RMU, AdaptiveRMU, Reroute),
 )

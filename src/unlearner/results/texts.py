@@ -121,7 +121,8 @@ def holding_texts(folder: Path) -> Iterator[Path]:
         for evaluation in run.evaluations:
             yield from (file for file in (evaluation.records, *evaluation.batches) if file.is_file())
         audit = AuditDirectory(run.path)
-        yield from (path for path in (run.report, audit.rows, audit.audit, audit.parts) if path.exists())
+        written = run.alternates, run.alternates_batches.path
+        yield from (path for path in (run.report, *written, audit.rows, audit.audit, audit.parts) if path.exists())
     yield from (cell.failed for cell in cells if cell.failed.is_file())
     if bench.known.is_dir():
         yield bench.known
