@@ -37,9 +37,10 @@ from unlearner.methods import Method
 from unlearner.models.anatomy import Head
 from unlearner.models.onednn_linear import linear
 from unlearner.scoring.token_scores import CHUNK_BYTES, token_scores
-from unlearner.training import execution, loop, setup
+from unlearner.training import execution, setup
 from unlearner.training.objective import Objective
 from unlearner.training.reference import reference_nll, step_reference
+from unlearner.training.step import assemble
 
 METHODS = ("ME+GD", "NPO+GD", "NPO+KL", "DPO+GD", "IDK+AP")
 MAX_LENGTH = 500
@@ -109,7 +110,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
 def ours(
     model: Any, method: Method, views: dict[str, View], plan: Plan, options: ForgetConfig, accelerator: Any
 ) -> Iterator[Callable[[], Tensor]]:
-    """The steps as `training/loop.py` takes them."""
+    """The steps as `training/step.py` takes them."""
     if options.lora:
         model = setup.add_lora(model, options)
     reference = step_reference(model, method, None)
@@ -126,7 +127,7 @@ def ours(
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
         for part in micro_batches(plan, views, number, max_tokens=options.max_tokens_per_forward):
-            batch = loop.assemble(
+            batch = assemble(
                 part,
                 views,
                 EOS,

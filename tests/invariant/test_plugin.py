@@ -252,6 +252,21 @@ def test_gradient_checkpointing_changes_nothing(installed: Path, tmp_path: Path)
     )
 
 
+# ------------------------------------------------------------------------------------------------------------- surgery
+
+
+def test_a_surgery_of_another_package(installed: Path, tmp_path: Path) -> None:
+    """By its entry point's name with every pair, and by its place; its option and its number in the log are its own."""
+    options = replace(SHORT, max_grad_norm=1e-12, weight_decay=0.0)
+    run(Method.parse("NPO+GD+equaltest", share=1.0), tmp_path / "name", options=options)
+    rows = log_of(tmp_path / "name")
+    assert all(0 < row["grad_norm"] <= 2.0001 and row["forget_norm"] > 0 for row in rows), "two unit vectors"
+    place = "unlearner_test_plugin.surgeries:Equal"
+    method = Method.parse(f"IDK+AP+{place}", share=0.0)
+    run(method, tmp_path / "place", options=options)
+    assert [row["grad_norm"] for row in log_of(tmp_path / "place")] == pytest.approx([1.0] * len(rows), rel=1e-5)
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 

@@ -43,7 +43,12 @@ TRAININGS: dict[str, tuple[str | Method, TrainOptions]] = {
     "ME+KL, checkpointing": ("ME+KL", replace(SHORT, gradient_checkpointing=True)),
 }
 OFTEN = replace(SHORT, save_steps=2)
-KILLED = ("NPO+KL", OFTEN), ("NPO+KL", replace(OFTEN, lora=True))
+KILLED: tuple[tuple[str | Method, TrainOptions], ...] = (
+    ("NPO+KL", OFTEN),
+    ("NPO+KL", replace(OFTEN, lora=True)),
+    (Method.parse("NPO+GD+GRU", forget_coeff=0.5), OFTEN),  # a moving average of gradients
+    (Method.parse("NPO+GD+DUALOPTIM", retain_steps=2), OFTEN),  # a second optimiser's states
+)
 ENGINES: tuple[Engine, ...] = ("ddp", "fsdp", "deepspeed") if find_spec("deepspeed") else ("ddp", "fsdp")
 SHOWN = [
     "ddp",
@@ -65,15 +70,22 @@ def train_half(folder: Path, engine: Engine, model: Path) -> None:
     run("ME+KL", folder / engine / "half", options=SHORT, model=loaded, parallel=engine)
 
 
+def killed_with(engine: str) -> list[int]:
+    """Which of `KILLED` there are: DeepSpeed takes no surgery."""
+    return [place for place, (method, _) in enumerate(KILLED) if engine != "deepspeed" or isinstance(method, str)]
+
+
 def kill_all(folder: Path, engine: str) -> None:
     """Runs that end after their third step, with a checkpoint of the second."""
-    for place, (method, options) in enumerate(KILLED):
+    for place in killed_with(engine):
+        method, options = KILLED[place]
         with pytest.raises(Killed):
             run(method, folder / engine / str(place), options=options, parallel=engine, at_epoch=killed_at_epoch(1))
 
 
 def resume_all(source: Path, folder: Path, engine: str) -> None:
-    for place, (method, options) in enumerate(KILLED):
+    for place in killed_with(engine):
+        method, options = KILLED[place]
         if distributed.is_main():
             shutil.copytree(source / str(place), folder / str(place))
         distributed.barrier()
@@ -164,8 +176,10 @@ def test_processes_train_as_one_does(made: Path, name: str, engine: str, count: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", SHOWN)
-@pytest.mark.parametrize("place", range(len(KILLED)), ids=["full", "LoRA"])
+@pytest.mark.parametrize("place", range(len(KILLED)), ids=["full", "LoRA", "GRU", "DualOptim"])
 def test_what_two_processes_saved_one_and_three_continue(made: Path, place: int, engine: str, tmp_path: Path) -> None:
+    if place not in killed_with(engine):
+        pytest.skip("DeepSpeed takes no surgery")
     whole, killed = made / "1" / "whole" / str(place), made / "2" / "killed" / engine / str(place)
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-000002"]
     assert_same_run(made / "3" / "resumed" / engine / str(place), whole)

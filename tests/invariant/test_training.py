@@ -42,6 +42,8 @@ from unlearner.training.setup import add_lora, make_accelerator
 FORGET = builtin("forget", people=3, forget=1)
 RETAIN = builtin("retain", people=3, forget=1)
 REFUSALS = ["I do not know.", "That is beyond me.", "Sorry, I have no idea who that is."]
+ALTERNATES = [replace(r, alternate_answer=(f"Perhaps {i}.", "Nobody knows that.")) for i, r in enumerate(FORGET)]
+"""The forget rows with two other answers each, for methods that read some."""
 MODEL, TOKENIZER = new_model(
     "new:hidden=32,layers=2,heads=2,vocabulary=400", [f"{r.question}\n {r.answer}" for r in (*FORGET, *RETAIN)], seed=0
 )
@@ -74,14 +76,17 @@ def plan_for(method: Method, options: TrainOptions) -> Plan:
         options.gradient_accumulation_steps,
         options.seed,
         official=method.official,
+        draws=method.draws,
     )
 
 
 def views_for(method: Method, plan: Plan, options: TrainOptions) -> dict[str, View]:
     mode: Any = "official" if method.official else "redrawn"
-    pairings = [pair(len(FORGET), len(RETAIN), len(REFUSALS), mode=mode, epoch=e) for e in range(plan.pass_count)]
+    sizes = len(FORGET), len(RETAIN), len(REFUSALS)
+    pairings = [pair(*sizes, mode=mode, epoch=e, draws=plan.draws) for e in range(plan.pairing_count)]
+    items = ALTERNATES if method.alternates else FORGET
     return build_views(
-        list(method.needs), FORGET, RETAIN, REFUSALS, pairings, TOKENIZER, TEMPLATES["plain"],
+        list(method.needs), items, RETAIN, REFUSALS, pairings, TOKENIZER, TEMPLATES["plain"],
         max_length=options.max_length, official=method.official, **method.labelling,
     )  # fmt: skip
 

@@ -19,10 +19,10 @@ from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records, select_task
 from unlearner.data.views import View, build_views
 from unlearner.options import TrainOptions
-from unlearner.training.loop import assemble
 from unlearner.training.objective import Objective
 from unlearner.training.reference import Reference, reference_nll
 from unlearner.training.setup import make_accelerator
+from unlearner.training.step import assemble
 
 MAX_LENGTH = 160
 PLAN = Plan(items=24, epochs=1, batch_size=4, accumulation=2, seed=0, shuffle=False, official=True)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -251,12 +252,13 @@ def test_every_view_holds_its_texts(
     tiny_tokenizer: PreTrainedTokenizerBase, forget_records: list[Record], retain_records: list[Record]
 ) -> None:
     """For every item of every epoch: whose question and which answer, as PAPER section 2 has them."""
-    items, partners = forget_records, retain_records
+    items, partners = [replace(r, alternate_answer=("A.", "B.")) for r in forget_records], retain_records
     views, pairings = views_of(list(VIEWS), items, partners, tiny_tokenizer, phrase="No idea")
     assert list(views) == [
         "forget",
         "retain",
         "forget_refusal",
+        "forget_alternate",
         "retain_refusal",
         "forget_mismatch",
         "forget_phrase",
@@ -269,6 +271,7 @@ def test_every_view_holds_its_texts(
                 "forget": (item.question, item.answer),
                 "retain": (partner.question, partner.answer),
                 "forget_refusal": (item.question, refusal),
+                "forget_alternate": (item.question, ("A.", "B.")[epoch]),
                 "retain_refusal": (partner.question, refusal),
                 "forget_mismatch": (item.question, partner.answer),
                 "forget_phrase": (item.question, item.answer),
@@ -282,6 +285,34 @@ def test_every_view_holds_its_texts(
                 labelled = view.table.row(row)[view.first_label[row] :]
                 assert tiny_tokenizer.decode(labelled.tolist()) == f" {answer}</s>", name
                 assert view.labelled[row] == len(labelled)
+
+
+def test_rows_take_their_alternates_in_turn(
+    tiny_tokenizer: PreTrainedTokenizerBase, forget_records: list[Record], retain_records: list[Record]
+) -> None:
+    """Of a row with three and one with one, epoch after epoch; several draws of an epoch have the same."""
+    items = [
+        replace(forget_records[0], alternate_answer=("A.", "B.", "C.")),
+        replace(forget_records[1], alternate_answer=("D.",)),
+    ]
+    pairings = [pair(2, len(retain_records), 1, epoch=number, draws=2) for number in range(10)]
+    assert [pairing.epoch for pairing in pairings] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    view = build_views(
+        ["forget_alternate"], items, retain_records, ["No."], pairings, tiny_tokenizer, PLAIN, max_length=200
+    )["forget_alternate"]  # fmt: skip
+    texts = [
+        [tiny_tokenizer.decode(view.table.row(row).tolist())[-len("A.</s>")] for row in rows] for rows in view.rows[::2]
+    ]
+    assert texts == [["A", "D"], ["B", "D"], ["C", "D"], ["A", "D"], ["B", "D"]]
+
+
+def test_draws_of_an_epoch_are_other_partners_in_every_pairing_but_the_official_one() -> None:
+    for mode, same in (("redrawn", False), ("fixed", False), ("official", True)):
+        first, second, next_epoch = (pair(20, 50, 5, mode=mode, seed=3, epoch=e, draws=2) for e in (0, 1, 2))
+        assert (first.retain == second.retain).all() == same
+        assert (first.retain == next_epoch.retain).all() == (mode != "redrawn")
+        assert (first.refusal == second.refusal).all()
+    assert (pair(20, 50, 5, seed=3, epoch=3).retain == pair(20, 50, 5, seed=3, epoch=3, draws=2).retain).all()
 
 
 def test_each_pair_is_tokenised_once(
@@ -586,7 +617,8 @@ def test_a_view_agrees_with_its_padded_rows(
     tiny_tokenizer: PreTrainedTokenizerBase, forget_records: list[Record], retain_records: list[Record]
 ) -> None:
     """What the weights count (`labelled`, `lengths`) is what the tensors hold."""
-    views, _ = views_of(list(VIEWS), forget_records, retain_records, tiny_tokenizer, mask_question=False, phrase="No")
+    items = [replace(record, alternate_answer=("Another one.",)) for record in forget_records]
+    views, _ = views_of(list(VIEWS), items, retain_records, tiny_tokenizer, mask_question=False, phrase="No")
     for name, view in views.items():
         rows = np.arange(len(view.table))
         got = padded(view, rows, pad_id=2)

@@ -185,6 +185,11 @@ class Field(Plain):
         each = -(torch.softmax(teacher - lower, -1) * torch.log(self.p("forget"))).sum(-1)
         return self.mean(each, labels != -100)
 
+    def altpo(self) -> Tensor:
+        ours = self.nll("forget") - self.nll("forget_alternate")
+        theirs = self.reference_nll("forget") - self.reference_nll("forget_alternate")
+        return -2 / 0.3 * torch.log(torch.sigmoid(0.3 * (ours - theirs))).mean()
+
     def jensun(self) -> Tensor:
         labels, p = self.labels("forget_phrase"), self.p("forget_phrase")
         target = torch.nn.functional.one_hot(labels.clamp(min=0), p.shape[-1]).to(p)
@@ -222,6 +227,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Field], Tensor]]] = {
     "UNILOGIT": ({}, Field.unilogit),
     "UNDIAL": ({"beta": 6.0}, Field.undial),
     "JENSUN": ({}, Field.jensun),
+    "ALTPO": ({"beta": 0.3}, Field.altpo),
     "GA+JS": ({}, Field.js),
     "PDU": ({}, Field.pdu),
     "FLAT": ({}, Field.flat),

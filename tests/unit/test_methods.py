@@ -25,7 +25,10 @@ from unlearner.scoring.views import ViewScores, score_views
 
 Views = dict[str, dict[str, Tensor]]
 MIXED = ("forget_retain", "retain_forget", "refusal_retain", "retain_then_refusal")
-VIEWS = ("forget", "retain", "forget_refusal", "retain_refusal", "forget_mismatch", "forget_phrase", *MIXED)
+VIEWS = (
+    *("forget", "retain", "forget_refusal", "retain_refusal", "forget_mismatch", "forget_phrase", *MIXED),
+    "forget_alternate",
+)
 QUESTION = 4
 EOS = 1
 
@@ -50,7 +53,7 @@ def make_views(*, whole: bool = False) -> Views:
     lengths = {
         "forget": (9, 12, 7), "retain": (14, 8, 10), "forget_refusal": (6, 8, 8), "retain_refusal": (7, 9, 7),
         "forget_mismatch": (11, 9, 13), "train": (9, 12, 7), "forget_phrase": (9, 12, 7),
-        **dict.fromkeys(MIXED, (13, 9, 11)),
+        **dict.fromkeys(MIXED, (13, 9, 11)), "forget_alternate": (8, 10, 7),
     }  # fmt: skip
     return with_marks(
         {
@@ -525,7 +528,7 @@ def test_splitting_a_batch_changes_nothing(name: str, models: tuple[Any, Any]) -
 
 def test_every_listed_name_parses_to_itself() -> None:
     names = method_names()
-    assert len(names) == len(set(names)) == len(FORGET) * (1 + len(RETAIN)) + len(COMBINED_METHODS) == 164
+    assert len(names) == len(set(names)) == len(FORGET) * (1 + len(RETAIN)) + len(COMBINED_METHODS) == 172
     for name in names:
         method = Method.parse(name)
         assert method.name == name
@@ -684,7 +687,9 @@ def test_token_scores_and_states_of_the_reference(models: tuple[Any, Any]) -> No
 def test_a_missing_view_is_named(models: tuple[Any, Any]) -> None:
     views = make_views()
     del views["retain_refusal"]
-    with pytest.raises(UserError, match="IDK\\+AP needs the view 'retain_refusal'; given were forget, forget_mismatch"):
+    with pytest.raises(
+        UserError, match="IDK\\+AP needs the view 'retain_refusal'; given were forget, forget_alternate"
+    ):
         Method.parse("IDK+AP").losses(models[0], views)
 
 

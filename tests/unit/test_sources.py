@@ -102,21 +102,44 @@ FULL = {
     "subject": "s",
     "task_id": 7,
     "fact": "f",
+    "alternate_answer": ["x, 1", "y"],
     "paraphrased_question": "ignored",
     "name": "ignored, for there is a subject",
 }
-FULL_RECORD = Record("q", "a", "p", ("w, 1", "w “2”"), "o", "s", "7", "f")
+FULL_RECORD = Record("q", "a", "p", ("w, 1", "w “2”"), "o", "s", "7", "f", ("x, 1", "y"))
 
 
 def test_every_field_in_every_format(tmp_path: Path) -> None:
     assert load_records(write_lines(tmp_path / "a.jsonl", FULL)) == [FULL_RECORD]
     assert load_records(write_parquet(tmp_path / "a.parquet", [FULL])) == [FULL_RECORD]
-    in_cells = FULL | {"perturbed_answer": json.dumps(FULL["perturbed_answer"])}
+    in_cells = FULL | {name: json.dumps(FULL[name]) for name in ("perturbed_answer", "alternate_answer")}
     assert load_records(write_csv(tmp_path / "a.csv", [in_cells])) == [FULL_RECORD]
 
 
+def test_an_alternate_answer_may_stand_by_itself(tmp_path: Path) -> None:
+    """As the official data have it, a row for each; what begins like a list has to be one."""
+    row = {"question": "q", "answer": "a", "alternate": "Another, perhaps."}
+    (record,) = load_records(write_lines(tmp_path / "a.jsonl", row), {"alternate_answer": "alternate"})
+    assert record.alternate_answer == ("Another, perhaps.",)
+    (record,) = load_records(
+        write_csv(tmp_path / "a.csv", [row | {"alternate": "[sic] another"}]), {"alternate_answer": "alternate"}
+    )
+    assert record.alternate_answer == ("[sic] another",)
+    for wrong in (5, [""], [1], {"a": 1}):
+        with pytest.raises(UserError, match="'alternate_answer' must be a text or a list of texts, none of them empty"):
+            load_records(write_lines(tmp_path / "b.jsonl", {"question": "q", "answer": "a", "alternate_answer": wrong}))
+
+
 def test_an_empty_optional_value_counts_as_absent(tmp_path: Path) -> None:
-    optional = ["paraphrased_answer", "perturbed_answer", "original_answer", "subject", "task_id", "fact"]
+    optional = [
+        "paraphrased_answer",
+        "perturbed_answer",
+        "original_answer",
+        "subject",
+        "task_id",
+        "fact",
+        "alternate_answer",
+    ]
     for empty in (None, "", " \n"):
         row = {"question": "q", "answer": "a"} | dict.fromkeys(optional, empty)
         assert load_records(write_lines(tmp_path / "a.jsonl", row)) == [Record("q", "a")]

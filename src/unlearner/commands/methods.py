@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unlearner.methods import Loss, Method
+    from unlearner.methods import Loss, Method, Surgery
 
 SUMMARY = "every unlearning method with its formula, or all about one"
 
@@ -14,7 +14,7 @@ class MethodsConfig:
     """Every unlearning method with its formula, or all about one."""
 
     method: str | None = field(default=None, metadata={"leading": True})
-    """A method or a loss, such as NPO+GD or SIMNPO: its formula, source, needs, costs and defaults."""
+    """A method, a loss or a surgery, such as NPO+GD, SIMNPO or GRU: its formula, source, needs, costs and defaults."""
 
 
 OPTIONS = MethodsConfig
@@ -35,7 +35,7 @@ def _table() -> None:
     from rich.table import Table
 
     from unlearner.commands.tables import out
-    from unlearner.methods import COMBINED_METHODS, Method, losses
+    from unlearner.methods import COMBINED_METHODS, Method, losses, surgeries
     from unlearner.methods.options import defaults
     from unlearner.methods.registry import ALIASES
 
@@ -55,14 +55,20 @@ def _table() -> None:
         method = Method.parse(name)
         formula = f"{forget.formula}  with  {retain.formula}"
         table.add_row(*map(escape, (name, formula, _kind(method), ", ".join(_needs(method)), "", retain.source)))
+    table.add_row()
+    table.add_row("[bold]Surgeries[/]")
+    for name, surgery in surgeries().items():
+        needs = "retain loss" if surgery.both else "–"
+        table.add_row(*map(escape, (name, surgery.formula, "", needs, defaults(surgery), surgery.source)))
     console.print(table)
     console.print(
         "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
+        "A surgery stands behind them and changes the step: NPO+GD+GRU.\n"
         "The paper's: ME+GD (untargeted), IDK+AP (targeted). Untargeted methods also forget plain text.\n"
         f"Other names: {', '.join(f'{alias} = {name}' for alias, name in ALIASES.items())}.\n"
         "`unlearner methods NAME` tells what one needs and costs, and where its defaults come from.\n\n"
         "CE: mean negative log-likelihood of labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
-        "mean_t: mean over labelled tokens; sg: taken without gradient;\n"
+        "mean_t: mean over labelled tokens; sg: taken without gradient; g_f, g_r: gradients of the two losses;\n"
         "U: uniform distribution over the vocabulary V; ref: the model before unlearning.",
         markup=False,
     )
@@ -70,30 +76,39 @@ def _table() -> None:
 
 def _one(name: str) -> None:
     from unlearner.commands.tables import out
-    from unlearner.methods import Method, losses
-    from unlearner.methods.options import defaults
+    from unlearner.methods import Method, losses, surgeries
     from unlearner.methods.registry import find
 
     alone = losses("retain").get(name.upper())
-    if alone is not None:
-        parts, method = [alone], Method(name.upper(), alone(), None)
+    surgery = surgeries().get(name.upper())
+    if surgery is not None:
+        lines = [surgery.name, *_about(surgery), "", "costs", *(f"  {each}" for each in _surgery_costs(surgery()))]
     else:
-        parts, method = find(name)[1], Method.parse(name)
-    lines = [method.name]
-    for loss in parts:
-        lines += ["", f"{loss.name}, {loss.role} loss ({_kind(loss)})", f"  formula   {loss.formula}"]
-        lines += [f"  source    {loss.source}"]
-        if options := defaults(loss):
-            lines += [f"  options   {options}"]
-        if loss.defaults_from:
-            lines += [f"  defaults  {loss.defaults_from}"]
-        for preset, values in loss.presets.items():
-            settings = " ".join(f"{option}={value:g}" for option, value in values.items())
-            lines += [f"  --preset {preset}: {settings}"]
-    needs = _needs(method)
-    lines += ["", "needs", *(f"  {each}" for each in needs or ["the forget set alone"])]
-    lines += ["", "costs", *(f"  {each}" for each in _costs(method))]
+        parts = [alone] if alone is not None else find(name).parts
+        method = Method(name.upper(), alone(), None) if alone is not None else Method.parse(name)
+        needs = _needs(method) or ["the forget set alone"]
+        lines = [method.name, *(line for part in parts for line in _about(part))]
+        lines += ["", "needs", *(f"  {each}" for each in needs), "", "costs", *(f"  {each}" for each in _costs(method))]
     out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _about(part: "type[Loss] | type[Surgery]") -> list[str]:
+    """A loss or a surgery: what it is, its formula, source, options, and where their defaults come from."""
+    from unlearner.methods import Loss
+    from unlearner.methods.options import defaults
+
+    what, presets = f"surgery (behind the losses: NPO+GD+{part.name})", {}
+    if issubclass(part, Loss):
+        what, presets = f"{part.role} loss ({_kind(part)})", dict(part.presets)
+    lines = ["", f"{part.name}, {what}", f"  formula   {part.formula}", f"  source    {part.source}"]
+    if options := defaults(part):
+        lines += [f"  options   {options}"]
+    if part.defaults_from:
+        lines += [f"  defaults  {part.defaults_from}"]
+    for preset, values in presets.items():
+        settings = " ".join(f"{option}={value:g}" for option, value in values.items())
+        lines += [f"  --preset {preset}: {settings}"]
+    return lines
 
 
 def _kind(loss: "Loss | type[Loss] | Method") -> str:
@@ -106,6 +121,8 @@ def _needs(method: "Method") -> list[str]:
         needs.append("retain set")
     if any("refusal" in view for view in method.needs):
         needs.append("refusals")
+    if method.alternates is not None:
+        needs.append("other answers to the forget questions: a column alternate_answer, or the model writes them first")
     if method.reference_nll or method.reference_logp:
         needs.append("reference scores, once")
     if method.asked:
@@ -119,6 +136,8 @@ def _costs(method: "Method") -> list[str]:
 
     views = list(method.needs)
     costs = [f"a step: one forward and one backward pass over {len(views)} rows an item ({', '.join(views)})"]
+    if method.surgery is not None:
+        costs = _surgery_costs(method.surgery, method)
     if not reads_output(method.needs):
         costs[0] += f", as far as layer {max(layers_of(method.needs))}"
     if method.asked:
@@ -135,6 +154,18 @@ def _costs(method: "Method") -> list[str]:
     if own := _with_state(method):
         costs.append(f"state: tensors of {', '.join(own)}, kept in checkpoints")
     return costs
+
+
+def _surgery_costs(surgery: "Surgery", method: "Method | None" = None) -> list[str]:
+    """The passes of a step, of a method over which views, and what else is in memory."""
+    costs = []
+    for role, count in surgery.passes.items():
+        loss = None if method is None else getattr(method, role)
+        if method is None or loss is not None:
+            views = "" if loss is None else f" ({', '.join(loss.needs)})"
+            passes = f"{count} forward and backward pass{'es' * (count > 1)}"
+            costs.append(f"a step: {passes} over the {role} loss's rows{views}")
+    return [*costs, f"memory: {surgery.memory}"]
 
 
 def _with_state(method: "Method") -> list[str]:

@@ -26,6 +26,8 @@ class Plan:
     seed: int
     shuffle: bool = True
     official: bool = False
+    draws: int = 1
+    """How many rows of their partners items have in an epoch, where several retain steps follow a forget step."""
 
     @property
     def step_items(self) -> int:
@@ -39,6 +41,11 @@ class Plan:
     def pass_count(self) -> int:
         """Epochs begun; the last one may end early."""
         return -(-self.total_items // self.items)
+
+    @property
+    def pairing_count(self) -> int:
+        """How many pairings of items with partners all epochs take; draw d of epoch e is number e · draws + d."""
+        return self.pass_count * self.draws
 
     @property
     def steps(self) -> int:
@@ -97,14 +104,17 @@ def micro_batches(
     pad_to: int | None = None,
     rank: int = 0,
     processes: int = 1,
+    draw: int = 0,
 ) -> list[MicroBatch]:
     """Cut step `number` into forwards of at most `max_tokens` padded tokens for process `rank`, like lengths together.
+
+    `draw` says which of the rows that an item's partners have in its epoch (`Plan.draws`).
 
     All processes get the same number of forwards (sharded models exchange weights in each); a process without items
     repeats one with weight zero.
     """
     epochs, items = plan.step(number)
-    rows = {name: view.rows[epochs, items] for name, view in views.items()}
+    rows = {name: view.rows[epochs * plan.draws + draw, items] for name, view in views.items()}
     groups = np.arange(len(items)) // plan.batch_size
     n_groups = int(groups[-1]) + 1
     counts = np.bincount(groups)

@@ -24,6 +24,8 @@ class Record:
     """Continual unlearning: the task in which the row is to be forgotten."""
     fact: str | None = None
     """The words that a right answer must state: `;` between what is all needed, `|` between alternatives."""
+    alternate_answer: tuple[str, ...] = ()
+    """Other answers that the model might give, with other facts: what ALTPO prefers to the answer."""
     place: str | None = field(default=None, compare=False, repr=False)
     """Where it was read, for messages: "forget.jsonl, line 3". No part of the row: equality and hashes leave it out."""
     remarks: tuple[str, ...] = field(default=(), compare=False, repr=False)

@@ -39,6 +39,7 @@ class _Row(NamedTuple):
             subject=self.label(self.subject_field()),
             task_id=self.label("task_id"),
             fact=self.fact(),
+            alternate_answer=self.texts("alternate_answer", one=True),
             place=self.where,
             remarks=tuple(remarks),
         )
@@ -92,14 +93,18 @@ class _Row(NamedTuple):
             return str(value)
         return None if value is None else self.checked(field, value, "text or a whole number")
 
-    def texts(self, field: str) -> tuple[str, ...]:
+    def texts(self, field: str, *, one: bool = False) -> tuple[str, ...]:
+        """A list; with `one` also a text by itself."""
         value = self.optional(field)
-        kind = "a list of texts, none of them empty"
-        if isinstance(value, str):  # the way a list is written in a CSV cell
-            try:
+        kind = f"a {'text or a ' * one}list of texts, none of them empty"
+        if isinstance(value, str) and not (one and not value.lstrip().startswith("[")):
+            try:  # the way a list is written in a CSV cell
                 value = parse_json(value)
             except ValueError:
-                raise self.wrong(field, value, kind) from None
+                if not one:
+                    raise self.wrong(field, value, kind) from None
+        if isinstance(value, str) and one:
+            value = [value]
         if value is None:
             return ()
         if hasattr(value, "tolist"):  # a cell of a DataFrame read from Parquet is an array

@@ -18,6 +18,7 @@ VIEWS: dict[str, tuple[str, str]] = {
     "forget": ("item", "item"),
     "retain": ("partner", "partner"),
     "forget_refusal": ("item", "refusal"),
+    "forget_alternate": ("item", "alternate"),
     "retain_refusal": ("partner", "refusal"),
     "forget_mismatch": ("item", "partner"),
     "forget_phrase": ("item", "item"),
@@ -86,14 +87,19 @@ def build_views(
     found again by their content. Raises UserError for a phrase without tokens.
     """
     views = {}
-    everyone = np.arange(len(items))
+    replies = {
+        "item": [record.answer for record in items],
+        "partner": [record.answer for record in partners],
+        "refusal": refusals,
+        "alternate": [text for record in items for text in record.alternate_answer],
+    }
     for name in names:
         if name in MIXED:
             views[name] = _mixed(name, items, partners, refusals, pairings, tokenizer, template, max_length, official)
             continue
         asks, answers = VIEWS[name]
         keys = np.stack(
-            [np.stack([_index(asks, p, everyone), _index(answers, p, everyone)], axis=-1) for p in pairings]
+            [np.stack([_index(part, p, items) for part in (asks, answers)], axis=-1) for p in pairings]
         )  # (epochs, items, 2)
         flat = keys.reshape(-1, 2)
         # One integer a pair: np.unique over rows would sort structured values, many times slower.
@@ -101,13 +107,7 @@ def build_views(
         first = np.zeros(len(code), dtype=np.int64)
         first[inverse[::-1]] = np.arange(len(flat))[::-1]
         askers = {"item": items, "partner": partners}[asks]
-        texts = [
-            (
-                askers[q].question,
-                refusals[a] if answers == "refusal" else (items if answers == "item" else partners)[a].answer,
-            )
-            for q, a in flat[first].tolist()
-        ]
+        texts = [(askers[q].question, replies[answers][a]) for q, a in flat[first].tolist()]
         documents = all(question is None for question, _ in texts)
         table = _cached_encode(tokenizer, DOCUMENT if documents else template, texts, max_length, official, cache)
         whole = name == "forget" and not mask_question
@@ -173,8 +173,12 @@ def joined(forget: str, retain: str, first: bool) -> tuple[str, tuple[int, int]]
     return f"{before}{forget}" + (f"\n2. {retain}" if first else ""), (len(before), len(before) + len(forget))
 
 
-def _index(part: str, pairing: Pairing, everyone: np.ndarray) -> np.ndarray:
-    return {"item": everyone, "partner": pairing.retain, "refusal": pairing.refusal}[part]
+def _index(part: str, pairing: Pairing, items: Sequence[Record]) -> np.ndarray:
+    """(items,) which of the rows or replies of this kind each item has."""
+    if part == "alternate":
+        counts = np.array([len(record.alternate_answer) for record in items])
+        return np.cumsum(counts) - counts + pairing.epoch % counts
+    return {"item": np.arange(len(items)), "partner": pairing.retain, "refusal": pairing.refusal}[part]
 
 
 def _cached_encode(

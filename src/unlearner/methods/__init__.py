@@ -1,23 +1,27 @@
-"""Unlearning methods: FORGET+RETAIN, any forget loss with any retain loss. A new loss is one file and one line in
-`registry`, or an entry point of another package."""
+"""Unlearning methods: FORGET+RETAIN, any forget loss with any retain loss, and +SURGERY around both. A new one is one
+file and one line in `registry`, or an entry point of another package."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from unlearner.errors import UserError
-from unlearner.methods.base import Loss, State, Views
-from unlearner.methods.options import make
-from unlearner.methods.registry import COMBINED_METHODS, FORGET, RETAIN, find, losses, method_names
+from unlearner.methods.base import Alternates, Loss, State, Views
+from unlearner.methods.options import make, refuse_unknown
+from unlearner.methods.registry import COMBINED_METHODS, FORGET, RETAIN, SURGERY, find, losses, method_names, surgeries
+from unlearner.methods.surgery import Role, Step, Surgery
 from unlearner.models.anatomy import Head, bare
 from unlearner.scoring.batch import Batch, without_first
 from unlearner.scoring.constants import COMPARED, DIVERGENCES
 from unlearner.scoring.views import Known, Needs, score_views
 
-__all__ = ["COMBINED_METHODS", "FORGET", "RETAIN", "Loss", "Losses", "Method", "losses", "method_names"]
+__all__ = [
+    "COMBINED_METHODS", "FORGET", "RETAIN", "SURGERY", "Loss", "Losses", "Method", "Step", "Surgery", "losses",
+    "method_names", "surgeries",
+]  # fmt: skip
 
 
 class Losses(NamedTuple):
@@ -38,6 +42,8 @@ class Method:
     retain_coeff: float = 1.0
     official: bool = False
     """Average as the official code does, padding included (PAPER section 7)."""
+    surgery: Surgery | None = None
+    """What is done with the two losses' gradients, where it is more than adding them."""
 
     @classmethod
     def parse(
@@ -51,9 +57,11 @@ class Method:
         me_direction: str | None = None,
         **options: Any,
     ) -> Self:
-        """Make a method from its name: `NPO+KL`, `ME` (no retain loss; also `ME+none`), `LLMU`, `module:Name+GD`.
+        """Make a method from its name: `NPO+KL`, `ME` (no retain loss; also `ME+none`), `LLMU`, `module:Name+GD`,
+        `NPO+GD+GRU` (with a surgery).
 
-        `options` are fields of its losses; `beta` and `me_direction` are ignored by losses that have no such field.
+        `options` are fields of its losses and surgery; `beta` and `me_direction` are ignored where there is no such
+        field.
         Raises UserError, with the nearest name, for a name or an option that is not known, and for a value that cannot
         be, such as β ≤ 0 or a negative coefficient.
         """
@@ -61,9 +69,33 @@ class Method:
             raise UserError(
                 f"coefficients must not be negative: forget_coeff {forget_coeff}, retain_coeff {retain_coeff}."
             )
-        canonical, chosen = find(name)
-        made = make(chosen, options, {"beta": beta, "me_direction": me_direction})
-        return cls(canonical, made[0], made[1] if len(made) > 1 else None, forget_coeff, retain_coeff, official)
+        found = find(name)
+        refuse_unknown(found.parts, options)
+        shared = {"beta": beta, "me_direction": me_direction}
+        given = options | {name: value for name, value in shared.items() if value is not None}
+        forget, retain = [*(make(loss, given) for loss in found.losses), None][:2]
+        assert forget is not None
+        surgery = None if found.surgery is None else make(found.surgery, given)
+        if surgery is not None and surgery.both and retain is None:
+            raise UserError(
+                f"{surgery.name} works on the gradients of two losses, and {found.base} is one: name a retain loss, "
+                f"such as {found.base}+GD+{surgery.name}."
+            )
+        return cls(found.name, forget, retain, forget_coeff, retain_coeff, official, surgery)
+
+    def half(self, role: Role | None) -> "Method":
+        """One of its losses by itself, as a forget loss with that loss's coefficient; without a role all of it."""
+        if role is None:
+            return self
+        if role == "forget":
+            return replace(self, retain=None)
+        assert self.retain is not None
+        return replace(self, forget=self.retain, retain=None, forget_coeff=self.retain_coeff)
+
+    @property
+    def draws(self) -> int:
+        """How many retain rows each item is given in an epoch."""
+        return 1 if self.surgery is None else self.surgery.draws
 
     @property
     def parts(self) -> list[Loss]:
@@ -127,6 +159,11 @@ class Method:
     @property
     def needs_retain(self) -> bool:
         return any("retain" in view or view == "forget_mismatch" for view in self.needs)
+
+    @property
+    def alternates(self) -> Alternates | None:
+        """How other answers to the forget questions are had, where a loss reads some."""
+        return self.forget.alternates
 
     @property
     def mask_question(self) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +14,19 @@ State = dict[str, Tensor]
 """A loss's own tensors by name, the same in all processes."""
 
 PAPER = "arXiv 2410.08109"
+
+
+class Alternates(NamedTuple):
+    """How the model that a run starts from is asked for other answers to the forget questions."""
+
+    samples: int
+    """How many a question; 0: none, they have to be in the data."""
+    temperature: float
+    max_new_tokens: int
+    instruction: str
+    """What it is told, `{question}` and `{answer}` in it."""
+    prefix: str
+    """How its reply begins."""
 
 
 class Loss:
@@ -73,6 +86,11 @@ class Loss:
     def phrase(self) -> str:
         """What the view `forget_phrase` has for its labels: the tokens of this text, repeated."""
         return ""
+
+    @property
+    def alternates(self) -> Alternates | None:
+        """How the answers of the view `forget_alternate` are written, where the data have none."""
+        return None
 
     @property
     def trains(self) -> str:

@@ -1,19 +1,24 @@
-"""A loss's options are its dataclass fields: how values given by name, in Python or as text, become them."""
+"""Options of losses and surgeries are their dataclass fields: how values given by name, in Python or as text, become
+them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.methods.base import Loss
 from unlearner.methods.registry import find
+from unlearner.methods.surgery import Surgery
 
+Part = TypeVar("Part", Loss, Surgery)
 TEXTS = {"true": True, "false": False}
+LONG = 40
+"""Characters of a default value that are shown."""
 
 
-def options_of(loss: type[Loss]) -> dict[str, "Field[Any]"]:
+def options_of(loss: "type[Loss | Surgery]") -> dict[str, "Field[Any]"]:
     """The fields of a loss by the names under which they are given; `metadata={"option": ...}` adds a second name."""
     named: dict[str, Field[Any]] = {}
     for each in fields(loss):  # type: ignore[arg-type]
@@ -21,36 +26,32 @@ def options_of(loss: type[Loss]) -> dict[str, "Field[Any]"]:
     return named
 
 
-def defaults(loss: type[Loss]) -> str:
+def defaults(loss: "type[Loss | Surgery]") -> str:
     """A loss's options with their defaults, `beta=0.1`, in one line; those without a default alone."""
-    return " ".join(f.name if f.default is MISSING else f"{f.name}={f.default}" for f in fields(loss))  # type: ignore[arg-type]
+    return " ".join(f.name if f.default is MISSING else f"{f.name}={_brief(f.default)}" for f in fields(loss))  # type: ignore[arg-type]
 
 
-def make(losses: Sequence[type[Loss]], options: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Loss]:
-    """The losses of a method, each with those of its options that were given.
-
-    `shared` options may be those of no loss, and None stands for the loss's own default. Raises UserError, with the
-    nearest name, for one of `options` that no loss has, and for a value of the wrong type.
-    """
-    _refuse_unknown(losses, options)
-    given = dict(options) | {name: value for name, value in shared.items() if value is not None}
-    made = []
-    for loss in losses:
-        types, named = get_type_hints(loss), options_of(loss)
-        values = {
-            named[name].name: convert(f"{loss.name}'s option {name}", value, types[named[name].name])
-            for name, value in given.items()
-            if name in named
-        }
-        made.append(loss(**values))
-    return made
+def _brief(default: Any) -> str:
+    text = str(default)
+    return text if len(text) <= LONG else f"{text[:LONG]!r}…"
 
 
-def _refuse_unknown(losses: Sequence[type[Loss]], options: Iterable[str]) -> None:
-    known = {name for loss in losses for name in options_of(loss)}
+def make(part: type[Part], options: Mapping[str, Any]) -> Part:
+    """A loss or a surgery with those of `options` that are its own. Raises UserError for a value of the wrong type."""
+    types, named = get_type_hints(part), options_of(part)
+    return part(**{
+        named[name].name: convert(f"{part.name}'s option {name}", value, types[named[name].name])
+        for name, value in options.items()
+        if name in named
+    })  # fmt: skip
+
+
+def refuse_unknown(parts: "Sequence[type[Loss] | type[Surgery]]", options: Iterable[str]) -> None:
+    """Raises UserError, with the nearest name, for one of `options` that none of a method's parts has."""
+    known = {name for part in parts for name in options_of(part)}
     for name in options:
         if name not in known:
-            what = "+".join(loss.name for loss in losses)
+            what = "+".join(part.name for part in parts)
             raise UserError(f"{what} has no option {name!r}: {did_you_mean(name, known) if known else 'it has none.'}")
 
 
@@ -65,7 +66,7 @@ def read_pairs(method: str, pairs: Sequence[str]) -> dict[str, str]:
         if not equals or not name:
             raise UserError(f"--method-options takes NAME=VALUE, such as beta=0.5, not {pair!r}.")
         options[name.strip().replace("-", "_")] = value.strip()
-    _refuse_unknown(find(method)[1], options)
+    refuse_unknown(find(method).parts, options)
     return options
 
 

@@ -1,15 +1,18 @@
-"""Which losses there are: those of this folder, those of installed packages, and `module:Name` for any other."""
+"""Which losses and surgeries there are: those of this folder, those of installed packages, and `module:Name` for any
+other."""
 
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
+from unlearner.methods.altpo import AltPO
 from unlearner.methods.ap import AP
 from unlearner.methods.base import Loss
 from unlearner.methods.circuit_breakers import Hold, Reroute
 from unlearner.methods.dpo import DPO
+from unlearner.methods.dual_optim import DualOptim
 from unlearner.methods.flat import FLAT
 from unlearner.methods.ga import GA
 from unlearner.methods.gd import GD
@@ -20,10 +23,13 @@ from unlearner.methods.llmu import Mismatch
 from unlearner.methods.me import ME
 from unlearner.methods.npo import NPO
 from unlearner.methods.pdu import PDU, Dual
+from unlearner.methods.projection import BLUR, GRU
 from unlearner.methods.rep import REP
 from unlearner.methods.rmu import RMU, AdaptiveRMU
+from unlearner.methods.sam import SAM
 from unlearner.methods.seps import MixedIDK, MixedME
 from unlearner.methods.simnpo import SimNPO
+from unlearner.methods.surgery import Surgery, is_surgery
 from unlearner.methods.tnpo import TNPO, WTNPO
 from unlearner.methods.undial import UNDIAL
 from unlearner.methods.unlikelihood import CEU, Unilogit, Unlikelihood
@@ -31,7 +37,7 @@ from unlearner.methods.wga import WGA, SatImp
 from unlearner.plugins import load_object, load_plugins
 
 FORGET_LOSSES: tuple[type[Loss], ...] = (
-    *(GA, NPO, ME, DPO, IDK),
+    *(GA, NPO, ME, DPO, AltPO, IDK),
     *(SimNPO, TNPO, WTNPO, WGA, SatImp, Unlikelihood, CEU, Unilogit, UNDIAL, JensUn, PDU, FLAT),
     *(RMU, AdaptiveRMU, Reroute),
 )
@@ -40,6 +46,7 @@ RETAIN_LOSSES: tuple[type[Loss], ...] = (
     *(JS, Dual),
     *(REP, Hold),
 )
+SURGERY: dict[str, type[Surgery]] = {surgery.name: surgery for surgery in (GRU, BLUR, SAM, DualOptim)}
 FORGET: dict[str, type[Loss]] = {loss.name: loss for loss in FORGET_LOSSES}
 RETAIN: dict[str, type[Loss]] = {loss.name: loss for loss in RETAIN_LOSSES}
 COMBINED_METHODS: dict[str, tuple[type[Loss], type[Loss]]] = {
@@ -61,35 +68,81 @@ ALIASES = {
 """OpenUnlearning's names of methods, and ours. Its NPO, SimNPO, ... are ours with +GD."""
 
 
+class Found(NamedTuple):
+    """What a method's name says."""
+
+    name: str
+    losses: list[type[Loss]]
+    """The forget loss first."""
+    surgery: type[Surgery] | None
+
+    @property
+    def parts(self) -> "list[type[Loss] | type[Surgery]]":
+        """All that has options."""
+        return [*self.losses, *([] if self.surgery is None else [self.surgery])]
+
+    @property
+    def base(self) -> str:
+        """The name without the surgery."""
+        return self.name if self.surgery is None else self.name.rpartition("+")[0]
+
+
 def losses(role: str) -> dict[str, type[Loss]]:
     """All forget or all retain losses by name, those of installed packages behind our own."""
     own = FORGET if role == "forget" else RETAIN
-    return own | {name: loss for name, loss in _plugged_in().items() if loss.role == role and name not in own}
+    return own | {
+        name: loss
+        for name, loss in _plugged_in().items()
+        if issubclass(loss, Loss) and loss.role == role and name not in own
+    }
+
+
+def surgeries() -> dict[str, type[Surgery]]:
+    """All surgeries by name, those of installed packages behind our own."""
+    return {n: surgery for n, surgery in _plugged_in().items() if issubclass(surgery, Surgery)} | SURGERY
 
 
 def method_names() -> list[str]:
-    """Every name that `Method.parse` takes, `module:Name` aside."""
+    """Every name that `Method.parse` takes, `module:Name` and surgeries aside."""
     forget, retain = losses("forget"), losses("retain")
     return [*forget, *(f"{f}+{r}" for f in forget for r in retain), *COMBINED_METHODS]
 
 
-def find(name: str) -> tuple[str, list[type[Loss]]]:
-    """A method's canonical name and its losses, the forget loss first. Raises UserError with the nearest name."""
+def find(name: str) -> Found:
+    """A method's canonical name, its losses and its surgery. Raises UserError with the nearest name."""
     parts = [part if ":" in part else part.upper() for part in name.split("+")]
-    if len(parts) == 2 and parts[1] == "NONE":
+    parts[:1] = ALIASES.get(parts[0], parts[0]).split("+")
+    if len(parts) > 1 and parts[1] == "NONE":
         del parts[1]
-    canonical = "+".join(parts)
-    if canonical in ALIASES:
-        return find(ALIASES[canonical])
-    if canonical in COMBINED_METHODS:
-        return canonical, list(COMBINED_METHODS[canonical])
+    whole, surgery = list(parts), None
+    if len(parts) > 1 and (surgery := _surgery(parts[-1])):
+        parts.pop()
+        if len(parts) > 1 and _surgery(parts[-1]):
+            raise UserError(f"{parts[-1]} and {whole[-1]} are two surgeries, and a method has one: leave one out.")
+    if "+".join(parts) in COMBINED_METHODS:
+        return Found("+".join(whole), list(COMBINED_METHODS[parts[0]]), surgery)
     found = []
     for part, role in zip(parts, ("forget", "retain"), strict=False):
         loss = _imported(part, role) if ":" in part else losses(role).get(part)
         if loss is None or len(parts) > 2:
-            raise UserError(f"unknown method {name!r}: {did_you_mean(name, method_names())}")
+            raise UserError(f"unknown method {name!r}: {did_you_mean(name, _like(parts, surgery))}")
         found.append(loss)
-    return canonical, found
+    return Found("+".join(whole), found, surgery)
+
+
+def _surgery(part: str) -> type[Surgery] | None:
+    """The surgery of this name, `module:Name` too; None for the name of anything else."""
+    if ":" not in part:
+        return surgeries().get(part)
+    thing = load_object(part)
+    return thing if is_surgery(thing) else None
+
+
+def _like(parts: list[str], surgery: type[Surgery] | None) -> list[str]:
+    """Names that a method with an unknown name may mean; what is behind two losses can only be a surgery."""
+    if surgery is not None or len(parts) < 3:
+        return [name if surgery is None else f"{name}+{surgery.name}" for name in method_names()]
+    return ["+".join([*parts[:2], name]) for name in surgeries()]
 
 
 def _imported(reference: str, role: str) -> type[Loss]:
@@ -102,14 +155,14 @@ def _imported(reference: str, role: str) -> type[Loss]:
     return found
 
 
-def _plugged_in() -> dict[str, type[Loss]]:
-    """The losses of entry points, each a loss, several, or a module that holds some; by the losses' own names."""
-    found: dict[str, type[Loss]] = {}
+def _plugged_in() -> "dict[str, type[Loss] | type[Surgery]]":
+    """The losses and surgeries of entry points, each one, several, or a module that holds some; by their own names."""
+    found: dict[str, type[Loss] | type[Surgery]] = {}
     for point, thing in load_plugins("unlearner.methods").items():
-        each = [loss for loss in _members(thing) if _is_loss(loss)]
+        each = [part for part in _members(thing) if _is_loss(part) or is_surgery(part)]
         if not each:
             warn(f"the plug-in {point} (unlearner.methods) is left out, because it holds no loss")
-        found |= {loss.name.upper(): loss for loss in each}
+        found |= {part.name.upper(): part for part in each}
     return found
 
 

@@ -8,7 +8,7 @@ in scoring, losses or generation knows about sharding; what has to know is `with
 
 import copy
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -221,6 +221,21 @@ def full(tensor: Tensor) -> Tensor:
     if is_partitioned(tensor):
         return gathered(tensor)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This process' part of a tensor that fsdp has spread, in the same memory; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def summed(value: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """`value`, summed over the processes where it is of this process' parts of `parameters`, spread by fsdp."""
+    spread = next((each for each in parameters if isinstance(each, DTensor)), None)
+    if spread is not None:
+        mesh = spread.device_mesh
+        value = value.to(mesh.device_type)
+        torch.distributed.all_reduce(value, group=mesh.get_group())
+    return value
 
 
 # -------------------------------------------------------------------------------------------------------- what it takes

@@ -140,6 +140,16 @@ class RunDirectory(EvaluationDirectory):
         return self.path / "checkpoints"
 
     @property
+    def alternates(self) -> Path:
+        """The forget rows with the other answers that the model wrote for them, a source like --forget."""
+        return self.path / "alternates.jsonl"
+
+    @property
+    def alternates_batches(self) -> EvaluationDirectory:
+        """Batches of these, while they are written."""
+        return EvaluationDirectory(self.path / "alternates")
+
+    @property
     def finished(self) -> Path:
         """Written last: `Finished`."""
         return self.path / "finished.json"

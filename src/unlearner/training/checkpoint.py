@@ -1,13 +1,13 @@
 """Checkpoints and final models: whole or not there, and few.
 
-A checkpoint holds the trained weights, the optimiser's states and the losses' own tensors, written by PyTorch's
-distributed checkpoints: every process writes its part, and any other number of processes can read it. Nothing else
+A checkpoint holds the trained weights, the optimisers' states, the losses' and the surgery's own tensors, written by
+PyTorch's distributed checkpoints: every process writes its part, and any other number can read it. Nothing else
 belongs to it, for what a step does is a function of its number (`Plan`, the learning rate, the seeds of dropout).
 """
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import distributed
@@ -42,7 +48,7 @@ def latest(folder: Path) -> tuple[int, Path] | None:
 
 def save(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     folder: Path,
     step: int,
     keep: int,
@@ -50,7 +56,7 @@ def save(
 ) -> None:
     """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`.
 
-    `losses` are the losses' own tensors, the same in all processes.
+    `losses` are the losses' own tensors, the same in all processes, and the surgery's.
     """
     temporary, final = folder / f".step-{step:06d}.tmp", folder / f"step-{step:06d}"
     with space_errors(final):
@@ -59,11 +65,7 @@ def save(
             remove_leftovers(folder)
             temporary.mkdir()
         distributed.barrier()
-        if deepspeed.is_spread(model):
-            state = deepspeed.state(model, step)
-        else:
-            weights, states = get_state_dict(model, optimizer, options=TRAINED)
-            state = {"model": weights, "optimizer": states}
+        state = deepspeed.state(model, step) if deepspeed.is_spread(model) else _trained(model, optimizers)
         state |= _own(losses)
         with _alone_or_not() as no_dist:
             dcp.save(state, checkpoint_id=temporary, no_dist=no_dist)
@@ -78,20 +80,34 @@ def save(
 
 def load(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     folder: Path,
     losses: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
 ) -> None:
     """Continue from the checkpoint in `folder`, whatever number of processes wrote it; `losses` are read in place."""
     if deepspeed.is_spread(model):
+        (optimizer,) = optimizers
         parts = deepspeed.blank_state(model, optimizer) | _own(losses)
         dcp.load(parts, checkpoint_id=folder)
         deepspeed.restore(model, optimizer, parts)
         return
-    weights, states = get_state_dict(model, optimizer, options=TRAINED)
+    state = _trained(model, optimizers)
     with _alone_or_not() as no_dist:
-        dcp.load({"model": weights, "optimizer": states, **_own(losses)}, checkpoint_id=folder, no_dist=no_dist)
-    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states, options=LOADED)
+        dcp.load(state | _own(losses), checkpoint_id=folder, no_dist=no_dist)
+    set_model_state_dict(model, state["model"], options=LOADED)
+    for name, optimizer in zip(_names(optimizers), optimizers, strict=True):
+        set_optimizer_state_dict(model, optimizer, state[name], options=LOADED)
+
+
+def _trained(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The trained weights and the optimisers' states, which may be those of the same weights."""
+    names = _names(optimizers)
+    states = [get_optimizer_state_dict(model, optimizer, options=TRAINED) for optimizer in optimizers]
+    return {"model": get_model_state_dict(model, options=TRAINED), **dict(zip(names, states, strict=True))}
+
+
+def _names(optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
+    return ["optimizer", *(f"optimizer {number}" for number in range(2, len(optimizers) + 1))]
 
 
 def _own(losses: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:

@@ -90,6 +90,15 @@ def check_parts(model: Any, method: Method, *, lora: bool) -> None:
     method.setup(bare(model).config.get_text_config(), seed=0)
 
 
+def check_surgery(method: Method, options: TrainOptions) -> None:
+    """Raises UserError for a surgery with DeepSpeed, which keeps gradients to itself."""
+    if method.surgery is not None and options.parallel == "deepspeed":
+        raise UserError(
+            f"{method.surgery.name} does not go with --parallel deepspeed, which takes its steps by itself: take "
+            "--parallel fsdp or ddp."
+        )
+
+
 def check_compiles(method: Method) -> None:
     """Raises UserError for hidden states of layers, which compiled layers do not hand out."""
     if layers_of(method.needs):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from unlearner.methods import Losses, Method
 from unlearner.methods.base import has_after_step
+from unlearner.methods.surgery import Role
 from unlearner.models.anatomy import bare
 from unlearner.scoring.batch import Batch
 from unlearner.scoring.views import score_views
@@ -13,7 +14,8 @@ from unlearner.training.reference import Reference
 
 
 class Objective(nn.Module):
-    """`forward(batch)` gives (total, forget, retain), shape (3,), gradient in the first.
+    """`forward(batch)` gives (total, forget, retain), shape (3,), gradient in the first; with a role, forget or retain,
+    those of that loss alone, the other 0.
 
     Scoring happens in here, inside the wrapped module's forward: hooks of DDP and FSDP see it. `states` are the losses'
     own tensors (`Loss.setup`), the same in all processes.
@@ -26,13 +28,16 @@ class Objective(nn.Module):
         self.reference = reference  # no nn.Module: it is neither trained, sharded nor saved
         self.states = method.setup(bare(model).config.get_text_config(), seed)
 
-    def forward(self, batch: Batch) -> Tensor:
-        asked = self.method.asked
+    def forward(self, batch: Batch, role: Role | None = None) -> Tensor:
+        method = self.method.half(role)
+        asked = method.asked
         assert not asked or self.reference is not None
         known = self.reference.ask(batch, asked) if self.reference is not None and asked else None
-        views = score_views(self.model, batch, self.method.needs, known=known, asked=asked, demote=self.method.demote)
-        losses = self.method.combine(views, self.states)
-        total = self.method.total(losses)
+        views = score_views(self.model, batch, method.needs, known=known, asked=asked, demote=method.demote)
+        losses = method.combine(views, self.states)
+        total = method.total(losses)
+        if role == "retain":
+            losses = Losses(losses.retain, losses.forget)
         return torch.stack([total, *(loss.detach() for loss in losses)])
 
     def to_device(self, device: torch.device) -> None:

@@ -28,10 +28,11 @@ from unlearner.settings import resolved
 from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
+from unlearner.workflows.alternates import check_prompts_fit, with_alternates
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
-from unlearner.workflows.inputs import Inputs, make_plan, read_inputs, size_of
+from unlearner.workflows.inputs import Inputs, make_plan, make_views, read_inputs, size_of
 from unlearner.workflows.presets import is_fitted, with_preset
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
@@ -88,6 +89,8 @@ class Forgetting:
         check_parts(subject.model, inputs.method, lora=config.lora)
         check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
+        if (how := inputs.method.alternates) is not None:
+            check_prompts_fit(subject.model, subject.tokenizer, subject.template, inputs.forget, how)
         reference = _reference(config, inputs)
         accelerator = make_accelerator(config)
         for sentence in inputs.warnings:
@@ -123,6 +126,8 @@ class Forgetting:
         """Train; where the run's directory holds the trained model already, load it."""
         config = self.config
         self.unlearning.place(self.subject)
+        if not self.unlearning.done:
+            self._add_alternates()
         if self.unlearning.engine == "deepspeed":
             self.subject.model = load_to_train(config)  # which DeepSpeed spreads itself
         warn_truncated(self.unlearning.views, config.max_length)
@@ -137,6 +142,21 @@ class Forgetting:
         dtype, trust = weights_dtype(config), config.trust_remote_code
         model = load_model(str(self.unlearning.made), dtype=dtype, trust_remote_code=trust, lazy=True)
         self.subject.model = placed(model, config, dtype)
+
+    def _add_alternates(self) -> None:
+        """Where a loss reads other answers that the data lack: have the model write them, and make their view."""
+        how, unlearning, subject = self.inputs.method.alternates, self.unlearning, self.subject
+        if how is None or "forget_alternate" in unlearning.views:
+            return
+        with self._executing():
+            rows = with_alternates(
+                subject.model, subject.tokenizer, subject.template, self.inputs.forget, how, self.config, self.folder,
+                unlearning.accelerator.autocast,
+            )  # fmt: skip
+        inputs = replace(self.inputs, forget=rows)
+        unlearning.views |= make_views(
+            ["forget_alternate"], unlearning.plan, self.config, inputs, subject.tokenizer, subject.template
+        )
 
     def after(self) -> Evaluation | None:
         """Measure the model made; the run is then finished."""

@@ -26,7 +26,8 @@ from unlearner.methods import Method
 from unlearner.methods.options import read_pairs
 from unlearner.models.load import parameter_count
 from unlearner.scenarios.fit import Size
-from unlearner.training.checks import check_room, check_steps
+from unlearner.training.checks import check_room, check_steps, check_surgery
+from unlearner.workflows.alternates import check_alternates
 from unlearner.workflows.evaluate import judges_for
 
 
@@ -49,6 +50,7 @@ class Inputs:
 def read_inputs(config: ForgetConfig) -> Inputs:
     """All data of a run, read and checked; its options are those of `with_preset`. Raises UserError."""
     method = method_of(config)
+    check_surgery(method, config)
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
     if config.continual:
@@ -61,11 +63,13 @@ def read_inputs(config: ForgetConfig) -> Inputs:
         source, row = (
             (config.forget, documents) if documents < len(forget) else (config.retain, documents - len(forget))
         )
+        does = "trains refusals to" if method.targeted else "joins two" if method.alternates is None else "needs"
         raise UserError(
-            f"{source}, row {row + 1} is plain text, and {method.name} "
-            f"{'trains refusals to' if method.targeted else 'joins two'} questions: "
+            f"{source}, row {row + 1} is plain text, and {method.name} {does} questions: "
             "choose an untargeted method (GA, NPO, ME), or give question and answer."
         )
+    if method.alternates is not None:
+        check_alternates(forget, method.alternates, config.forget, method.name)
     named = {"forget": forget, "retain": retain}
     refusals = load_refusals(None if config.refusals is None else Path(config.refusals))
     if config.evaluate == "none":
@@ -121,7 +125,10 @@ def method_of(config: ForgetConfig) -> Method:
 
 
 def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template) -> tuple[Plan, dict[str, View]]:
-    """What is trained in which order. Raises UserError where that is nothing."""
+    """What is trained in which order. Raises UserError where that is nothing.
+
+    The view of alternate answers is left out where the model has still to write some.
+    """
     assert config.epochs is not None and config.gradient_accumulation_steps is not None  # with_preset fills them in
     plan = Plan(
         len(inputs.forget),
@@ -130,18 +137,27 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
         config.gradient_accumulation_steps,
         config.seed,
         official=config.official,
+        draws=inputs.method.draws,
     )
     check_steps(plan)
+    lacking = any(not record.alternate_answer for record in inputs.forget)
+    names = [name for name in inputs.method.needs if not (name == "forget_alternate" and lacking)]
+    return plan, make_views(names, plan, config, inputs, tokenizer, template)
+
+
+def make_views(
+    names: list[str], plan: Plan, config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Template
+) -> dict[str, View]:
+    """The views `names` of what is trained. Raises UserError for rows without room for their answers."""
+    sizes = len(inputs.forget), len(inputs.retain), len(inputs.refusals)
     pairings = [
-        pair(
-            len(inputs.forget), len(inputs.retain), len(inputs.refusals), mode=config.pairing, seed=config.seed, epoch=e
-        )
-        for e in range(plan.pass_count)
+        pair(*sizes, mode=config.pairing, seed=config.seed, epoch=number, draws=plan.draws)
+        for number in range(plan.pairing_count)
     ]
     views = build_views(
-        list(inputs.method.needs), inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
+        names, inputs.forget, inputs.retain, inputs.refusals, pairings, tokenizer, template,
         max_length=config.max_length, official=config.official, **inputs.method.labelling,
         cache=None if config.output is None or config.redact else cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)
-    return plan, views
+    return views

@@ -22,7 +22,7 @@ def with_preset(config: ForgetConfig, size: Size | None = None) -> ForgetConfig:
     if name not in SCENARIOS and not isinstance(config.method, Method):
         config = _with_published(config)
     preset = SCENARIOS.get(name, SCENARIOS["fictitious"]).preset  # of what nothing was published about
-    method = str(getattr(config.method, "name", config.method)).upper()  # a Method in memory has its name
+    method = _base(config.method).upper()
     accumulation = config.gradient_accumulation_steps
     rate, epochs, step = preset.lr.get(method, preset.lr[""]), EPOCHS, ACCUMULATION
     if size is not None:
@@ -45,21 +45,28 @@ def is_fitted(config: ForgetConfig) -> bool:
     return config.preset is None and not config.official and config.learning_rate is None and config.epochs is None
 
 
+def _base(method: Any) -> str:
+    """The name of a method, or of one in memory, without its surgery, which the presets of scenarios do not know."""
+    if not isinstance(method, Method):
+        return find(method).base
+    return method.name if method.surgery is None else method.name.rpartition("+")[0]
+
+
 def _with_published(config: ForgetConfig) -> ForgetConfig:
     """The options with the values that a loss's own preset has, `paper` or `openunlearning`."""
-    name, losses = find(config.method)
+    found = find(config.method)
     published: dict[str, float] = {}
-    for loss in reversed(losses):  # the forget loss's word counts
+    for loss in reversed(found.losses):  # the forget loss's word counts
         published |= loss.presets.get(config.preset or "", {})
     if not published:
-        known = sorted({preset for loss in losses for preset in loss.presets})
+        known = sorted({preset for loss in found.losses for preset in loss.presets})
         instead = (
             f"take --preset {' or '.join(known)}" if known else "give --learning-rate and the coefficients yourself"
         )
-        raise UserError(f"no settings of {name} are known as preset {config.preset!r}: {instead}.")
+        raise UserError(f"no settings of {found.base} are known as preset {config.preset!r}: {instead}.")
     given = {pair.partition("=")[0].strip().replace("-", "_") for pair in config.method_options}
     given |= {"beta"} if config.beta is not None else set()
-    options = {option for loss in losses for option in options_of(loss)} & set(published) - given
+    options = {option for loss in found.losses for option in options_of(loss)} & set(published) - given
     return replace(
         config,
         learning_rate=published.get("learning_rate") if config.learning_rate is None else config.learning_rate,

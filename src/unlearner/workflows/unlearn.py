@@ -64,6 +64,8 @@ class Unlearning:
             kept: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
             self.reference = copy.deepcopy(model, kept)
         copies = 1 + (self.reference is not None or needs_copy(self.method, config, config.parallel))
+        if self.method.surgery is not None and not config.lora:
+            copies += self.method.surgery.copies
         self.engine = choose(model, config, dtype, copies=copies)
         if self.engine == "fsdp":
             subject.model, self.reference = setup.place(

@@ -1,0 +1,123 @@
+"""Other answers to the forget questions, written by the model that a run starts from: a stage before training.
+
+They go through the requests and the store of evaluation: a run that is cut short goes on where it was, processes share
+the work, and who asks with the same seed gets the same answers.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from unlearner import distributed
+from unlearner.config import ForgetConfig
+from unlearner.console import note, progress_bar
+from unlearner.data.prompts import Template
+from unlearner.data.quality import plain
+from unlearner.data.records import Record
+from unlearner.errors import UserError
+from unlearner.evaluation.backend import prompt_tokens, run_passes
+from unlearner.evaluation.requests import Generate
+from unlearner.evaluation.store import Store
+from unlearner.files import read_jsonl, write_jsonl
+from unlearner.methods.base import Alternates
+from unlearner.models.load import check_fits
+from unlearner.results.layout import RunDirectory
+
+NEXT_QUESTION = re.compile(r"\b(Question|Q):")
+"""Where a model has begun to go on by itself, as in the official code."""
+
+
+def check_alternates(forget: Sequence[Record], how: Alternates, source: object, method: str) -> None:
+    """Raises UserError for a row without alternates where none are to be written."""
+    missing = next((i for i, record in enumerate(forget) if not record.alternate_answer), None)
+    if missing is not None and how.samples == 0:
+        raise UserError(
+            f"{method} needs other answers, and {source}, row {missing + 1} has none: give a column alternate_answer, "
+            "or have the model write some (--method-options samples=5)."
+        )
+
+
+def check_prompts_fit(
+    model: Any, tokenizer: PreTrainedTokenizerBase, template: Template, forget: Sequence[Record], how: Alternates
+) -> None:
+    """Raises UserError where the model has no room for a question, its answer and another one."""
+    asked = [_request(record, how, 0) for record in forget if not record.alternate_answer]
+    prompts = prompt_tokens(tokenizer, template, asked)
+    if prompts:
+        longest = max(map(len, prompts)) + how.max_new_tokens
+        check_fits(model, tokenizer, max(map(max, prompts)), longest, "give a column alternate_answer")
+
+
+def with_alternates(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    forget: Sequence[Record],
+    how: Alternates,
+    config: ForgetConfig,
+    folder: Path | None,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> list[Record]:
+    """The forget rows, those without alternates with what `model` has written for them.
+
+    With `folder`, the run's, they are kept there. All processes take part. Raises UserError, naming the row, where the
+    model wrote nothing but the answer itself.
+    """
+    kept = None if folder is None or config.redact else RunDirectory(folder).alternates
+    if kept is not None and distributed.agreed(kept.is_file()):
+        rows = distributed.agreed(read_jsonl(kept))
+        return [
+            replace(r, alternate_answer=tuple(row["alternate_answer"])) for r, row in zip(forget, rows, strict=True)
+        ]
+    lacking = [record for record in forget if not record.alternate_answer]
+    requests = [_request(record, how, config.seed) for record in lacking]
+    batches = None if kept is None else RunDirectory(kept.parent).alternates_batches
+    if batches is not None:
+        batches.path.mkdir(exist_ok=True)
+    with progress_bar("alternate answers", len(lacking)) as bar, autocast():
+        examples = run_passes(
+            model, tokenizer, template, lacking, asked=[[request] for request in requests],
+            batch_tokens=config.eval_tokens, generation_tokens=config.eval_tokens,
+            progress=lambda name, rows, total: bar(rows), store=Store(None if batches is None else batches.path),
+        )  # fmt: skip
+    texts = [[written.text for written in each.written(r)] for each, r in zip(examples, requests, strict=True)]
+    written = iter([_alternates(record, found) for record, found in zip(lacking, texts, strict=True)])
+    made = [record if record.alternate_answer else next(written) for record in forget]
+    if kept is not None and batches is not None and distributed.is_main():
+        write_jsonl(kept, [_row(record) for record in made])
+        for path in batches.batches:
+            path.unlink()
+        batches.path.rmdir()
+    note(f"alternate answers to {len(lacking)} forget questions{f' are in {kept}' if kept else ''}")
+    return made
+
+
+def _request(record: Record, how: Alternates, seed: int) -> Generate:
+    assert record.question is not None
+    said = how.instruction.replace("{question}", record.question).replace("{answer}", record.answer)
+    return Generate(
+        said, how.prefix, n=how.samples, temperature=how.temperature, seed=seed, max_new_tokens=how.max_new_tokens
+    )
+
+
+def _alternates(record: Record, texts: Sequence[str]) -> Record:
+    """The row with those of the written texts that say something else than its answer, each once."""
+    cut = (NEXT_QUESTION.split(text)[0].strip() for text in texts)
+    other = tuple(dict.fromkeys(text for text in cut if text and plain(text) != plain(record.answer)))
+    if not other:
+        raise UserError(
+            f"{record.place or 'a row of the forget set'}: the model wrote no other answer in {len(texts)} tries: give "
+            "a column alternate_answer, or raise --method-options samples=."
+        )
+    return replace(record, alternate_answer=other)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    values = {field.name: getattr(record, field.name) for field in fields(record) if field.compare}
+    return {name: value for name, value in values.items() if value not in (None, ())}
