@@ -11,6 +11,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from unlearner.comparing.compare import Compared
+from unlearner.comparing.compare import compare as _compare
+from unlearner.comparing.options import CompareConfig
 from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, NegateConfig, PrepareConfig, ProbeConfig
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
@@ -33,11 +36,11 @@ from unlearner.workflows.negate import NegateResult
 from unlearner.workflows.negate import negate as _negate
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig)
+Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, CompareConfig)
 
 SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
 """Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
-MODELS = {"model", "reference_model"}
+MODELS = {"model", "reference_model", "after"}
 OBJECTS = {"method": Method, "metrics": Metric}
 """Options that may be objects in the place of their names."""
 
@@ -246,6 +249,22 @@ def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Pre
     return _prepare(config, tokenizer=tokenizer)
 
 
+@_takes(CompareConfig)
+def compare(
+    model: Any, after: Any = None, *, tokenizers: Sequence[Any] = (None, None), **options: Any
+) -> list[Compared]:
+    """Ask two models the same: `compare("model", "runs/me/model", ask=["Where was Ada born?"])[0].after.answer.text`.
+
+    `model` is the one before; alone it is the directory of a forget run, which knows both. Models in memory need their
+    `tokenizers`. Options: the fields of `CompareConfig`; gives what both said to each question of `ask`. Raises
+    UserError.
+    """
+    (model, mine), (after, theirs) = (
+        _subject(each, given) for each, given in zip((model, after), tokenizers, strict=True)
+    )
+    return _compare(_config(CompareConfig, model, options | {"after": after}), tokenizers=(mine, theirs))
+
+
 def report(runs: Any, output: str | Path | None = None, *, redact: bool = False) -> Path:
     """Write the page about one run or several, and give its path: `report("runs/me")`.
 
@@ -295,7 +314,8 @@ def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> C
     given["model"] = _text(model)
     if not isinstance(given["model"], str) and not hasattr(model, "get_input_embeddings"):
         raise UserError(f"model must be a directory, a hub id or a transformers model, not {model!r}.")
-    given.setdefault("output", None)
+    if "output" in known:
+        given.setdefault("output", None)
     missing = [f.name for f in known.values() if _is_required(f) and f.name not in given]
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given.")

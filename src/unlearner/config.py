@@ -287,7 +287,7 @@ class AuditConfig(ModelOptions):
     attacks: list[str] = field(default_factory=list)
     """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
     templates: str | None = None
-    """Your own prompt templates: a text file, one a line."""
+    """Your own prompt templates: a text file, one a line; or what `compare --history` kept of a --subject."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our field and your column, in pairs: --columns question prompt answer reply."""
     task: str | None = None
