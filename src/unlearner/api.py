@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from inspect import Parameter, signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -34,6 +35,7 @@ from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
 from unlearner.workflows.negate import NegateResult
 from unlearner.workflows.negate import negate as _negate
+from unlearner.workflows.share import share
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, CompareConfig)
@@ -41,6 +43,7 @@ Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeCo
 SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
 """Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
 MODELS = {"model", "reference_model", "after"}
+PUSH = {"private", "token", "commit_message", "commit_description", "revision", "create_pr"}
 OBJECTS = {"method": Method, "metrics": Metric}
 """Options that may be objects in the place of their names."""
 
@@ -164,11 +167,19 @@ class Unlearner:
         if main:
             self._job.write_card(Path(directory))
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> None:
-        """Upload model (or adapter) and tokenizer to the Hugging Face hub; `options` are transformers'."""
-        if self._job.unlearning.accelerator.is_main_process:
-            self.model.push_to_hub(repo_id, **options)
-            self.tokenizer.push_to_hub(repo_id, **options)
+    def push_to_hub(self, repo_id: str, **options: Any) -> str | None:
+        """Upload what `save_pretrained` writes, the model card among it, to the Hugging Face hub, in one commit.
+
+        `options` are transformers': private, token, commit_message, commit_description, revision, create_pr. Gives the
+        repository's address. Raises UserError where the hub refuses.
+        """
+        if unknown := options.keys() - PUSH:
+            raise UserError(f"unknown option {min(unknown)!r}: {did_you_mean(min(unknown), PUSH)}")
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if self._job.unlearning.accelerator.is_main_process:
+                return share(Path(folder), repo_id, **options)
+        return None
 
 
 @_takes(ForgetConfig)
