@@ -10,7 +10,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,data,gguf,documents,llm,8bit,report,lm-eval,ray,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,data,gguf,documents,llm,8bit,report,web,lm-eval,ray,dev]"
 	touch $@
 
 demo: setup

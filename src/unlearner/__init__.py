@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from unlearner.api import (
         TrainResult,
         Unlearner,
+        compare,
         evaluate,
         finetune,
         forget,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         probe,
         report,
     )
+    from unlearner.comparing.compare import Compared
     from unlearner.data.records import Record
     from unlearner.errors import UserError
     from unlearner.evaluation.result import Evaluation
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from unlearner.workflows.negate import NegateResult
 
 _HOME = {
+    "Compared": "unlearner.comparing.compare",
     "Evaluation": "unlearner.evaluation.result",
     "FinetuneResult": "unlearner.workflows.fine_tune",
     "ForgetResult": "unlearner.workflows.forget",
@@ -37,6 +40,7 @@ _HOME = {
     "TrainingArguments": "unlearner.options",
     "Unlearner": "unlearner.api",
     "UserError": "unlearner.errors",
+    "compare": "unlearner.api",
     "evaluate": "unlearner.api",
     "finetune": "unlearner.api",
     "forget": "unlearner.api",
@@ -46,6 +50,7 @@ _HOME = {
     "report": "unlearner.api",
 }
 __all__ = [
+    "Compared",
     "Evaluation",
     "FinetuneResult",
     "ForgetResult",
@@ -57,6 +62,7 @@ __all__ = [
     "Unlearner",
     "UserError",
     "__version__",
+    "compare",
     "evaluate",
     "finetune",
     "forget",

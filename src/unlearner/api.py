@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from inspect import Parameter, signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from unlearner.audit.from_run import check_forget, of_forget
 from unlearner.audit.run import Audit
 from unlearner.audit.run import audit as _audit
+from unlearner.comparing.compare import Compared
+from unlearner.comparing.compare import compare as _compare
+from unlearner.comparing.options import CompareConfig
 from unlearner.config import (
     AuditConfig,
     EvaluateConfig,
@@ -42,16 +46,20 @@ from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
 from unlearner.workflows.negate import NegateResult
 from unlearner.workflows.negate import negate as _negate
+from unlearner.workflows.share import share
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, AuditConfig)
+Config = TypeVar(
+    "Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, CompareConfig, AuditConfig
+)
 
 SOURCES = {
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "controls",
     "neighbours",
 }  # fmt: skip
 """Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
-MODELS = {"model", "reference_model", "before"}
+MODELS = {"model", "reference_model", "before", "after"}
+PUSH = {"private", "token", "commit_message", "commit_description", "revision", "create_pr"}
 OBJECTS = {"method": Method, "metrics": Metric}
 """Options that may be objects in the place of their names."""
 
@@ -190,11 +198,19 @@ class Unlearner:
         if main:
             self._job.write_card(Path(directory))
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> None:
-        """Upload model (or adapter) and tokenizer to the Hugging Face hub; `options` are transformers'."""
-        if self._job.unlearning.accelerator.is_main_process:
-            self.model.push_to_hub(repo_id, **options)
-            self.tokenizer.push_to_hub(repo_id, **options)
+    def push_to_hub(self, repo_id: str, **options: Any) -> str | None:
+        """Upload what `save_pretrained` writes, the model card among it, to the Hugging Face hub, in one commit.
+
+        `options` are transformers': private, token, commit_message, commit_description, revision, create_pr. Gives the
+        repository's address. Raises UserError where the hub refuses.
+        """
+        if unknown := options.keys() - PUSH:
+            raise UserError(f"unknown option {min(unknown)!r}: {did_you_mean(min(unknown), PUSH)}")
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if self._job.unlearning.accelerator.is_main_process:
+                return share(Path(folder), repo_id, **options)
+        return None
 
 
 @_takes(ForgetConfig)
@@ -280,6 +296,22 @@ def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Pre
     return _prepare(config, tokenizer=tokenizer)
 
 
+@_takes(CompareConfig)
+def compare(
+    model: Any, after: Any = None, *, tokenizers: Sequence[Any] = (None, None), **options: Any
+) -> list[Compared]:
+    """Ask two models the same: `compare("model", "runs/me/model", ask=["Where was Ada born?"])[0].after.answer.text`.
+
+    `model` is the one before; alone it is the directory of a forget run, which knows both. Models in memory need their
+    `tokenizers`. Options: the fields of `CompareConfig`; gives what both said to each question of `ask`. Raises
+    UserError.
+    """
+    (model, mine), (after, theirs) = (
+        _subject(each, given) for each, given in zip((model, after), tokenizers, strict=True)
+    )
+    return _compare(_config(CompareConfig, model, options | {"after": after}), tokenizers=(mine, theirs))
+
+
 def report(runs: Any, output: str | Path | None = None, *, redact: bool = False) -> Path:
     """Write the page about one run or several, and give its path: `report("runs/me")`.
 
@@ -329,7 +361,8 @@ def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> C
     given["model"] = _text(model)
     if not isinstance(given["model"], str) and not hasattr(model, "get_input_embeddings"):
         raise UserError(f"model must be a directory, a hub id or a transformers model, not {model!r}.")
-    given.setdefault("output", None)
+    if "output" in known:
+        given.setdefault("output", None)
     missing = [f.name for f in known.values() if _is_required(f) and f.name not in given]
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given.")

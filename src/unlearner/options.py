@@ -95,7 +95,7 @@ class AuditOptions(ModelOptions):
     attacks: list[str] = field(default_factory=list)
     """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
     templates: str | None = None
-    """Your own prompt templates: a text file, one a line."""
+    """Your own prompt templates: a text file, one a line; or what `compare --history` kept of a --subject."""
     tau: float = 0.01
     """Tolerated leak rate of a round (one sample of each of a subject's questions)."""
     alpha: float = 0.05
@@ -350,12 +350,14 @@ class EndpointOptions:
     """How often a request is sent again after a time-out, a refused connection, or an answer 429 or 5xx."""
     llm_timeout: float = 120
     """Seconds after which a request has failed."""
+    llm_max_tokens: int = 1500
+    """Longest answer, in tokens: less where a small model does not come to an end."""
     llm_price: list[float] = field(default_factory=list)
     """Price of a million tokens read and of a million written, to show what the requests cost: 0.15 0.60."""
 
     def check_endpoint(self) -> None:
         """Raises UserError."""
-        check_positive(self, "llm_requests", "llm_timeout")
+        check_positive(self, "llm_requests", "llm_timeout", "llm_max_tokens")
         check_not_negative(self, "llm_retries")
         if self.llm is not None and not self.llm.startswith(("http://", "https://")):
             raise UserError(f"--llm {self.llm} is no URL: it begins with http:// or https://.")

@@ -27,7 +27,7 @@ FLOORS = [
     {"workflows"},
     {"audit"},
     {"prepare"},
-    {"report"},
+    {"comparing", "report"},
     {"bench"},
     {"api"},
     {"commands"},

@@ -208,6 +208,9 @@ def test_an_endpoint_that_is_late_or_not_there(server: Server, monkeypatch: pyte
         drafts(server, llm_retries=0, llm_timeout=0.2).neighbours(3)
     with pytest.raises(UserError, match="cannot be reached, after 1 tries: is the server running"):
         Endpoint(EndpointOptions(llm="http://127.0.0.1:9/v1", llm_retries=0))
+    server.models = []
+    with pytest.raises(UserError, match="names no model: give the name of its model with --llm-model"):
+        drafts(server)
     server.models = ["small", "other"]
     with pytest.raises(UserError, match=r"has 2 models: name one with --llm-model \(other, small\)"):
         drafts(server)

@@ -1,6 +1,6 @@
 """`unlearner audit RUN_DIRECTORY`: the directory of a forget run says what is to be asked of which model."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,22 @@ def check_forget(config: ForgetConfig) -> None:
         read_controls(config.audit_controls, config.forget, config.columns)
 
 
-def of_run(config: AuditConfig) -> AuditConfig:
-    """The config with what `config.model`, if it is the directory of a run, says. Raises UserError for a directory that
-    is neither a model nor a finished forget run."""
-    run = RunDirectory(Path(str(config.model)))
-    if not isinstance(config.model, str) or not run.path.is_dir() or (run.path / "config.json").is_file():
-        return config
-    if (run.path / "adapter_config.json").is_file():
-        return config
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run of `forget`: the options it was given, and where the model it made lies."""
+
+    config: dict[str, Any]
+    made: str
+
+
+def finished_run(model: Any) -> FinishedRun | None:
+    """The run whose directory `model` is; None where it is a model, or an object in memory. Raises UserError for a
+    directory that is neither a model nor a finished forget run."""
+    if not isinstance(model, str) or not Path(model).is_dir():
+        return None
+    run = RunDirectory(Path(model))
+    if any((run.path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return None
     try:
         manifest = run.read_manifest()
     except (OSError, ValueError) as error:
@@ -48,6 +56,16 @@ def of_run(config: AuditConfig) -> AuditConfig:
     if manifest["command"] != "forget" or not run.is_finished:
         raise UserError(f"{run.path} is no finished run of `unlearner forget`: give a model, or finish the run.")
     held = manifest["config"]
+    return FinishedRun(held, str(run.made(lora=bool(held["lora"]), merge=bool(held["merge"]))))
+
+
+def of_run(config: AuditConfig) -> AuditConfig:
+    """The config with what `config.model`, if it is the directory of a run, says. Raises UserError for a directory that
+    is neither a model nor a finished forget run."""
+    run = finished_run(config.model)
+    if run is None:
+        return config
+    held = run.config
     default = AuditConfig(model="", output="")
     taken: dict[str, Any] = {
         name: held[name]
@@ -58,6 +76,5 @@ def of_run(config: AuditConfig) -> AuditConfig:
         taken |= {"forget": held["forget_eval"], "columns": held.get("eval_columns") or held["columns"]}
     if not config.neighbours:
         taken["neighbours"] = [held[name] for name in ("real_authors", "world_facts") if held.get(name) is not None]
-    made = run.made(lora=bool(held["lora"]), merge=bool(held["merge"]))
     before = config.before if config.before is not None else held["model"]
-    return replace(config, model=str(made), before=before, **taken)
+    return replace(config, model=run.made, before=before, **taken)

@@ -7,6 +7,7 @@ from typing import Literal
 from unlearner.commands import (
     audit,
     bench,
+    compare,
     demo,
     evaluate,
     finetune,
@@ -39,7 +40,8 @@ Examples:
 OTHERS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        demo, probe, prepare, finetune, forget, negate, evaluate, audit, bench, report, purge, methods, metrics,
+        demo, probe, prepare, finetune, forget, negate, compare, evaluate, audit, bench, report, purge, methods,
+        metrics,
     )
 }  # fmt: skip
 """Every command but this one, by name."""

@@ -11,8 +11,8 @@ class PurgeConfig:
     """Take the texts of the data out of runs, and empty the caches that hold them; list what is out of reach."""
 
     runs: list[str] = field(metadata={"leading": True})
-    """Directories of runs, of audits, of folders of them, of a bench, or made by prepare; the file of a probe. `--runs`
-    itself may be left out before them."""
+    """Directories of runs, of audits, of folders of them, of a bench, or made by prepare; the file of a probe, or of a
+    compare's --history. `--runs` itself may be left out before them."""
     dry_run: bool = False
     """Only list."""
 
@@ -22,8 +22,8 @@ EXAMPLE = """\
 Example:
   unlearner purge runs/me --dry-run
 
-Records and audits keep their values and ids. Pages, finished batches, and all that `prepare` and `probe` wrote are
-removed; `unlearner report` makes a new page, without texts."""
+Records and audits keep their values and ids. Pages, finished batches, and all that `prepare`, `probe` and
+`compare --history` wrote are removed; `unlearner report` makes a new page, without texts."""
 
 BEYOND = (
     "copies, backups, snapshots and what a disk keeps of removed files",
@@ -35,13 +35,16 @@ def run(config: PurgeConfig) -> None:
     """Purge, and list what was removed and what was not."""
     from unlearner.commands.tables import out
     from unlearner.errors import UserError
+    from unlearner.results.history import is_history
     from unlearner.results.layout import is_probe
     from unlearner.results.texts import purge
 
     runs = [Path(run) for run in config.runs]
     for path in runs:
-        if not path.is_dir() and not is_probe(path):
-            raise UserError(f"{path} is no directory of runs, and no file of a probe: give the --output of one.")
+        if not path.is_dir() and not is_probe(path) and not is_history(path):
+            raise UserError(
+                f"{path} is no directory of runs, and no file of a probe or of compare's: give the --output of one."
+            )
     done = purge(runs, dry_run=config.dry_run)
     console = out()
     would = "would be " if config.dry_run else ""

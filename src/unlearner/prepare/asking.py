@@ -1,6 +1,7 @@
 """A model that is asked: what it answers, and how likely it finds an answer."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -31,12 +32,13 @@ class Asked:
         if self.subject.source is not None:
             self.subject.model = placed(self.subject.model, options, dtype)
 
-    def answers(self, requests: Iterable[Request], title: str) -> Example:
-        """The answers to all requests, each asked once: look them up by `scored` and `written`."""
+    def answers(self, requests: Iterable[Request], title: str | None) -> Example:
+        """The answers to all requests, each asked once: look them up by `scored` and `written`. Without a title no
+        progress is shown."""
         wanted = list(dict.fromkeys(requests))
         kinds = len({batch_kind(request) for request in wanted})
         done: dict[str, float] = {}
-        with progress_bar(title, len(wanted)) as bar:
+        with nullcontext(lambda now: None) if title is None else progress_bar(title, len(wanted)) as bar:
 
             def advance(name: str, rows: int, total: int) -> None:
                 done[name] = len(wanted) * rows / total / kinds

@@ -27,7 +27,6 @@ AT_ONCE = 4
 """Requests under way at the same time."""
 ATTEMPTS = 3
 """How often an answer is asked for at most, each time with the one before that could not be used."""
-MAX_TOKENS = 1500
 KEPT = "Answers so far are kept: repeat the same command to go on from them."
 Value = TypeVar("Value")
 
@@ -59,7 +58,9 @@ class Endpoint:
     def _only_model(self) -> str:
         with self._errors():
             models = sorted(model.id for model in self.client.models.list())
-        if len(models) != 1:
+        if not models:  # `transformers serve` lists what lies in the hub's cache
+            raise UserError(f"--llm {self.url} names no model: give the name of its model with --llm-model.")
+        if len(models) > 1:
             raise UserError(f"--llm {self.url} has {len(models)} models: name one with --llm-model ({_few(models)}).")
         return models[0]
 
@@ -104,7 +105,8 @@ class Endpoint:
         return None
 
     def _answer(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
-        key = hashlib.sha256(json.dumps([self.url, self.model, messages, schema]).encode()).hexdigest()
+        asked = [self.url, self.model, messages, schema, self.options.llm_max_tokens]
+        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         file = cache_directory() / "endpoint" / key[:2] / f"{key}.json"
         if file.is_file():
             with self.lock:
@@ -128,7 +130,8 @@ class Endpoint:
         from openai import BadRequestError, UnprocessableEntityError
 
         asked: dict[str, Any] = {
-            "model": self.model, "messages": messages, "temperature": 0, "max_tokens": MAX_TOKENS,
+            "model": self.model, "messages": messages, "temperature": 0,
+            "max_tokens": self.options.llm_max_tokens,
         }  # fmt: skip
         form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
         with self._errors():

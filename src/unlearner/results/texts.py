@@ -20,6 +20,7 @@ from typing import Any
 from unlearner.errors import UserError
 from unlearner.files import cache_directory, json_text, jsonl, read_json, space_errors, write_json, write_text
 from unlearner.results.evidence import file_hashes
+from unlearner.results.history import histories_in, is_history, read_models
 from unlearner.results.layout import (
     AuditDirectory,
     BenchDirectory,
@@ -133,6 +134,7 @@ def holding_texts(folder: Path) -> Iterator[Path]:
         audit = AuditDirectory(run.path)
         written = run.report, run.alternates, run.alternates_batches.path
         yield from (p for p in (*written, audit.rows, audit.audit, audit.page, audit.parts) if p.exists())
+        yield from histories_in(run.path)
     yield from (cell.failed for cell in cells if cell.failed.is_file())
     if bench.known.is_dir():
         yield bench.known
@@ -145,7 +147,7 @@ def caches() -> list[Path]:
 
 def purge(paths: list[Path], *, dry_run: bool) -> Purged:
     """Take the texts out of runs, evaluations, audits, benches and folders of them, and empty the caches; remove what
-    `prepare` and `probe` wrote.
+    `prepare`, `probe` and `compare --history` wrote.
 
     Records keep their values; finished.json names them as purged, with their new hashes. Raises UserError where there
     is nothing of the kind, and where a process is at work.
@@ -153,6 +155,10 @@ def purge(paths: list[Path], *, dry_run: bool) -> Purged:
     done = Purged()
     folders = []
     for path in paths:
+        if path.is_file() and is_history(path):
+            done.removed.append(path)
+            done.beyond += [f"what a model remembers: {model}" for model in read_models(path)]
+            continue
         written = probe_files(path) if path.is_file() and is_probe(path) else PreparedDirectory(path).files
         if written:
             done.removed += written

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from unlearner.evaluation.judges import describe
+from unlearner.evaluation.metrics import METRICS
 from unlearner.evaluation.result import Evaluation
 from unlearner.files import write_text
 from unlearner.options import TrainOptions
@@ -17,6 +18,8 @@ from unlearner.scenarios.base import BUILTIN
 from unlearner.version import __version__
 
 FIGURES = {"forget_efficacy": "Forget efficacy", "model_utility": "Model utility"}
+MEASURED = "measured: "
+"""Before the name of a set in `data`, where that is the hash of what was measured."""
 LIMITS = """\
 Nothing here proves erasure. The figures tell what the model says and prefers when it is asked; what it no longer says
 it may still hold, and other questions, sampling or further training may draw it out. They are about the questions that
@@ -35,13 +38,15 @@ def write_card(
 ) -> None:
     """Write `folder`/README.md in the place of the empty one of peft. `data` are hashes, by what they are of."""
     adapter = (folder / "adapter_config.json").is_file()
-    local = Path(base).is_absolute() or Path(base).exists() or base.count("/") != 1
-    name = _name(base) if local else base
+    name = base if is_hub_id(base) else telling_name(base)
     about = ModelCardData(
-        base_model=None if local else base,  # the hub refuses what is no id
         library_name="peft" if adapter else "transformers", pipeline_tag="text-generation",
-        tags=["unlearning", "unlearner"], model_name=f"{name}, {method}", eval_results=list(_results(after, data)),
+        tags=["unlearning", "unlearner", *(["lora"] if adapter else [])], model_name=f"{name}, {method}",
+        eval_results=list(_results(after, data)),
     )  # fmt: skip
+    if is_hub_id(base):  # the hub refuses what is none
+        about.base_model = base
+        about["base_model_relation"] = "adapter" if adapter else "finetune"
     hashes = [(what, digest) for what, digest in data.items() if digest]
     parts = [
         f"# {name}, {method}",
@@ -71,7 +76,12 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _name(base: str) -> str:
+def is_hub_id(base: str) -> bool:
+    """Whether this names a model of the hub, and no directory here."""
+    return not (Path(base).is_absolute() or Path(base).exists() or base.count("/") != 1)
+
+
+def telling_name(base: str) -> str:
     """The telling part of a path: a card that is handed on does not tell where things lay."""
     if base == BUILTIN:
         return "the built-in model"
@@ -80,12 +90,19 @@ def _name(base: str) -> str:
 
 
 def _results(after: Evaluation | None, data: Mapping[str, str | None]) -> Iterator[EvalResult]:
-    """Both totals for the hub's page."""
+    """Both totals for the hub's page, then every metric on every set."""
+    if after is None:
+        return
+    found: list[tuple[str, str, str, str, float | None]] = []
     for key, title in FIGURES.items():
-        value = None if after is None else after.summary.get(key)
-        if after is None or value is None:
-            continue
         name, of = ("forget set", "forget set") if key == "forget_efficacy" else ("sets to be kept", "retain set")
+        found.append((name, of, key, title, after.summary.get(key)))
+    for name, metrics in after.summary["sets"].items():
+        titles = {key: METRICS[key].title if key in METRICS else key for key in metrics}
+        found += [(name, MEASURED + name, key, titles[key], value) for key, value in metrics.items()]
+    for name, of, key, title, value in found:
+        if value is None:
+            continue
         yield EvalResult(
             task_type="text-generation", dataset_type="private", dataset_config=of, metric_type=key, metric_name=title,
             metric_value=round(value, 6), dataset_name=f"{name} (sha256 {(data.get(of) or 'unknown')[:16]})",

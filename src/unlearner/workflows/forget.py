@@ -30,7 +30,7 @@ from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.alternates import check_prompts_fit, with_alternates
 from unlearner.workflows.builtin import resolve_model
-from unlearner.workflows.card import card_settings, write_card
+from unlearner.workflows.card import MEASURED, card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, make_views, read_inputs, size_of
 from unlearner.workflows.presets import is_fitted, with_preset
@@ -177,12 +177,15 @@ class Forgetting:
         data = {
             "forget set": records_hash(inputs.forget),
             "retain set": records_hash(inputs.retain),
+            **{f"eval.{each.name}": records_hash(each.records) for each in inputs.sets},
             "starting model": self.hashes.get("model") or (self.subject.source and self.subject.fingerprint()),
         }
+        data = keyed_hashes(data) if config.redact else data
         write_card(
             folder, base=self.base if isinstance(self.base, str) else self.subject.name, method=inputs.method.name,
             settings=card_settings(config, "forget_coeff", "retain_coeff"),
-            data=keyed_hashes(data) if config.redact else data, before=self.first, after=self.last,
+            data={name.replace("eval.", MEASURED): digest for name, digest in data.items()}, before=self.first,
+            after=self.last,
         )  # fmt: skip
 
     def _tell_steps(self) -> None:

@@ -18,6 +18,8 @@ from unlearner.audit.detector import Fact, normalised
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
+from unlearner.files import read_jsonl
+from unlearner.results.history import is_history
 
 ASSISTANT = "⟨assistant⟩"
 PLACEHOLDERS = ("q", "name", "spaced", "p", "f", "r1", "ra1", "r2", "ra2", "r3", "ra3")
@@ -136,10 +138,14 @@ def builtin_templates() -> dict[str, str]:
 
 
 def read_templates(path: str | Path) -> list[Template]:
-    """Users' own, one a line of a text file; empty lines and those that begin with `#` are none. Raises UserError."""
+    """Users' own, one a line of a text file; empty lines and those that begin with `#` are none. Or the questions in a
+    history that `compare` kept, of those that name its subject. Raises UserError."""
     place = Path(path)
     try:
-        lines = place.read_text(encoding="utf-8").splitlines()
+        if is_history(place):
+            lines = list(dict.fromkeys(row.get("template", "") for row in read_jsonl(place)))
+        else:
+            lines = place.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"the templates {path} cannot be read ({error}): give a text file, one template a line."
