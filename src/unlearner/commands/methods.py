@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unlearner.methods import Loss, Method
 
 SUMMARY = "every unlearning method with its formula, or all about one"
@@ -71,6 +73,7 @@ def _table() -> None:
 def _one(name: str) -> None:
     from unlearner.commands.tables import out
     from unlearner.methods import Method, losses
+    from unlearner.methods.grids import grid_of
     from unlearner.methods.options import defaults
     from unlearner.methods.registry import find
 
@@ -90,10 +93,19 @@ def _one(name: str) -> None:
         for preset, values in loss.presets.items():
             settings = " ".join(f"{option}={value:g}" for option, value in values.items())
             lines += [f"  --preset {preset}: {settings}"]
+    if alone is None:
+        axes = grid_of(method.name).items()
+        lines += ["", "--tune tries", *(f"  {option} {_values(option, values)}" for option, values in axes)]
     needs = _needs(method)
     lines += ["", "needs", *(f"  {each}" for each in needs or ["the forget set alone"])]
     lines += ["", "costs", *(f"  {each}" for each in _costs(method))]
     out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _values(option: str, values: "Sequence[Any]") -> str:
+    """`0.05, 0.1`; of the learning rate factors: `× 0.5, 1`."""
+    told = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return f"× {told}" if option == "learning_rate" else told
 
 
 def _kind(loss: "Loss | type[Loss] | Method") -> str:
