@@ -22,6 +22,8 @@ from unlearner.options import (
 )
 from unlearner.scenarios import SCENARIOS
 
+TUNE_BUDGET = "12"
+"""Settings that `bench --tune` tries of each method where nothing else is said."""
 MOST_BETA = 1e6
 """More can only be a slip; it would be infinite soon."""
 
@@ -211,10 +213,14 @@ class BenchConfig:
     """One run for each."""
     reference: Literal["rolling", "frozen"] = "rolling"
     """Continual: the reference of NPO, DPO and KL is the last task's model (rolling) or the original one (frozen)."""
-    tune: list[str] = field(default_factory=list)
-    """Try these values for every method and split, then run with the best: --tune learning_rate=1e-5,5e-6
-    epochs=5,10. Best is the highest forget efficacy among those that keep 90% of model utility; if none does, the
-    highest model utility."""
+    tune: list[str] | None = None
+    """Try settings for every method and split, then run with the best: alone, each method's own grid (`unlearner
+    methods NAME`); with axes, --tune learning_rate=1e-5,5e-6 epochs=5,10, all their combinations. Best is the highest
+    forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
+    tune_budget: str | None = None
+    """Equal for every method and split, by successive halving (a third goes on, to three times the epochs): how many
+    settings of its grid, such as 12 (the default of --tune alone), or how long, such as 20m. Axes of --tune replace the
+    grid's."""
     tune_seed: int = 0
     """Seed of these trials; better none of --seeds."""
     jobs: int = 1
@@ -232,8 +238,10 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         self.options = {own_name(name): value for name, value in self.options.items()}
-        axes = [axis.partition("=") for axis in self.tune]
-        self.tune = [own_name(name) + equals + values for name, equals, values in axes]
+        if self.tune is not None:
+            axes = [axis.partition("=") for axis in self.tune]
+            self.tune = [own_name(name) + equals + values for name, equals, values in axes]
+            self.tune_budget = self.tune_budget or (None if self.tune else TUNE_BUDGET)
         self.scenario = self.scenario or ("fictitious" if self.forget else "")
 
     @property

@@ -39,7 +39,7 @@ def warn(text: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and notes of what is done inside: what does it has its own."""
+    """No bars, notes and warnings of single runs, where many are run: whoever runs them has their own."""
     before, console.quiet = console.quiet, True
     try:
         yield

@@ -21,8 +21,8 @@ from scipy.stats import ks_2samp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import TINY, Files, Moment, arguments, contents, in_process, rows, run, run_arguments, write_rows
-from unlearner.bench.bench import KEPT_UTILITY, _best
 from unlearner.bench.cells import make_cell, source_name
+from unlearner.bench.tuning import KEPT_UTILITY, figures, score
 from unlearner.bench.workers import _in_processes
 from unlearner.commands.main import main
 from unlearner.config import BenchConfig
@@ -30,6 +30,8 @@ from unlearner.data.profiles import builtin
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
 from unlearner.scenarios import SCENARIOS
+from unlearner.search import halving
+from unlearner.search.halving import best
 from unlearner.workflows.inputs import read_inputs
 from unlearner.workflows.presets import with_preset
 
@@ -444,19 +446,95 @@ def test_tuning_takes_the_most_forgetting_that_keeps_utility(tmp_path: Path) -> 
         finished: bool
         continual: bool = False
 
-    def trial(name: str, utility: float, efficacy: float, finished: bool = True) -> tuple[dict[str, Any], Any]:
+    def trial(name: str, utility: float, efficacy: float, finished: bool = True) -> tuple[str, Any]:
         for place, mu in ((tmp_path / name / "before", 0.8), (tmp_path / name, utility)):
             place.mkdir(parents=True, exist_ok=True)
             (place / "summary.json").write_text(
                 json.dumps({"sets": {}, "model_utility": mu, "forget_efficacy": efficacy})
             )
-        return {"lr": name}, Tried(tmp_path / name, finished)
+        return name, figures(Tried(tmp_path / name, finished))
+
+    def chosen(trials: list[tuple[str, Any]]) -> str | None:
+        won = best(halving.Tried(number, 0, score(found)) for number, (_, found) in enumerate(trials))
+        return None if won is None else trials[won.candidate][0]
 
     weak, good, wild = trial("weak", 0.8, 0.3), trial("good", 0.8 * KEPT_UTILITY, 0.6), trial("wild", 0.2, 0.99)
-    assert _best([weak, good, wild]) == {"lr": "good"}
-    assert _best([wild, trial("wilder", 0.1, 1.0)]) == {"lr": "wild"}
-    assert _best([trial("died", 0.8, 1.0, finished=False), weak]) == {"lr": "weak"}
-    assert _best([trial("died", 0.8, 1.0, finished=False)]) is None
+    assert chosen([weak, good, wild]) == "good"
+    assert chosen([wild, trial("wilder", 0.1, 1.0)]) == "wild"
+    assert chosen([trial("died", 0.8, 1.0, finished=False), weak]) == "weak"
+    assert chosen([trial("died", 0.8, 1.0, finished=False)]) is None
+
+
+TUNED = {"epochs": 3, "lr": None, "seeds": [1], "eval_limit": 3, "method_options": None}
+"""Rungs of one and three epochs; the learning rate is not given, so that it is tried."""
+
+
+@pytest.fixture(scope="module")
+def halved(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, each with three settings of its own grid, one of which is run in full."""
+    folder = tmp_path_factory.mktemp("halved")
+    given = {**options, **TUNED, "methods": ["GA", "UNDIAL"], "tune": True, "tune_budget": 3}
+    assert in_process(["bench", "fictitious", *arguments({**given, "output": folder / "bench"})], folder) == 0, (
+        folder / "said.txt"
+    ).read_text()
+    return folder / "bench"
+
+
+def test_every_method_is_tuned_over_its_own_grid_by_the_same_budget(halved: Path) -> None:
+    told = json.loads((halved / "tuning.json").read_text())
+    for method, axes in {"GA": {"learning_rate"}, "UNDIAL": {"learning_rate", "beta"}}.items():
+        held = told[method]["forget01"]
+        trials = held["trials"]
+        assert [trial["epochs"] for trial in trials] == [1.0] * 3 + [3.0]
+        assert all(axes <= trial.keys() for trial in trials)
+        assert trials[0]["learning_rate"] == 1e-5  # the preset's: what one has untuned comes first
+        short = [t for t in trials if t["epochs"] == 1]
+        kept = [t for t in short if t["model_utility"] >= KEPT_UTILITY * t["model_utility_before"]]
+        best = max(kept, key=lambda t: t["forget_efficacy"])
+        assert held["chosen"] == {name: best[name] for name in axes} == {name: trials[-1][name] for name in axes}
+        values = [t["forget_efficacy"] if t in kept else 0.0 for t in short]
+        assert (held["spread"]["best"], held["spread"]["worst"]) == (max(values), min(values))
+        (row,) = [row for row in table(halved) if row["method"] == method]
+        assert float(row["learning_rate"]) == best["learning_rate"]
+        line = next(li for li in (halved / "table.md").read_text().splitlines() if li.startswith(f"| {method} | learn"))
+        assert f"{max(values):.3f}" in line and line.endswith(f"| 3 of {held['grid']} |")
+        run_json = json.loads(next((halved / "tuning" / method / "forget01").glob("*epochs=1/run.json")).read_text())
+        assert run_json["config"]["warmup_epochs"] == pytest.approx(1 / 3)
+    assert not [*halved.glob("tuning/**/*.safetensors")]  # nobody needs the trials' models
+    assert "How much depends on the setting" in (halved / "report.html").read_text()
+
+
+def test_a_tuned_bench_that_is_killed_goes_on_to_the_same_files(
+    halved: Path, options: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {**options, **TUNED, "methods": ["GA", "UNDIAL"], "tune": True, "tune_budget": 3}
+    typed = ["bench", "fictitious", *arguments({**given, "output": tmp_path / "bench"})]
+    for moment in (
+        Moment("os.rename", "epochs=1/finished.json", 2),
+        Moment("os.rename", "epochs=3/finished.json", 2),
+        Moment("os.rename", "tuning.json"),
+    ):
+        assert in_process(typed, tmp_path, moment) == KILLED, f"{moment} never came"
+    assert in_process(typed, tmp_path) == 0
+    place = ("run.json", "config.yaml", "bench.json", "finished.json")  # these name it
+    assert measured(tmp_path / "bench", *place) == measured(halved, *place)
+    for name in ("tuning.json", "table.md", "results.csv"):
+        assert (tmp_path / "bench" / name).read_bytes() == (halved / name).read_bytes()
+
+
+def test_tuning_by_time_and_over_given_axes(
+    options: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """--tune replaces an axis of the grid; where time is the budget, one trial is run however short it is."""
+    given = {**options, **TUNED, "methods": "GA", "tune": "lr=1e-4,2e-4,4e-4", "tune_budget": "0.001s"}
+    ended = run(capfd, "bench", scenario="fictitious", **{**given, "output": tmp_path / "bench"})
+    assert ended.code == 0, ended.err
+    held = json.loads((tmp_path / "bench" / "tuning.json").read_text())["GA"]["forget01"]
+    assert held["grid"] == 3 and len(held["trials"]) == 1
+    assert held["chosen"] == {"learning_rate": held["trials"][0]["learning_rate"]}
+    assert held["chosen"]["learning_rate"] in (1e-4, 2e-4, 4e-4)
+    (kept,) = (tmp_path / "bench").glob("tuning/GA/forget01/*/seconds.json")
+    assert json.loads(kept.read_text())["seconds"] > 0
 
 
 # ------------------------------------------------------------------------------------------------------------- own data
@@ -551,6 +629,8 @@ def test_a_split_is_called_as_its_source(source: str, name: str) -> None:
         ({"tune": "lr=1,2"}, ["--tune tries values of learning_rate, which is also given"]),
         ({"tune": ["beta=1", "beta=2"]}, ["--tune tries values of beta, which is also given"]),
         ({"tune": "beta=0.1,.1"}, ["--tune beta=0.1,.1 names a value twice"]),
+        ({"tune_budget": "soon"}, ["--tune-budget takes a number of trials, such as 12, or a time", "'soon'"]),
+        ({"tune": "epochs=1,2", "epochs": None, "tune_budget": 4}, ["--tune epochs does not go with --tune-budget"]),
         ({"tune": "beta=-1"}, ["--beta must be a positive number, not -1.0"]),
         ({"jobs": 2, "ray": "local"}, ["--jobs is for one machine and --ray for several"]),
         ({"epoch": 2}, ["unknown option --epoch: did you mean '--epochs'?"]),

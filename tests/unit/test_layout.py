@@ -27,6 +27,7 @@ FLOORS = [
     {"workflows"},
     {"audit"},
     {"prepare"},
+    {"search"},
     {"comparing", "report"},
     {"bench"},
     {"api"},
@@ -106,6 +107,7 @@ NAMES = {
     "run.json", "config.yaml", "log.jsonl", "checkpoints", "finished.json", "records.jsonl", "summary.json",
     "ability.json", "retention.json", "failed.json", "bench.json", "tuning.json", "report.html", "passes.jsonl",
     "passes*.jsonl", ".known", "*/summary.json", "audit.jsonl", "audit.json", "parts", "prepare.json",
+    "seconds.json",
 }  # fmt: skip
 
 

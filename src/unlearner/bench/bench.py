@@ -3,15 +3,15 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from unlearner import distributed
-from unlearner.bench.cells import Before, Cell, make_cell, splits, typed
+from unlearner.bench.cells import Before, Cell, make_cell, splits
 from unlearner.bench.results import Results, write_results
+from unlearner.bench.tuning import Tuning
 from unlearner.bench.workers import Job, check_ray, run_all
 from unlearner.config import BenchConfig
 from unlearner.console import console, note, progress_bar, warn
@@ -23,7 +23,7 @@ from unlearner.methods import Method
 from unlearner.models.load import load_tokenizer, model_hash
 from unlearner.report import can_write, write_report
 from unlearner.results.evidence import check_unchanged
-from unlearner.results.layout import VERSION, BenchDirectory, CellDirectory, check_version
+from unlearner.results.layout import VERSION, BenchDirectory, check_version
 from unlearner.results.lock import check_free, lock, released
 from unlearner.results.run import check_apart, check_place, is_empty, make_directory, records_hash
 from unlearner.scenarios import SCENARIOS
@@ -32,9 +32,6 @@ from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.inputs import read_inputs
 from unlearner.workflows.presets import with_preset
-
-KEPT_UTILITY = 0.9
-"""Tuning looks for the most forgetting among what keeps this share of model utility."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,7 @@ def _run(config: BenchConfig) -> BenchResult:
     check_place(folder)
     if not BenchDirectory(folder).manifest.is_file() and not is_empty(folder):
         raise UserError(f"--output {folder} is not empty and holds no bench of unlearner: choose another directory.")
-    grid = _grid(config)
-    tuned = [(method, split) for method in config.methods for split in config.splits] if grid else []
-    trials = {pair: _trials(config, *pair, grid) for pair in tuned}
+    tuning = Tuning(config)
     cells = _cells(config, {})
     about = _about(config, cells)
     distributed.join()
@@ -77,41 +72,52 @@ def _run(config: BenchConfig) -> BenchResult:
         finished = distributed.agreed([cell.finished for cell in of])
         return [cell for cell, done in zip(of, finished, strict=True) if not done]
 
-    tries = left([cell for _, cell in (trial for pair in trials.values() for trial in pair)])
-    unfinished = left(cells)
+    def next_trials() -> list[Cell]:
+        if distributed.is_main():
+            tuning.drop_models()
+        return distributed.agreed(tuning.left() if distributed.is_main() else [])
+
+    tries, unfinished = next_trials(), left(cells)
     firsts = {cell.split: cell.runs[0] for cell in reversed([*tries, *unfinished])}
     befores = [_before(config, split, firsts[split]) for split in config.splits if split in firsts]
-    total = len(befores) + len(tries) + len(unfinished)
-    if total == 0:
+    if not tries and not unfinished:
         note(f"{folder} is finished already")
+    count = distributed.agreed(tuning.count if distributed.is_main() else None)
+    total = len(befores) + len(unfinished) + (count or 0)
     # A console of its own: single runs are silent meanwhile.
     with progress_bar("bench", total, console=Console(stderr=True)) as bar:
         done = 0
 
-        def work(jobs: Sequence[Job]) -> None:
+        def work(jobs: Sequence[Job], *, counted: bool = True) -> None:
             nonlocal done
             for job in run_all(jobs, config) if jobs else ():
-                done += 1
+                done += counted
                 bar(done)
                 if not console.is_terminal:  # no bar there: a line in the log
-                    note(f"{done} of {total}: {job.name}" + (f" failed: {job.error}" if job.error else ""))
+                    place = f"{done} of {total}" if counted else "tuning"
+                    note(f"{place}: {job.name}" + (f" failed: {job.error}" if job.error else ""))
 
         work(befores)
-        work(tries)
-        chosen = distributed.agreed({pair: _best(trials[pair]) for pair in tuned} if distributed.is_main() else {})
-        if tuned:
+        while tries:
+            work(tries, counted=count is not None)
+            distributed.barrier()
+            tuning.ended(tries)
+            tries = next_trials()
+        told: dict[str, Any] = {}
+        if tuning.races:
+            chosen, told = distributed.agreed((tuning.chosen(), tuning.told()) if distributed.is_main() else ({}, {}))
             if distributed.is_main():
-                write_json(BenchDirectory(folder).tuning, _told(trials, chosen))
+                write_json(BenchDirectory(folder).tuning, told)
             cells = _cells(config, chosen)
-        for method, split in tuned:
-            if chosen[method, split] is None:
-                for cell in cells:
-                    if (cell.method, cell.split) == (method, split):
-                        cell.fail("no trial of --tune came to an end (tuning.json)")
-        work([cell for cell in left(cells) if not tuned or chosen[cell.method, cell.split] is not None])
+            for cell in cells:
+                if chosen[cell.method, cell.split] is None:
+                    cell.fail("no trial of --tune came to an end (tuning.json)")
+            work([cell for cell in left(cells) if chosen[cell.method, cell.split] is not None])
+        else:
+            work(unfinished)
     main = distributed.is_main()
     return distributed.agreed(
-        _result(Results(config, cells, about), folder) if main else BenchResult(folder, "", {}, 0)
+        _result(Results(config, cells, about, told), folder) if main else BenchResult(folder, "", {}, 0)
     )
 
 
@@ -209,7 +215,8 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         "seeds": config.seeds,
         "reference": config.reference,
         "tasks": config.tasks,
-        "tune": config.tune,
+        "tune": config.tune or [],
+        "tune_budget": config.tune_budget,
         "tune_seed": config.tune_seed,
         "threads": config.threads,
         "options": config.options,
@@ -268,77 +275,3 @@ def _is_begun(folder: Path, about: dict[str, Any]) -> bool:
 def _before(config: BenchConfig, split: str, run: Any) -> Before:
     known = BenchDirectory(Path(config.output)).known
     return Before(split, replace(run, output=str(known / f"before-{split}")), known, config.threads)
-
-
-# -------------------------------------------------------------------------------------------------------------- tuning
-
-
-def _grid(config: BenchConfig) -> list[dict[str, Any]]:
-    """Every combination of the values of --tune. Raises UserError for what is no option, or no value of it."""
-    axes: dict[str, list[Any]] = {}
-    for axis in config.tune:
-        name, equals, values = axis.partition("=")
-        name = name.replace("-", "_")
-        if not equals or not values:
-            raise UserError(f"--tune {axis}: write an option and its values, as in learning_rate=1e-5,5e-6.")
-        if name in config.options or name in axes:
-            raise UserError(f"--tune tries values of {name}, which is also given: leave one out.")
-        axes[name] = [typed(name, value) for value in values.split(",")]
-        if any(axes[name].count(value) > 1 for value in axes[name]):
-            raise UserError(f"--tune {axis} names a value twice: leave one out.")
-    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes else []
-
-
-def _trials(
-    config: BenchConfig, method: str, split: str, grid: Sequence[dict[str, Any]]
-) -> list[tuple[dict[str, Any], Cell]]:
-    root = BenchDirectory(Path(config.output))
-    folders = [root.trial(method, split, _label(values)).path for values in grid]
-    return [
-        (values, make_cell(config, method, split, config.tune_seed, folder, values))
-        for values, folder in zip(grid, folders, strict=True)
-    ]
-
-
-def _label(values: Mapping[str, Any]) -> str:
-    return ",".join(f"{name}={value}" for name, value in values.items())
-
-
-def _figures(cell: Cell) -> tuple[float, float, float] | None:
-    """Model utility before and after, and forget efficacy (continual: the mean over all tasks); None if it failed."""
-    if not cell.finished:
-        return None
-    place = CellDirectory(cell.folder)
-    if cell.continual:
-        told = read_json(place.retention)
-        last = told["forget_efficacy"][-1]
-        return told["before"]["model_utility"], told["model_utility"][-1], sum(last) / len(last)
-    before, after = place.before.read_summary(), place.read_summary()
-    return before["model_utility"], after["model_utility"], after["forget_efficacy"]
-
-
-def _best(trials: Sequence[tuple[dict[str, Any], Cell]]) -> dict[str, Any] | None:
-    """The values of the best trial; the first of equals; None if all failed."""
-    ended = [(values, figures) for values, cell in trials if (figures := _figures(cell)) is not None]
-    if not ended:
-        return None
-    keeping = [(values, f) for values, f in ended if f[1] >= KEPT_UTILITY * f[0]]
-    if keeping:
-        return max(keeping, key=lambda trial: trial[1][2])[0]
-    return max(ended, key=lambda trial: trial[1][1])[0]
-
-
-def _told(
-    trials: Mapping[tuple[str, str], Sequence[tuple[dict[str, Any], Cell]]],
-    chosen: Mapping[tuple[str, str], dict[str, Any] | None],
-) -> dict[str, Any]:
-    """tuning.json: for each method and split what was tried, what came out, and what was chosen."""
-    told: dict[str, Any] = {}
-    for (method, split), cells in trials.items():
-        rows = []
-        for values, cell in cells:
-            figures = _figures(cell)
-            names = ("model_utility_before", "model_utility", "forget_efficacy")
-            rows.append({**values, **(dict(zip(names, figures, strict=True)) if figures else {"error": cell.error})})
-        told.setdefault(method, {})[split] = {"chosen": chosen[method, split], "trials": rows}
-    return told

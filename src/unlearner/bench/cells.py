@@ -1,9 +1,10 @@
 """A cell: one method on one split with one seed. It is a run of `unlearner forget`, or a run for each task."""
 
 import re
+import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -45,6 +46,10 @@ class Cell:
     known: Path
     """Evaluations that cells share (`workflows/forget.py`)."""
     threads: int
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """Options that were tuned."""
+    timed: bool = False
+    """Whether to keep how long it took."""
 
     @property
     def name(self) -> str:
@@ -67,6 +72,7 @@ class Cell:
         all of them meet is raised, and ends the bench."""
         if distributed.is_main():
             CellDirectory(self.folder).failed.unlink(missing_ok=True)
+        began = time.monotonic()
         try:
             with use_threads(self.threads), quiet():
                 for run in self.runs:
@@ -82,6 +88,8 @@ class Cell:
             if not distributed.met_by_all(told):
                 raise
             self.fail(told, None if isinstance(error, UserError) else traceback.format_exc())
+        if self.timed and distributed.is_main():
+            write_json(CellDirectory(self.folder).seconds, {"seconds": round(time.monotonic() - began, 3)})
 
     def fail(self, error: str, trace: str | None = None) -> None:
         if not distributed.is_main():
@@ -154,7 +162,11 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
         options["learning_rate"] = scenario.builtin_lr.get(method, scenario.builtin_lr[""])
     options |= rows.sources("" if config.forget else config.data)
     options |= {name: each for name in ("columns", "eval_columns") if (each := getattr(config, name))}
-    options |= {name: typed(name, value) for name, value in config.options.items()} | dict(chosen)
+    options |= {name: typed(name, value) for name, value in config.options.items()}
+    known = {each.name for each in fields(ForgetConfig)}
+    options |= {name: value for name, value in chosen.items() if name in known}
+    if own := [f"{name}={value}" for name, value in chosen.items() if name not in known]:
+        options["method_options"] = [*options.get("method_options", []), *own]
     model = config.model or BUILTIN
     first = ForgetConfig(
         model=model, method=method, preset=config.scenario, seed=seed, output=str(folder), **options  # type: ignore[arg-type]
@@ -186,6 +198,7 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
         scenario.continual,
         BenchDirectory(Path(config.output)).known,
         config.threads,
+        dict(chosen),
     )
 
 

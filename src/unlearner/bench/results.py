@@ -17,6 +17,7 @@ from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
 from unlearner.report.titles import set_names
+from unlearner.report.tuning import TUNING, TUNING_NOTE, tuning_lines, tuning_sentences
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 from unlearner.workflows.presets import with_preset
@@ -41,10 +42,18 @@ class Results:
     cells: Sequence[Cell]
     about: dict[str, Any]
     """bench.json."""
+    tuning: dict[str, Any]
+    """tuning.json."""
+
+    @cached_property
+    def tuned(self) -> list[str]:
+        """The options that were tuned, of any method."""
+        axes = [axis.partition("=")[0].replace("-", "_") for axis in self.config.tune or ()]
+        return list(dict.fromkeys([*axes, *(name for cell in self.cells for name in cell.chosen)]))
 
     @cached_property
     def rows(self) -> list[Row]:
-        return [row for cell in self.cells for row in cell_rows(cell, self.config)]
+        return [row for cell in self.cells for row in cell_rows(cell, self.config, self.tuned)]
 
     @property
     def columns(self) -> list[str]:
@@ -52,15 +61,14 @@ class Results:
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
 
-def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
-    """The rows of a cell: one, or one for each task that has ended."""
+def cell_rows(cell: Cell, config: BenchConfig, tuned: Sequence[str] = ()) -> list[Row]:
+    """The rows of a cell: one, or one for each task that has ended; `tuned` are options that have a column, too."""
     rows = []
     folders = [RunDirectory(Path(run.output)) for run in cell.runs]
     ended = [run for run, folder in zip(cell.runs, folders, strict=True) if folder.is_finished]
     for number, run in enumerate(ended if cell.continual else cell.runs[:1]):
         folder = folders[number]
         settings = with_preset(run)
-        tuned = [axis.partition("=")[0].replace("-", "_") for axis in config.tune]
         row: Row = {
             "scenario": config.scenario,
             "split": cell.split,
@@ -69,7 +77,7 @@ def cell_rows(cell: Cell, config: BenchConfig) -> list[Row]:
             "seed": cell.seed,
             "status": "failed" if cell.error is not None else "finished",
             **{
-                name: getattr(settings, name)
+                name: cell.chosen.get(name, getattr(settings, name, None))
                 for name in dict.fromkeys(("learning_rate", "epochs", "forget_coeff", *tuned))
             },
         }
@@ -162,7 +170,14 @@ def make_tables(results: Results) -> list[Table]:
         if any(r["task"] for r in rows):
             tables.append(_tasks(results, split))
         tables += _metrics(results, split, by_method, columns)
+        if results.tuning:
+            tables.append(_tuning(results, split))
     return tables
+
+
+def _tuning(results: Results, split: str) -> Table:
+    """The best setting of each method, and how much the criterion varies over the settings that were tried."""
+    return Table(f"{_title(results, split)}: tuning", list(TUNING), tuning_lines(results.tuning, split))
 
 
 def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], columns: Sequence[str]) -> Table:
@@ -170,8 +185,7 @@ def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], c
     about = results.about
     published = {m: found[split] for m, found in about["published"].items() if split in found}
     beside = f" published ({about['published_model']})"
-    tuned = [axis.partition("=")[0].replace("-", "_") for axis in results.config.tune]
-    settings = list(dict.fromkeys(("learning_rate", *tuned)))
+    settings = list(dict.fromkeys(("learning_rate", *results.tuned)))
     headings = ["method", *settings, "runs", *(AGGREGATES[name] for name in shown)]
     if published:
         headings += [f"MU{beside}", f"FE{beside}"]
@@ -248,6 +262,9 @@ def make_notes(results: Results) -> list[str]:
         from unlearner.evaluation.judges import describe
 
         notes.append(describe(judged["embedding_model"], judged["judge"]))
+    if results.tuning:
+        notes.append(TUNING_NOTE)
+    notes += tuning_sentences(results.tuning, results.config.splits)
     notes += [f"Failed: {cell.name}: {cell.error}" for cell in results.cells if cell.error is not None]
     return notes
 
@@ -260,7 +277,7 @@ def _mean(rows: Sequence[Row], name: str) -> str:
 
 
 def _setting(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:

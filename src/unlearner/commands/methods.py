@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unlearner.methods import Loss, Method, Surgery
 
 SUMMARY = "every unlearning method with its formula, or all about one"
@@ -77,6 +79,7 @@ def _table() -> None:
 def _one(name: str) -> None:
     from unlearner.commands.tables import out
     from unlearner.methods import Method, losses, surgeries
+    from unlearner.methods.grids import grid_of
     from unlearner.methods.registry import find
 
     alone = losses("retain").get(name.upper())
@@ -88,6 +91,9 @@ def _one(name: str) -> None:
         method = Method(name.upper(), alone(), None) if alone is not None else Method.parse(name)
         needs = _needs(method) or ["the forget set alone"]
         lines = [method.name, *(line for part in parts for line in _about(part))]
+        if alone is None:
+            axes = grid_of(method.name).items()
+            lines += ["", "--tune tries", *(f"  {option} {_values(option, values)}" for option, values in axes)]
         lines += ["", "needs", *(f"  {each}" for each in needs), "", "costs", *(f"  {each}" for each in _costs(method))]
     out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
@@ -109,6 +115,12 @@ def _about(part: "type[Loss] | type[Surgery]") -> list[str]:
         settings = " ".join(f"{option}={value:g}" for option, value in values.items())
         lines += [f"  --preset {preset}: {settings}"]
     return lines
+
+
+def _values(option: str, values: "Sequence[Any]") -> str:
+    """`0.05, 0.1`; of the learning rate factors: `× 0.5, 1`."""
+    told = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return f"× {told}" if option == "learning_rate" else told
 
 
 def _kind(loss: "Loss | type[Loss] | Method") -> str:

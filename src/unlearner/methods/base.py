@@ -1,7 +1,7 @@
 """What every loss shares. A loss never sees logits: it maps per-token scores and hidden states to a number."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
@@ -57,6 +57,9 @@ class Loss:
     """Which of the loss's own tensors, numbers, are in every row of the log, after the step."""
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
     """Published settings by the preset's name: learning_rate, forget_coeff, retain_coeff, and the loss's options."""
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """What `bench --tune` tries of the loss's options and of learning_rate (as factors), forget_coeff and retain_coeff;
+    by default what the presets name (`grids.py`). One value alone is no axis."""
 
     @property
     def needs(self) -> Needs:

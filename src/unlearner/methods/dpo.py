@@ -21,6 +21,7 @@ class DPO(Loss):
     needs = {"forget": ["logp"], "forget_refusal": ["logp"]}
     reference = {"forget": ["nll"], "forget_refusal": ["nll"]}
     targeted = True
+    grid = {"beta": (0.05, 0.1, 0.5)}
 
     beta: float = 0.1
 

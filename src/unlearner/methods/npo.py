@@ -20,6 +20,7 @@ class NPO(Loss):
     source = "Zhang et al. 2024, arXiv 2404.05868"
     needs = {"forget": ["logp"]}
     reference = {"forget": ["nll"]}
+    grid = {"beta": (0.05, 0.1, 0.5)}
 
     beta: float = 0.1
 

@@ -34,6 +34,7 @@ class RMU(Loss):
         "paper": {"learning_rate": 5e-5, "retain_coeff": 100.0, "layer": 7, "steering": 20.0},
         "openunlearning": {"learning_rate": 1e-5, "retain_coeff": 1.0, "layer": 7, "steering": 2.0},
     }
+    grid = {"steering": (1.0, 10.0, 100.0), "retain_coeff": (1.0,)}
 
     layer: int = 7
     steering: float = 20.0
@@ -94,6 +95,7 @@ class AdaptiveRMU(RMU):
     source = "Huu-Tien et al. 2024, arXiv 2408.06223"
     defaults_from = "the paper's code, its scale; layer and matrices RMU's"
     presets = {"paper": {"learning_rate": 5e-5, "retain_coeff": 1200.0, "layer": 7, "scale": 5.0}}
+    grid = {}
 
     steering: float = 1.0
     scale: float = 5.0

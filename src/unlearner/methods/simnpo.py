@@ -26,6 +26,7 @@ class SimNPO(Loss):
         "paper": {"learning_rate": 1e-5, "forget_coeff": 0.125, "beta": 4.5, "delta": 0.0},
         "openunlearning": {"learning_rate": 1e-5, "forget_coeff": 0.125, "beta": 4.5, "delta": 0.0},
     }
+    grid = {"beta": (3.5, 4.5), "delta": (0.0, 1.0), "forget_coeff": (0.125, 0.25), "retain_coeff": (1.0,)}
 
     beta: float = 4.5
     delta: float = 0.0

@@ -9,6 +9,7 @@ from unlearner.report.contents import Measurement, Part, Retention, Run
 from unlearner.report.means import mean, mean_run
 from unlearner.report.runs import read_measurement, read_object, read_run
 from unlearner.report.titles import set_names
+from unlearner.report.tuning import tuning_lines, tuning_sentences
 from unlearner.results.layout import BenchDirectory, CellDirectory
 
 
@@ -18,6 +19,7 @@ def read_bench(bench: BenchDirectory, about: Mapping[str, Any]) -> tuple[list[Pa
     read_cell: Callable[..., Run | str] = _continual_cell if continual else _cell
     source = f"{about.get('published_model')}, {about.get('published_source')}"
     other = plain_name(about.get("published_model")) not in plain_name(about.get("model"))
+    tuning = read_object(bench.tuning) or {}
     parts, missing = [], []
     for split in about["splits"]:
         runs = []
@@ -39,7 +41,19 @@ def read_bench(bench: BenchDirectory, about: Mapping[str, Any]) -> tuple[list[Pa
         published = {m: splits[split] for m, splits in about.get("published", {}).items() if split in splits}
         step = "task" if continual else "epoch"
         if runs:
-            parts.append(Part(split, runs, list(about["seeds"]), step, published, source if published else "", other))
+            parts.append(
+                Part(
+                    split,
+                    runs,
+                    list(about["seeds"]),
+                    step,
+                    published,
+                    source if published else "",
+                    other,
+                    tuning_lines(tuning, split),
+                    tuning_sentences(tuning, [split]),
+                )
+            )
     return parts, missing
 
 

@@ -122,6 +122,9 @@ class Part:
     """Of the published figures: their model, and where they are printed."""
     other_model: bool = True
     """Whether that model is another than the one here, as far as their names tell."""
+    tuning: list[list[str]] = field(default_factory=list)
+    """A line for each method (`report/tuning.py`), where the bench was tuned."""
+    tuning_notes: list[str] = field(default_factory=list)
 
     @property
     def means(self) -> bool:

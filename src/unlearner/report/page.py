@@ -26,6 +26,7 @@ from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
 from unlearner.report.titles import Described, described, set_title
+from unlearner.report.tuning import TUNING, TUNING_NOTE
 from unlearner.report.verdict import verdict
 from unlearner.report.wording import number_word
 from unlearner.results.layout import RunDirectory
@@ -85,7 +86,7 @@ def render(report: Report, figures: str) -> str:
         swatches={label: Markup(swatch(look, f"s{place}")) for place, (label, look) in enumerate(looks.items())},
         tables=[_tables(part, metrics) for part in report.parts],
         examples=[] if report.redacted else examples(listed, found, metrics),
-        figures=figures,
+        figures=figures, tuning=TUNING, tuning_note=TUNING_NOTE,
         pictures=_drawn(report), metrics=[(m.title, m.formula, m.source) for m in metrics.values()], faults=RULES,
         list_notes=notes, count=len(listed), sets=[group_title(*group) for group in groups],
         after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],

@@ -238,6 +238,11 @@ class CellDirectory(RunDirectory):
         """Why the cell failed; removed when it is tried again."""
         return self.path / "failed.json"
 
+    @property
+    def seconds(self) -> Path:
+        """How long a trial took, where time is its budget."""
+        return self.path / "seconds.json"
+
     def task(self, number: int) -> RunDirectory:
         """The run of task `number`, from 1."""
         return RunDirectory(self.path / f"task-{number:02d}")

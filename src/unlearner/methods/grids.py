@@ -1,0 +1,61 @@
+"""Which settings are tried when a method is tuned: each method's own grid, of what its losses declare.
+
+`Loss.grid` names values by option. Where a loss has none, an option is tried with its default and with the values of
+the loss's presets. All methods share the axes of OpenUnlearning's published search (arXiv 2506.12618): the learning
+rate, and the weight of the retain loss.
+"""
+
+import random
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+from unlearner.methods.base import Loss
+from unlearner.methods.options import options_of
+from unlearner.methods.registry import find
+
+RATE = "learning_rate"
+RATES = (0.5, 1.0, 2.0, 5.0)
+"""Factors of the rate that a run has untuned: rates themselves hold for one size of model. The published search takes
+1, 2 and 5; here also a half, because fitted rates are higher."""
+COEFFICIENTS = {"forget_coeff": (1.0,), "retain_coeff": (1.0, 2.0, 5.0)}
+
+Axes = dict[str, tuple[Any, ...]]
+
+
+def grid_of(method: str) -> Axes:
+    """The axes of a method by option; those of the learning rate are factors. Raises UserError for a name not known."""
+    losses = find(method).losses
+    found: Axes = {RATE: RATES}
+    if len(losses) > 1:
+        found["retain_coeff"] = COEFFICIENTS["retain_coeff"]
+    for loss in reversed(losses):  # the forget loss's word counts
+        found |= {name: tuple(values) for name, values in loss.grid.items()} if loss.grid else _declared(loss)
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _declared(loss: type[Loss]) -> Axes:
+    """The numbers that a loss names for its options and for the coefficients, where they are several."""
+    usual = {n: (f.default,) for n, f in options_of(loss).items() if isinstance(f.default, int | float)} | COEFFICIENTS
+    named = {n: {preset[n] for preset in loss.presets.values() if n in preset} for n in usual}
+    return {
+        n: tuple(sorted({*values, *named[n]}))
+        for n, values in usual.items() if not isinstance(values[0], bool) and named[n] - {*values}
+    }  # fmt: skip
+
+
+def rated(axes: Axes, rate: float) -> Axes:
+    """The axes with rates in the place of factors, of a run's own `rate`; to six digits, so that 3 × 1e-5 is 3e-05."""
+    return axes | {RATE: tuple(float(f"{factor * rate:.6g}") for factor in axes[RATE])} if RATE in axes else axes
+
+
+def settings(axes: Mapping[str, tuple[Any, ...]], usual: Mapping[str, Any], seed: str) -> list[dict[str, Any]]:
+    """Every point of a grid, the `usual` one first where it is one of them, the others in an order drawn by a seed."""
+    points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    random.Random(seed).shuffle(points)
+    return sorted(points, key=lambda point: any(value != usual.get(name) for name, value in point.items()))
+
+
+def usual_options(method: str) -> dict[str, Any]:
+    """The defaults of a method's losses, by option."""
+    return {name: field.default for loss in reversed(find(method).losses) for name, field in options_of(loss).items()}
