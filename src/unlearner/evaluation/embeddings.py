@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, cached_property
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
 PAPER_EMBEDDINGS = "sentence-transformers/paraphrase-MiniLM-L6-v2"
 OFFLINE_EMBEDDINGS = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}
-"""Budget of one forward of an embedding model: texts x longest text."""
+BATCH_TOKENS = {"cpu": 256, "cuda": 16_384}
+"""Tokens of one forward of an embedding model. With more there are more rows that only fill up."""
+STEP = 4
+"""Texts are padded to a multiple of so many tokens."""
 
 
 class Embedder:
     """Sentence embeddings. Every distinct text is embedded once, in this process and, through `cache`, across runs.
 
-    A text's vector depends on the texts beside it in a batch by float noise only (about 1e-7). The first vector
-    computed is kept as it is, so a run that finds its texts in the cache repeats bit for bit.
+    A text's vector is the same to the bit whatever is embedded with it, so that a figure does not depend on what an
+    earlier run, or another process, left in the cache: a forward holds texts of one length, without padding, and as
+    many rows as that length always has, the last ones filled up. The order of sums depends on the shape alone.
     """
 
     def __init__(self, name: str, directory: Path, device: str | None = None, cache: Path | None = None) -> None:
@@ -58,26 +62,33 @@ class Embedder:
 
     def _compute(self, texts: list[str]) -> dict[str, np.ndarray]:
         from unlearner.models.batch_jobs import twin, two_at_a_time
-        from unlearner.models.generation import length_batches
 
         model = self._model
-        # Static embeddings come with a bare tokenizer and know no padding: there characters will do.
-        tokens = model.tokenizer(texts, truncation=True)["input_ids"] if callable(model.tokenizer) else texts
-        lengths = [len(each) for each in tokens]
+        if not callable(model.tokenizer) or model.default_prompt_name:  # static embeddings; instructions before a text
+            with computing(model):
+                return {text: model.encode(text, normalize_embeddings=True) for text in texts}
+        by_length = defaultdict[int, list[str]](list)
+        for text, tokens in zip(texts, model.tokenizer(texts, truncation=True)["input_ids"], strict=True):
+            by_length[-(-len(tokens) // STEP) * STEP].append(text)
         budget = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
-        blocks = [[texts[i] for i in rows] for rows in length_batches(lengths, budget)]
+        blocks = [
+            (length, alike[start : start + max(1, budget // length)])
+            for length, alike in sorted(by_length.items(), reverse=True)
+            for start in range(0, len(alike), max(1, budget // length))
+        ]
         with two_at_a_time(model, len(blocks)) as run:
             idle = [model] if run is map else [model, twin(model)]  # a tokenizer serves one thread at a time
 
-            def encode(block: list[str]) -> np.ndarray:
-                encoder = idle.pop()
+            def encode(block: tuple[int, list[str]]) -> np.ndarray:
+                (length, alike), encoder = block, idle.pop()
                 try:
-                    return encoder.encode(block, batch_size=len(block), normalize_embeddings=True)
+                    return _encode(encoder, alike, max(1, budget // length), length)
                 finally:
                     idle.append(encoder)
 
             with computing(*idle):
-                return dict(zip(chain.from_iterable(blocks), chain.from_iterable(run(encode, blocks)), strict=True))
+                embedded = chain.from_iterable(alike for _, alike in blocks)
+                return dict(zip(embedded, chain.from_iterable(run(encode, blocks)), strict=True))
 
     def check_weights(self, sha256: str) -> None:
         """Raises UserError for other weights than those of the bundled model."""
@@ -117,6 +128,20 @@ class Embedder:
                 )  # fmt: skip
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name} does not load as a sentence embedding model: {error}") from error
+
+
+def _encode(model: "SentenceTransformer", texts: list[str], rows: int, length: int) -> np.ndarray:
+    """Unit vectors of at most `rows` texts of at most `length` tokens, by one forward of that shape."""
+    import torch
+
+    features = getattr(model, "preprocess", model.tokenize)([*texts, *texts[:1] * (rows - len(texts))])
+    names = model.tokenizer.model_input_names
+    padded = model.tokenizer.pad(
+        {name: features[name] for name in names if name in features}, padding="max_length", max_length=length
+    ).to(model.device)
+    with torch.inference_mode():
+        vectors = model(dict(padded))["sentence_embedding"][: len(texts)]
+        return torch.nn.functional.normalize(vectors, dim=1).float().cpu().numpy()
 
 
 class VectorStore:
