@@ -11,7 +11,18 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, NegateConfig, PrepareConfig, ProbeConfig
+from unlearner.audit.from_run import check_forget, of_forget
+from unlearner.audit.run import Audit
+from unlearner.audit.run import audit as _audit
+from unlearner.config import (
+    AuditConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ForgetConfig,
+    NegateConfig,
+    PrepareConfig,
+    ProbeConfig,
+)
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.result import Evaluation
@@ -33,11 +44,14 @@ from unlearner.workflows.negate import NegateResult
 from unlearner.workflows.negate import negate as _negate
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig)
+Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, AuditConfig)
 
-SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
+SOURCES = {
+    "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "controls",
+    "neighbours",
+}  # fmt: skip
 """Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
-MODELS = {"model", "reference_model"}
+MODELS = {"model", "reference_model", "before"}
 OBJECTS = {"method": Method, "metrics": Metric}
 """Options that may be objects in the place of their names."""
 
@@ -150,6 +164,21 @@ class Unlearner:
         self._trained = True
         return TrainResult(self.model, self._job.unlearning.log)
 
+    def audit(self, **options: Any) -> Audit:
+        """Attack the model as it is now: `u.audit(controls=rows, budget="quick").verdicts`.
+
+        Forget set, retain set, tokenizer and seed are this object's. `before` is the model that the unlearning began
+        from; it may be left out where that came from a directory or a hub id, for training changes a model in memory.
+        `options` are those of `unlearner audit` (`AuditConfig`); without `output` nothing is written. Raises UserError.
+        """
+        held = self._job.config
+        taken = ("forget", "retain", "columns", "task", "template", "precision", "max_length", "seed", "retrained")
+        given = {name: getattr(held, name) for name in taken if getattr(held, name) is not None} | options
+        given.setdefault("before", held.model if isinstance(held.model, str) else None)
+        if given["before"] is None:
+            raise UserError("training has changed the model in memory: give before=, a copy of it or its directory.")
+        return _audit(_config(AuditConfig, self.model, given), tokenizer=self.tokenizer)
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model (or adapter), tokenizer and a model card into `directory`, as transformers does."""
         main = self._job.unlearning.accelerator.is_main_process
@@ -174,12 +203,17 @@ def forget(
 ) -> ForgetResult:
     """Make `model` forget: `forget(model, forget="forget.jsonl", retain="retain.jsonl", method="ME+GD", output="out")`.
 
-    Options: the fields of `ForgetConfig`; models and data as for `Unlearner`. Without `output` nothing is written.
+    Options: the fields of `ForgetConfig`; models and data as for `Unlearner`. Without `output` nothing is written;
+    `audit` writes its findings to audit/ there.
     Gives the model, where the run lies, and both evaluations. Raises UserError for whatever the caller can mend.
     """
     model, tokenizer = _subject(model, tokenizer)
     config = _config(ForgetConfig, model, options)
-    return _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+    check_forget(config)
+    result = _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+    if config.audit is not None:
+        _audit(of_forget(config))
+    return result
 
 
 @_takes(FinetuneConfig)

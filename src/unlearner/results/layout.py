@@ -140,13 +140,8 @@ class RunDirectory(EvaluationDirectory):
         return self.path / "checkpoints"
 
     @property
-    def alternates(self) -> Path:
-        """The forget rows with the other answers that the model wrote for them, a source like --forget."""
-        return self.path / "alternates.jsonl"
-
-    @property
-    def alternates_batches(self) -> EvaluationDirectory:
-        """Batches of these, while they are written."""
+    def alternates(self) -> EvaluationDirectory:
+        """Its records: the forget rows with other answers, which the model wrote; batches while it writes."""
         return EvaluationDirectory(self.path / "alternates")
 
     @property
@@ -161,6 +156,11 @@ class RunDirectory(EvaluationDirectory):
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def audited(self) -> Path:
+        """The audit of the model made, where one was asked for."""
+        return self.path / "audit"
 
     @property
     def before(self) -> EvaluationDirectory:
@@ -308,6 +308,10 @@ class AuditDirectory(RunDirectory):
     def audit(self) -> Path:
         """Verdicts, tables, thresholds: where it is, all answers are in."""
         return self.path / "audit.json"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "audit.html"
 
     @property
     def parts(self) -> Path:
