@@ -42,19 +42,19 @@ def test_they_are_written_kept_and_serve_as_a_column(
     given: dict[str, Any], files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = forget(capfd, given, tmp_path / "run")
-    rows = read_jsonl(run / "alternates.jsonl")
+    rows = read_jsonl(run / "alternates/records.jsonl")
     assert [row["question"] for row in rows] == [row["question"] for row in read_jsonl(files.forget)]
     for row in rows:
         assert 1 <= len(row["alternate_answer"]) <= 3 and row["answer"] not in row["alternate_answer"]
-    assert not (run / "alternates").exists()
+    assert [path.name for path in (run / "alternates").iterdir()] == ["records.jsonl"]
     # A slip in the view, or in the seed, would give another model.
     again = forget(
-        capfd, given | {"forget": run / "alternates.jsonl", "method_options": "samples=0"}, tmp_path / "again"
+        capfd, given | {"forget": run / "alternates/records.jsonl", "method_options": "samples=0"}, tmp_path / "again"
     )
     assert weights(again) == weights(run)
-    assert not (again / "alternates.jsonl").exists()
+    assert not (again / "alternates/records.jsonl").exists()
     other = forget(capfd, given | {"seed": 5, "epochs": 1}, tmp_path / "other")
-    assert (other / "alternates.jsonl").read_bytes() != (run / "alternates.jsonl").read_bytes()
+    assert (other / "alternates/records.jsonl").read_bytes() != (run / "alternates/records.jsonl").read_bytes()
     refused = forget(capfd, given | {"method": "DPO+GD", "method_options": None}, tmp_path / "dpo")
     gap = [(load_file(r / "model/model.safetensors")["lm_head.weight"]) for r in (run, refused)]
     assert (gap[0] - gap[1]).abs().max() > 1e-4, "it is the alternates that are preferred"
@@ -78,13 +78,13 @@ def test_a_run_killed_among_them_goes_on_and_makes_the_same(
         ended = run_arguments(capfd, ["forget", *arguments(given | {"output": output})])
     assert "repeat the same command to go on" in ended.err
     kept = (output / "alternates" / "passes.jsonl").read_text().splitlines()
-    assert len(kept) == 2 and not (output / "alternates.jsonl").exists()
+    assert len(kept) == 2 and not (output / "alternates/records.jsonl").exists()
     counted: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(generation, "_generate_batch", lambda *values: counted.append(1) or generate(*values))
         forget(capfd, given, output)
     assert len(counted) == 6 - 2, "what was written is not written again"
-    assert (output / "alternates.jsonl").read_bytes() == (whole / "alternates.jsonl").read_bytes()
+    assert (output / "alternates/records.jsonl").read_bytes() == (whole / "alternates/records.jsonl").read_bytes()
     assert weights(output) == weights(whole)
 
 
@@ -97,7 +97,12 @@ def test_a_redacted_run_keeps_none_and_a_purge_leaves_none(
     )
     assert weights(run) == weights(redacted)
     assert not list(redacted.glob("alternates*"))
-    texts = [text for row in read_jsonl(run / "alternates.jsonl") for text in row["alternate_answer"] if len(text) > 8]
+    texts = [
+        text
+        for row in read_jsonl(run / "alternates/records.jsonl")
+        for text in row["alternate_answer"]
+        if len(text) > 8
+    ]
     assert run_arguments(capfd, ["purge", str(run)]).code == 0
     left = b"".join(content for path, content in contents(run).items() if content and "model" not in path)
     assert texts and not any(text.encode() in left for text in texts)
@@ -113,7 +118,7 @@ def test_two_processes_write_what_one_writes(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run([*launch, *typed], env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    assert (two / "alternates.jsonl").read_bytes() == (one / "alternates.jsonl").read_bytes()
+    assert (two / "alternates/records.jsonl").read_bytes() == (one / "alternates/records.jsonl").read_bytes()
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

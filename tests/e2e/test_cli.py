@@ -22,7 +22,7 @@ from unlearner.data.profiles import builtin
 from unlearner.errors import UserError
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_jsonl
-from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN
+from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN, SURGERY
 from unlearner.models.load import load_model
 from unlearner.workflows.forget import should_stop
 
@@ -87,9 +87,9 @@ def test_methods_lists_every_loss_with_its_formula(capfd: pytest.CaptureFixture[
     ended = run_arguments(capfd, ["methods"])
     assert ended.code == 0
     words = ended.out.split()
-    for name, loss in {**FORGET, **RETAIN}.items():
+    for name, part in {**FORGET, **RETAIN, **SURGERY}.items():
         assert name in words
-        assert all(word in words for word in loss.formula.split())
+        assert all(word in words for word in part.formula.split())
     for name in COMBINED_METHODS:
         assert name in words
 
@@ -108,6 +108,21 @@ def test_methods_tells_all_about_one(capfd: pytest.CaptureFixture[str]) -> None:
         assert "once: a forward pass over forget; 4 bytes a labelled token are kept" in lines
         assert "a step: one forward pass of the reference, without gradient (retain)" in lines
         assert "memory: a second copy of the weights; none with --lora" in lines
+
+
+def test_methods_tells_what_a_surgery_costs(capfd: pytest.CaptureFixture[str]) -> None:
+    """By itself, and of a method over whose rows; passes of the losses together are then none."""
+    for name, surgery in SURGERY.items():
+        told = " ".join(run_arguments(capfd, ["methods", name.lower()]).out.split())
+        for each in (surgery.formula, surgery.source, surgery.memory, surgery.defaults_from):
+            assert each in told
+    told = run_arguments(capfd, ["methods", "dpo+gd+dualoptim"]).out
+    assert "a step: 1 forward and backward pass over the forget loss's rows (forget, forget_refusal)" in told
+    assert "a step: 5 forward and backward passes over the retain loss's rows (retain)" in told
+    assert "rows an item" not in told
+    told = run_arguments(capfd, ["methods", "GA+SAM"]).out
+    assert "a step: 2 forward and backward passes over the forget loss's rows (forget)" in told
+    assert "retain loss's rows" not in told
 
 
 def test_metrics_lists_every_metric_with_its_formula(capfd: pytest.CaptureFixture[str]) -> None:

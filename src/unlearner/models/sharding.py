@@ -233,8 +233,9 @@ def summed(value: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     spread = next((each for each in parameters if isinstance(each, DTensor)), None)
     if spread is not None:
         mesh = spread.device_mesh
-        value = value.to(mesh.device_type)
-        torch.distributed.all_reduce(value, group=mesh.get_group())
+        total = value.to(mesh.device_type)  # offloaded parts lie in main memory, the group's devices do not
+        torch.distributed.all_reduce(total, group=mesh.get_group())
+        return total.to(value.device)
     return value
 
 

@@ -140,13 +140,8 @@ class RunDirectory(EvaluationDirectory):
         return self.path / "checkpoints"
 
     @property
-    def alternates(self) -> Path:
-        """The forget rows with the other answers that the model wrote for them, a source like --forget."""
-        return self.path / "alternates.jsonl"
-
-    @property
-    def alternates_batches(self) -> EvaluationDirectory:
-        """Batches of these, while they are written."""
+    def alternates(self) -> EvaluationDirectory:
+        """Its records: the forget rows with other answers, which the model wrote; batches while it writes."""
         return EvaluationDirectory(self.path / "alternates")
 
     @property

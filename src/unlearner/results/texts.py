@@ -132,8 +132,8 @@ def holding_texts(folder: Path) -> Iterator[Path]:
         for evaluation in run.evaluations:
             yield from (file for file in (evaluation.records, *evaluation.batches) if file.is_file())
         audit = AuditDirectory(run.path)
-        written = run.report, run.alternates, run.alternates_batches.path
-        yield from (p for p in (*written, audit.rows, audit.audit, audit.page, audit.parts) if p.exists())
+        made = run.alternates.path, audit.rows, audit.audit, audit.page, audit.parts
+        yield from (path for path in (run.report, *made) if path.exists())
         yield from histories_in(run.path)
     yield from (cell.failed for cell in cells if cell.failed.is_file())
     if bench.known.is_dir():

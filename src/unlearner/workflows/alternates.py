@@ -70,31 +70,29 @@ def with_alternates(
     model wrote nothing but the answer itself.
     """
     kept = None if folder is None or config.redact else RunDirectory(folder).alternates
-    if kept is not None and distributed.agreed(kept.is_file()):
-        rows = distributed.agreed(read_jsonl(kept))
+    if kept is not None and distributed.agreed(kept.records.is_file()):
+        rows = distributed.agreed(read_jsonl(kept.records))
         return [
             replace(r, alternate_answer=tuple(row["alternate_answer"])) for r, row in zip(forget, rows, strict=True)
         ]
     lacking = [record for record in forget if not record.alternate_answer]
     requests = [_request(record, how, config.seed) for record in lacking]
-    batches = None if kept is None else RunDirectory(kept.parent).alternates_batches
-    if batches is not None:
-        batches.path.mkdir(exist_ok=True)
+    if kept is not None:
+        kept.path.mkdir(exist_ok=True)
     with progress_bar("alternate answers", len(lacking)) as bar, autocast():
         examples = run_passes(
             model, tokenizer, template, lacking, asked=[[request] for request in requests],
             batch_tokens=config.eval_tokens, generation_tokens=config.eval_tokens,
-            progress=lambda name, rows, total: bar(rows), store=Store(None if batches is None else batches.path),
+            progress=lambda name, rows, total: bar(rows), store=Store(None if kept is None else kept.path),
         )  # fmt: skip
     texts = [[written.text for written in each.written(r)] for each, r in zip(examples, requests, strict=True)]
     written = iter([_alternates(record, found) for record, found in zip(lacking, texts, strict=True)])
     made = [record if record.alternate_answer else next(written) for record in forget]
-    if kept is not None and batches is not None and distributed.is_main():
-        write_jsonl(kept, [_row(record) for record in made])
-        for path in batches.batches:
+    if kept is not None and distributed.is_main():
+        write_jsonl(kept.records, [_row(record) for record in made])
+        for path in kept.batches:
             path.unlink()
-        batches.path.rmdir()
-    note(f"alternate answers to {len(lacking)} forget questions{f' are in {kept}' if kept else ''}")
+    note(f"{len(lacking)} forget rows have other answers now{f', in {kept.records}' if kept else ''}")
     return made
 
 
