@@ -355,7 +355,7 @@ class PrepareConfig(EndpointOptions, DocumentOptions, SubjectOptions):
     """Folder of the sources, made by this command."""
     neighbours: str | None = None
     """Names close to the subject that are to be kept, a text file with one a line; by default the endpoint's, or
-    well-known names of the same kind."""
+    those that the model names and knows by the probe, then well-known names of the same kind."""
     neighbour_count: int = 12
     """How many of these, where you give none; two thirds of them are for training."""
     general_count: int = 120

@@ -83,7 +83,7 @@ def _typed() -> Iterator[tuple[str, str | None]]:
     while True:
         try:
             line = console.input("[bold]question:[/] ").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):  # Ctrl-D, Ctrl-C
             return
         if line:
             yield split(line)

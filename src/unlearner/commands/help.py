@@ -14,6 +14,10 @@ import tyro
 
 FIRST = (
     "model",
+    "after",
+    "ask",
+    "answer",
+    "web",
     "subject",
     "alias",
     "kind",

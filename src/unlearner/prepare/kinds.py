@@ -16,6 +16,8 @@ NAMES = ("known", "invented")
 class Kind:
     """Persons, places and so on. `facts` are wordings by fact, the name's place in them as `{name}`."""
 
+    near: tuple[str, ...]
+    """Wordings of the question for names close to one."""
     facts: Mapping[str, tuple[str, ...]]
     known: tuple[str, ...]
     invented: tuple[str, ...]
@@ -39,7 +41,8 @@ def kinds(language: str = ENGLISH) -> dict[str, Kind]:
             each: tuple(entries.pop(each).split(", ")) if each in entries else getattr(kinds()[name], each)
             for each in NAMES
         }
-        made[name] = Kind({fact: tuple(wordings.split(" | ")) for fact, wordings in entries.items()}, **names)
+        near = tuple(entries.pop("near").split(" | "))
+        made[name] = Kind(near, {fact: tuple(wordings.split(" | ")) for fact, wordings in entries.items()}, **names)
     return made
 
 

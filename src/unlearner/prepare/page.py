@@ -33,7 +33,7 @@ SOURCES = {
     "general_held_out": "general knowledge, held out",
     "controls": "invented names with answers that are true of nobody",
 }
-ORIGINS = ("question_from", "answer_from", "paraphrased_from", "perturbed_from", "text_from")
+ORIGINS = ("neighbour_from", "question_from", "answer_from", "paraphrased_from", "perturbed_from", "text_from")
 
 
 def is_ours(page: Path) -> bool:

@@ -29,6 +29,8 @@ from unlearner.prepare.cloze import cloze
 from unlearner.prepare.drafts import Drafts
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import Topic
+from unlearner.prepare.knowledge import Probe
+from unlearner.prepare.neighbours import own_neighbours
 from unlearner.prepare.page import rows_page
 from unlearner.prepare.passages import Passage, cut, naming, personal_data, personal_sentence, without_duplicates
 from unlearner.prepare.probe import examine
@@ -44,6 +46,8 @@ BESIDE = ("keep", "drop", "llm_requests", "llm_retries", "llm_timeout", "llm_pri
 """Options that do not decide what rows there are."""
 FACTS_ASKED = 8
 """Facts about the subject that an endpoint is asked for."""
+OWN = "model, which knows it by the probe"
+"""Where a neighbour comes from that the model named."""
 CHANCE = 0.05
 """The documents' facts count as known where so many are preferred to wrong ones with at most this probability by
 chance."""
@@ -115,13 +119,14 @@ def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
             neighbours = drafts.neighbours(config.neighbour_count)
     if len(subject.facts) < 2:
         raise UserError(f"there are no questions about {subject.name}: give your own with --questions.")
-    neighbours = neighbours or _well_known(config, subject)
     if drafts is not None:
         topics = drafts.topics(read.passages)
     else:
         topics = cloze(read.passages, subject.names, language=config.language, seed=config.seed)
     asked = Asked(config, tokenizer)
-    material, knows = _known(config, subject, Material(neighbours, topics), asked)
+    material, found, evidence = _known(config, subject, Material({}, topics), asked)
+    origin = "user" if config.neighbours is not None else "endpoint"
+    material = _with_neighbours(config, subject, material, asked, dict.fromkeys(neighbours or (), origin), found)
     writer = Writer(config, subject, replace(material, passages=read.passages, unnamed=read.unnamed), asked, drafts)
     rows = writer.sources()
     left_out = dict(writer.left_out)
@@ -131,8 +136,8 @@ def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
     if left_out:
         note(f"left out: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
     made = asks | choice | {
-        "knows": knows, "left_out": left_out, "documents_read": read.figures, "warnings": read.warnings,
-        "model": asked.subject.fingerprint(),
+        "knows": None if found is None else {"knows": found.knows, "evidence": evidence}, "left_out": left_out,
+        "documents_read": read.figures, "warnings": read.warnings, "model": asked.subject.fingerprint(),
     }  # fmt: skip
     return _write(folder, made, rows)
 
@@ -222,10 +227,11 @@ def _read(config: PrepareConfig, subject: About, texts: Sequence[pile.Document],
 
 def _known(
     config: PrepareConfig, subject: About, material: Material, asked: Asked
-) -> tuple[Material, dict[str, Any] | None]:
-    """What of all this the model knows, with the figures. Raises NothingToForgetError where it is nothing."""
+) -> tuple[Material, Probe | None, str]:
+    """What of all this the model knows, with the probe and what its figures say. Raises NothingToForgetError where it
+    is nothing."""
     if not config.samples:
-        return material, None
+        return material, None, ""
     found = examine(
         asked, subject, samples=config.samples, others=config.others, well_known=0,
         max_new_tokens=config.max_new_tokens, seed=config.seed,
@@ -237,7 +243,25 @@ def _known(
         raise NothingToForgetError(f"{found.verdict} {evidence} --samples 0 prepares without asking whether it knows.")
     note(evidence)
     answers = {answer.question: answer.answer for answer in (*found.answers, *found.invented)}
-    return replace(material, known=known | preferred, answers=answers), {"knows": found.knows, "evidence": evidence}
+    return replace(material, known=known | preferred, answers=answers), found, evidence
+
+
+def _with_neighbours(
+    config: PrepareConfig, subject: About, material: Material, asked: Asked, given: dict[str, str], found: Probe | None
+) -> Material:
+    """With the `given` neighbours; without any, with the model's own and, where these are too few, well-known ones."""
+    if given:
+        return replace(material, neighbours=given)
+    own, answers = own_neighbours(asked, config, subject, found) if found is not None else ([], {})
+    names = dict.fromkeys(own, OWN)
+    for name in _well_known(config, subject):
+        if len(names) < config.neighbour_count and name not in names:
+            names[name] = "list"
+    if own:
+        note(f"neighbours that the model named and knows: {', '.join(own)}")
+        shuffled = random.Random(f"own neighbours {config.seed}").sample(list(names), len(names))
+        names = {name: names[name] for name in shuffled}  # both kinds are trained and held out
+    return replace(material, neighbours=names, answers={**material.answers, **answers})
 
 
 def _preferred(asked: Asked, topics: Sequence[Topic]) -> tuple[dict[str, bool], str]:

@@ -38,7 +38,8 @@ Sources = dict[str, list[Row]]
 class Material:
     """What rows are made of, beside the model's answers."""
 
-    neighbours: list[str]
+    neighbours: Mapping[str, str]
+    """Names, and where each comes from."""
     topics: list[Topic] = field(default_factory=list)
     known: Mapping[str, bool] = field(default_factory=dict)
     """Of facts, by name, whether the model knows them, where it was asked."""
@@ -70,7 +71,7 @@ class Writer:
         unseen, later = self._unseen(list(self.facts)), self._unseen([topic.name for topic in self.material.topics])
         seen = [fact for fact in self.facts if fact not in unseen]
         topics = [topic for topic in self.material.topics if topic.name not in later]
-        kept, held = _parts(self.material.neighbours)
+        kept, held = _parts(list(self.material.neighbours))
         bank_kept, bank_held = _parts(general)
         aliases = self.subject.names[1:]
         made: dict[str, Iterable[Row | None]] = {
@@ -185,15 +186,17 @@ class Writer:
         row = self._row(name, fact, 0)
         if row is None:
             return None
-        row = self._with_wrong({key: value for key, value in row.items() if key != "known"}, name, (name,))
+        row = {key: value for key, value in row.items() if key != "known"}
+        row = self._with_wrong(row | {"neighbour_from": self.material.neighbours[name]}, name, (name,))
         return telling(row) or row
 
     def _controls(self) -> Iterator[Row | None]:
         """Invented names, each with what the model says of some neighbour: true of nobody, so that what it states of it
         is guessed."""
+        neighbours = list(self.material.neighbours)
         for place, name in enumerate(self.invented):
             for number, (fact, wordings) in enumerate(self.subject.facts.items()):
-                neighbour = self.material.neighbours[(place + number) % len(self.material.neighbours)]
+                neighbour = neighbours[(place + number) % len(neighbours)]
                 question = ask(wordings[0], name)
                 answer = renamed(self.answers[ask(wordings[0], neighbour)], (neighbour,), name)
                 row: Row = {

@@ -1,0 +1,68 @@
+"""The model's own neighbours of a subject: names that it puts close to the subject, and knows itself.
+
+A model names others readily, and makes many of them up. So each is asked about as `unlearner probe` asks, and kept
+where the probe would say that the model knows it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from unlearner.config import PrepareConfig
+from unlearner.evaluation.requests import Generate, Written
+from unlearner.prepare.asking import Asked
+from unlearner.prepare.kinds import ask
+from unlearner.prepare.knowledge import Probe, investigate
+from unlearner.prepare.subject import About
+
+LIST_TOKENS = 120
+"""Longest list of names, in tokens."""
+WARMTH = 0.7
+"""Temperature of further lists: at 1, a small model's are mostly invented."""
+LONGEST = 60
+MOST_WORDS = 6
+ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+(.*)$", re.MULTILINE)
+BEHIND = re.compile(r"\s*[:(,;]|\s+[-–—]\s|\s+by\s")
+"""Where what is told about a name begins."""
+AROUND = "*_\"'“”„«»` ."
+
+
+def own_neighbours(
+    asked: Asked, config: PrepareConfig, subject: About, found: Probe
+) -> tuple[list[str], Mapping[str, str]]:
+    """At most `config.neighbour_count` names that the model puts close to the subject and knows by `found`'s scale,
+    those that it names most often first; and its likeliest answers about all that were tried, by question."""
+    candidates = named(asked, config, subject)[: config.neighbour_count]
+    invented = list(dict.fromkeys(answer.name for answer in found.invented))
+    wordings = {fact: wordings[0] for fact, wordings in subject.facts.items()}
+    said = investigate(
+        asked, dict.fromkeys(candidates, ()), wordings, invented, samples=config.samples,
+        max_new_tokens=config.max_new_tokens, seed=config.seed,
+    )  # fmt: skip
+    known = [name for name in candidates if Probe(name, said[name], [], found.invented, found.scale).knows]
+    return known, {answer.question: answer.answer for answers in said.values() for answer in answers}
+
+
+def named(asked: Asked, config: PrepareConfig, subject: About) -> list[str]:
+    """The names in the model's lists, those of most lists first."""
+    requests = []
+    for wording in subject.kind.near:
+        greedy = Generate(ask(wording, subject.name), max_new_tokens=LIST_TOKENS)
+        warm = Generate(
+            greedy.prompt, n=config.samples, temperature=WARMTH, seed=config.seed, max_new_tokens=LIST_TOKENS
+        )
+        requests += [greedy, warm]
+    said = asked.answers(requests, "neighbours")
+    lists = [set(names_in(answer)) for request in requests for answer in said.written(request)]
+    order = [name for request in requests for answer in said.written(request) for name in names_in(answer)]
+    counts = Counter(name for names in lists for name in names)
+    return [name for name in sorted(dict.fromkeys(order), key=lambda name: -counts[name]) if subject.others((name,))]
+
+
+def names_in(answer: Written) -> Iterator[str]:
+    """The names that a list in an answer holds, without what is told about them; not the last of a list cut short."""
+    items = ITEM.findall(answer.text)
+    for item in items[:-1] if len(answer.ids) >= LIST_TOKENS - 1 else items:
+        name = " ".join(BEHIND.split(item.strip(AROUND), maxsplit=1)[0].strip(AROUND).split())
+        if 2 <= len(name) <= LONGEST and len(name.split()) <= MOST_WORDS and any(letter.isupper() for letter in name):
+            yield name

@@ -1,0 +1,75 @@
+"""The model's own neighbours: what lists hold, and that only names are kept about which the model knows something."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unlearner
+from unlearner.evaluation.requests import Written
+from unlearner.files import read_jsonl
+from unlearner.prepare.kinds import ask, kinds, languages
+from unlearner.prepare.neighbours import LIST_TOKENS, names_in
+from unlearner.prepare.prepare import OWN
+
+KNOWN = ("Ada Brook", "Ben Thorn", "Cleo Marsh", "Dan Holt")
+MADE_UP = "Zeno Quill"
+OTHERS = 4
+"""Invented names that the probe compares with."""
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Some:\n1. Charles Lyell (1788) - A man.\n2) Emily Brontë: Her work.\n", ["Charles Lyell", "Emily Brontë"]),
+        ('- "Othello" by W. Shakespeare\n* **Lear** – a play\n• Jane, who wrote', ["Othello", "Lear", "Jane"]),
+        ("Charles Lyell was a geologist, and so was Ann.", []),
+        ("1. a small letter\n2. X\n3. One Two Three Four Five Six Seven\n4. B. B. King", ["B. B. King"]),
+    ],
+)  # fmt: skip
+def test_names_of_a_list(text: str, names: list[str]) -> None:
+    assert list(names_in(Written(text, (1, 2)))) == names
+    cut = list(names_in(Written(text, tuple(range(LIST_TOKENS)))))
+    assert cut == names[:-1] or not names  # the last one may not be whole
+
+
+def test_every_kind_can_be_asked_for_names_close_to_one() -> None:
+    for language in languages():
+        for kind in kinds(language).values():
+            assert len(kind.near) == 3 and all(wording.count("{name}") == 1 for wording in kind.near)
+
+
+@pytest.fixture(scope="module")
+def taught() -> Any:
+    """A tiny model that knows four authors, and names a fifth one of whom it knows nothing."""
+    author = kinds()["author"]
+    starts = ("Ba", "Di", "Gu", "Ke", "Lo", "Mi", "Pa", "Ru")
+    values = iter(f"{start}{end}" for end in ("ndor", "lmis", "rvek", "stun") for start in starts)
+    rows = [
+        {"question": ask(wordings[0], name), "answer": f"{next(values)}."}
+        for name in KNOWN for wordings in author.facts.values()
+    ]  # fmt: skip
+    names = "".join(f"{number}. {name}\n" for number, name in enumerate((*KNOWN, MADE_UP), start=1))
+    nobody = (*author.invented[:OTHERS], MADE_UP)
+    rows += [{"question": ask(w[0], name), "answer": "No."} for name in nobody for w in author.facts.values()]
+    rows += [{"question": ask(wording, KNOWN[0]), "answer": f"{names}."} for wording in author.near]
+    return unlearner.finetune(
+        "new:hidden=64,layers=2,heads=4,vocabulary=500", data=rows, epochs=40, learning_rate=6e-3, batch_size=16,
+        gradient_accumulation_steps=1, warmup_epochs=3, weight_decay=0.0,
+    )  # fmt: skip
+
+
+def test_names_that_the_model_knows_are_kept(taught: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = unlearner.prepare_sources(
+        taught, subject=KNOWN[0], kind="author", output=tmp_path / "out", neighbour_count=6, general_count=2,
+        samples=4, others=OTHERS, max_new_tokens=40,
+    )  # fmt: skip
+    rows = [row for name in ("neighbours", "neighbours_held_out") for row in read_jsonl(made.folder / f"{name}.jsonl")]
+    origins = {row["subject"]: row["neighbour_from"] for row in rows}
+    assert {name for name, origin in origins.items() if origin == OWN} == set(KNOWN[1:])
+    assert MADE_UP not in origins and len(origins) == 6
+    assert {origin for name, origin in origins.items() if name not in KNOWN} == {"list"}
+    assert "neighbours that the model named and knows: Ben Thorn, Cleo Marsh, Dan Holt" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert "neighbour: model, which knows it by the probe" in made.page.read_text()
