@@ -253,7 +253,7 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (["methods", "NPOO"], ["unknown method 'NPOO': did you mean 'NPO'?"]),
         (forgetting(method="ME+GD", preset="paper"), ["no settings of ME+GD are known as preset 'paper'"]),
         (forgetting(method="WGA+GD", preset="paper"), ["WGA+GD", "take --preset openunlearning"]),
-        (["forget", "--model", "good"], ["--forget and --output must be given"]),
+        (["forget", "--forget", "f.jsonl"], ["--model and --output must be given"]),
         ([*forgetting(), "--learning-rate"], ["--learning-rate needs a value"]),
         (forgetting(preset="fictitous"), ["--preset cannot be 'fictitous': did you mean 'fictitious'?"]),
         (forgetting(pairing="free"), ["--pairing cannot be 'free'", "fixed, official, redrawn"]),

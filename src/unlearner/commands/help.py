@@ -19,6 +19,7 @@ FIRST = (
     "kind",
     "documents",
     "llm",
+    "search",
     "forget",
     "retain",
     "data",
@@ -35,6 +36,8 @@ FEW = 20
 GROUPS = {
     "model": {"model", "template", "max_length", "trust_remote_code", "reference_model"},
     "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude"},
+    "subject": {"subject", "subjects", "prepared", "alias", "kind", "neighbours", "search", "search_methods",
+                "leak_below", "keep", "leak_samples"},
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
     "run": {"output", "seed", "precision", "execution", "parallel", "cpu_offload", "engine", "save_steps",
@@ -47,7 +50,7 @@ CLASSES = {
     "ModelOptions": "run",
 }
 """The group of every other option, by the class that has it; "evaluation" for any other class."""
-ORDER = ("model", "data", "method", "training", "LoRA", "evaluation", "run")
+ORDER = ("model", "data", "subject", "method", "training", "LoRA", "evaluation", "run")
 
 
 def show_help(config_type: type, program: str, example: str, *, everything: bool) -> None:
