@@ -10,6 +10,7 @@ import pytest
 
 from unlearner.commands.help import ORDER, group_of
 from unlearner.commands.main import COMMANDS, main, options
+from unlearner.config import TUNE_BUDGET
 from unlearner.errors import UserError, install
 from unlearner.search.config import ForgetCommand
 
@@ -101,6 +102,17 @@ def test_a_subject_may_be_given_several_times() -> None:
     named = parsed("--subject", "Ann Bell", "Bob", "--lora", "--subject=Cy", "--search", "5m", "--subject", "Di")
     assert named.subject == ["Ann Bell", "Bob", "Cy", "Di"]
     assert (named.lora, named.search) == (True, "5m")
+
+
+def test_tune_alone_takes_each_methods_own_grid() -> None:
+    def tuned(*words: str) -> tuple[list[str], str | None]:
+        made = options("bench", ["fictitious", *words, "--output", "o", "--epochs", "3"])
+        return made.tune, made.tune_budget
+
+    assert tuned("--tune") == ([], TUNE_BUDGET)
+    assert tuned("--tune", "--tune-budget", "20m") == tuned("--tune-budget=20m") == ([], "20m")
+    assert tuned("--tune", "lr=1,2") == (["learning_rate=1,2"], None)
+    assert tuned() == ([], None)
 
 
 def test_every_option_has_its_group() -> None:

@@ -13,7 +13,7 @@ import tyro
 import yaml
 
 from unlearner.commands.help import show_help
-from unlearner.config import BenchConfig, ForgetConfig
+from unlearner.config import TUNE_BUDGET, BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import own_name
@@ -110,6 +110,8 @@ def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
             groups.append([*argument.split("=", 1)] if argument.startswith("--") else [argument])
         else:
             groups[-1].append(argument)
+    if ["--tune"] in groups and not any(flag.replace("_", "-") == "--tune-budget" for flag, *_ in groups):
+        groups.append(["--tune-budget", TUNE_BUDGET])  # each method's own grid
     kept: list[str] = []
     pairs: list[str] = []
     for flag, *values in groups:

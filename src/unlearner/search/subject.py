@@ -116,7 +116,7 @@ def _check_output(place: SubjectDirectory, command: ForgetCommand) -> None:
     ours = identity(resolved(command))
     if place.manifest.is_file():
         held = read_json(place.manifest)["options"]
-        changed = next((name for name in {**ours, **held} if _plain(ours.get(name)) != held.get(name)), None)
+        changed = next((name for name in {**ours, **held} if ours.get(name) != held.get(name)), None)
         if changed is not None:
             raise UserError(
                 f"--output {place.path} holds another run ({changed} is {held.get(changed)!r} there, "
@@ -130,10 +130,6 @@ def _only_prepared(place: SubjectDirectory) -> bool:
     """Whether the directory was left while its sources were being made."""
     names = {path.name for path in place.path.iterdir() if not path.name.startswith(".")}
     return all(name == place.neighbours.name or name.partition("-")[0] == place.data.name for name in names)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 class Search:

@@ -74,9 +74,9 @@ def candidates(given: ForgetConfig, usual: ForgetConfig, methods: Sequence[str])
     """
     own = {pair.partition("=")[0].strip().replace("-", "_") for pair in given.method_options}
     fixed = own | {name for name, value in vars(given).items() if value is not None and name in vars(usual)}
+    assert usual.learning_rate is not None
     grids = []
     for method in methods:
-        assert usual.learning_rate is not None
         axes = rated(grid_of(method), usual.learning_rate)
         axes = {name: values for name, values in axes.items() if name not in fixed}
         axes |= {} if given.lora else {"lora": (False, True)}
@@ -94,9 +94,9 @@ def _with_rate(point: Setting) -> Setting:
 
 
 def configured(usual: ForgetConfig, setting: Mapping[str, Any], epochs: float, output: str | None) -> ForgetConfig:
-    """The options of a run with a setting; warm-up in proportion to its length."""
+    """The options of a run with a setting; warm-up in proportion to its length. The weight of the forget loss is left
+    open in `usual`, because each method has its own."""
     assert usual.epochs is not None
-    # Left open in `usual`, so that each method has its own.
     known = {name: value for name, value in setting.items() if name in vars(usual)}
     options = [*usual.method_options, *(f"{name}={value}" for name, value in setting.items() if name not in known)]
     if "forget_coeff" not in known:
