@@ -49,7 +49,7 @@ class ForgetCommand(ForgetConfig):
     keep: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """The aim: of the held-out questions about neighbours, and of general knowledge, that were answered before, such
     shares must be answered still; one number is for both."""
-    leak_samples: int = 16
+    leak_samples: int = 8
     """Answers that are sampled to each question, at temperature 1."""
 
     @property

@@ -16,9 +16,9 @@ from unlearner.results.layout import PreparedDirectory
 from unlearner.results.subjects import SubjectDirectory
 from unlearner.search.config import ForgetCommand
 
-GENERAL = 240
-"""Questions of general knowledge, a third of them held out: twice as many as `prepare` takes, since the aim is to keep
-95% of those that were answered."""
+GENERAL = 180
+"""Questions of general knowledge, a third of them held out: more than `prepare` takes, since the aim is to keep 95% of
+those that were answered."""
 NEEDED = ("forget", "retain", "subject", "unseen_wordings", "neighbours_held_out", "general_held_out")
 """Sources that a search needs."""
 
