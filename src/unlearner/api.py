@@ -38,6 +38,9 @@ from unlearner.prepare.prepare import Prepared
 from unlearner.prepare.prepare import prepare as _prepare
 from unlearner.prepare.probe import probe as _probe
 from unlearner.results.layout import RunDirectory
+from unlearner.search.config import ForgetCommand
+from unlearner.search.subject import SubjectResult
+from unlearner.search.subject import forget_subject as _forget_subject
 from unlearner.training import checkpoint
 from unlearner.workflows.evaluate import evaluate as _evaluate
 from unlearner.workflows.fine_tune import FinetuneResult
@@ -50,8 +53,9 @@ from unlearner.workflows.share import share
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar(
-    "Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, CompareConfig, AuditConfig
-)
+    "Config", ForgetConfig, ForgetCommand, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, CompareConfig,
+    AuditConfig,
+)  # fmt: skip
 
 SOURCES = {
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "controls",
@@ -229,6 +233,26 @@ def forget(
     result = _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
     if config.audit is not None:
         _audit(of_forget(config))
+    return result
+
+
+@_takes(ForgetCommand)
+def forget_subject(model: Any, subject: Any = (), *, tokenizer: Any = None, **options: Any) -> SubjectResult:
+    """Make `model` forget a name, or several:
+    `forget_subject("builtin:smollm2", "Charles Darwin", search="20m", output="runs/darwin")`.
+
+    In the place of a name, `prepared` may have folders that `prepare_sources` made, or `subjects` a file of names.
+    Options: the fields of `ForgetCommand`, those that go with a name, and of `ForgetConfig`; an `output` is needed.
+    Gives the run and its model, the aim and whether it was reached, held-out questions before and after, all trials.
+    Raises UserError; NothingToForgetError where the model does not know the subject.
+    """
+    model, tokenizer = _subject(model, tokenizer)
+    named = {"subject": [subject] if isinstance(subject, str) else list(subject)}
+    config = _config(ForgetCommand, model, {**options, **named})
+    check_forget(config)
+    result = _forget_subject(config, tokenizer=tokenizer)
+    if config.audit is not None:
+        _audit(of_forget(result.config))
     return result
 
 

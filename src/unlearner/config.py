@@ -213,7 +213,7 @@ class BenchConfig:
     """One run for each."""
     reference: Literal["rolling", "frozen"] = "rolling"
     """Continual: the reference of NPO, DPO and KL is the last task's model (rolling) or the original one (frozen)."""
-    tune: list[str] | None = None
+    tune: list[str] = field(default_factory=list)
     """Try settings for every method and split, then run with the best: alone, each method's own grid (`unlearner
     methods NAME`); with axes, --tune learning_rate=1e-5,5e-6 epochs=5,10, all their combinations. Best is the highest
     forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
@@ -238,10 +238,8 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         self.options = {own_name(name): value for name, value in self.options.items()}
-        if self.tune is not None:
-            axes = [axis.partition("=") for axis in self.tune]
-            self.tune = [own_name(name) + equals + values for name, equals, values in axes]
-            self.tune_budget = self.tune_budget or (None if self.tune else TUNE_BUDGET)
+        axes = [axis.partition("=") for axis in self.tune]
+        self.tune = [own_name(name) + equals + values for name, equals, values in axes]
         self.scenario = self.scenario or ("fictitious" if self.forget else "")
 
     @property

@@ -263,7 +263,7 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(method="NPO+GD+BLURR"), ["did you mean 'NPO+GD+BLUR'?"]),
         (forgetting(method="GA+GD+GRU", method_options="moment=0.5"), ["no option 'moment'", "'momentum'"]),
         (forgetting(method="GA+GD+SAM", parallel="deepspeed"), ["SAM does not go with --parallel deepspeed"]),
-        (["forget", "--model", "good"], ["--forget and --output must be given"]),
+        (["forget", "--forget", "f.jsonl"], ["--model and --output must be given"]),
         ([*forgetting(), "--learning-rate"], ["--learning-rate needs a value"]),
         (forgetting(preset="fictitous"), ["--preset cannot be 'fictitous': did you mean 'fictitious'?"]),
         (forgetting(pairing="free"), ["--pairing cannot be 'free'", "fixed, official, redrawn"]),

@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 """Values for options that must be given; commands are refused before they are looked at."""
 MORE: dict[str, dict[str, Any]] = {
-    "forget": {"retain": "retain.jsonl"},
+    "forget": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
     "compare": {"after": "model", "ask": "Who?"},
     "evaluate": {"forget": "forget.jsonl"},
     "audit": {"forget": "builtin:forget[0:6]", "before": "model"},

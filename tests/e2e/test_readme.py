@@ -82,7 +82,7 @@ def test_tofu_as_in_the_paper_is_what_the_bench_does() -> None:
     told = cli.options("forget", command[1:])
     options = {"official": "true", "judge": "paper", "template": "llama2"}
     bench = BenchConfig(scenario="fictitious", data="tofu", model=told.model, output="runs", options=options)
-    assert make_cell(bench, told.method, "forget01", told.seed, Path(told.output), {}).runs == (told,)
+    assert make_cell(bench, told.method, "forget01", told.seed, Path(told.output), {}).runs == (told.plain,)
 
 
 def test_every_method_and_metric_is_listed() -> None:

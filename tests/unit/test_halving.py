@@ -94,6 +94,14 @@ def test_a_rung_that_needs_less_leaves_its_time_to_the_next() -> None:
     assert keys(tried) == [(0, 0), (1, 0), (2, 0), (1, 1)]
 
 
+def test_what_the_last_rung_leaves_goes_to_further_settings() -> None:
+    """Six short trials, the best two go on; then a further short one, which is the best of all and goes on, too."""
+    merit: dict[int, float | None] = dict(enumerate([0.1, 0.5, 0.2, 0.4, 0.3, 0.0, 0.9, *[0.0] * 13]))
+    tried = played(20, (1, 2), Budget(seconds=13.0), merit)
+    assert keys(tried) == [*((i, 0) for i in range(6)), (1, 1), (3, 1), (6, 0), (6, 1)]
+    assert sum(each.seconds for each in tried) == 13.0
+
+
 def test_the_first_trial_is_run_however_short_the_time() -> None:
     assert keys(played(5, (1, 3), Budget(seconds=0.5), dict.fromkeys(range(5), 0.0))) == [(0, 0)]
 

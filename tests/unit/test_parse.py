@@ -10,8 +10,9 @@ import pytest
 
 from unlearner.commands.help import ORDER, group_of
 from unlearner.commands.main import COMMANDS, main, options
-from unlearner.config import ForgetConfig
+from unlearner.config import TUNE_BUDGET
 from unlearner.errors import UserError, install
+from unlearner.search.config import ForgetCommand
 
 GIVEN = ["--model", "m", "--forget", "f.jsonl", "--output", "out"]
 
@@ -86,8 +87,8 @@ def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_help_shows_what_matters_first_and_help_all_everything_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     short, everything = helped(capsys, "forget", "--help"), helped(capsys, "forget", "--help-all")
-    assert len(re.findall(r"^[│| ] --[a-z]", short, re.MULTILINE)) == 10
-    assert len(re.findall(r"^[│| ] --[a-z]", everything, re.MULTILINE)) == len(fields(ForgetConfig))
+    assert len(re.findall(r"^[│| ] --[a-z]", short, re.MULTILINE)) == 14
+    assert len(re.findall(r"^[│| ] --[a-z]", everything, re.MULTILINE)) == len(fields(ForgetCommand))
     assert all(f"--{name} " in short for name in ("model", "forget", "retain", "method", "output", "epochs"))
     assert "--help-all shows all" in short
     titles = [everything.index(f" {group} options ") for group in ORDER]
@@ -97,8 +98,25 @@ def test_help_shows_what_matters_first_and_help_all_everything_in_groups(capsys:
     assert "--batch-size WHOLE-NUMBER" in everything and "--weight-decay NUMBER" in everything
 
 
+def test_a_subject_may_be_given_several_times() -> None:
+    named = parsed("--subject", "Ann Bell", "Bob", "--lora", "--subject=Cy", "--search", "5m", "--subject", "Di")
+    assert named.subject == ["Ann Bell", "Bob", "Cy", "Di"]
+    assert (named.lora, named.search) == (True, "5m")
+
+
+def test_tune_alone_takes_each_methods_own_grid() -> None:
+    def tuned(*words: str) -> tuple[list[str], str | None]:
+        made = options("bench", ["fictitious", *words, "--output", "o", "--epochs", "3"])
+        return made.tune, made.tune_budget
+
+    assert tuned("--tune") == ([], TUNE_BUDGET)
+    assert tuned("--tune", "--tune-budget", "20m") == tuned("--tune-budget=20m") == ([], "20m")
+    assert tuned("--tune", "lr=1,2") == (["learning_rate=1,2"], None)
+    assert tuned() == ([], None)
+
+
 def test_every_option_has_its_group() -> None:
-    groups = {f.name: group_of(ForgetConfig, f.name) for f in fields(ForgetConfig)}
+    groups = {f.name: group_of(ForgetCommand, f.name) for f in fields(ForgetCommand)}
     assert set(groups.values()) == set(ORDER)
     assert (groups["lora_rank"], groups["batch_size"], groups["method"]) == ("LoRA", "training", "method")
     assert (groups["retain_eval"], groups["metrics"], groups["seed"]) == ("evaluation", "evaluation", "run")

@@ -30,7 +30,8 @@ def check_forget(config: ForgetConfig) -> None:
         if config.output is None:
             raise UserError("audit needs output: without a directory, take Unlearner(...).audit().")
         AuditConfig(model="", output="", budget=config.audit).check_audit()
-        read_controls(config.audit_controls, config.forget, config.columns)
+        if config.forget:  # not yet there where it begins at a name, which brings its own controls
+            read_controls(config.audit_controls, config.forget, config.columns)
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         "seeds": config.seeds,
         "reference": config.reference,
         "tasks": config.tasks,
-        "tune": config.tune or [],
+        "tune": config.tune,
         "tune_budget": config.tune_budget,
         "tune_seed": config.tune_seed,
         "threads": config.threads,

@@ -48,7 +48,7 @@ class Results:
     @cached_property
     def tuned(self) -> list[str]:
         """The options that were tuned, of any method."""
-        axes = [axis.partition("=")[0].replace("-", "_") for axis in self.config.tune or ()]
+        axes = [axis.partition("=")[0].replace("-", "_") for axis in self.config.tune]
         return list(dict.fromkeys([*axes, *(name for cell in self.cells for name in cell.chosen)]))
 
     @cached_property

@@ -163,7 +163,7 @@ class Tuning:
 def read_axes(config: BenchConfig) -> dict[str, list[Any]]:
     """The values of --tune by option. Raises UserError for what is no option, or no value of it."""
     axes: dict[str, list[Any]] = {}
-    for axis in config.tune or ():
+    for axis in config.tune:
         name, equals, values = axis.partition("=")
         name = name.replace("-", "_")
         if not equals or not values:

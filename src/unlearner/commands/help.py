@@ -23,6 +23,7 @@ FIRST = (
     "kind",
     "documents",
     "llm",
+    "search",
     "forget",
     "retain",
     "data",
@@ -40,8 +41,9 @@ FIRST = (
 FEW = 20
 GROUPS = {
     "model": {"model", "template", "max_length", "trust_remote_code", "reference_model"},
-    "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude", "before", "controls",
-             "neighbours"},
+    "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude", "before", "controls"},
+    "subject": {"subject", "subjects", "prepared", "alias", "kind", "neighbours", "search", "search_methods",
+                "leak_below", "keep", "leak_samples"},
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
     "run": {"output", "seed", "precision", "execution", "parallel", "cpu_offload", "engine", "save_steps",
@@ -54,7 +56,7 @@ CLASSES = {
     "ModelOptions": "run",
 }
 """The group of every other option, by the class that has it; "evaluation" for any other class."""
-ORDER = ("model", "data", "method", "training", "LoRA", "evaluation", "run")
+ORDER = ("model", "data", "subject", "method", "training", "LoRA", "evaluation", "run")
 
 
 def show_help(config_type: type, program: str, example: str, *, everything: bool) -> None:

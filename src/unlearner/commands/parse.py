@@ -13,7 +13,7 @@ import tyro
 import yaml
 
 from unlearner.commands.help import show_help
-from unlearner.config import BenchConfig, ForgetConfig
+from unlearner.config import TUNE_BUDGET, BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import own_name
@@ -35,6 +35,7 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
         if len(arguments) <= 2 * place or arguments[2 * place].startswith("-"):
             break
         arguments.insert(2 * place, flag)
+    arguments = _joined(arguments, {flag for flag, f in known.items() if "repeat" in f.metadata})
     _warn_of_repeated(arguments)
     arguments = [_own_name(argument) for argument in _with_file(known, arguments)]
     for argument in arguments:
@@ -57,6 +58,21 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
             raise
         raise UserError(_sentence(heard.getvalue())) from None
     return replace(made, **{f.name: _at_home(getattr(made, f.name)) for f in fields(made)})
+
+
+def _joined(arguments: Sequence[str], repeated: Container[str]) -> list[str]:
+    """`--subject A --subject B` as `--subject A B`."""
+    groups: dict[object, list[str]] = {}
+    key: object = None
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            key = flag if flag in repeated else place
+            start = [flag, *([value] if equals else [])] if flag in repeated else [argument]
+            groups[key] = [*groups[key], *start[1:]] if key in groups else start
+        else:
+            groups.setdefault(key, []).append(argument)
+    return [argument for group in groups.values() for argument in group]
 
 
 def _warn_of_repeated(arguments: Sequence[str]) -> None:
@@ -94,6 +110,8 @@ def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
             groups.append([*argument.split("=", 1)] if argument.startswith("--") else [argument])
         else:
             groups[-1].append(argument)
+    if ["--tune"] in groups and not any(flag.replace("_", "-") == "--tune-budget" for flag, *_ in groups):
+        groups.append(["--tune-budget", TUNE_BUDGET])  # each method's own grid
     kept: list[str] = []
     pairs: list[str] = []
     for flag, *values in groups:

@@ -168,6 +168,8 @@ def purge(paths: list[Path], *, dry_run: bool) -> Purged:
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
         folders += found
+        for inside in sorted(path.iterdir()):  # beside the run of `forget --subject`
+            done.removed += PreparedDirectory(inside).files
         page = RunDirectory(path).report
         done.removed += [page] if path not in found and page.is_file() else []
     for run in (run for folder in folders for run in _runs(folder)):

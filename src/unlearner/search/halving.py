@@ -66,24 +66,37 @@ def next_trials(
 
     `candidates` settings are numbered from 0 and begun in that order, at the first of the `lengths`. Of those tried at
     a rung the best 1/eta, at least one, go on to the next. A budget of trials is how many settings are begun. One of
-    seconds is shared equally among rungs, what a rung leaves goes to the next; a trial is begun only if it is likely to
-    end in time, by what an epoch took so far; the very first one always is.
+    seconds is shared equally among rungs, what a rung leaves goes to the next, and what the last one leaves to further
+    settings; a trial is begun only if it is likely to end in time, by what others took; the very first always is.
     """
     entering = list(range(candidates if budget.trials is None else min(candidates, budget.trials)))
+    begun = {each.candidate for each in tried}
     for rung in range(len(lengths)):
         here = [each for each in tried if each.rung == rung]
         left = [c for c in entering if c not in {each.candidate for each in here}]
         if budget.seconds is None:
             if left:
                 return [(c, rung) for c in left]
-        elif left:
-            until = [each for each in tried if each.rung <= rung]
-            epoch = fmean(each.seconds / lengths[each.rung] for each in until) if until else 0.0
-            spent = sum(each.seconds for each in until)
-            if not until or spent + epoch * lengths[rung] <= budget.seconds * (rung + 1) / len(lengths):
-                return [(left[0], rung)]
+        elif left and _fits(rung, lengths, tried, budget.seconds * (rung + 1) / len(lengths)):
+            return [(left[0], rung)]
         entering = [each.candidate for each in _ranked(here)][: ceil(len(here) / eta)]
+    new = next((c for c in range(candidates) if c not in begun), None)
+    if new is not None and budget.seconds is not None:
+        spent = sum(each.seconds for each in tried)
+        first = [each.seconds for each in tried if each.rung == 0]
+        if spent + fmean(first) <= budget.seconds:
+            return [(new, 0)]
     return []
+
+
+def _fits(rung: int, lengths: Sequence[float], tried: Sequence[Tried], seconds: float) -> bool:
+    """Whether a trial at a rung is likely to end while all up to that rung have taken no more than so many seconds."""
+    until = [each for each in tried if each.rung <= rung]
+    if not until:
+        return True
+    here = [each.seconds for each in until if each.rung == rung]
+    expected = fmean(here or [each.seconds * lengths[rung] / lengths[each.rung] for each in until])
+    return sum(each.seconds for each in until) + expected <= seconds
 
 
 def best(tried: Iterable[Tried]) -> Tried | None:

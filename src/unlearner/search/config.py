@@ -1,0 +1,111 @@
+"""The options of `unlearner forget`: those of one run, and those that begin at a name."""
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from unlearner.config import ForgetConfig
+from unlearner.errors import UserError
+from unlearner.options import check_positive, flag_of
+from unlearner.search.halving import Budget
+
+MADE = (
+    "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "task", "continual", "columns",
+    "eval_columns",
+)  # fmt: skip
+"""Options that go without a name: what is forgotten, kept and measured."""
+NAMED = ("subject", "subjects", "prepared")
+ONLY_NAMED = ("alias", "kind", "neighbours", "search", "search_methods", "leak_below", "keep", "leak_samples")
+
+
+@dataclass(kw_only=True)
+class ForgetCommand(ForgetConfig):
+    """Make a model forget a forget set and keep a retain set, and measure both, before and after; or begin at a name:
+    --subject prepares all sets, --search finds the setting."""
+
+    forget: str = ""
+    """What to forget: FILE (.jsonl .json .csv .parquet .txt .md), a folder of documents, - for standard input,
+    FOLDER:NAME, hub:OWNER/NAME:CONFIG:SPLIT, builtin:NAME; all may end in a slice of rows, [0:40]. Or --subject."""
+    subject: list[str] = field(default_factory=list, metadata={"repeat": True})
+    """Whom or what to forget, by name, in the place of --forget and --retain: questions are prepared as `unlearner
+    prepare` does. Several names, or the option several times: all of them."""
+    subjects: str | None = None
+    """The same from a text file, a name on each line, its other names behind it: Charles Darwin | Darwin."""
+    prepared: list[str] = field(default_factory=list)
+    """The same from folders that `unlearner prepare` made, whose rows you have read."""
+    alias: list[str] = field(default_factory=list)
+    """Other names of the one --subject."""
+    kind: str = "person"
+    """What the subjects are: person, author, place, organisation, work or product."""
+    neighbours: str | None = None
+    """Names close to the subjects that are to be kept, a text file with one a line; by default well-known ones."""
+    search: str | None = None
+    """With --subject: look so long (20m, 2h) for a setting that reaches the aim: methods, learning rate, coefficients,
+    epochs, LoRA or full, by successive halving. Preparing and the run with what was found come on top. Exit code 3 if
+    nothing reaches it."""
+    search_methods: list[str] = field(default_factory=list)
+    """What --search tries; by default ME+GD, NPO+GD, SIMNPO+GD and IDK+AP, or --method alone where that is another."""
+    leak_below: float = 0.25
+    """The aim: of the sampled answers to unseen wordings no more may state their fact than this share of before."""
+    keep: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """The aim: of the held-out questions about neighbours, and of general knowledge, that were answered before, such
+    shares must be answered still; one number is for both."""
+    leak_samples: int = 8
+    """Answers that are sampled to each question, at temperature 1."""
+
+    @property
+    def named(self) -> bool:
+        """Whether it begins at a name."""
+        return any(getattr(self, name) for name in NAMED)
+
+    @property
+    def plain(self) -> ForgetConfig:
+        """The options of one run."""
+        return ForgetConfig(**{each.name: getattr(self, each.name) for each in fields(ForgetConfig)})
+
+    def check(self) -> None:
+        """Raises UserError for the first option that cannot be."""
+        if not self.named:
+            if not self.forget:
+                raise UserError("--forget must be given, or --subject: see --help.")
+            self._refuse(ONLY_NAMED, "{} goes with --subject, whom or what to forget: give it, or leave {} out.")
+            super().check()
+            return
+        self._refuse(MADE, "--subject makes what is forgotten, kept and measured: leave out {}.")
+        if (given := [flag_of(name) for name in NAMED if getattr(self, name)])[1:]:
+            raise UserError(f"{' and '.join(given)} both say whom to forget: leave one out.")
+        if self.alias and len(self.subject) != 1:
+            raise UserError("--alias is for one --subject: write the names of several into a file, for --subjects.")
+        if self.evaluate != "end":
+            raise UserError("--evaluate is end with --subject: leave it out.")
+        super().check()
+        check_positive(self, "leak_samples")
+        if not self.keep or len(self.keep) > 2:
+            raise UserError("--keep takes one number, or two: of neighbours and of general knowledge.")
+        for flag, value in (("--leak-below", self.leak_below), *(("--keep", share) for share in self.keep)):
+            if not 0 < value <= 1:
+                raise UserError(f"{flag} must lie between 0 and 1, not {value}.")
+        if self.search is not None and Budget.read("--search", self.search).seconds is None:
+            raise UserError(f"--search takes a time, such as 20m, not {self.search!r}.")
+        if self.search_methods and self.search is None:
+            raise UserError("--search-methods goes with --search: give --method for one run.")
+        if self.search_methods:
+            from unlearner.methods import Method  # which takes a second to import
+
+            for method in self.search_methods:
+                Method.parse(method)
+
+    def _refuse(self, names: tuple[str, ...], sentence: str) -> None:
+        for each in fields(self):
+            usual = each.default_factory() if each.default_factory is not MISSING else each.default
+            if each.name in names and getattr(self, each.name) != usual:
+                raise UserError(sentence.replace("{}", flag_of(each.name)))
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """What is to be kept of neighbours, and of general knowledge."""
+        return self.keep[0], self.keep[-1]
+
+
+def identity(options: dict[str, Any]) -> dict[str, Any]:
+    """What makes two searches the same one: all but how long it may take and what is aimed at."""
+    return {name: value for name, value in options.items() if name not in ("search", "leak_below", "keep")}

@@ -1,0 +1,169 @@
+"""What comes out of a model on held-out questions: sampled answers that leak, and what it can still answer.
+
+- Leak: of each question about the subject, how many of `n` answers sampled at temperature 1 state its fact
+  (`audit/detector.py`); the mean over the questions that stated it in at least a quarter of the samples before. A small
+  model knows little at that temperature, so these may be few.
+- Kept: of the questions about neighbours, and of general knowledge, whose likeliest answer stated its fact before, how
+  many are answered so still.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from unlearner.audit.attack import Question, run_attack
+from unlearner.audit.attacks.sampling import Sampling
+from unlearner.audit.attacks.template import Template
+from unlearner.audit.detector import find_detector
+from unlearner.console import progress_bar
+from unlearner.data.records import Record
+from unlearner.data.sources import load_records
+from unlearner.errors import UserError
+from unlearner.evaluation.backend import run_passes
+from unlearner.evaluation.examples import Example
+from unlearner.evaluation.requests import Request
+from unlearner.results.layout import PreparedDirectory
+from unlearner.workflows.subject import Subject
+
+LEAKS = ("unseen_wordings", "forget", "unseen_facts", "unseen_aliases")
+"""Sources about the subject, the one that is judged by first."""
+KEPT = ("neighbours_held_out", "general_held_out")
+SEARCHED = (LEAKS[0], *KEPT)
+"""What a trial is judged by."""
+KNOWN = 0.25
+"""A question counts as leaking before where so many of its samples state the fact."""
+
+Rates = dict[str, list[float]]
+"""By source, a number a question: the share of its answers that state the fact."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a setting came to, each as a share of before."""
+
+    leak: float
+    neighbours: float
+    general: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out questions of a folder of sources."""
+
+    questions: Mapping[str, list[Question]]
+    samples: int
+    max_new_tokens: int
+    max_length: int
+    seed: int
+
+    @classmethod
+    def read(cls, folder: Path, *, samples: int, max_new_tokens: int, max_length: int, seed: int) -> "HeldOut":
+        """The questions that have a fact to look for. Raises UserError where a source that is judged by has none."""
+        found = {}
+        for name in (*LEAKS, *KEPT):
+            if PreparedDirectory(folder).source(name).is_file():
+                asked = [_question(record) for record in load_records(f"{folder}:{name}")]
+                found[name] = [question for question in asked if question.detector is not None]
+        if empty := [name for name in SEARCHED if not found.get(name)]:
+            raise UserError(f"{folder}:{empty[0]} has no row with a fact: nothing can be measured.")
+        return cls(found, samples, max_new_tokens, max_length, seed)
+
+    def rates(self, subject: Subject, names: Sequence[str] | None = None) -> Rates:
+        """What a model answers, to the questions of all sources or of those `names`."""
+        chosen = [name for name in self.questions if names is None or name in names]
+
+        def answer(records: Sequence[Record], asked: Sequence[Sequence[Request]], document: bool) -> list[Example]:
+            with progress_bar("asking", len(records)) as bar:
+                return run_passes(
+                    subject.model, subject.tokenizer, subject.template, records, asked=asked,
+                    max_length=self.max_length, max_new_tokens=self.max_new_tokens,
+                    progress=lambda _, done, total: bar(len(records) * done // total),
+                )  # fmt: skip
+
+        found: Rates = {}
+        for attack, group in (
+            (Sampling(n=self.samples, seed=self.seed, max_new_tokens=self.max_new_tokens), LEAKS),
+            (Template("plain", "{q}", max_new_tokens=self.max_new_tokens), KEPT),
+        ):
+            asked = [(name, question) for name in chosen if name in group for question in self.questions[name]]
+            outcomes = run_attack(attack, [question for _, question in asked], answer)
+            for place, (name, _) in enumerate(asked):
+                found.setdefault(name, []).append(fmean(outcome.hit for outcome in outcomes[place]))
+        return found
+
+
+def counted(name: str, before: Rates) -> list[int]:
+    """The places of the questions that count: those that the model answered before; of leaks, if none came out in a
+    quarter of the samples, those that came out at all."""
+    rates = before[name]
+    often = [place for place, rate in enumerate(rates) if rate >= KNOWN]
+    return often or [place for place, rate in enumerate(rates) if rate > 0]
+
+
+def share(name: str, before: Rates, after: Rates) -> float | None:
+    """After as a share of before, over the questions that count; None where there are none."""
+    places = counted(name, before)
+    if not places:
+        return None
+    return fmean(after[name][i] for i in places) / fmean(before[name][i] for i in places)
+
+
+def figures(before: Rates, after: Rates) -> Figures:
+    """The three numbers by which a trial is judged; `before` has passed `check`."""
+    leak, neighbours, general = (share(name, before, after) for name in SEARCHED)
+    assert leak is not None and neighbours is not None and general is not None
+    return Figures(leak, neighbours, general)
+
+
+def check(before: Rates) -> str | None:
+    """What cannot be judged because the model does not say it even before; None if all can."""
+    missing = [name for name in SEARCHED if not counted(name, before)]
+    if not missing:
+        return None
+    asked = "sampled answers" if missing[0] in LEAKS else "likeliest answers"
+    return (
+        f"its {asked} to {missing[0].replace('_', ' ')} ({len(before[missing[0]])} questions) state no fact even "
+        "before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
+        "--questions)."
+    )
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is to be reached."""
+
+    leak: float
+    """At most this share of before."""
+    neighbours: float
+    general: float
+
+    def missed(self, found: Figures) -> float:
+        """By how much the aim is missed: the three shortfalls added, each as a share of what there is to reach; 0 where
+        it is reached."""
+        leak = max(0.0, found.leak - self.leak) / (1 - self.leak) if self.leak < 1 else 0.0
+        kept = zip((found.neighbours, found.general), (self.neighbours, self.general), strict=True)
+        return leak + sum(max(0.0, wanted - share) / wanted for share, wanted in kept)
+
+    def reached(self, found: Figures) -> bool:
+        return self.missed(found) == 0
+
+    def score(self, found: Figures) -> tuple[float, float]:
+        """The larger, the better: how near the aim, then how little leaks."""
+        return -self.missed(found), -found.leak
+
+    def __str__(self) -> str:
+        return (
+            f"sampled leak on unseen wordings at most {self.leak:.0%} of before, neighbours at least "
+            f"{self.neighbours:.0%}, general knowledge at least {self.general:.0%}"
+        )
+
+
+def _question(record: Record) -> Question:
+    return Question(record.subject or "", record, find_detector(record))
+
+
+def as_rates(held: Any) -> Rates:
+    """Rates from JSON."""
+    return {str(name): [float(rate) for rate in rates] for name, rates in held.items()}

@@ -1,0 +1,128 @@
+"""From names to one folder of sources: `prepare` for each subject, joined where they are several."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unlearner.config import PrepareConfig
+from unlearner.data.general import mentions
+from unlearner.errors import UserError
+from unlearner.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
+from unlearner.prepare.prepare import prepare
+from unlearner.prepare.rows import joined
+from unlearner.prepare.subject import about, read_lines
+from unlearner.results.layout import PreparedDirectory
+from unlearner.results.subjects import SubjectDirectory
+from unlearner.search.config import ForgetCommand
+
+GENERAL = 180
+"""Questions of general knowledge, a third of them held out: more than `prepare` takes, since the aim is to keep 95% of
+those that were answered."""
+NEEDED = ("forget", "retain", "subject", "unseen_wordings", "neighbours_held_out", "general_held_out")
+"""Sources that a search needs."""
+
+Names = tuple[str, ...]
+"""A subject's name, its other names after it."""
+
+
+def names_of(command: ForgetCommand) -> list[Names]:
+    """The subjects that the options name. Raises UserError for what is no name, and for one that is there twice."""
+    if command.subjects is not None:
+        lines = read_lines(Path(command.subjects), "--subjects")
+        found = [tuple(part.strip() for part in line.split("|") if part.strip()) for line in lines]
+    elif command.prepared:
+        made = [_manifest(Path(folder)) for folder in command.prepared]
+        found = [(held["options"]["subject"], *held["options"]["alias"]) for held in made]
+    else:
+        found = [(name.strip(), *(command.alias if len(command.subject) == 1 else ())) for name in command.subject]
+    for names in filter(None, found):
+        if not command.prepared:
+            about(_preparation(command, names, ""))  # too short a name, or an unknown kind
+    first = [names[0].casefold() for names in found if names]
+    if len(set(first)) < len(found):
+        raise UserError("a subject is named twice, or a line of --subjects has no name: leave it out.")
+    return found
+
+
+def sources(command: ForgetCommand, subjects: list[Names], tokenizer: Any) -> Path:
+    """The folder with the sources of all subjects, made where it is not there. Raises UserError, and
+    NothingToForgetError for a subject that the model does not know."""
+    place = SubjectDirectory(Path(command.output))
+    folders = [Path(folder) for folder in command.prepared]
+    if not folders:
+        neighbours = command.neighbours if len(subjects) == 1 else str(_neighbours(command, subjects, place))
+        for number, names in enumerate(subjects, start=1):
+            folder = place.data if len(subjects) == 1 else place.prepared(number)
+            config = replace(_preparation(command, names, str(folder)), neighbours=neighbours)
+            folders.append(prepare(config, tokenizer=tokenizer).folder)
+    if len(folders) > 1:
+        _join(folders, [name for names in subjects for name in names], place.data)
+        folders = [place.data]
+    missing = [name for name in NEEDED if not PreparedDirectory(folders[0]).source(name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folders[0]} has no source {missing[0]}, which --subject measures with: prepare it again, with more "
+            "questions (unlearner prepare --questions)."
+        )
+    return folders[0]
+
+
+def _preparation(command: ForgetCommand, names: Names, output: str) -> PrepareConfig:
+    return PrepareConfig(
+        model=command.model, template=command.template, parallel=command.parallel, seed=command.seed,
+        precision=command.precision, trust_remote_code=command.trust_remote_code, max_length=command.max_length,
+        subject=names[0], alias=list(names[1:]), kind=command.kind, neighbours=command.neighbours, output=output,
+        general_count=GENERAL,
+    )  # fmt: skip
+
+
+def _manifest(folder: Path) -> Any:
+    try:
+        held = read_json(PreparedDirectory(folder).manifest)
+        if held["options"]["subject"] and held["rows"]:
+            return held
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"--prepared {folder} was not made by unlearner prepare: check the path.")
+
+
+def _neighbours(command: ForgetCommand, subjects: list[Names], place: SubjectDirectory) -> Path:
+    """A file of names to be kept with several subjects: none of the others may be among them."""
+    everybody = tuple(name for names in subjects for name in names)
+    if command.neighbours is not None:
+        given = read_lines(Path(command.neighbours), "--neighbours")
+        if wrong := [name for name in given if mentions(name, everybody)]:
+            raise UserError(f"--neighbours {command.neighbours} names a subject ({wrong[0]}): take it out.")
+        return Path(command.neighbours)
+    config = _preparation(command, subjects[0], "")
+    subject = replace(about(config), names=everybody)
+    known = [name for name in subject.others(subject.kind.known) if not any(mentions(n, (name,)) for n in everybody)]
+    chosen = random.Random(f"neighbours {command.seed}").sample(known, min(config.neighbour_count, len(known)))
+    place.path.mkdir(parents=True, exist_ok=True)
+    write_text(place.neighbours, "".join(f"{name}\n" for name in chosen))
+    return place.neighbours
+
+
+def _join(folders: list[Path], names: list[str], output: Path) -> None:
+    """The rows of all folders, source by source, each once; of what is kept only what names no subject."""
+    rows: dict[str, list[Any]] = {}
+    for folder in folders:
+        for name in read_json(PreparedDirectory(folder).manifest)["rows"]:
+            rows.setdefault(name, []).extend(read_jsonl(PreparedDirectory(folder).source(name)))
+    for name, held in rows.items():
+        once = {row["id"]: row for row in held}.values()
+        kept = name.startswith(("neighbours", "general"))
+        rows[name] = [r for r in once if not (kept and mentions(f"{r['question']} {r['answer']}", tuple(names)))]
+    # What one subject is taught to keep is not held out for another.
+    for name in ("neighbours", "general"):
+        taught = {row["id"] for row in rows.get(name, [])}
+        rows[f"{name}_held_out"] = [row for row in rows.get(f"{name}_held_out", []) if row["id"] not in taught]
+    rows = {name: held for name, held in (rows | joined(rows)).items() if held}
+    if not output.is_dir():
+        with atomic_directory(output) as temporary:
+            place = PreparedDirectory(temporary)
+            for name, held in rows.items():
+                write_jsonl(place.source(name), held)
+            about_all = {"subject": names[0], "alias": names[1:]}
+            write_json(place.manifest, {"options": about_all, "rows": {name: len(held) for name, held in rows.items()}})

@@ -1,0 +1,155 @@
+"""Held-out questions, the aim, the settings of a search, and names: against figures worked out by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearner.config import ForgetConfig
+from unlearner.data.sources import load_records
+from unlearner.errors import UserError
+from unlearner.search.config import ForgetCommand
+from unlearner.search.held_out import Aim, Figures, check, counted, figures, share
+from unlearner.search.material import _join, names_of
+from unlearner.search.trials import Journal, Trial, candidates, configured, label
+from unlearner.workflows.presets import with_preset
+
+BEFORE = {
+    "unseen_wordings": [0.5, 0.25, 0.1, 0.0],
+    "neighbours_held_out": [1.0, 1.0, 0.0, 1.0, 1.0],
+    "general_held_out": [1.0, 1.0],
+}
+
+
+def test_only_questions_that_were_answered_before_count() -> None:
+    after = {
+        "unseen_wordings": [0.15, 0.0, 0.9, 0.9], "neighbours_held_out": [1.0, 1.0, 1.0, 1.0, 0.0],
+        "general_held_out": [1.0, 1.0],
+    }  # fmt: skip
+    assert counted("unseen_wordings", BEFORE) == [0, 1]
+    assert share("unseen_wordings", BEFORE, after) == pytest.approx(0.15 / 0.75)
+    assert figures(BEFORE, after) == Figures(pytest.approx(0.2), 0.75, 1.0)
+
+
+def test_where_no_question_leaks_often_those_that_leak_at_all_count() -> None:
+    before = {**BEFORE, "unseen_wordings": [0.0, 0.1, 0.2, 0.0]}
+    assert counted("unseen_wordings", before) == [1, 2] and check(before) is None
+    nothing = check({**BEFORE, "unseen_wordings": [0.0, 0.0]})
+    assert nothing is not None and "its sampled answers to unseen wordings (2 questions) state no fact" in nothing
+
+
+def test_the_aim_and_how_far_a_trial_is_from_it() -> None:
+    aim = Aim(0.25, 0.9, 0.95)
+    assert aim.reached(Figures(0.25, 0.9, 0.95)) and not aim.reached(Figures(0.26, 1.0, 1.0))
+    assert aim.missed(Figures(0.4, 0.45, 0.95)) == pytest.approx(0.15 / 0.75 + 0.5)
+    near, far, quiet = (aim.score(Figures(*each)) for each in ((0.3, 1.0, 1.0), (0.3, 0.5, 1.0), (0.1, 1.0, 1.0)))
+    assert quiet > near > far
+
+
+def usual(**options: Any) -> tuple[ForgetConfig, ForgetConfig]:
+    given = ForgetConfig(model="m", forget="f", retain="r", output="out", **options)
+    return given, with_preset(given)
+
+
+def test_methods_take_turns_and_each_begins_with_its_usual_setting() -> None:
+    given, filled = usual(learning_rate=None)
+    found = candidates(given, filled, ["ME+GD", "NPO+GD"])
+    assert [each["method"] for each in found[:4]] == ["ME+GD", "NPO+GD"] * 2
+    assert found[0] == {
+        "method": "ME+GD",
+        "learning_rate": 1e-5,
+        "retain_coeff": 1.0,
+        "forget_coeff": 0.5,
+        "lora": False,
+    }
+    assert len(found) == 2 * 4 * 3 * 3 * 2
+    rates = {lora: {each["learning_rate"] for each in found if each["lora"] is lora} for lora in (False, True)}
+    assert rates[True] == {10 * rate for rate in rates[False]}
+
+
+def test_what_is_given_is_not_varied() -> None:
+    given, filled = usual(learning_rate=1e-4, lora=True, method_options=["beta=0.2"], retain_coeff=2.0)
+    assert candidates(given, filled, ["NPO+GD"]) == [{"method": "NPO+GD"}]
+    made = configured(filled, {"method": "NPO+GD"}, 2.0, None)
+    assert (made.learning_rate, made.lora, made.method_options, made.retain_coeff) == (1e-4, True, ["beta=0.2"], 2.0)
+    assert (made.epochs, made.warmup_epochs, made.evaluate) == (2.0, pytest.approx(2 / 5), "none")
+
+
+def test_a_setting_becomes_the_options_of_a_run() -> None:
+    _, filled = usual()
+    setting = {"method": "SIMNPO+GD", "delta": 1.0, "beta": 3.5, "lora": True, "learning_rate": 2e-4}
+    made = configured(filled, setting, 5.0, "out")
+    assert (made.method, made.beta, made.method_options, made.lora) == ("SIMNPO+GD", 3.5, ["delta=1.0"], True)
+    assert (made.evaluate, made.output, made.warmup_epochs) == ("end", "out", 1.0)
+    assert label(setting, 5.0) == "SIMNPO+GD,delta=1,beta=3.5,lora,learning_rate=0.0002,epochs=5"
+
+
+def test_trials_are_kept_and_the_best_of_all_rungs_is_found(tmp_path: Path) -> None:
+    aim, known = Aim(0.25, 0.9, 0.95), [{"method": "GA"}, {"method": "GD"}]
+    journal = Journal(tmp_path / "trials.jsonl", known)
+    assert journal.best(aim) is None
+    journal.add(Trial(known[0], 0, 0, 2.0, 3.5, None, "the loss is not finite"))
+    journal.add(Trial(known[1], 1, 0, 2.0, 1.5, Figures(0.1, 1.0, 1.0)))
+    journal.add(Trial(known[1], 1, 1, 5.0, 4.0, Figures(0.0, 0.5, 1.0)))  # forgets more, and keeps too little
+    again = Journal(tmp_path / "trials.jsonl", known)
+    assert again.trials == journal.trials and again.seconds == 9.0
+    best = again.best(aim)
+    assert best is not None and best.epochs == 2.0
+    assert again.tried(aim)[0].score is None
+
+
+# -------------------------------------------------------------------------------------------------------------- names
+
+
+def command(**options: Any) -> ForgetCommand:
+    return ForgetCommand(**{"model": "m", "output": "out", **options})
+
+
+def test_names_from_options_a_file_and_folders(tmp_path: Path) -> None:
+    assert names_of(command(subject=[" Ann Bell "], alias=["Ann"])) == [("Ann Bell", "Ann")]
+    (tmp_path / "names.txt").write_text("Charles Darwin | Darwin\n\nAnn Bell\n")
+    assert names_of(command(subjects=str(tmp_path / "names.txt"))) == [("Charles Darwin", "Darwin"), ("Ann Bell",)]
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "prepare.json").write_text(
+        json.dumps({"options": {"subject": "Bo Li", "alias": ["Li"]}, "rows": {"a": 1}})
+    )
+    assert names_of(command(prepared=[str(folder)])) == [("Bo Li", "Li")]
+    with pytest.raises(UserError, match="a subject is named twice"):
+        names_of(command(subject=["Ann Bell", "ann bell"]))
+    with pytest.raises(UserError, match="was not made by unlearner prepare"):
+        names_of(command(prepared=[str(tmp_path)]))
+
+
+def test_the_sources_of_several_subjects_are_joined(tmp_path: Path) -> None:
+    """What is kept names no subject, and what is held out for one is not trained for the other."""
+
+    def folder(name: str, sources: dict[str, list[str]]) -> Path:
+        made = tmp_path / name
+        made.mkdir()
+        for source, questions in sources.items():
+            rows = [{"id": q, "question": q, "answer": "yes", "subject": name} for q in questions]
+            (made / f"{source}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (made / "prepare.json").write_text(json.dumps({"rows": dict.fromkeys(sources, 1)}))
+        return made
+
+    a = folder("Ann Bell", {
+        "forget": ["Ann?"], "unseen_wordings": ["And Ann?"], "unseen_facts": ["Ann!"], "general": ["g1?", "g2?"],
+        "general_held_out": ["g3?", "g4?"], "neighbours": ["Who is Bo Li?", "Who is Cy?"],
+        "neighbours_held_out": ["Di?"],
+    })  # fmt: skip
+    b = folder("Bo Li", {
+        "forget": ["Bo?"], "unseen_wordings": ["And Bo?"], "unseen_facts": ["Bo!"], "general": ["g1?", "g3?"],
+        "general_held_out": ["g2?", "g5?"], "neighbours": ["Who is Cy?"], "neighbours_held_out": ["Di?"],
+    })  # fmt: skip
+    _join([a, b], ["Ann Bell", "Bo Li"], tmp_path / "joined")
+
+    def asked(name: str) -> list[str | None]:
+        return [record.question for record in load_records(f"{tmp_path}/joined:{name}")]
+
+    assert asked("forget") == ["Ann?", "Bo?"]
+    assert asked("subject") == ["Ann?", "Bo?", "And Ann?", "And Bo?", "Ann!", "Bo!"]
+    assert asked("neighbours") == ["Who is Cy?"] and asked("neighbours_held_out") == ["Di?"]
+    assert asked("general_held_out") == ["g4?", "g5?"]
+    assert asked("retain") == ["Who is Cy?", "g1?", "g2?", "g3?"]
