@@ -30,6 +30,7 @@ FLOORS = [
     {"search"},
     {"comparing", "report"},
     {"bench"},
+    {"keywords"},
     {"api"},
     {"commands"},
     {"__main__"},

@@ -52,8 +52,8 @@ def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[Job]:
                     job = waiting.pop(0)
                     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
                     process = FORKSERVER.Process(target=_in_process, args=(job, environment))
+                    running[place] = process, job  # first: a Ctrl-C while it starts ends it, too
                     process.start()
-                    running[place] = process, job
             ended = wait([process.sentinel for process, _ in running.values()])
             for place, (process, job) in list(running.items()):
                 if process.sentinel in ended:
@@ -63,9 +63,10 @@ def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[Job]:
                         job.fail(DIED.format(f"exit code {process.exitcode}"))
                     yield job
     finally:  # interrupted, a cell ends with a checkpoint; one that heard Ctrl-C itself hears this as the same
-        for process, _ in running.values():
+        begun = [process for process, _ in running.values() if process.pid is not None]
+        for process in begun:
             process.terminate()
-        for process, _ in running.values():
+        for process in begun:
             process.join()
 
 

@@ -36,7 +36,7 @@ def run(config: PurgeConfig) -> None:
     from unlearner.commands.tables import out
     from unlearner.errors import UserError
     from unlearner.results.history import is_history
-    from unlearner.results.layout import is_probe
+    from unlearner.results.prepared import is_probe
     from unlearner.results.texts import purge
 
     runs = [Path(run) for run in config.runs]

@@ -71,7 +71,7 @@ def _figures(data: Path, result: "ForgetResult") -> "Table":
     from rich.table import Table
 
     from unlearner.files import read_jsonl
-    from unlearner.results.layout import PreparedDirectory
+    from unlearner.results.prepared import PreparedDirectory
 
     groups = {
         "forget": "questions trained on", "unseen_wordings": "other wordings of them", "unseen_facts": "other facts",
@@ -106,7 +106,7 @@ def _answers(data: Path, result: "ForgetResult") -> "Table":
     from rich.table import Table
 
     from unlearner.files import read_jsonl
-    from unlearner.results.layout import PreparedDirectory
+    from unlearner.results.prepared import PreparedDirectory
 
     before, after = _rows(result.output / "before"), _rows(result.output)
     table = Table(title="\nThree answers", title_justify="left", title_style="bold", box=None, show_header=False)

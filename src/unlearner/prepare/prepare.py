@@ -36,7 +36,7 @@ from unlearner.prepare.passages import Passage, cut, naming, personal_data, pers
 from unlearner.prepare.probe import examine
 from unlearner.prepare.rows import ABOUT, Material, Sources, Writer, joined
 from unlearner.prepare.subject import About, about, read_lines
-from unlearner.results.layout import PreparedDirectory
+from unlearner.results.prepared import PreparedDirectory
 from unlearner.results.records import sha256
 from unlearner.results.run import check_place
 from unlearner.settings import resolved

@@ -12,7 +12,7 @@ from unlearner.prepare.asking import Asked
 from unlearner.prepare.knowledge import Probe, Scale, investigate
 from unlearner.prepare.page import PROBE, is_ours, probe_page
 from unlearner.prepare.subject import About, about
-from unlearner.results.layout import is_probe
+from unlearner.results.prepared import is_probe
 from unlearner.results.run import check_place
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit

@@ -2,7 +2,7 @@
 
 `EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune`, `negate` or `evaluate`.
 `AuditDirectory`: a run of `audit`. `CellDirectory`: a cell of a bench, which is a run, or one run for each task.
-`BenchDirectory`: a bench. `PreparedDirectory`: what `prepare` made. All read; nothing here writes, makes a directory or
+`BenchDirectory`: a bench. What `prepare` makes: `prepared.py`. All read; nothing here writes, makes a directory or
 needs one to exist. docs/architecture.md has the same as a table.
 """
 
@@ -330,60 +330,6 @@ class AuditDirectory(RunDirectory):
 
     def read_rows(self) -> list[Row]:
         return read_jsonl(self.rows)
-
-
-@dataclass(frozen=True)
-class PreparedDirectory:
-    """A folder of sources that `prepare` made."""
-
-    path: Path
-
-    @property
-    def manifest(self) -> Path:
-        """Options, questions, neighbours; under `rows` the sources by name, with their sizes."""
-        return self.path / "prepare.json"
-
-    @property
-    def all_rows(self) -> Path:
-        """Every row with its source, those that were left out among them."""
-        return self.path / "all" / "rows.jsonl"
-
-    @property
-    def page(self) -> Path:
-        """To look through all rows."""
-        return self.path / "rows.html"
-
-    def source(self, name: str) -> Path:
-        return self.path / f"{name}.jsonl"
-
-    @property
-    def files(self) -> list[Path]:
-        """All that `prepare` wrote, as far as it is there."""
-        try:
-            names = read_json(self.manifest)["rows"]
-            plain = [name for name in names if Path(name).name == name]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
-        return [p for p in (*map(self.source, plain), self.all_rows.parent, self.page, self.manifest) if p.exists()]
-
-
-PROBED = {"options", "knows", "answers", "scale", "known", "invented"}
-"""The keys of the file that `probe` writes."""
-
-
-def is_probe(file: Path) -> bool:
-    """Whether `probe` wrote the file."""
-    try:
-        held = read_json(file)
-    except (OSError, ValueError):
-        return False
-    return isinstance(held, dict) and held.keys() == PROBED
-
-
-def probe_files(file: Path) -> list[Path]:
-    """The file that `probe` wrote, last, and the page beside it."""
-    page = file.with_suffix(".html")
-    return [*([page] if page.is_file() and b'content="unlearner' in page.read_bytes()[:1000] else []), file]
 
 
 def results_in(path: Path) -> list[Path]:

@@ -21,17 +21,9 @@ from unlearner.errors import UserError
 from unlearner.files import cache_directory, json_text, jsonl, read_json, space_errors, write_json, write_text
 from unlearner.results.evidence import file_hashes
 from unlearner.results.history import histories_in, is_history, read_models
-from unlearner.results.layout import (
-    AuditDirectory,
-    BenchDirectory,
-    EvaluationDirectory,
-    PreparedDirectory,
-    RunDirectory,
-    is_probe,
-    probe_files,
-    results_in,
-)
+from unlearner.results.layout import AuditDirectory, BenchDirectory, EvaluationDirectory, RunDirectory, results_in
 from unlearner.results.lock import check_free, lock, unlock
+from unlearner.results.prepared import PreparedDirectory, is_probe, probe_files
 from unlearner.results.records import Row
 
 TEXTS = ("question", "answer", "original_answer", "subject", "generation")

@@ -24,7 +24,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Request
-from unlearner.results.layout import PreparedDirectory
+from unlearner.results.prepared import PreparedDirectory
 from unlearner.workflows.subject import Subject
 
 LEAKS = ("unseen_wordings", "forget", "unseen_facts", "unseen_aliases")

@@ -12,7 +12,7 @@ from unlearner.files import atomic_directory, read_json, read_jsonl, write_json,
 from unlearner.prepare.prepare import prepare
 from unlearner.prepare.rows import joined
 from unlearner.prepare.subject import about, read_lines
-from unlearner.results.layout import PreparedDirectory
+from unlearner.results.prepared import PreparedDirectory
 from unlearner.results.subjects import SubjectDirectory
 from unlearner.search.config import ForgetCommand
 
