@@ -68,8 +68,9 @@ class Comparison:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Of the models."""
-        before, after = (asked.subject.name for asked in self.asked)
+        """Of the models, as they were given."""
+        given = zip((self.config.model, self.config.after), self.asked, strict=True)
+        before, after = (model if isinstance(model, str) else asked.subject.name for model, asked in given)
         return before, after
 
     def ask(self, question: str, answer: str | None = None, samples: int | None = None) -> Compared:
