@@ -55,8 +55,9 @@ def options(place: Path) -> dict[str, Any]:
     """Two settings, all weights or LoRA, in one epoch."""
     return {
         "model": place / "taught" / "model", "prepared": place / "made", "search": "10m", "search_methods": "GA+GD",
-        "learning_rate": 1e-3, "retain_coeff": 1, "epochs": 1, "judge": "offline", "metrics": "rouge",
-        "leak_samples": 8, "leak_below": 0.9, "keep": 0.1,
+        "learning_rate": 3e-3, "retain_coeff": 1, "epochs": 1, "warmup_epochs": 0, "batch_size": 2,
+        "judge": "offline", "metrics": "rouge",
+        "leak_samples": 8, "leak_below": 0.9, "keep": 0.001,
     }  # fmt: skip
 
 
