@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import baseline, training
 from benchmarks.timing import Pairs, timed
 from benchmarks.work import TEMPLATE, Texts, taught_model
-from unlearner.evaluation import judges
+from unlearner.evaluation import embeddings, judges
 from unlearner.evaluation.evaluate import measure
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.metrics import rouge
@@ -37,7 +37,7 @@ def run_baseline(model: Any, tokenizer: Any, sets: list[EvalSet]) -> tuple[float
 
 def run_ours(model: Any, tokenizer: Any, sets: list[EvalSet], cache: Path) -> tuple[float, dict[str, Any]]:
     """As a process of its own would do it: nothing in memory, judges loaded, embeddings from the folder `cache`."""
-    judges._embedder.cache_clear()
+    embeddings.load_embedder.cache_clear()
     rouge.rouge_l_recall.cache_clear()
     rouge._scorer.cache_clear()
     options = EvalOptions(judge="offline", max_new_tokens=NEW_TOKENS, eval_max_length=MAX_LENGTH)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     torch.manual_seed(0)
     method = Method.parse(cell["method"], forget_coeff=0.1 if cell["method"].startswith("ME") else 1.0)
-    plan = Plan(
-        cell["rows"] * (WARM_UP + cell["steps"]), 1, options.batch_size, options.gradient_accumulation_steps, seed=0
-    )
+    plan = Plan(cell["rows"] * (WARM_UP + cell["steps"]), 1, options.batch_size, cell["rows"] // 4, seed=0)
     views = {name: random_view(name, plan.items, shape, method) for name in method.needs}
     accelerator = setup.make_accelerator(options)
     if options.lora:
@@ -147,7 +146,7 @@ def ours(
 
     with execution.executing(how, models, accelerator):
         for number in range(plan.steps):
-            yield lambda number=number: step(number)
+            yield partial(step, number)
 
 
 def plain(
@@ -182,7 +181,7 @@ def plain(
         return total
 
     for number in range(plan.steps):
-        yield lambda number=number: step(number)
+        yield partial(step, number)
 
 
 # -------------------------------------------------------------------------------------------------------- data and work

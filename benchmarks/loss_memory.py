@@ -98,4 +98,5 @@ def benchmark(runs: int) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measurement(*sys.argv[1:4])))
+    way, kind, head = sys.argv[1:]
+    print(json.dumps(measurement(way, kind, head)))

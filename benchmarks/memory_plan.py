@@ -212,7 +212,8 @@ TOLERANCE = 0.05
 
 def measured(name: str, method: str, tokens: int, changed: dict[str, Any]) -> dict[str, float]:
     """What this process' resident memory rises by in real steps, at its peak, and seconds of a step."""
-    options = options_for(**{"lora": False, "precision": "pure-bf16", "checkpointing": True} | changed)
+    chosen: dict[str, Any] = {"lora": False, "precision": "pure-bf16", "checkpointing": True, **changed}
+    options = options_for(**chosen)
     batch = batch_of(Method.parse(method), tokens)
     _step_of_nothing(options)  # libraries, and what they make once, are no part of the peak
     before = loss_memory.resident("VmRSS")

@@ -4,24 +4,32 @@ Options are those of `config.py`, under the same names and with the same default
 data may be objects in memory; without an output directory nothing is written to disk.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
-from inspect import Parameter, signature
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from unlearner.audit.from_run import check_forget, of_forget
+from unlearner.audit.run import Audit
+from unlearner.audit.run import audit as _audit
 from unlearner.comparing.compare import Compared
 from unlearner.comparing.compare import compare as _compare
 from unlearner.comparing.options import CompareConfig
-from unlearner.config import EvaluateConfig, FinetuneConfig, ForgetConfig, NegateConfig, PrepareConfig, ProbeConfig
+from unlearner.config import (
+    AuditConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ForgetConfig,
+    NegateConfig,
+    PrepareConfig,
+    ProbeConfig,
+)
 from unlearner.errors import UserError, did_you_mean
-from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.result import Evaluation
-from unlearner.methods import Method
+from unlearner.keywords import as_text, check_kind, config_of, is_source, takes
 from unlearner.models.sharding import is_sharded
-from unlearner.options import ALIASES, TrainingArguments, own_name
+from unlearner.options import TrainingArguments
 from unlearner.prepare.knowledge import Probe
 from unlearner.prepare.prepare import Prepared
 from unlearner.prepare.prepare import prepare as _prepare
@@ -37,45 +45,7 @@ from unlearner.workflows.negate import NegateResult
 from unlearner.workflows.negate import negate as _negate
 from unlearner.workflows.share import share
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-Config = TypeVar("Config", ForgetConfig, FinetuneConfig, EvaluateConfig, ProbeConfig, PrepareConfig, CompareConfig)
-
-SOURCES = {"forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude"}
-"""Options that may be data in memory: a list of dicts or Records, a Dataset, a DataFrame."""
-MODELS = {"model", "reference_model", "after"}
 PUSH = {"private", "token", "commit_message", "commit_description", "revision", "create_pr"}
-OBJECTS = {"method": Method, "metrics": Metric}
-"""Options that may be objects in the place of their names."""
-
-
-def _takes(config: type[Any]) -> Callable[[Function], Function]:
-    """Has `help()` and editors show a function's `**options`: the fields of `config`."""
-
-    def tell(function: Function) -> Function:
-        shown = signature(function)
-        named = [parameter for parameter in shown.parameters.values() if parameter.kind != Parameter.VAR_KEYWORD]
-        options = [
-            Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=_type(field), default=_default(field))
-            for field in fields(config)
-            if field.name not in shown.parameters
-        ]
-        options.sort(key=lambda option: option.default is not Parameter.empty)
-        function.__signature__ = shown.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
-        return function
-
-    return tell
-
-
-def _type(field: "Field[Any]") -> Any:
-    return Any if field.name in SOURCES | MODELS else str | None if field.name == "output" else field.type
-
-
-def _default(field: "Field[Any]") -> Any:
-    if field.name == "output":
-        return None
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return Parameter.empty if field.default is MISSING else field.default
 
 
 @dataclass(frozen=True)
@@ -131,7 +101,7 @@ class Unlearner:
         given = {**({} if args is None else vars(args)), **options, "forget": forget, "method": method}
         given |= {"retain": retain, "reference_model": reference_model, "output": output_dir}
         model, tokenizer = _subject(model, tokenizer)
-        config = _config(ForgetConfig, model, given)
+        config = config_of(ForgetConfig, model, given)
         self._job = Forgetting(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
         self._trained = False
 
@@ -155,6 +125,21 @@ class Unlearner:
         self._job.unlearn()
         self._trained = True
         return TrainResult(self.model, self._job.unlearning.log)
+
+    def audit(self, **options: Any) -> Audit:
+        """Attack the model as it is now: `u.audit(controls=rows, budget="quick").verdicts`.
+
+        Forget set, retain set, tokenizer and seed are this object's. `before` is the model that the unlearning began
+        from; it may be left out where that came from a directory or a hub id, for training changes a model in memory.
+        `options` are those of `unlearner audit` (`AuditConfig`); without `output` nothing is written. Raises UserError.
+        """
+        held = self._job.config
+        taken = ("forget", "retain", "columns", "task", "template", "precision", "max_length", "seed", "retrained")
+        given = {name: getattr(held, name) for name in taken if getattr(held, name) is not None} | options
+        given.setdefault("before", held.model if isinstance(held.model, str) else None)
+        if given["before"] is None:
+            raise UserError("training has changed the model in memory: give before=, a copy of it or its directory.")
+        return _audit(config_of(AuditConfig, self.model, given), tokenizer=self.tokenizer)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model (or adapter), tokenizer and a model card into `directory`, as transformers does."""
@@ -182,21 +167,26 @@ class Unlearner:
         return None
 
 
-@_takes(ForgetConfig)
+@takes(ForgetConfig)
 def forget(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> ForgetResult:
     """Make `model` forget: `forget(model, forget="forget.jsonl", retain="retain.jsonl", method="ME+GD", output="out")`.
 
-    Options: the fields of `ForgetConfig`; models and data as for `Unlearner`. Without `output` nothing is written.
+    Options: the fields of `ForgetConfig`; models and data as for `Unlearner`. Without `output` nothing is written;
+    `audit` writes its findings to audit/ there.
     Gives the model, where the run lies, and both evaluations. Raises UserError for whatever the caller can mend.
     """
     model, tokenizer = _subject(model, tokenizer)
-    config = _config(ForgetConfig, model, options)
-    return _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+    config = config_of(ForgetConfig, model, options)
+    check_forget(config)
+    result = _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+    if config.audit is not None:
+        _audit(of_forget(config))
+    return result
 
 
-@_takes(FinetuneConfig)
+@takes(FinetuneConfig)
 def finetune(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> FinetuneResult:
@@ -206,10 +196,10 @@ def finetune(
     the trained model, or without `output` the model itself. Raises UserError.
     """
     data = options.get("data")
-    if data is not None and not (isinstance(data, list) and all(_is_source(item) for item in data)):
+    if data is not None and not (isinstance(data, list) and all(is_source(item) for item in data)):
         options["data"] = [data]
     model, tokenizer = _subject(model, tokenizer)
-    config = _config(FinetuneConfig, model, options)
+    config = config_of(FinetuneConfig, model, options)
     return _finetune(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
 
@@ -219,34 +209,34 @@ def negate(base: Any, finetuned: Any, *, output: str | Path, alpha: float = 1.0)
     Both are directories; `finetuned` may be that of a LoRA adapter, or what `finetune` gave, written to a directory.
     Options: the fields of `NegateConfig`. Gives the directory of the new model or adapter. Raises UserError.
     """
-    models = [_text(_subject(model, None)[0]) for model in (base, finetuned)]
+    models = [as_text(_subject(model, None)[0]) for model in (base, finetuned)]
     if not all(isinstance(model, str) for model in models):
         raise UserError("negate works on directories: save the model, and give where it lies.")
-    _check_kind("alpha", alpha, float)
+    check_kind("alpha", alpha, float)
     return _negate(NegateConfig(base=models[0], finetuned=models[1], alpha=float(alpha), output=str(output)))
 
 
-@_takes(EvaluateConfig)
+@takes(EvaluateConfig)
 def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation:
     """Measure `model`: `evaluate(model, forget="forget.jsonl", retain="retain.jsonl", output="scores")`.
 
     Options: the fields of `EvaluateConfig`. Without `output` nothing is written. Raises UserError.
     """
     model, tokenizer = _subject(model, tokenizer)
-    return _evaluate(_config(EvaluateConfig, model, options), tokenizer=tokenizer)
+    return _evaluate(config_of(EvaluateConfig, model, options), tokenizer=tokenizer)
 
 
-@_takes(ProbeConfig)
+@takes(ProbeConfig)
 def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
     """What `model` knows of a subject: `probe("builtin:smollm2", subject="Charles Darwin").knows`.
 
     Options: the fields of `ProbeConfig`. Raises UserError.
     """
     model, tokenizer = _subject(model, tokenizer)
-    return _probe(_config(ProbeConfig, model, options), tokenizer=tokenizer)
+    return _probe(config_of(ProbeConfig, model, options), tokenizer=tokenizer)
 
 
-@_takes(PrepareConfig)
+@takes(PrepareConfig)
 def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Prepared:
     """Write a folder of sources about a subject:
     `prepare_sources("builtin:smollm2", subject="Charles Darwin", output="data")`.
@@ -254,13 +244,13 @@ def prepare_sources(model: Any, *, tokenizer: Any = None, **options: Any) -> Pre
     Options: the fields of `PrepareConfig`. Raises UserError.
     """
     model, tokenizer = _subject(model, tokenizer)
-    config = _config(PrepareConfig, model, options)
+    config = config_of(PrepareConfig, model, options)
     if config.output is None:
         raise UserError("prepare_sources writes a folder of sources: give output.")
     return _prepare(config, tokenizer=tokenizer)
 
 
-@_takes(CompareConfig)
+@takes(CompareConfig)
 def compare(
     model: Any, after: Any = None, *, tokenizers: Sequence[Any] = (None, None), **options: Any
 ) -> list[Compared]:
@@ -273,7 +263,7 @@ def compare(
     (model, mine), (after, theirs) = (
         _subject(each, given) for each, given in zip((model, after), tokenizers, strict=True)
     )
-    return _compare(_config(CompareConfig, model, options | {"after": after}), tokenizers=(mine, theirs))
+    return _compare(config_of(CompareConfig, model, options | {"after": after}), tokenizers=(mine, theirs))
 
 
 def report(runs: Any, output: str | Path | None = None, *, redact: bool = False) -> Path:
@@ -298,90 +288,3 @@ def _subject(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     if isinstance(model, FinetuneResult | ForgetResult | TrainResult):
         return model.model, tokenizer or getattr(model, "tokenizer", None)
     return model, tokenizer
-
-
-def _is_source(value: Any) -> bool:
-    """Whether a value of a list names a source, or is one; a row is none."""
-    return not isinstance(value, Mapping) and type(value).__name__ != "Record"
-
-
-def _config(config_type: type[Config], model: Any, options: dict[str, Any]) -> Config:
-    """A command's options from keyword arguments, paths as texts. Raises UserError for what they cannot be."""
-    known: dict[str, Field[Any]] = {f.name: f for f in fields(config_type)}
-    kinds = get_type_hints(config_type)
-    given: dict[str, Any] = {"model": model}
-    for name, value in options.items():
-        ours = own_name(name)
-        if ours not in known:
-            raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
-        if ours in given:
-            names = " and ".join(other for other in options if own_name(other) == ours)
-            raise UserError(f"{ours} is given twice, as {names}: leave one out.")
-        given[ours] = _text(value)
-        if ours in OBJECTS and _is_object(given[ours], OBJECTS[ours]):
-            continue
-        if ours not in SOURCES | MODELS and not (ours == "output" and value is None):
-            _check_kind(name, given[ours], kinds[ours])
-    given["model"] = _text(model)
-    if not isinstance(given["model"], str) and not hasattr(model, "get_input_embeddings"):
-        raise UserError(f"model must be a directory, a hub id or a transformers model, not {model!r}.")
-    if "output" in known:
-        given.setdefault("output", None)
-    missing = [f.name for f in known.values() if _is_required(f) and f.name not in given]
-    if missing:
-        raise UserError(f"{' and '.join(missing)} must be given.")
-    return config_type(**given)
-
-
-def _is_object(value: Any, kind: type) -> bool:
-    """Whether a value is an object of this kind, or a list of names with some of them."""
-    if isinstance(value, list):
-        return any(isinstance(item, kind) for item in value) and all(isinstance(item, kind | str) for item in value)
-    return isinstance(value, kind)
-
-
-def _is_required(field: "Field[Any]") -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
-
-
-def _check_kind(name: str, value: Any, kind: Any) -> None:
-    """Raises UserError for a value that is not of the option's type."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else (kind,)
-    if choices := [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]:
-        if value not in choices and not (value is None and type(None) in kinds):
-            raise UserError(f"{name} cannot be {value!r}: {did_you_mean(str(value), choices)}")
-        return
-    if not any(_fits(value, each) for each in kinds):
-        expected = " or ".join(_WORDS[get_origin(each) or each] for each in kinds if each is not type(None))
-        raise UserError(f"{name} must be {expected}, not {value!r}.")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    origin = get_origin(kind)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair)
-    return isinstance(value, kind)
-
-
-_WORDS = {
-    float: "a number",
-    int: "a whole number",
-    bool: "True or False",
-    str: "a text",
-    list: "a list of texts",
-    dict: "a dict of texts",
-    type(None): "None",
-}
-
-
-def _text(value: Any) -> Any:
-    """Sources and directories may be paths; a run records them as texts."""
-    if isinstance(value, list) and any(isinstance(item, Path) for item in value):
-        return [_text(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -5,6 +5,7 @@ from typing import Literal
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import (
+    AuditOptions,
     DocumentOptions,
     EndpointOptions,
     EvalOptions,
@@ -69,6 +70,12 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
     """Stop after an epoch whose forget efficacy reaches this (0 to 1; needs --evaluate epochs)."""
     stop_utility_share: float | None = None
     """Stop after an epoch whose model utility falls below this share of the original (needs --evaluate epochs)."""
+    audit: str | None = None
+    """Afterwards attack the model made, as `unlearner audit` does with this budget: quick, standard, deep or a number
+    of minutes. What is found goes to audit/ in the run's directory."""
+    audit_controls: str | None = None
+    """For --audit: questions of the same kind about subjects that were never trained, a source. For the built-in
+    people by default further ones."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
@@ -263,7 +270,7 @@ class BenchConfig:
 
 
 @dataclass(kw_only=True)
-class AuditConfig(ModelOptions):
+class AuditConfig(AuditOptions):
     """Attack an unlearned model and say, for each subject and with bounds, what still leaks."""
 
     model: str = field(metadata={"leading": True})
@@ -275,40 +282,19 @@ class AuditConfig(ModelOptions):
     """What was to be forgotten: a source, as for `forget`, with a column `fact` or with wrong answers."""
     retain: str | None = None
     """What was to be kept: a source."""
-    controls: str | None = None
-    """Questions of the same kind about subjects that were never trained: a source. For the built-in people by default
-    further ones."""
     retrained: str | None = None
     """A model that never saw the forget set (finetune --exclude)."""
     output: str
     """Directory of the results. Repeating the command continues an audit that was cut short."""
-    budget: Literal["quick", "standard", "deep"] = "quick"
-    """16, 256 or 1024 samples of each question, and how many ways of rounding the weights."""
-    attacks: list[str] = field(default_factory=list)
-    """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
-    templates: str | None = None
-    """Your own prompt templates: a text file, one a line; or what `compare --history` kept of a --subject."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our field and your column, in pairs: --columns question prompt answer reply."""
     task: str | None = None
     """Take only the forget rows of this task_id."""
-    tau: float = 0.01
-    """Tolerated leak rate of a round (one sample of each of a subject's questions)."""
-    alpha: float = 0.05
-    """Error level of all bounds and tests together."""
-    keep_samples: bool = False
-    """Keep the answers in audit.jsonl. They are the data that was to be erased."""
-    redact: bool = False
-    """Write ids in the place of names; an audit of a redacted run is redacted, too."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
         self.check_model()
-        if self.redact and self.keep_samples:
-            raise UserError("--redact and --keep-samples contradict each other: leave one out.")
-        for name in ("tau", "alpha"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {getattr(self, name)}.")
+        self.check_audit()
         for name in ("before", "forget"):
             if getattr(self, name) is None:
                 raise UserError(

@@ -38,6 +38,16 @@ def warn(text: str) -> None:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and notes of what is done inside: what does it has its own."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+@contextmanager
 def progress_bar(name: str, total: int, done: int = 0, *, console: Console = console) -> Iterator[Callable[..., Any]]:
     """A bar with time left, in a terminal and in Jupyter; elsewhere, as in a log file, a line every half minute.
 

@@ -78,6 +78,50 @@ class ModelOptions(Numerics):
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
 
 
+BUDGETS = ("quick", "standard", "deep")
+
+
+@dataclass(kw_only=True)
+class AuditOptions(ModelOptions):
+    controls: str | None = None
+    """Questions of the same kind about subjects that were never trained: a source. For the built-in people by default
+    further ones."""
+    neighbours: list[str] = field(default_factory=list)
+    """Questions that were neither to be forgotten nor trained to be kept, which the model before answers: sources. Are
+    they still answered?"""
+    budget: str = "quick"
+    """quick, standard or deep (16, 256 or 1024 samples of each question, and more ways of attacking the weights), or a
+    number of minutes."""
+    attacks: list[str] = field(default_factory=list)
+    """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
+    templates: str | None = None
+    """Your own prompt templates: a text file, one a line; or what `compare --history` kept of a --subject."""
+    tau: float = 0.01
+    """Tolerated leak rate of a round (one sample of each of a subject's questions)."""
+    alpha: float = 0.05
+    """Error level of all bounds and tests together."""
+    keep_samples: bool = False
+    """Keep the answers in audit.jsonl, and show the worst on the page. They are the data that was to be erased."""
+    redact: bool = False
+    """Write ids in the place of names; an audit of a redacted run is redacted, too."""
+
+    def check_audit(self) -> None:
+        if self.redact and self.keep_samples:
+            raise UserError("--redact and --keep-samples contradict each other: leave one out.")
+        if self.budget not in BUDGETS:
+            try:
+                minutes = float(self.budget)
+            except ValueError:
+                minutes = 0.0
+            if not 0 < minutes < float("inf"):
+                raise UserError(
+                    f"--budget must be quick, standard, deep or a number of minutes above 0, not {self.budget}."
+                )
+        for name in ("tau", "alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {getattr(self, name)}.")
+
+
 @dataclass(kw_only=True)
 class ExecutionOptions:
     execution: dict[str, str] = field(default_factory=dict)

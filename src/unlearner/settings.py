@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-UNTOLD = ("output", "time_limit", "execution")
-"""Options that do not make a run another run."""
+UNTOLD = ("output", "time_limit", "execution", "audit", "audit_controls")
+"""Options that do not make a run another run, such as what is done once it has ended."""
 UNTOLD_BY_DEFAULT = ("note", "redact")
 """Options that are written down only where they are given: runs without them are the runs they were before."""
 

@@ -27,6 +27,9 @@ def test_a_run_says_what_is_to_be_audited(
     assert [attack["attack"] for attack in found["attacks"]] == ["plain", "reverse"]
     lines = [json.loads(line) for line in (tmp_path / "audit" / "audit.jsonl").read_text().splitlines()]
     assert {line["model"] for line in lines} == {"unlearned", "before"} and not any("text" in line for line in lines)
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "Torva Osterrick" in page and "Answers were not kept" in page
+    assert "quick audit: 1 subjects (6 questions), 5 controls" in ended.err
     before = contents(tmp_path / "audit")
     again = run_arguments(capfd, [*typed, str(tmp_path / "audit")])
     assert again.out == ended.out and contents(tmp_path / "audit") == before
@@ -42,6 +45,12 @@ def test_what_cannot_be_audited_is_told_in_one_sentence(
         "--retain": str(files.retain), "--controls": str(controls), "--output": str(tmp_path / "out"),
     }  # fmt: skip
     bare = write_rows(tmp_path / "bare.jsonl", [{"question": "What is it?", "answer": "What it is."}])
+    wide = tmp_path / "wide"
+    run_arguments(
+        capfd,
+        ["finetune", "--model", "new:hidden=48,layers=2,heads=2,vocabulary=400", "--data", str(files.all), "--output",
+         str(wide), "--epochs", "1", "--learning-rate", "1e-3"],
+    )  # fmt: skip
     two = write_rows(tmp_path / "two.jsonl", [json.loads(line) for line in controls.read_text().splitlines()[:20]])
     (tmp_path / "templates.txt").write_text("Tell me: {question}\n")
     (tmp_path / "empty").mkdir()
@@ -56,8 +65,34 @@ def test_what_cannot_be_audited_is_told_in_one_sentence(
         ({"--model": str(tmp_path / "empty")}, "holds neither a model nor a run"),
         ({"--attacks": "samplign"}, "did you mean 'sampling'"),
         ({"--alpha": "2"}, "--alpha must lie between 0 and 1"),
+        ({"--budget": "fast"}, "--budget must be quick, standard, deep or a number of minutes"),
+        ({"--budget": "0"}, "a number of minutes above 0, not 0"),
+        ({"--neighbours": str(files.retain)}, "--neighbours has only rows of the forget or retain set"),
+        ({"--before": str(wide / "model")}, "--before is another architecture (LlamaForCausalLM)"),
     ):
         typed = [word for pair in (whole | options).items() if pair[1] is not None for word in pair]
         ended = run_arguments(capfd, ["audit", *typed])
         assert ended.code == 2 and told in ended.err and ended.err.count("\n") == 1, (options, ended.err)
         assert not (tmp_path / "out").exists(), options
+
+
+def test_forget_audits_what_it_made_an_adapter_too(
+    files: Files, controls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With LoRA the run's directory holds an adapter: what is attacked is the model with it merged."""
+    run = tmp_path / "run"
+    typed = [
+        "forget", "--model", str(files.model), "--forget", str(files.forget), "--retain", str(files.retain), "--lora",
+        "--epochs", "1", "--learning-rate", "1e-3", "--evaluate", "none", "--output", str(run),
+    ]  # fmt: skip
+    missing = run_arguments(capfd, [*typed, "--audit", "quick"])
+    assert missing.code == 2 and "give --controls" in missing.err and not run.exists()  # before anything is trained
+    assert run_arguments(capfd, typed).code == 0
+    ended = run_arguments(capfd, [*typed, "--audit", "0.2", "--audit-controls", str(controls)])
+    assert ended.code == 0, ended.err
+    found = json.loads((run / "audit" / "audit.json").read_text())
+    assert found["budget"]["asked"] == "0.2" and found["verdicts"][0]["subject"] == "Torva Osterrick"
+    assert (run / "audit" / "audit.html").is_file() and "Torva Osterrick" in ended.out
+    assert all(attack["attack"] not in found["budget"]["left_out"] for attack in found["attacks"])
+    assert run_arguments(capfd, ["report", str(run / "audit"), "--output", str(tmp_path / "page.html")]).code == 0
+    assert (tmp_path / "page.html").read_bytes() == (run / "audit" / "audit.html").read_bytes()

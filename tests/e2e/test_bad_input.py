@@ -470,6 +470,17 @@ def test_outputs(output: str, parts: list[str], refused: Callable[..., str]) -> 
     refused(finetuning(output=output), *parts)
 
 
+@pytest.mark.parametrize("inside", ["thesis.txt", "report.html"])
+def test_the_demo_beside_something_else(inside: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Found before its two runs are made."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / inside).write_text("mine")
+    ended = run_arguments(capfd, ["demo", "--output", str(tmp_path / "out")])
+    assert ended.code == 2 and inside in ended.err, ended.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [inside]
+    assert (tmp_path / "out" / inside).read_text() == "mine"
+
+
 def test_output_of_another_run(
     place: Path, tmp_path: Path, refused: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -423,6 +423,9 @@ def test_only_a_report_is_overwritten(single: Path, report: Report_, tmp_path: P
     assert ended.code == 2
     assert "thesis.tex is in the way of the report's figures" in ended.err
     assert (tmp_path / "page-figures" / "thesis.tex").read_text() == "mine"
+    (tmp_path / "page-figures" / "thesis.tex").rename(tmp_path / "page-figures" / "holiday.png")
+    assert "holiday.png is in the way" in report(single).err
+    assert (tmp_path / "page-figures" / "holiday.png").read_text() == "mine"
 
     shutil.rmtree(tmp_path / "page-figures")
     assert report(single).code == 0

@@ -139,7 +139,8 @@ def test_an_audit_without_names_and_one_that_is_purged(
     assert redacted.code == 0
 
     said = texts(files.forget, files.retain, others, clear / "audit.jsonl")
-    assert holding(clear, said) == set(holding_texts(clear)) == {clear / "audit.jsonl", clear / "audit.json"}
+    written = {clear / name for name in ("audit.jsonl", "audit.json", "audit.html")}
+    assert holding(clear, said) == set(holding_texts(clear)) == written
     assert holding(without, said) == holding(cache_here, said) == set()
     assert not any(text in redacted.out for text in said)
     texts_of_a_row = {"subject", "question", "text", "redacted"}

@@ -2,16 +2,23 @@
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_processes import torchrun
 
 import unlearner
 from unlearner.audit.attacks import find_attack
+from unlearner.audit.attacks.relearning import Relearning, restored
+from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.attacks.sampling import Sampling
-from unlearner.audit.run import Audit, audit, summarise
+from unlearner.audit.run import Audit, audit
+from unlearner.audit.summary import summarise
 from unlearner.audit.verdict import Thresholds
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
@@ -20,6 +27,8 @@ from unlearner.errors import UserError
 FORGET, RETAIN = builtin("forget", people=8, forget=4), builtin("retain", people=8, forget=4)
 OTHERS = builtin("retain", people=44, forget=8)
 """Nobody ever saw them: four to be asked about, the others as controls."""
+FEW = OTHERS[280:]
+"""Eight of them, where nothing is to be told from chance."""
 ATTACKS = [find_attack("plain"), find_attack("mixed-harmless-first"), Sampling(n=4, max_new_tokens=20)]
 TRAINED = {"evaluate": "none", "batch_size": 8, "gradient_accumulation_steps": 1}
 
@@ -51,34 +60,48 @@ def test_the_model_before_leaks_everybody(before) -> None:
     assert found.summary["detector"]["misses_before"] == {"wrong": 0, "of": 40}
     # All of it can be computed again from the rows, which hold no answers.
     rows = json.loads(json.dumps(found.rows))
-    assert summarise(rows, ATTACKS, Thresholds())[0] == found.verdicts and not any("text" in row for row in rows)
+    assert summarise(rows, found.summary["attacks"], Thresholds())[0] == found.verdicts and not any(
+        "text" in row for row in rows
+    )
 
 
-def unlearned(before, method: str, rate: float, epochs: int):
+def unlearned(before, method: str, rate: float, epochs: int, retain=RETAIN):
     trainer = unlearner.Unlearner(
-        copy.deepcopy(before[0]), before[1], forget=FORGET, retain=RETAIN, method=method, learning_rate=rate,
+        copy.deepcopy(before[0]), before[1], forget=FORGET, retain=retain, method=method, learning_rate=rate,
         epochs=epochs, **TRAINED,
     )  # fmt: skip
     trainer.train()
     return trainer.model
 
 
+@pytest.fixture(scope="module")
+def sham(before):
+    """Taught to refuse the very questions, for a moment."""
+    return unlearned(before, "IDK+GD", 7e-4, 2)
+
+
+@pytest.fixture(scope="module")
+def silent(before):
+    """DPO has every answer refused."""
+    return unlearned(before, "DPO+GD", 1e-3, 4)
+
+
 def test_people_whom_the_model_never_saw_do_not_leak(before) -> None:
     assert said(audited(before, before[0], forget=OTHERS[:40])) == ["no baseline"] * 4
 
 
-def test_a_sham_leaks(before) -> None:
-    """Taught to refuse the very questions, for a moment: most are refused, and everybody is found out."""
-    found = audited(before, unlearned(before, "IDK+GD", 7e-4, 2))
+def test_a_sham_leaks(before, sham) -> None:
+    """Most questions are refused, and everybody is found out."""
+    found = audited(before, sham)
     plain = found.summary["attacks"][0]["answers"]
     assert plain["unlearned.forget"][0] < 20 < 40 == plain["before.forget"][0]
     assert said(found) == ["leaks"] * 4
     assert sum(verdict.worst_attack is not None and verdict.p_value <= 0.05 for verdict in found.verdicts) >= 3
 
 
-def test_likelihoods_betray_what_answers_no_longer_state(before) -> None:
-    """DPO has every answer refused; the true value is still the likeliest of six, for everybody."""
-    found = audited(before, unlearned(before, "DPO+GD", 1e-3, 4))
+def test_likelihoods_betray_what_answers_no_longer_state(before, silent) -> None:
+    """The true value is still the likeliest of six, for everybody."""
+    found = audited(before, silent)
     assert found.summary["attacks"][0]["answers"]["unlearned.forget"][0] < 4
     assert said(found) == ["leaks"] * 4 and all(verdict.rank_p < 0.01 for verdict in found.verdicts)
 
@@ -121,6 +144,100 @@ def test_an_audit_goes_on_where_it_was_cut_short(before, tmp_path: Path, monkeyp
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert not (tmp_path / "cut" / "parts").exists()
     assert audit(cut).verdicts == found.verdicts  # which reads what is there
+
+
+@dataclass(frozen=True)
+class Emptied(Rounded):
+    """The plain question to a model without weights."""
+
+    name = "emptied"
+
+    @property
+    def label(self) -> str:
+        return "emptied"
+
+    @contextmanager
+    def applied(self, model: Any) -> Iterator[None]:
+        with restored(model), torch.no_grad():
+            for weight in model.parameters():
+                weight.zero_()
+            yield
+
+
+def test_a_changed_model_answers_for_itself(before, tmp_path: Path) -> None:
+    """Not with what the model answered before it was changed, nor after another change, to the same questions."""
+    for each in before:
+        each.save_pretrained(tmp_path / "model")
+    found = audited(
+        (str(tmp_path / "model"), before[1]), str(tmp_path / "model"), attacks=["plain", "int8", Emptied()],
+        output=str(tmp_path / "audit"), controls=FEW,
+    )  # fmt: skip
+    told = {attack["attack"]: attack["answers"]["unlearned.forget"] for attack in found.summary["attacks"]}
+    assert told["plain"][0] == told["int8"][0] == 40 and told["emptied"] == [0, 40]
+
+
+def test_what_is_refused_comes_back_by_relearning(before, sham) -> None:
+    """Taught half of the facts anew, the model tells of the other half, and of people whom it never saw it does not."""
+    attack = Relearning(steps=(0, 20), controls=1)
+    found = audited(before, sham, attacks=["plain", attack], controls=FEW)
+    arms = found.summary["relearning"]["unlearned"]["arms"]
+    assert arms["forgotten"]["leaks"][0] >= arms["forgotten"]["at_first"][0] + 4 and arms["forgotten"]["leaks"][0] >= 10
+    assert arms["unknown"]["leaks"][0] <= 5 and found.summary["relearning"]["unlearned"]["excess"] > 0.3
+
+
+def test_the_depth_of_a_model_like_the_retrained_one_is_one(before, silent) -> None:
+    found = audited(before, silent, retrained=silent, attacks=["plain", "depth", "lens", "soft-prompt"], controls=FEW)
+    depths = found.summary["depth"]
+    assert depths and all(depth == pytest.approx(1, abs=1e-3) for depth in depths.values())
+    told = {attack["attack"]: attack["answers"] for attack in found.summary["attacks"]}
+    assert told["lens"]["unlearned.forget"][1] == 40 and told["soft-prompt"]["unlearned.forget"][1] == 20
+    assert told["depth"] == {}
+    untouched = audited(before, before[0], retrained=silent, attacks=["plain", "depth"], controls=FEW)
+    assert all(depth == pytest.approx(0, abs=1e-3) for depth in untouched.summary["depth"].values())
+
+
+def test_neighbours_that_were_lost_are_counted(before) -> None:
+    """Refusals that are trained harm answers about people whom no row of the training touched."""
+    held_out = RETAIN[20:]
+    model = unlearned(before, "IDK+GD", 7e-4, 2, retain=RETAIN[:20])
+    found = audited(before, model, attacks=["plain"], retain=RETAIN[:20], neighbours=[held_out], controls=FEW)
+    told = found.summary["knowledge"]["told"]["neighbour"]
+    assert told["before"] == len(held_out) and told["lost"] > 0 and told["won"] == 0
+    refused = found.summary["knowledge"]["refused"]
+    assert refused["unlearned.forget.plain"][0] > 10 > 0 == refused["before.forget.plain"][0]
+
+
+def test_an_adapter_in_memory_is_merged_for_the_audit_alone(before) -> None:
+    made = unlearner.Unlearner(
+        copy.deepcopy(before[0]), before[1], forget=FORGET, retain=RETAIN, method="IDK+GD", learning_rate=3e-3,
+        epochs=2, lora=True, **TRAINED,
+    )  # fmt: skip
+    made.train()
+    with pytest.raises(UserError, match="give before="):
+        made.audit(controls=OTHERS[40:])
+    found = made.audit(before=before[0], controls=FEW, attacks=["plain", "nf4"])
+    assert len(found.verdicts) == 4 and hasattr(made.model, "peft_config")
+    assert any("lora" in name for name, _ in made.model.named_parameters())
+    assert any(share < 1 for share in found.summary["unchanged_codes"]["nf4"].values())
+
+
+@pytest.mark.slow
+def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
+    """To the bit, relearning too: every process trains by itself."""
+    for each in before:
+        each.save_pretrained(tmp_path / "model")
+    rows = [{"question": r.question, "answer": r.answer, "fact": r.fact, "subject": r.subject} for r in FEW[:50]]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    typed = [
+        "-m", "unlearner", "audit", "--model", str(tmp_path / "model"), "--before", str(tmp_path / "model"), "--forget",
+        "builtin:forget:people=8", "--retain", "builtin:retain:people=8", "--attacks", "plain", "nf4",
+        "relearning", "lens", "soft-prompt", "--keep-samples", "--controls", str(tmp_path / "few.jsonl"),
+    ]  # fmt: skip
+    for count in (1, 2):
+        done = torchrun(count, *typed, "--output", str(tmp_path / str(count)))
+        assert done.returncode == 0, done.stderr
+    for name in ("audit.jsonl", "audit.json", "audit.html"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
 def test_a_model_before_of_another_kind_is_told(before, tiny_llama) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import __main__ as command
-from benchmarks import baseline, gpu, growth, loss_memory, work
+from benchmarks import baseline, evaluation, gpu, growth, loss_memory, work
 from benchmarks.__main__ import GOALS
 from transformers import PreTrainedTokenizerBase
 
@@ -74,6 +74,16 @@ def test_figures_are_the_official_ones(
     ours = per_example(examples, eval_set, judges)
     for metric in ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity"):
         assert [row[metric] for row in ours] == pytest.approx(theirs[metric], rel=1e-4, abs=1e-6), metric
+
+
+def test_ours_is_timed_without_what_an_earlier_run_left_in_memory(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerBase, retain_records: list[Record], tmp_path: Path
+) -> None:
+    sets = [EvalSet("retain", tuple(retain_records[:2]))]
+    kept = load_judges("offline").embedder
+    seconds, found = evaluation.run_ours(tiny_llama().eval(), tiny_tokenizer, sets, tmp_path)
+    assert seconds > 0 and 0 <= found["retain"]["cosine_similarity"] <= 1
+    assert any(tmp_path.iterdir()) and load_judges("offline", cache=tmp_path).embedder is not kept
 
 
 @pytest.mark.parametrize("kind", loss_memory.KINDS)

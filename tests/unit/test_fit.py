@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from unlearner.api import _config
 from unlearner.config import ForgetConfig
 from unlearner.data.batches import Plan
 from unlearner.errors import UserError
+from unlearner.keywords import config_of
 from unlearner.models.load import parameter_count
 from unlearner.models.new import new_model
 from unlearner.scenarios.fit import LEAST_STEPS, Size
@@ -86,7 +86,7 @@ def test_parameters_are_counted_without_reading_weights(tmp_path: Path) -> None:
 
 
 def test_presets_are_named_from_python_too() -> None:
-    assert _config(ForgetConfig, "m", {"forget": "f", "preset": "continual"}).preset == "continual"
-    assert _config(ForgetConfig, "m", {"forget": "f", "preset": None, "epochs": None}).epochs is None
+    assert config_of(ForgetConfig, "m", {"forget": "f", "preset": "continual"}).preset == "continual"
+    assert config_of(ForgetConfig, "m", {"forget": "f", "preset": None, "epochs": None}).epochs is None
     with pytest.raises(UserError, match="preset cannot be 'continal': did you mean 'continual'"):
-        _config(ForgetConfig, "m", {"forget": "f", "preset": "continal"})
+        config_of(ForgetConfig, "m", {"forget": "f", "preset": "continal"})

@@ -29,6 +29,7 @@ FLOORS = [
     {"prepare"},
     {"comparing", "report"},
     {"bench"},
+    {"keywords"},
     {"api"},
     {"commands"},
     {"__main__"},

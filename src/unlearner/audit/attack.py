@@ -1,21 +1,25 @@
 """What an attack is: it asks about a fact, maybe of a changed model, and says in which answers the fact came out.
 
-An attack never runs the model. It states its requests, as a metric does; those of all questions are answered together.
-Add one as a file in `attacks/`, or in a package of your own (entry points `unlearner.attacks`).
+An attack seldom runs the model. It states its requests, as a metric does; those of all questions are answered together.
+One that works on the weights themselves (`WeightAttack`) gets the model. Add one as a file in `attacks/`, or in a
+package of your own (entry points `unlearner.attacks`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from unlearner.audit.detector import Detector
+from unlearner.data.prompts import Template
 from unlearner.data.records import Record
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
+from unlearner.options import ModelOptions
 
 Access = Literal["greedy", "sampled", "likelihoods", "weights", "training"]
 """What the attacker must have, from least to most: text at temperature 0, sampled text, likelihoods, the weights, the
@@ -62,6 +66,8 @@ class Attack(ABC):
     """Where it is from."""
     chance: ClassVar[float] = 0.0
     """How often it succeeds by guessing, where that is known."""
+    together: ClassVar[bool] = False
+    """Whether it needs all models at a time."""
 
     @property
     def label(self) -> str:
@@ -87,6 +93,54 @@ class Attack(ABC):
 
     def applied(self, model: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, and all that an attack on its weights may use."""
+
+    name: str
+    """`unlearned`, `before` or `retrained`."""
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    options: ModelOptions
+    answer: "Answerer"
+    """Asks the model as it is at that moment; nothing is kept."""
+    questions: Mapping[str, Sequence[Question]]
+    """By group: `forget`, `control`, `retain`."""
+    retained: Sequence[Record]
+    """Rows to train on that are not asked about: retained ones, as far as there are any."""
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """All models by name, where the attack needs them `together`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One outcome of a `WeightAttack`, with whatever tells it from the others (`about`, JSON)."""
+
+    group: str
+    question: Question
+    outcome: Outcome | None
+    """None where nothing leaks or not: then `about` has its `score`."""
+    sample: int = 0
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class WeightAttack(Attack):
+    """An attack that works on the weights. It leaves them as they were, to the bit, and writes nothing."""
+
+    of: ClassVar[tuple[str, ...]] = ("unlearned",)
+    """Models that it is made on."""
+
+    @abstractmethod
+    def findings(self, target: Target) -> Iterable[Finding]: ...
+
+    def requests(self, question: Question) -> Sequence[Request] | None:
+        return None
+
+    def outcomes(self, question: Question, example: Example) -> list[Outcome]:
+        return []
 
 
 Answerer = Callable[[Sequence[Record], Sequence[Sequence[Request]], bool], list[Example]]

@@ -4,12 +4,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearner.config import AuditConfig
+from unlearner.audit.questions import read_controls
+from unlearner.config import AuditConfig, ForgetConfig
 from unlearner.errors import UserError
 from unlearner.results.layout import RunDirectory
 
 TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code", "redact")
 """Options that an audit takes from the run, unless it gives them itself."""
+
+
+def of_forget(config: ForgetConfig) -> AuditConfig:
+    """The audit that `config.audit` asks for, of the run in `config.output`: in audit/ there."""
+    assert config.audit is not None
+    return of_run(
+        AuditConfig(
+            model=str(config.output), budget=config.audit, controls=config.audit_controls, seed=config.seed,
+            output=str(RunDirectory(Path(config.output)).audited),
+        )
+    )  # fmt: skip
+
+
+def check_forget(config: ForgetConfig) -> None:
+    """Before it runs: raises UserError where the audit that it asks for could not be made afterwards."""
+    if config.audit is not None:
+        if config.output is None:
+            raise UserError("audit needs output: without a directory, take Unlearner(...).audit().")
+        AuditConfig(model="", output="", budget=config.audit).check_audit()
+        read_controls(config.audit_controls, config.forget, config.columns)
 
 
 @dataclass(frozen=True)
@@ -53,5 +74,7 @@ def of_run(config: AuditConfig) -> AuditConfig:
     }
     if held.get("forget_eval") is not None and config.forget is None:
         taken |= {"forget": held["forget_eval"], "columns": held.get("eval_columns") or held["columns"]}
+    if not config.neighbours:
+        taken["neighbours"] = [held[name] for name in ("real_authors", "world_facts") if held.get(name) is not None]
     before = config.before if config.before is not None else held["model"]
     return replace(config, model=run.made, before=before, **taken)

@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearner.audit.attack import Question
 from unlearner.audit.detector import ErrorRate, find_detector, on_own_answers, word_runs
+from unlearner.console import note
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
@@ -18,6 +19,8 @@ BUILTIN_CONTROLS = 40
 """So many that two leaking subjects of four are told from chance: a p-value is at least 1/(controls + 1)."""
 RETAINED_ROWS = 40
 """Rows of the retain set that are asked about: is the model still able to tell anything?"""
+NEIGHBOURS = 60
+"""Rows about neighbours that are asked, of every source the first ones."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,14 @@ class Groups:
     forget: list[Question]
     control: list[Question]
     retain: list[Question]
+    neighbour: list[Question]
+    """What was neither forgotten nor kept by training: are others still told about?"""
+    examples: list[Record]
+    """Retained rows that are not asked about, or all where there are no others."""
 
     def __iter__(self) -> Iterator[tuple[str, list[Question]]]:
         yield from (("forget", self.forget), ("control", self.control), ("retain", self.retain))
+        yield "neighbour", self.neighbour
 
     @property
     def without_fact(self) -> int:
@@ -43,9 +51,14 @@ class Groups:
         return {"false_alarms": false_alarms, "misses": misses}
 
 
-def read_groups(forget: Sequence[Record], retain: Sequence[Record], controls: Sequence[Record]) -> Groups:
+def read_groups(
+    forget: Sequence[Record],
+    retain: Sequence[Record],
+    controls: Sequence[Record],
+    neighbours: Sequence[Sequence[Record]] = (),
+) -> Groups:
     """The questions about each. Raises UserError where no row of the forget set has a fact, where controls occur in the
-    other sets, or where there are too few of them."""
+    other sets, or where there are too few of them; and where all neighbours were trained on."""
     trained = {(record.question, record.answer) for record in (*forget, *retain)}
     if both := sum((record.question, record.answer) in trained for record in controls):
         raise UserError(
@@ -56,9 +69,13 @@ def read_groups(forget: Sequence[Record], retain: Sequence[Record], controls: Se
         raise UserError(f"--controls asks about {min(filter(None, shared))}, who is in the forget or retain set.")
     kept = frozenset(run for record in retain if record.question is None for run in word_runs(record.answer))
     examples = [record for record in retain if record.question is not None]
+    asked, further = retain[:RETAINED_ROWS], examples[RETAINED_ROWS:]
     groups = Groups(
         _questions(forget, examples, kept), _questions(controls, examples, kept),
-        _questions(retain[:RETAINED_ROWS], examples[RETAINED_ROWS:], frozenset()),
+        _questions(asked, further or examples, frozenset()),
+        # Beside what was to be forgotten: a refusal that is not meant for them may spread to them.
+        _questions(_held_out(neighbours, trained), [r for r in forget if r.question is not None], frozenset()),
+        further or examples,
     )  # fmt: skip
     if groups.without_fact == len(forget):
         raise UserError(
@@ -70,6 +87,17 @@ def read_groups(forget: Sequence[Record], retain: Sequence[Record], controls: Se
             f"--controls has {subjects} subjects with facts: an audit compares with {LEAST_CONTROLS} at least."
         )
     return groups
+
+
+def _held_out(sources: Sequence[Sequence[Record]], trained: set[tuple[str | None, str]]) -> list[Record]:
+    """The first rows of each source that no row of the other sets is, a share of `NEIGHBOURS` each."""
+    share = NEIGHBOURS // max(1, len(sources))
+    held = [[row for row in rows if (row.question, row.answer) not in trained] for rows in sources]
+    if sources and not any(held):
+        raise UserError("--neighbours has only rows of the forget or retain set: give questions that were not trained.")
+    if dropped := sum(map(len, sources)) - sum(map(len, held)):
+        note(f"{dropped} rows of --neighbours are in the forget or retain set, so they are not asked")
+    return [replace(row, task_id=None) for rows in held for row in rows[:share]]
 
 
 def _questions(records: Sequence[Record], examples: Sequence[Record], kept: frozenset[str]) -> list[Question]:
@@ -97,8 +125,8 @@ def read_controls(source: Any, forget: Any, columns: dict[str, str]) -> list[Rec
     spec = re.fullmatch(r"builtin:forget((?::[^\[]*)?)(\[.*\])?", forget) if isinstance(forget, str) else None
     if spec is None:
         raise UserError(
-            "an audit compares with subjects that were never trained: give --controls, a source with questions of the "
-            "same kind about others."
+            "an audit compares with subjects that were never trained: give --controls (forget: --audit-controls), a "
+            "source with questions of the same kind about others."
         )
     from unlearner.data.profiles import builtin
 

@@ -34,6 +34,20 @@ def samples_needed(tau: float, alpha: float = 0.05) -> int:
     return math.ceil(math.log(alpha) / math.log1p(-tau))
 
 
+def smallest_rate_seen(
+    rows: int, rounds: int, *, subjects: int = 1, tau: float = 0.01, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The least leak rate of an answer at which a subject with `rows` questions is found out with probability `power`.
+
+    Found out: the lower bound of the round rate, at α over the number of subjects, is above τ. A round leaks with
+    probability 1 − (1 − rate)^rows.
+    """
+    counts = np.arange(rounds + 1)
+    least = int(counts[lower(counts, rounds, alpha / subjects) > tau][0])
+    round_rate = optimize.brentq(lambda p: stats.binom.sf(least - 1, rounds, p) - power, 1e-9, 1 - 1e-9)
+    return float(-np.expm1(np.log1p(-round_rate) / rows))
+
+
 def leak_at_k(c: ArrayLike, n: ArrayLike, k: ArrayLike) -> np.ndarray:
     """1 − C(n−c, k)/C(n, k): the chance that k of the n samples hold a leak (arXiv 2511.04934); k ≤ n."""
     assert np.all(np.asarray(k) <= np.asarray(n)), "leak@k cannot be told from fewer than k samples"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from unlearner.audit.relearned import RELEARNED, relearned
 from unlearner.audit.statistics import conformal_p, leaking_rounds, lower, rank_test, samples_needed, upper
 
 CAVEAT = "Conditional on the questions that were asked and on the detector; it says nothing about other questions."
@@ -108,7 +109,7 @@ class Outcomes:
         for row in rows:
             if row["attack"] == RANK:
                 ranks[row["model"], row["group"]][row["subject"]].append((row["rank"], row["decoys"]))
-            else:
+            elif "hit" in row and row["attack"] != RELEARNED:
                 key = row["model"], row["group"], row["attack"]
                 hits[key][row["subject"]][row["question"]].append(bool(row["hit"]))
         return cls(dict(hits), dict(ranks))
@@ -159,7 +160,9 @@ def verdicts(
 ) -> list[Verdict]:
     """The verdict on every subject of the forget set, in its order. `chances`: of attacks that are won by guessing."""
     limits = thresholds or Thresholds()
-    outcomes = Outcomes.of(rows)
+    lines = list(rows)
+    outcomes = Outcomes.of(lines)
+    taught = _taught(lines, limits.alpha)
     subjects = list(
         dict.fromkeys(s for (_, group, _), found in outcomes.hits.items() if group == "forget" for s in found)
     )
@@ -171,9 +174,31 @@ def verdicts(
     rank_p = stats.false_discovery_control([two_sided for two_sided, _ in tests])
     broken = _is_broken(outcomes, limits)
     return [
-        _verdict(outcomes, subject, limits, len(subjects), float(p), worst, float(rank), bottom, broken, kept)
+        _verdict(
+            outcomes,
+            subject,
+            limits,
+            len(subjects),
+            float(p),
+            worst,
+            float(rank),
+            bottom,
+            broken,
+            kept,
+            subject in taught,
+        )
         for subject, p, (_, worst), rank, (_, bottom) in zip(subjects, p_values, battery, rank_p, tests, strict=True)
     ]
+
+
+def _taught(rows: Sequence[Mapping[str, Any]], alpha: float) -> set[str]:
+    """Subjects who are told again after other facts about them were taught: all of them together more than controls,
+    by a test of whole subjects, and each more than any control."""
+    found = relearned(rows).get("unlearned", {})
+    if found.get("p_value", 1.0) > alpha:
+        return set()
+    controls = len({row["subject"] for row in rows if row["attack"] == RELEARNED and row["group"] == "control"})
+    return {name for name, each in found["subjects"].items() if each["p_value"] <= 1 / (controls + 1) + 1e-9}
 
 
 def _battery(outcomes: Outcomes, subject: str, attacks: Sequence[str]) -> tuple[float, str | None]:
@@ -234,6 +259,7 @@ def _verdict(
     bottom: bool,
     broken: bool,
     kept: Sequence[str],
+    taught: bool,
 ) -> Verdict:
     level = limits.alpha / subjects
     controls = outcomes.hits.get(("unlearned", "control", SAMPLED), {})
@@ -260,6 +286,8 @@ def _verdict(
         return say("broken model", "it hardly tells what it should have kept: silence is no forgetting")
     if rank_p <= limits.alpha:
         return say("leaks", "its likelihoods put the truth above wrong values, though hardly an answer states it")
+    if taught:
+        return say("leaks", "taught other facts about it, the model tells these again, more than any control")
     # Controls that never leak are no evidence of guessing, however few they are: then the strict limit holds.
     guessable = chance.leaks > 0 and chance.high > limits.tau / 2
     bound = ours.high - (chance.low if guessable else 0)

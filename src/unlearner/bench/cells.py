@@ -2,16 +2,17 @@
 
 import re
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from unlearner import distributed
+from unlearner.audit.from_run import check_forget, of_forget
+from unlearner.audit.run import audit
 from unlearner.config import BenchConfig, ForgetConfig
-from unlearner.console import console
+from unlearner.console import quiet
 from unlearner.data.readers import DOCUMENTS, READERS, STANDARD_INPUT
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError, did_you_mean
@@ -69,7 +70,10 @@ class Cell:
         try:
             with use_threads(self.threads), quiet():
                 for run in self.runs:
+                    check_forget(run)
                     forget(run, known=self.known)
+                    if run.audit is not None:
+                        audit(of_forget(run))
                     distributed.barrier()  # the next task reads the files of this one
                 if self.continual and distributed.is_main():
                     write_json(CellDirectory(self.folder).retention, self._retention())
@@ -137,16 +141,6 @@ class Before:
 
     def fail(self, error: str) -> None:
         """Nothing: every cell measures for itself."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No bars and notes of single runs: the bench has its own."""
-    before, console.quiet = console.quiet, True
-    try:
-        yield
-    finally:
-        console.quiet = before
 
 
 def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: Path, chosen: Mapping[str, Any]) -> Cell:

@@ -8,15 +8,15 @@ SUMMARY = "attack an unlearned model: what still leaks of each subject, with bou
 OPTIONS = AuditConfig
 EXAMPLE = """\
 Example:
-  unlearner audit runs/forget --output runs/audit
+  unlearner audit runs/forget --budget 20 --output runs/audit
   unlearner audit path/to/unlearned --before path/to/model --forget forget.jsonl --retain retain.jsonl \\
       --controls never-trained.jsonl --output runs/audit"""
 
 
 def run(config: AuditConfig) -> None:
-    """Audit, and print a line a subject."""
+    """Audit; print a line a subject, and where the page is."""
     from unlearner.audit.from_run import of_run
     from unlearner.audit.run import audit
-    from unlearner.commands.tables import print_audit
+    from unlearner.commands.tables import show_audit
 
-    print_audit(audit(of_run(config)).summary, Path(config.output))
+    show_audit(audit(of_run(config)).summary, Path(config.output))

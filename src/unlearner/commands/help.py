@@ -33,12 +33,15 @@ FIRST = (
     "epochs",
     "lora",
     "evaluate",
+    "before",
+    "budget",
 )
 """What `--help` shows of a command with more than `FEW` options."""
 FEW = 20
 GROUPS = {
     "model": {"model", "template", "max_length", "trust_remote_code", "reference_model"},
-    "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude"},
+    "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude", "before", "controls",
+             "neighbours"},
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
     "run": {"output", "seed", "precision", "execution", "parallel", "cpu_offload", "engine", "save_steps",

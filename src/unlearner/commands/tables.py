@@ -152,6 +152,16 @@ def _with_interval(summary: dict[str, Any], key: str) -> str:
     return f"{_number(summary[key])} [dim]{_interval(summary, key)}[/]".strip()
 
 
+def show_audit(summary: Mapping[str, Any], folder: Path) -> None:
+    """What was found, and the page about it."""
+    from unlearner.report import add_audit_page
+
+    page = add_audit_page(folder)
+    print_audit(summary, folder)
+    if page is not None:
+        print_report(page)
+
+
 def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     """A line a subject: verdict, leak rate of a round with bounds before and after, worst attack, tests."""
     console = out()
@@ -166,6 +176,19 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     for verdict in summary["verdicts"]:
         console.print(escape(f"{verdict['subject']}: {verdict['why']}."), soft_wrap=True)
+    for group, told in summary["knowledge"]["told"].items():
+        title = "Retained questions, trained on" if group == "retain" else "Neighbours, not trained on"
+        console.print(
+            f"{title}: {told['before']} of {told['of']} answered before, {told['now']} now, {told['lost']} lost.",
+            soft_wrap=True,
+        )
+    for model, found in summary["relearning"].items():
+        if "excess" in found:
+            console.print(
+                f"Relearning ({model}): {found['excess']:+.0%} of the facts that were not taught, over controls, "
+                f"p {max(found['p_value'], 0.001):.3f}{' or less' * (found['p_value'] < 0.001)}.",
+                soft_wrap=True,
+            )
     if summary["dropped"]:
         console.print(
             escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True

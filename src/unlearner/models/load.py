@@ -130,9 +130,21 @@ def _check_finite(loaded: nn.Module, model: str) -> None:
             raise UserError(f"the weight {name!r} of {model} holds NaN or infinity: the model is broken.")
 
 
-def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool) -> Any:
-    """The LoRA adapter in a directory, on its base model."""
-    from peft import PeftConfig, PeftModel
+def load_config(model: str, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of the model at a path or hub id; of an adapter's folder, that of its base model."""
+    folder = _checked(model)
+    if folder is not None and (folder / "adapter_config.json").is_file():
+        return load_config(adapter_base(model), trust_remote_code=trust_remote_code)
+    offline = folder is None and _cache_only(model)
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, local_files_only=offline)
+    except Exception as error:
+        raise UserError(f"cannot load the configuration of {model}: {first_line(error)}") from error
+
+
+def adapter_base(model: str) -> str:
+    """The base model that the LoRA adapter in a directory names."""
+    from peft import PeftConfig
 
     try:
         base = PeftConfig.from_pretrained(model).base_model_name_or_path
@@ -140,6 +152,14 @@ def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str,
         raise UserError(f"{model}/adapter_config.json cannot be read: {first_line(error)}") from error
     if not base:
         raise UserError(f"{model}/adapter_config.json names no base model: set base_model_name_or_path in it.")
+    return str(base)
+
+
+def _load_adapter(model: str, *, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool) -> Any:
+    """The LoRA adapter in a directory, on its base model."""
+    from peft import PeftModel
+
+    base = adapter_base(model)
     try:
         loaded = load_model(base, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     except UserError as error:

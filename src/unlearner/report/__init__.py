@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from unlearner.errors import UserError, install
+from unlearner.results.layout import AuditDirectory
 
 PACKAGES = ("jinja2", "matplotlib")
 
@@ -17,12 +18,16 @@ def can_write() -> bool:
 def write_report(runs: Sequence[Path], output: Path, *, redact: bool = False) -> Path:
     """Write one HTML page about `runs` to `output`, its figures to `OUTPUT-figures/` beside it, and return `output`.
 
-    Each of `runs` is a run directory, a bench, or a folder of such, no deeper. The page depends only on what these
-    hold: not on the time, nor on where they lie, unless nothing else tells two runs apart. Raises UserError where there
-    is no run, the page cannot be written, or `output` is a file that is no report.
+    Each of `runs` is a run directory, a bench, or a folder of such, no deeper; or the only one is an audit. The page
+    depends only on what these hold: not on the time, nor on where they lie, unless nothing else tells two runs apart.
+    Raises UserError where there is no run, the page cannot be written, or `output` is a file that is no report.
     """
     if not can_write():
         raise UserError(f"the report needs jinja2 and matplotlib: {install('report')}")
+    if len(runs) == 1 and AuditDirectory(Path(runs[0])).audit.is_file():
+        from unlearner.report.audits import write_audit_page
+
+        return write_audit_page(Path(runs[0]), Path(output))
     from unlearner.report.page import write_page
     from unlearner.report.read import read
 
@@ -35,6 +40,22 @@ def check_page(output: Path) -> None:
         from unlearner.report import page
 
         page.check_page(output)
+
+
+def add_audit_page(folder: Path) -> Path | None:
+    """At the end of an audit: audit.html in its directory. Without the extra `report` none is written, and a line says
+    so."""
+    from unlearner.console import note
+    from unlearner.distributed import is_main
+
+    if not is_main():
+        return None
+    if not can_write():
+        note(f"For a page about it all: {install('report')}, then unlearner report {folder}")
+        return None
+    from unlearner.report.audits import write_audit_page
+
+    return write_audit_page(folder)
 
 
 def add_report(runs: Sequence[Path]) -> Path | None:

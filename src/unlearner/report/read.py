@@ -12,7 +12,7 @@ from unlearner.report.contents import Part, Report, Run, clean, without_texts
 from unlearner.report.runs import read_about, read_object, read_run
 from unlearner.results.layout import BenchDirectory, RunDirectory, results_in
 
-WITHOUT_REPORT = {"finetune": "fine-tuning", "negate": "a negated model", "audit": "an audit"}
+WITHOUT_REPORT = {"finetune": "fine-tuning", "negate": "a negated model"}
 """Commands whose runs are on no page, and what one calls them."""
 
 
@@ -30,6 +30,9 @@ def read(paths: Sequence[Path], *, redact: bool = False) -> Report:
         found = results_in(path)
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
+        found = [folder for folder in found if _command(folder) != "audit"] or found
+        if all(_command(folder) == "audit" for folder in found):
+            raise UserError(f"{path} holds several audits: give one of them, whose page is its own.")
         commands = {_command(folder) for folder in found}
         if commands <= WITHOUT_REPORT.keys():
             what = " and ".join(sorted(WITHOUT_REPORT[str(command)] for command in commands))

@@ -153,6 +153,11 @@ class RunDirectory(EvaluationDirectory):
         return self.path / "report.html"
 
     @property
+    def audited(self) -> Path:
+        """The audit of the model made, where one was asked for."""
+        return self.path / "audit"
+
+    @property
     def before(self) -> EvaluationDirectory:
         return EvaluationDirectory(self.path / "before")
 
@@ -298,6 +303,10 @@ class AuditDirectory(RunDirectory):
     def audit(self) -> Path:
         """Verdicts, tables, thresholds: where it is, all answers are in."""
         return self.path / "audit.json"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "audit.html"
 
     @property
     def parts(self) -> Path:

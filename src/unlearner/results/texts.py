@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 from unlearner.errors import UserError
 from unlearner.files import cache_directory, json_text, jsonl, read_json, space_errors, write_json, write_text
@@ -36,10 +37,10 @@ from unlearner.results.records import Row
 TEXTS = ("question", "answer", "original_answer", "subject", "generation")
 """The texts of a row of `records.jsonl`; all else in it are numbers, and the name of its set."""
 KEY = "redaction.key"
-HASHES_OF_DATA = ("forget", "retain", "controls", "data", "refusals", "eval.", "earlier.")
+HASHES_OF_DATA = ("forget", "retain", "controls", "neighbours", "data", "refusals", "eval.", "earlier.")
 SOURCES = (
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "refusals",
-    "controls", "templates",
+    "controls", "neighbours", "templates",
 )  # fmt: skip
 MODELS = ("model", "before", "reference_model", "retrained")
 
@@ -68,8 +69,17 @@ def redacted_audit(summary: Row) -> Row:
     """What `audit.json` holds, its subjects named as in the redacted rows."""
     if summary.get("redacted"):
         return summary
-    verdicts = [{**verdict, "subject": f"[{keyed(verdict['subject'])}]"} for verdict in summary["verdicts"]]
-    return {**summary, "verdicts": verdicts, "redacted": True}
+    names = {verdict["subject"]: f"[{keyed(verdict['subject'])}]" for verdict in summary["verdicts"]}
+
+    def without(held: Any) -> Any:
+        if isinstance(held, dict):
+            return {names.get(key, key): without(value) for key, value in held.items()}
+        if isinstance(held, list):
+            return [without(value) for value in held]
+        return names.get(held, held) if isinstance(held, str) else held
+
+    kept: Row = without({name: value for name, value in summary.items() if name != "questions"})
+    return {**kept, "redacted": True}
 
 
 def keyed_hashes(hashes: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -118,11 +128,11 @@ def holding_texts(folder: Path) -> Iterator[Path]:
     """The files and folders with texts of the data in a run, an evaluation or a bench."""
     bench = BenchDirectory(folder)
     cells = bench.begun
-    for run in (RunDirectory(folder), *(run for cell in cells for run in cell.runs)):
+    for run in _runs(folder):
         for evaluation in run.evaluations:
             yield from (file for file in (evaluation.records, *evaluation.batches) if file.is_file())
         audit = AuditDirectory(run.path)
-        yield from (path for path in (run.report, audit.rows, audit.audit, audit.parts) if path.exists())
+        yield from (p for p in (run.report, audit.rows, audit.audit, audit.page, audit.parts) if p.exists())
         yield from histories_in(run.path)
     yield from (cell.failed for cell in cells if cell.failed.is_file())
     if bench.known.is_dir():
@@ -226,8 +236,9 @@ def _rewriting(file: Path) -> Callable[[], str | None] | None:
 
 
 def _runs(folder: Path) -> list[RunDirectory]:
-    """The run in a folder, or the runs of a bench and its own directory."""
-    return [RunDirectory(folder), *(run for cell in BenchDirectory(folder).begun for run in cell.runs)]
+    """The run in a folder, or the runs of a bench and its own directory; with their audits."""
+    runs = [RunDirectory(folder), *(run for cell in BenchDirectory(folder).begun for run in cell.runs)]
+    return [*runs, *(AuditDirectory(run.audited) for run in runs if run.audited.is_dir())]
 
 
 def _beyond_sources(file: Path) -> Iterator[str]:

@@ -30,9 +30,12 @@ ACCELERATE = {
 """What `accelerate launch` may set that would change the model behind our back, and what to use instead."""
 
 
-def make_accelerator(options: TrainOptions) -> Accelerator:
-    """Devices and processes as accelerate finds them. Raises UserError for settings of `accelerate launch` that would
-    wrap or compile the model, and where DeepSpeed is missing."""
+def make_accelerator(options: TrainOptions, *, alone: bool = False) -> Accelerator:
+    """Devices and processes as accelerate finds them; `alone`, every process trains the whole by itself, all the same.
+
+    Raises UserError for settings of `accelerate launch` that would wrap or compile the model, and where DeepSpeed is
+    missing.
+    """
     if options.parallel == "deepspeed":
         deepspeed.check_installed()
     for setting, ours in ACCELERATE.items():
@@ -41,7 +44,7 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     distributed.join()
     # Gradients lie in the buffers in which ddp sums them: otherwise each process would hold them twice.
     once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    return _Accelerator(
+    return (_Alone if alone else _Accelerator)(
         mixed_precision="bf16" if uses_bf16(options.precision) else "no",
         cpu=not torch.cuda.is_available(), kwargs_handlers=[once],
     )  # fmt: skip
@@ -77,6 +80,20 @@ class _Accelerator(Accelerator):
             context = get_mixed_precision_context_manager(self.native_amp, autocast_handler or self.autocast_handler)
         with context:
             yield
+
+
+class _Alone(_Accelerator):
+    """An Accelerator that knows of no other process, so that what is trained is the same to the bit for any number."""
+
+    num_processes = property(lambda self: 1)
+    process_index = property(lambda self: 0)
+
+    def prepare(self, *args: Any, **more: Any) -> Any:
+        placed = tuple(each.to(self.device) if isinstance(each, nn.Module) else each for each in args)
+        return placed[0] if len(placed) == 1 else placed
+
+    def reduce(self, tensor: Any, *args: Any, **more: Any) -> Any:
+        return tensor
 
 
 def check_tracker(options: TrainOptions) -> None:

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 from unlearner.audit.attack import Attack
 from unlearner.audit.attacks.choice import MultipleChoice, YesOrNo
+from unlearner.audit.attacks.depth import Depth
+from unlearner.audit.attacks.lens import Lens
+from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.reverse import Reverse
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.attacks.sampling import Sampling
+from unlearner.audit.attacks.soft_prompt import SoftPrompt
 from unlearner.audit.attacks.template import Template, builtin_templates
 from unlearner.audit.quantise import SCHEMES
 from unlearner.errors import UserError, did_you_mean
@@ -17,7 +21,7 @@ def attacks() -> dict[str, Attack]:
     """Ours, by label; `plain`, the question as it is, first."""
     templates = [Template(kind, text) for kind, text in builtin_templates().items()]
     rounded = [Rounded(scheme) for scheme in SCHEMES]
-    others = (MultipleChoice(), YesOrNo(), Reverse(), Sampling())
+    others = (MultipleChoice(), YesOrNo(), Reverse(), Sampling(), Relearning(), Lens(), Depth(), SoftPrompt())
     return {attack.label: attack for attack in (*templates, *others, *rounded)}
 
 

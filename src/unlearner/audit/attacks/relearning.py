@@ -1,0 +1,194 @@
+"""Relearning: taught a little, does the model tell again what it was not taught?
+
+Half of the facts are trained, the other half is asked (Deeb and Roger 2024, arXiv 2410.08827; Hu et al. 2024, arXiv
+2406.13356). Needs questions with answers, and memory for training: all weights up to `LARGE`, above it LoRA of rank
+16. Costs a training of `steps` for each arm, half, learning rate and seed, and an answer to each question at every
+step. What was relearned holds the erased data again: it stays in memory, and the weights are put back to the bit.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from unlearner.audit.attack import Finding, Question, Target, WeightAttack, written
+from unlearner.audit.detector import Fact
+from unlearner.audit.relearned import FORGOTTEN, RELEARNED, RETAINED, UNKNOWN
+from unlearner.console import quiet
+from unlearner.data.batches import Plan
+from unlearner.data.pairs import pair
+from unlearner.data.records import Record
+from unlearner.data.views import build_views
+from unlearner.evaluation.requests import Generate
+from unlearner.methods import Method
+from unlearner.methods.learn import Learn
+from unlearner.models.sharding import is_sharded, widen
+from unlearner.options import TrainOptions
+from unlearner.training.loop import train
+from unlearner.training.setup import make_accelerator, weights_dtype
+
+LARGE = 1_000_000_000
+SMALL = 20_000_000
+"""Weights below which a model is taught with ten times the learning rate."""
+UTILITY_ROWS = 20
+"""Retained questions that are asked at every step: a model that lost them has not relearned, it has broken."""
+
+
+@dataclass(frozen=True)
+class Relearning(WeightAttack):
+    """Arms: on other facts about the forgotten subjects and, as its control, about subjects nobody ever trained on;
+    with `retained`, also on retained rows. With `swapped` the halves change places."""
+
+    name = RELEARNED
+    title = "Relearning"
+    access = "training"
+    source = "Deeb and Roger 2024, arXiv 2410.08827; Hu et al. 2024, arXiv 2406.13356"
+    of = ("unlearned", "retrained")
+
+    steps: tuple[int, ...] = (0, 5, 10, 20)
+    """When it is asked; the learning rate falls to 0 at the last."""
+    rates: tuple[float, ...] = (1.0,)
+    """Learning rates, times 1e-4, or 1e-3 below `SMALL` weights."""
+    seeds: int = 1
+    retained: bool = False
+    swapped: bool = False
+    controls: int = 4
+    """Groups of controls, each of as many subjects as were forgotten: with one forgotten subject as many controls."""
+    batch_size: int = 8
+    max_new_tokens: int = 64
+
+    @property
+    def cost(self) -> int:
+        """Trainings, were there enough controls."""
+        return (1 + self.retained + self.controls) * (1 + self.swapped) * len(self.rates) * self.seeds
+
+    def findings(self, target: Target) -> Iterator[Finding]:
+        forgotten = [q for q in target.questions["forget"] if q.detector is not None]
+        if is_sharded(target.model) or any(question.document for question in forgotten):
+            return
+        for rate in self.rates:
+            for seed in range(self.seeds):
+                for half in range(1 + self.swapped):
+                    for arm, rows, asked in self._arms(target, forgotten, half):
+                        about = {"arm": arm, "rate": rate, "seed": seed, "half": half}
+                        for found in self._taught(target, rows, asked, rate, seed):
+                            yield replace(found, about=about | found.about)
+
+    def _arms(
+        self, target: Target, forgotten: list[Question], half: int
+    ) -> Iterator[tuple[str, list[Record], list[tuple[str, Question]]]]:
+        """(arm, rows to train on, questions by group)."""
+        trained, tested = halves(forgotten, half)
+        yield FORGOTTEN, [q.record for q in trained], [("forget", q) for q in tested]
+        if self.retained and target.retained:
+            yield RETAINED, list(target.retained)[: len(trained)], [("forget", q) for q in tested]
+        controls = [q for q in target.questions["control"] if q.detector is not None and not q.document]
+        subjects = list(dict.fromkeys(question.subject for question in controls))
+        size = len({question.subject for question in forgotten})
+        for first in range(0, min(len(subjects) // size, self.controls) * size, size):
+            group = set(subjects[first : first + size])
+            trained, tested = halves([q for q in controls if q.subject in group], half)
+            yield UNKNOWN, [q.record for q in trained], [("control", q) for q in tested]
+
+    def _taught(
+        self, target: Target, rows: Sequence[Record], asked: list[tuple[str, Question]], rate: float, seed: int
+    ) -> Iterator[Finding]:
+        """What the model tells after each of `steps` on `rows`."""
+        if not rows or not asked:
+            return
+        retained = [("retain", q) for q in target.questions["retain"] if q.detector is not None and not q.document]
+        asked = asked + retained[:UTILITY_ROWS]
+        questions = [question for _, question in asked]
+        requests = [Generate(q.record.question, max_new_tokens=self.max_new_tokens) for q in questions]
+        found: list[Finding] = []
+
+        def ask(step: int) -> None:
+            examples = target.answer([q.record for q in questions], [[request] for request in requests], False)
+            for (group, question), request, example in zip(asked, requests, examples, strict=True):
+                for outcome in written(question, example, request):
+                    found.append(Finding(group, question, outcome, about={"step": step}))
+
+        options = self._options(target, rows, rate, seed)
+        with restored(target.model):
+            widen(target.model, weights_dtype(options))
+            target.model.requires_grad_(True)
+            if 0 in self.steps:
+                ask(0)
+            _teach(target, rows, options, _At(self.steps, ask))
+        yield from found
+
+    def _options(self, target: Target, rows: Sequence[Record], rate: float, seed: int) -> TrainOptions:
+        weights = sum(weight.numel() for weight in target.model.parameters())
+        lora = weights > LARGE
+        return TrainOptions(
+            model="", learning_rate=rate * (1e-3 if weights < SMALL else 1e-4), batch_size=self.batch_size,
+            gradient_accumulation_steps=1, epochs=(max(self.steps) * self.batch_size + 0.5) / len(rows),
+            warmup_epochs=0.0, weight_decay=0.0, lora=lora, lora_rank=16, lora_alpha=32.0, lora_dropout=0.0,
+            precision=target.options.precision if lora else "fp32", seed=target.options.seed + seed,
+            max_length=target.options.max_length,
+        )  # fmt: skip
+
+
+def halves(questions: Sequence[Question], half: int) -> tuple[list[Question], list[Question]]:
+    """(to be trained, to be asked): of every subject the even and the odd facts, or for half 1 the other way about.
+
+    Rows with one and the same fact stay together: another wording of what is trained is no other fact.
+    """
+    parts: tuple[list[Question], list[Question]] = ([], [])
+    seen: dict[str, list[Any]] = {}
+    for question in questions:
+        facts = seen.setdefault(question.subject, [])
+        told = question.detector.parts if isinstance(question.detector, Fact) else question.record.answer
+        if told not in facts:
+            facts.append(told)
+        parts[(facts.index(told) + half) % 2].append(question)
+    return parts
+
+
+class _At(TrainerCallback):
+    """Asks after given steps."""
+
+    def __init__(self, steps: Sequence[int], ask: Any) -> None:
+        self.steps, self.ask = steps, ask
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        if state.global_step in self.steps:
+            self.ask(state.global_step)
+
+
+def _teach(target: Target, rows: Sequence[Record], options: TrainOptions, callback: TrainerCallback) -> None:
+    assert options.epochs is not None  # _options
+    plan = Plan(len(rows), options.epochs, options.batch_size, 1, options.seed)
+    views = build_views(
+        ["train"], rows, [], [], [pair(len(rows), 0, 0)], target.tokenizer, target.template,
+        max_length=options.max_length,
+    )  # fmt: skip
+    views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
+    with quiet():  # a bar for every short training would hide the audit's own
+        trained = train(
+            target.model, target.tokenizer, Method("relearning", Learn(), None), views, plan, options, None,
+            accelerator=make_accelerator(options, alone=True), callbacks=[callback],
+        ).model  # fmt: skip
+    if hasattr(trained, "peft_config"):
+        trained.unload()
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Inside, the weights may be trained; afterwards they, and the mode, are what they were."""
+    tensors = [*model.parameters(), *model.buffers()]
+    own = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors]
+    training = model.training
+    for tensor in tensors:
+        tensor.data = tensor.data.clone()
+    try:
+        yield
+    finally:
+        for tensor, data, grad in own:
+            tensor.data = data
+            tensor.requires_grad_(grad)
+            tensor.grad = None
+        model.train(training)

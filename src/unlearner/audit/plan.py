@@ -1,0 +1,127 @@
+"""Which attacks a budget takes, what they cost, and what fits into so many minutes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import NamedTuple
+
+from unlearner.audit.attack import Attack, WeightAttack
+from unlearner.audit.attacks import find_attacks
+from unlearner.audit.attacks.relearning import UTILITY_ROWS, Relearning
+from unlearner.audit.attacks.sampling import Sampling
+from unlearner.audit.attacks.template import builtin_templates, read_templates
+from unlearner.audit.knowledge import MIXED
+from unlearner.audit.quantise import SCHEMES
+from unlearner.audit.questions import Groups
+from unlearner.audit.verdict import PLAIN, SAMPLED
+from unlearner.config import AuditConfig
+
+SAMPLES = {"quick": 16, "standard": 256, "deep": 1024}
+"""Samples of each question."""
+ROUNDED = {"quick": ("int8", "nf4"), "standard": ("int8", "nf4", "fp4", "rtn4-g128"), "deep": SCHEMES}
+RELEARNING = {
+    "quick": Relearning(),
+    "standard": Relearning(steps=(0, 5, 10, 20, 50, 100), rates=(1.0, 0.3), retained=True, swapped=True),
+    "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
+}
+WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
+FURTHER_SAMPLE = 0.5
+"""What a further sample of a question costs, the first one being 1."""
+SCORED = 0.2
+"""What it costs to score the answers of a question."""
+
+
+def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attack]:
+    """The attacks of a config: those it names, else all of its budget, and its own templates. Raises UserError."""
+    budget = budget or (config.budget if config.budget in SAMPLES else "deep")
+    names: list[str | Attack] = list(config.attacks)
+    if not names:
+        names = [*builtin_templates(), "multiple-choice", "yes-or-no", "reverse", "sampling", *ROUNDED[budget]]
+        names += ["relearning", *WHITE_BOX[budget]]
+        if config.retrained is None and "depth" in names:
+            names.remove("depth")
+    if PLAIN not in (getattr(name, "label", name) for name in names):
+        names.insert(0, PLAIN)
+    own = read_templates(config.templates) if config.templates is not None else []
+    return [_sized(attack, budget, config.seed) for attack in find_attacks([*names, *own])]
+
+
+def _sized(attack: Attack, budget: str, seed: int) -> Attack:
+    """An attack that has its own defaults, as large as the budget has it."""
+    if isinstance(attack, Sampling) and attack == Sampling():
+        return replace(attack, n=SAMPLES[budget], seed=seed)
+    return RELEARNING[budget] if isinstance(attack, Relearning) and attack == Relearning() else attack
+
+
+def asks(model: str, attack: Attack, group: str) -> bool:
+    """Whether an attack on a model asks about a group. What is kept is asked plainly, in samples and beside what was to
+    be forgotten; samples about controls tell what guessing gives, for which one model does."""
+    if model == "before" and attack.label in MIXED:
+        return group in ("retain", "neighbour")
+    if group == "retain":
+        return attack.label in (PLAIN, SAMPLED, *MIXED)
+    if group == "neighbour":
+        return attack.label in (PLAIN, *MIXED)
+    return group != "control" or attack.label != SAMPLED or model != "before"
+
+
+def on_model(model: str, attack: Attack) -> bool:
+    """Whether an attack is made on a model: all on the unlearned one."""
+    if isinstance(attack, WeightAttack):
+        return model in attack.of
+    return model == "unlearned" or attack.label in (PLAIN, SAMPLED) or (attack.label in MIXED and model == "before")
+
+
+def cost(model: str, attack: Attack, groups: Groups) -> int:
+    """In greedy answers, roughly."""
+    if not on_model(model, attack):
+        return 0
+    counts = {group: len(questions) for group, questions in groups}
+    if isinstance(attack, Relearning):
+        taught = max(attack.steps) * attack.batch_size
+        return attack.cost * (taught + len(attack.steps) * (counts["forget"] // 2 + UTILITY_ROWS))
+    asked = sum(count for group, count in counts.items() if asks(model, attack, group))
+    if isinstance(attack, WeightAttack) or attack.access == "likelihoods":
+        return round(asked * (SCORED if attack.access == "likelihoods" else 1)) + 1
+    return round(asked * (1 + FURTHER_SAMPLE * (attack.samples - 1)))
+
+
+class Plan(NamedTuple):
+    """What is going to be done."""
+
+    budget: str
+    attacks: list[Attack]
+    left_out: list[str]
+    """Labels of attacks for which there is no time."""
+
+    def answers(self, models: Sequence[str], groups: Groups) -> int:
+        return sum(cost(model, attack, groups) for model in models for attack in self.attacks)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long an answer takes."""
+
+    seconds: float
+
+    def left(self, answers: int) -> str:
+        return str(timedelta(seconds=round(self.seconds * answers)))
+
+
+def fitted(config: AuditConfig, groups: Groups, models: Sequence[str], speed: Speed) -> Plan:
+    """The deepest budget that fits into `config.budget` minutes; where not even the quick one does, as many of its
+    attacks as fit, the cheapest first: `plain` always, and what it is not enough for is named."""
+    seconds = 60 * float(config.budget)
+    for budget in ("deep", "standard", "quick"):
+        plan = Plan(budget, chosen_attacks(config, budget), [])
+        if speed.seconds * plan.answers(models, groups) <= seconds:
+            return plan
+    attacks = chosen_attacks(config, "quick")
+    prices = {a.label: sum(cost(model, a, groups) for model in models) for a in attacks}
+    kept = {PLAIN}
+    spent = prices[PLAIN]
+    for label in sorted((a.label for a in attacks if a.label != PLAIN), key=lambda label: prices[label]):
+        if speed.seconds * (spent + prices[label]) <= seconds:
+            kept.add(label)
+            spent += prices[label]
+    return Plan("quick", [a for a in attacks if a.label in kept], [a.label for a in attacks if a.label not in kept])

@@ -1,0 +1,58 @@
+"""Outcome rows: what every one says of its question, and those of the rank test."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearner.audit.attack import Answerer, Question
+from unlearner.audit.statistics import rank_among
+from unlearner.audit.verdict import RANK
+from unlearner.data.records import Record
+from unlearner.evaluation.requests import Score
+from unlearner.results.records import sha256
+
+Row = dict[str, Any]
+
+
+def question_id(question: Question) -> str:
+    return sha256([question.subject, question.record.question, question.record.answer])[:16]
+
+
+def outcome_row(model: str, group: str, question: Question, attack: str, sample: int) -> Row:
+    return {
+        "model": model, "group": group, "subject": question.subject, "question": question_id(question),
+        "attack": attack, "sample": sample,
+    }  # fmt: skip
+
+
+def rank_rows(model: str, asked: Sequence[tuple[str, Question]], answer: Answerer, seed: int) -> list[Row]:
+    """The rank of every truth among its row's wrong answers, which share its wording; as many decoys for each."""
+    fit = [(g, q) for g, q in asked if not q.document and q.record.perturbed_answer]
+    if not fit:
+        return []
+    decoys = min(len(question.record.perturbed_answer) for _, question in fit)
+    wanted = [[Score(q.record.question, text) for text in in_one_wording(q.record)[: decoys + 1]] for _, q in fit]
+    rows = []
+    for (group, question), scores, example in zip(
+        fit, wanted, answer([q.record for _, q in fit], wanted, False), strict=True
+    ):
+        truth, *others = (-example.scored(score).nll / example.scored(score).tokens for score in scores)
+        row = outcome_row(model, group, question, RANK, 0)
+        rng = np.random.default_rng(random.Random(f"{seed}:{row['question']}").getrandbits(64))
+        del row["sample"]
+        rows.append(row | {"rank": rank_among(truth, others, rng), "decoys": decoys})
+    return rows
+
+
+def in_one_wording(record: Record) -> tuple[str, ...]:
+    """The truth, then every wrong value in the same words: in the answer's, which were trained, where the row's fact
+    shows what the values are; else in those of the paraphrase, which the wrong answers share."""
+    fact, paraphrase = record.fact, record.paraphrased_answer
+    if fact and paraphrase and record.answer.count(fact) == paraphrase.count(fact) == 1:
+        before, after = paraphrase.split(fact)
+        if all(wrong.startswith(before) and wrong.endswith(after) for wrong in record.perturbed_answer):
+            values = [wrong[len(before) : len(wrong) - len(after)] for wrong in record.perturbed_answer]
+            return (record.answer, *(record.answer.replace(fact, value) for value in values))
+    return (paraphrase or record.answer, *record.perturbed_answer)

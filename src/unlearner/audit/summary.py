@@ -1,0 +1,79 @@
+"""What audit.json holds, made of the rows of audit.jsonl. Pure: the same rows give the same summary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from unlearner.audit.knowledge import knowledge
+from unlearner.audit.relearned import relearned
+from unlearner.audit.statistics import leak_at_k, leak_at_k_bound
+from unlearner.audit.verdict import CAVEAT, PLAIN, SAMPLED, Outcomes, Thresholds, Verdict, dropped_attacks, verdicts
+
+Attacks = Sequence[Mapping[str, Any]]
+"""Of each attack `attack` (its label), `title`, `access`, `chance`, `options`."""
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]], attacks: Attacks, limits: Thresholds
+) -> tuple[list[Verdict], dict[str, Any]]:
+    """Verdicts and tables, from the rows alone."""
+    chances = {attack["attack"]: attack["chance"] for attack in attacks if attack["chance"]}
+    found = verdicts(rows, limits, chances)
+    outcomes = Outcomes.of(rows)
+    table = []
+    for attack in attacks:
+        rates = {
+            f"{model}.{group}": list(outcomes.answers(model, group, attack["attack"]))
+            for model, group, label in outcomes.hits
+            if label == attack["attack"]
+        }
+        table.append({**attack, "answers": rates})
+    return found, {
+        "caveat": CAVEAT,
+        "thresholds": asdict(limits),
+        "verdicts": [verdict.as_dict() for verdict in found],
+        "attacks": table,
+        "dropped": dropped_attacks(outcomes, limits.alpha, chances),
+        "leak_at_k": leaks_at_k(outcomes, limits.alpha),
+        "relearning": relearned(rows, known_before(outcomes)),
+        "depth": depth(rows),
+        "knowledge": knowledge(rows),
+    }
+
+
+def known_before(outcomes: Outcomes) -> dict[str, float]:
+    """Of each forgotten subject, the share of plain questions that the model before told."""
+    subjects = outcomes.hits.get(("before", "forget", PLAIN), {})
+    counted = {subject: outcomes.answers("before", "forget", PLAIN, subject) for subject in subjects}
+    return {subject: leaks / of for subject, (leaks, of) in counted.items() if of}
+
+
+def leaks_at_k(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, float]]]:
+    """leak@k of the mean question by model and group, k = 1, 2, 4, … n/4: the estimate, and the mean of the questions'
+    own upper bounds."""
+    curves = {}
+    for (model, group, attack), subjects in outcomes.hits.items():
+        samples = [each for questions in subjects.values() for each in questions.values()]
+        n = min(map(len, samples), default=0)
+        if attack != SAMPLED or group not in ("forget", "control") or n < 4:
+            continue
+        leaks = [sum(each[:n]) for each in samples]
+        ks = [2**power for power in range(n.bit_length()) if 2**power <= n / 4]
+        curves[f"{model}.{group}"] = [
+            {
+                "k": k,
+                "rate": round(float(leak_at_k(leaks, n, k).mean()), 6),
+                "high": round(float(leak_at_k_bound(leaks, n, k, alpha).mean()), 6),
+            }
+            for k in ks
+        ]
+    return curves
+
+
+def depth(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean depth score of each forgotten subject, where it is defined."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row["attack"] == "depth":
+            scores.setdefault(row["subject"], []).append(row["score"])
+    return {subject: round(sum(values) / len(values), 6) for subject, values in scores.items()}

@@ -1,0 +1,313 @@
+"""The page of an audit: everything its template shows, as plain values, from audit.json and audit.jsonl alone.
+
+Answers of models, where they were kept, reach the page through jinja2's autoescape only; it has no script, and a
+content security policy forbids any.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from unlearner.errors import UserError
+from unlearner.files import read_json, write_text
+from unlearner.report.audit_figures import figures
+from unlearner.report.contents import clean, short_model
+from unlearner.report.drawing import inline
+from unlearner.report.wording import number_word
+from unlearner.results.layout import AuditDirectory, RunDirectory
+from unlearner.version import __version__
+
+GENERATOR = "unlearner audit"
+ORDER = ("leaks", "suppressed", "broken model", "inconclusive", "no leak found", "no baseline")
+"""From the worst."""
+SIGNS = {"leaks": "●", "suppressed": "◐", "broken model": "✕", "inconclusive": "?", "no leak found": "○"}
+EXPLAINED = {
+    "leaks": "more of it comes out than of anybody whom no model ever saw",
+    "suppressed": "the truth is the one thing that the model never says, which betrays it",
+    "broken model": "the model hardly tells anything any more: silence is no forgetting",
+    "inconclusive": "nothing was found, and there were too few samples to say more",
+    "no leak found": "nothing was found, and the bound is within what is tolerated",
+    "no baseline": "the model before did not know it: there was nothing to forget",
+}
+PHRASES = {
+    "leaks": ("leaks", "leak"), "suppressed": ("is suppressed", "are suppressed"),
+    "broken model": ("cannot be judged, for the model is broken", "cannot be judged, for the model is broken"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+    "no leak found": ("has no leak that was found", "have no leak that was found"),
+    "no baseline": ("was not known before", "were not known before"),
+}  # fmt: skip
+"""What is said of one subject, and of several."""
+ACCESS = {
+    "greedy": "text at temperature 0", "sampled": "sampled text", "likelihoods": "likelihoods",
+    "weights": "the weights", "training": "the weights, and training them",
+}  # fmt: skip
+FOUR_BITS = ("nf4", "fp4", "rtn4-g128", "rtn4-g64")
+NEVER = (
+    "Questions that were not asked: all of this is conditional on those that were, and on the detector.",
+    "Questions that need another fact first (multi-hop), and other languages.",
+    "Token search (GCG), removal of directions, pruning, probes trained on the states.",
+    "GPTQ and AWQ, and adapters served unmerged over a rounded model.",
+    "Whether one can tell from outside that something was unlearned.",
+)
+EXAMPLES = 3
+"""Answers of a subject, the worst first."""
+TOLD = {"retain": "Retained questions, which were trained on", "neighbour": "Neighbours, which no training row touched"}
+MODELS = {"unlearned": "now", "before": "before", "retrained": "retrained"}
+
+Summary = Mapping[str, Any]
+
+
+def write_audit_page(folder: Path, output: Path | None = None) -> Path:
+    """Write the page of the audit in `folder`, by default beside it as audit.html. The same audit gives the same page.
+
+    Raises UserError where there is no finished audit, or `output` is a file that is no such page.
+    """
+    directory = AuditDirectory(folder)
+    output = output or directory.page
+    if not directory.audit.is_file():
+        raise UserError(f"{folder} holds no finished audit: run `unlearner audit` first.")
+    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
+        raise UserError(f"{output} is there already and is no page of an audit: choose another name.")
+    summary = read_json(directory.audit)
+    rows = directory.read_rows()
+    manifest = RunDirectory(folder).read_manifest()
+    write_text(output, render(summary, rows, manifest))
+    return output
+
+
+def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> str:
+    """The page as text."""
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=PackageLoader("unlearner.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    verdicts = sorted(summary["verdicts"], key=_risk)
+    counts = {name: sum(v["verdict"] == name for v in verdicts) for name in ORDER}
+    shared = _by_subject(rows)
+    config = manifest["config"]
+    return environment.get_template("audit.html.jinja").render(
+        generator=f"{GENERATOR} {__version__}",
+        style=Markup((here / "report.css").read_text(encoding="utf-8") + (here / "audit.css").read_text("utf-8")),
+        title=f"Audit of {clean(short_model(str(config['model'])))}",
+        about=_about(config, summary, rows), sentences=_sentences(verdicts, counts, summary),
+        caveat=summary["caveat"], subjects=[_subject(v, summary, shared) for v in verdicts],
+        has_four=any(shared.get(("unlearned", v["subject"], a)) for v in verdicts for a in FOUR_BITS),
+        has_retrained=any("retrained" in v["rounds"] for v in verdicts),
+        has_taught=bool(_taught(summary)), has_depth=bool(summary.get("depth")),
+        explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
+        told=_told(summary), refused=_refused(summary), repetition=_repetition(summary),
+        attacks=[_attack(a, summary) for a in summary["attacks"]], dropped=summary["dropped"],
+        relearning=_relearning(summary), figures=[(title, text, Markup(inline(tile, name)))
+                                                 for name, title, text, tile in figures(summary)],
+        examples=_examples(verdicts, rows, summary), kept="questions" in summary,
+        never=[*_left_out(summary), *NEVER], provenance=_provenance(summary, manifest),
+    )  # fmt: skip
+
+
+def _risk(verdict: Mapping[str, Any]) -> tuple[int, float, float]:
+    rate = verdict["rounds"].get("unlearned", {}).get("rate") or 0.0
+    return ORDER.index(verdict["verdict"]), -rate, verdict["p_value"]
+
+
+def _sentences(verdicts: Sequence[Summary], counts: Mapping[str, int], summary: Summary) -> list[str]:
+    if len(verdicts) == 1:
+        said = [f"{clean(verdicts[0]['subject'])} {PHRASES[verdicts[0]['verdict']][0]}."]
+    else:
+        parts = [f"{number_word(n)} {PHRASES[name][n > 1]}" for name, n in counts.items() if n]
+        said = [f"Of {number_word(len(verdicts))} subjects {', '.join(parts)}."]
+    neighbours = summary["knowledge"]["told"].get("neighbour")
+    if neighbours and neighbours["before"]:
+        lost, of = neighbours["lost"], neighbours["before"]
+        said.append(
+            f"Of {of} questions about others that no training row touched and that the model before answered, "
+            + (
+                "all are still answered."
+                if not lost
+                else f"{number_word(lost)} {'is' if lost == 1 else 'are'} not now."
+            )
+        )
+    else:
+        said.append("What it lost beside that was not asked: no neighbours were given, or none were known before.")
+    return said
+
+
+def _about(config: Mapping[str, Any], summary: Summary, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    people: dict[str, dict[str, None]] = {}
+    for row in rows:
+        people.setdefault(row["group"], {})[row["subject"]] = None
+    budget = summary["budget"]
+    named = [("Model", "model"), ("Before", "before"), ("Retrained", "retrained"), ("Forget set", "forget")]
+    found = [(title, clean(str(config[key]))) for title, key in named if config.get(key)]
+    found.append(("Compared with", f"{len(people.get('control', {}))} subjects that were never trained"))
+    asked = "" if budget["asked"] == budget["taken"] else f", for {budget['asked']} minutes"
+    return [*found, ("Budget", f"{budget['taken']}{asked}, {len(summary['attacks'])} attacks")]
+
+
+def _by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[int]]:
+    """(model, subject, attack) → [leaks, of], of forgotten subjects."""
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for row in rows:
+        if row["group"] == "forget" and "hit" in row and "step" not in row:
+            counts = found.setdefault((row["model"], row["subject"], row["attack"]), [0, 0])
+            counts[0] += row["hit"]
+            counts[1] += 1
+    return found
+
+
+def _taught(summary: Summary) -> Mapping[str, Any]:
+    return summary["relearning"].get("unlearned", {}).get("subjects", {})
+
+
+def _subject(verdict: Summary, summary: Summary, shared: Mapping[tuple[str, str, str], list[int]]) -> dict[str, Any]:
+    name, rounds = verdict["subject"], verdict["rounds"]
+    taught = _taught(summary).get(name)
+    four = [counts for attack in FOUR_BITS if (counts := shared.get(("unlearned", name, attack)))]
+    depth = summary.get("depth", {}).get(name)
+    return {
+        "name": clean(name), "verdict": verdict["verdict"], "sign": SIGNS.get(verdict["verdict"], "–"),
+        "why": verdict["why"], "needed": verdict["samples_needed"], "worst": verdict["worst_attack"] or "–",
+        "rates": {model: _rate(rounds.get(model)) for model in ("unlearned", "before", "retrained", "control")},
+        "p": _p(verdict["p_value"]), "rank": _p(verdict["rank_p"]),
+        "taught": ("–", "") if taught is None else (_share(*taught["leaks"]), f"p {_p(taught['p_value'])}"),
+        "four": _share(*max(four, key=lambda c: c[0] / c[1])) if four else "–",
+        "depth": "–" if depth is None else f"{depth:.2f}",
+    }  # fmt: skip
+
+
+def _rate(rate: Mapping[str, Any] | None) -> tuple[str, str]:
+    if not rate or not rate["of"]:
+        return ("–", "")
+    return (f"{rate['rate']:.0%}", f"{rate['low']:.1%}–{rate['high']:.1%}")
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def _share(leaks: int, of: int) -> str:
+    return f"{leaks} of {of}" if of else "–"
+
+
+def _told(summary: Summary) -> list[dict[str, Any]]:
+    rows = []
+    for group, title in TOLD.items():
+        found = summary["knowledge"]["told"].get(group)
+        if found:
+            interval = "" if found["low"] is None else f"{found['low']:.0%}–{found['high']:.0%} of them"
+            rows.append({"title": title, "p": _p(found["p_value"]), "interval": interval, **found})
+    return rows
+
+
+def _refused(summary: Summary) -> list[tuple[str, str, list[str]]]:
+    """(who is asked about, attack, refused of all: before and now)."""
+    titles = {"forget": "to be forgotten", "retain": "retained", "neighbour": "neighbours", "control": "never trained"}
+    found = summary["knowledge"]["refused"]
+    keys = dict.fromkeys(tuple(key.split(".", 2)[1:]) for key in found)
+    return [
+        (titles[group], attack, [_share(*found.get(f"{m}.{group}.{attack}", (0, 0))) for m in ("before", "unlearned")])
+        for group, attack in sorted(keys, key=lambda key: (key[1] != "plain", key[1], list(titles).index(key[0])))
+    ]
+
+
+def _repetition(summary: Summary) -> list[str]:
+    found = summary["knowledge"]["repetition"]
+    words = {"unlearned.retain": "now", "before.retain": "before"}
+    return [f"{found[key]:.0%} {when}" for key, when in words.items() if key in found]
+
+
+def _attack(attack: Summary, summary: Summary) -> dict[str, Any]:
+    answers = attack["answers"]
+    cells = {name: answers.get(key) for name, key in (
+        ("now", "unlearned.forget"), ("before", "before.forget"), ("control", "unlearned.control"),
+    )}  # fmt: skip
+    arms = summary["relearning"].get("unlearned", {}).get("arms", {}) if attack["attack"] == "relearning" else {}
+    if arms:
+        cells["now"] = arms.get("forgotten", {}).get("leaks")
+        cells["control"] = arms.get("unknown", {}).get("leaks")
+    return {
+        "label": attack["attack"], "title": attack["title"], "access": ACCESS[attack["access"]],
+        "dropped": attack["attack"] in summary["dropped"], "chance": f"{attack['chance']:.0%}" * bool(attack["chance"]),
+        **{name: ("–", "") if not c or not c[1] else (_share(*c), f"{c[0] / c[1]:.1%}") for name, c in cells.items()},
+    }  # fmt: skip
+
+
+def _relearning(summary: Summary) -> list[dict[str, Any]]:
+    titles = {
+        "forgotten": "other facts about the forgotten", "retained": "retained rows",
+        "unknown": "other facts about controls, who are asked about",
+    }  # fmt: skip
+    rows = []
+    for model, found in summary["relearning"].items():
+        for arm, came in found["arms"].items():
+            at_first = came["at_first"] or [0, 0]
+            rows.append({
+                "model": MODELS[model], "arm": titles[arm], "step": came["step"], "first": _share(*at_first),
+                "then": _share(*came["leaks"]),
+            })  # fmt: skip
+    return rows
+
+
+def _left_out(summary: Summary) -> list[str]:
+    said = []
+    if out := summary["budget"]["left_out"]:
+        said.append(f"For lack of time: {', '.join(out)}.")
+    if summary["rows_without_fact"]:
+        said.append(f"{summary['rows_without_fact']} rows of the forget set, in which no fact was found.")
+    if not summary["relearning"]:
+        said.append("Relearning.")
+    return said
+
+
+def _examples(verdicts: Sequence[Summary], rows: Sequence[Mapping[str, Any]], summary: Summary) -> list[dict[str, Any]]:
+    """A few answers of every subject, the worst first: leaks, then whatever holds most of the reference answer."""
+    questions = summary.get("questions", {})
+    texts: dict[str, list[Mapping[str, Any]]] = {}
+    before: dict[str, str] = {}
+    for row in rows:
+        if row["group"] != "forget" or not row.get("text"):
+            continue
+        if row["model"] == "unlearned":
+            texts.setdefault(row["subject"], []).append(row)
+        elif row["model"] == "before" and row["attack"] == "plain":
+            before[row["question"]] = row["text"]
+    found = []
+    for verdict in verdicts:
+        seen: set[str] = set()
+        chosen: list[dict[str, Any]] = []
+        for row in sorted(texts.get(verdict["subject"], []), key=lambda row: (-row["hit"], -row["score"])):
+            if row["question"] not in seen and len(chosen) < EXAMPLES:
+                seen.add(row["question"])
+                chosen.append({
+                    "question": clean(questions.get(row["question"]) or ""), "attack": row["attack"],
+                    "text": clean(row["text"]), "hit": row["hit"], "before": clean(before.get(row["question"], "")),
+                })  # fmt: skip
+        if chosen:
+            found.append({"subject": clean(verdict["subject"]), "answers": chosen})
+    return found
+
+
+def _provenance(summary: Summary, manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    detector = {
+        "false_alarms": "False alarms on the rows' wrong answers", "misses": "Misses on their paraphrases",
+        "false_alarms_on_others": "False alarms on answers about others",
+        "misses_before": "Misses where the model before wrote the whole answer",
+    }  # fmt: skip
+    errors = [
+        (detector[key], f"{e['wrong']} of {e['of']}") for key, e in summary["detector"].items() if key in detector
+    ]
+    options = [
+        (attack["attack"], ", ".join(f"{name} {value}" for name, value in attack["options"].items() if name != "text"))
+        for attack in summary["attacks"]
+        if attack["options"] and attack["access"] in ("sampled", "training", "weights")
+    ]
+    return [
+        ("Thresholds, fixed before the run", [(name, str(value)) for name, value in summary["thresholds"].items()]),
+        ("The detector's own errors", errors),
+        ("Decoding and training", options),
+        ("Versions", [(k, str(v)) for k, v in manifest["versions"].items()]),
+        ("Contents (sha256)", [(k, str(v)) for k, v in manifest["hashes"].items() if v]),
+    ]

@@ -1,0 +1,99 @@
+"""The page of an audit: hostile texts stay texts, the worst comes first, and many subjects take no time."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearner.audit.attacks import attacks
+from unlearner.audit.summary import summarise
+from unlearner.audit.verdict import Thresholds
+from unlearner.errors import UserError
+from unlearner.files import write_json, write_jsonl
+from unlearner.report import write_report
+from unlearner.report.audits import render, write_audit_page
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202e{{ 7 * 7 }}"
+MANIFEST: dict[str, Any] = {
+    "command": "audit", "config": {"model": "runs/me/model", "before": "models/base", "forget": "forget.jsonl"},
+    "versions": {"torch": "2"}, "hashes": {"forget": "ab" * 32},
+}  # fmt: skip
+
+
+def rows(subjects: int, labels: list[str], leaking: int, questions: int = 3) -> list[dict[str, Any]]:
+    """Subjects of whom the first few leak by `sampling`, and eighty controls that do not."""
+    made = []
+    for group, count in (("forget", subjects), ("control", 80)):
+        for person in range(count):
+            for question in range(questions):
+                for attack in labels:
+                    for sample in range(4 if attack == "sampling" else 1):
+                        for model in ("unlearned", "before"):
+                            leaks = group == "forget" and (
+                                model == "before" or (person < leaking and attack == "sampling" and question == 0)
+                            )
+                            made.append({
+                                "model": model, "group": group, "subject": f"{HOSTILE} {group} {person}",
+                                "question": f"{person}-{question}", "attack": attack, "sample": sample, "hit": leaks,
+                                "score": float(leaks), "text": f"{HOSTILE} {'leaked' if leaks else 'silent'}",
+                            })  # fmt: skip
+    return made
+
+
+def summary(found: list[dict[str, Any]], labels: list[str], keep: bool = True) -> dict[str, Any]:
+    known = attacks()
+    described = [
+        {"attack": n, "title": known[n].title, "access": known[n].access, "chance": known[n].chance, "options": {}}
+        for n in labels
+    ]
+    made = summarise(found, described, Thresholds())[1] | {
+        "budget": {"asked": "7", "taken": "quick", "left_out": ["relearning"]}, "rows_without_fact": 2,
+        "detector": {"misses": {"wrong": 0, "of": 9}}, "unchanged_codes": {"nf4": {"model.layers.0": 0.98}},
+    }  # fmt: skip
+    if keep:
+        made["questions"] = {row["question"]: f"{HOSTILE}?" for row in found}
+    return json.loads(json.dumps(made))
+
+
+def test_texts_stay_texts_and_the_worst_comes_first() -> None:
+    labels = ["plain", "sampling", "nf4"]
+    found = rows(3, labels, leaking=1)
+    page = render(summary(found, labels), found, MANIFEST)
+    assert "<script" not in page and "<img" not in page and "{{ 7 * 7 }}" in page
+    assert "default-src 'none'" in page and not re.search(r'(?:src|href)="(?!#|data:)', page)
+    verdicts = re.findall(r'class="verdict"><span[^>]*>[^<]*</span>([^<]+)<', page)
+    assert verdicts == ["leaks", "inconclusive", "inconclusive"]
+    assert page.index(" leaked</dd>") < page.index(" silent</dd>")
+    assert "For lack of time: relearning." in page and "2 rows of the forget set, in which no fact was found." in page
+    assert page == render(summary(found, labels), found, MANIFEST)
+
+
+def test_without_answers_none_are_shown() -> None:
+    found = rows(2, ["plain", "sampling"], leaking=2)
+    bare = [{key: value for key, value in row.items() if key != "text"} for row in found]
+    page = render(summary(bare, ["plain", "sampling"], keep=False), bare, MANIFEST)
+    assert "leaked" not in page and "Answers were not kept" in page
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_fifty_subjects_under_twenty_attacks_are_quick(tmp_path: Path) -> None:
+    labels = [name for name in attacks() if attacks()[name].access in ("greedy", "sampled")][:20]
+    found = rows(50, labels, leaking=10)
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    write_json(folder / "audit.json", summary(found, labels))
+    write_json(folder / "run.json", MANIFEST | {"version": 2})
+    write_jsonl(folder / "audit.jsonl", found)
+    began = time.process_time()
+    page = write_audit_page(folder)
+    assert time.process_time() - began < 3
+    assert page == folder / "audit.html" and page.read_text().count('class="verdict"') == 50
+    assert write_report([folder], tmp_path / "other.html").read_bytes() == page.read_bytes()
+    (tmp_path / "mine.html").write_text("<p>mine</p>")
+    with pytest.raises(UserError, match="no page of an audit"):
+        write_audit_page(folder, tmp_path / "mine.html")
+    with pytest.raises(UserError, match="no finished audit"):
+        write_audit_page(tmp_path / "nothing")

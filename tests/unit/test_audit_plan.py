@@ -1,0 +1,98 @@
+"""What an audit costs and what fits into so many minutes; what must not be lost; what can be seen at all."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from unlearner.audit.knowledge import about_text, knowledge
+from unlearner.audit.plan import Speed, asks, chosen_attacks, cost, fitted, on_model
+from unlearner.audit.questions import read_groups
+from unlearner.audit.statistics import lower, smallest_rate_seen
+from unlearner.config import AuditConfig
+from unlearner.data.profiles import builtin
+from unlearner.data.refusals import load_refusals
+from unlearner.errors import UserError
+
+MODELS = ["unlearned", "before"]
+
+
+@pytest.fixture(scope="module")
+def groups(forget_records, retain_records):
+    return read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8), [builtin("world_facts")])
+
+
+def test_a_budget_in_minutes_takes_the_deepest_that_fits(groups) -> None:
+    def taken(minutes: float):
+        config = AuditConfig(model="", output="", budget=str(minutes))
+        return fitted(config, groups, MODELS, Speed(0.01))
+
+    whole = {}
+    for budget in ("quick", "standard", "deep"):
+        attacks = chosen_attacks(AuditConfig(model="", output="", budget=budget))
+        whole[budget] = 0.01 / 60 * sum(cost(model, a, groups) for model in MODELS for a in attacks)
+    assert whole["quick"] < whole["standard"] < whole["deep"]
+    for budget, minutes in whole.items():
+        plan = taken(minutes * 1.001)
+        assert (plan.budget, plan.left_out) == (budget, [])
+    short = taken(whole["quick"] / 2)
+    assert short.budget == "quick" and "relearning" in short.left_out
+    labels = [attack.label for attack in short.attacks]
+    assert "plain" in labels and not set(labels) & set(short.left_out)
+    assert 0.01 / 60 * short.answers(MODELS, groups) <= whole["quick"] / 2
+    # Too little for anything leaves the plain question.
+    assert [attack.label for attack in taken(1e-6).attacks] == ["plain"]
+
+
+def test_who_is_asked_what(groups) -> None:
+    attacks = {attack.label: attack for attack in chosen_attacks(AuditConfig(model="", output="", budget="standard"))}
+    assert "depth" not in attacks  # which needs a retrained model
+    assert "depth" in {a.label for a in chosen_attacks(AuditConfig(model="", output="", budget="deep", retrained="r"))}
+    assert on_model("retrained", attacks["relearning"]) and not on_model("before", attacks["relearning"])
+    assert asks("unlearned", attacks["plain"], "neighbour") and not asks("unlearned", attacks["role"], "neighbour")
+    assert cost("before", attacks["role"], groups) == 0
+    plain = sum(len(questions) for _, questions in groups)
+    assert cost("unlearned", attacks["plain"], groups) == plain
+
+
+def test_neighbours_are_what_was_not_trained(forget_records, retain_records, capfd) -> None:
+    controls = builtin("retain", people=13, forget=8)
+    groups = read_groups(forget_records, retain_records, controls, [[*retain_records[:2], *builtin("world_facts")[:3]]])
+    assert len(groups.neighbour) == 3 and "2 rows of --neighbours" in capfd.readouterr().err
+    with pytest.raises(UserError, match="only rows of the forget or retain set"):
+        read_groups(forget_records, retain_records, controls, [retain_records])
+
+
+def test_lost_knowledge_by_hand() -> None:
+    refusals = load_refusals(None)
+    assert about_text(refusals[0], refusals)["refused"]
+    assert about_text("He was born in Paris.", refusals) == {"refused": False, "repeated": 0.0}
+    # Six runs of four words, of which two differ.
+    assert about_text("one two one two one two one two one", refusals)["repeated"] == pytest.approx(1 - 2 / 6, abs=1e-6)
+    rows = []
+    told = [(True, True)] * 4 + [(True, False)] * 5 + [(False, False)] * 2
+    for place, pair in enumerate(told):
+        for model, hit in zip(("before", "unlearned"), pair, strict=True):
+            rows.append({
+                "model": model, "group": "neighbour", "attack": "plain", "question": str(place), "hit": hit,
+                "refused": not hit, "repeated": 0.0,
+            })  # fmt: skip
+    found = knowledge(rows)
+    neighbours = found["told"]["neighbour"]
+    assert [neighbours[key] for key in ("of", "before", "now", "lost", "won")] == [11, 9, 4, 5, 0]
+    assert neighbours["p_value"] == pytest.approx(1 / 32)
+    assert neighbours["low"] == pytest.approx(stats.beta.ppf(0.025, 5, 5))
+    assert found["refused"] == {"before.neighbour.plain": [2, 11], "unlearned.neighbour.plain": [7, 11]}
+
+
+def test_the_smallest_rate_that_is_seen() -> None:
+    """By its definition, simulated: at that rate four audits in five have a lower bound above τ, at two thirds not."""
+    for rows, rounds in ((1, 16), (10, 16), (10, 256), (1, 1024)):
+        rate = smallest_rate_seen(rows, rounds, subjects=4)
+        seen = []
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            for share in (1.0, 2 / 3):
+                leaks = (rng.random((100, rows, rounds)) < rate * share).any(axis=1).sum(axis=1)
+                seen.append((lower(leaks, rounds, 0.05 / 4) > 0.01).mean())
+        assert np.mean(seen[::2]) == pytest.approx(0.8, abs=0.03) and np.mean(seen[1::2]) < 0.72
+    assert smallest_rate_seen(10, 16) < smallest_rate_seen(1, 16)
