@@ -99,7 +99,7 @@ def _held_out(result: "SubjectResult") -> None:
     if ended:
         shown_trials = result.frontier
         table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
-        table.title = f"\n{len(ended)} trials; those that no other one beats"
+        table.title = f"\n{len(ended)} trial{'s' * (len(ended) != 1)}; those that no other one beats"
         for place, heading in enumerate(("setting", "leak", "neighbours", "general", "minutes")):
             table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
         for trial in shown_trials:
