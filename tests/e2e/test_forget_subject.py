@@ -159,6 +159,7 @@ def test_a_subject_that_the_model_does_not_know(
         (["--subject", "Ann Bell", "--subjects", "n.txt"], "--subject and --subjects both say whom to forget"),
         (["--subject", "Ann Bell", "--neighbours", "near.txt"], "names the subject (Ann Bell)"),
         (["--subject", "Ann Bell", "Bob", "--neighbours", "near.txt"], "names a subject (Ann Bell)"),
+        (["--subject", "Ann Bell", "--redact"], "--redact does not go with --subject"),
         (["--subjects", "nosuch.txt"], "--subjects nosuch.txt cannot be read"),
         (["--prepared", "nosuch"], "--prepared nosuch was not made by unlearner prepare"),
         (["--subject", "Ann Bell", "--search", "soon"], "--search takes a number of trials, such as 12, or a time"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -242,6 +243,17 @@ def test_purge(run: RunDirectory, cache: Path, capsys: pytest.CaptureFixture[str
 
     run_purge(PurgeConfig(runs=[str(run.path)]))
     assert "Texts taken out of: nothing\nRemoved: nothing" in capsys.readouterr().out
+
+
+def test_a_purge_of_a_search_takes_the_names_away_too(run: RunDirectory, tmp_path: Path) -> None:
+    search, other = tmp_path / "search", tmp_path / "other"
+    for folder, held in ((search, {"options": {"subject": ["Ada"]}, "hashes": {}, "before": {}}), (other, ["mine"])):
+        shutil.copytree(run.path, folder / "ME+GD")
+        write_json(folder / "search.json", held)
+        (folder / "neighbours.txt").write_text("Ada's friend\n")
+        run_purge(PurgeConfig(runs=[str(folder)]))
+    assert not any(b"Ada" in file.read_bytes() for file in search.rglob("*") if file.is_file())
+    assert read_json(other / "search.json") == ["mine"] and (other / "neighbours.txt").is_file()
 
 
 def test_a_purge_that_is_killed_can_be_repeated(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

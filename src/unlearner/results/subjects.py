@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from unlearner.files import read_json
 from unlearner.results.layout import RunDirectory
+
+KEYS = {"options", "hashes", "before"}
+"""Of search.json."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,13 @@ class SubjectDirectory:
     def run(self, label: str) -> RunDirectory:
         """The run with a setting."""
         return RunDirectory(self.path / label)
+
+    @property
+    def naming(self) -> list[Path]:
+        """The files of the search itself that hold the names; empty where the directory is of no search."""
+        try:
+            held = read_json(self.manifest)
+        except (OSError, ValueError):
+            return []
+        ours = isinstance(held, dict) and held.keys() == KEYS
+        return [file for file in (self.manifest, self.neighbours) if ours and file.is_file()]

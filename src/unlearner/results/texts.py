@@ -25,6 +25,7 @@ from unlearner.results.layout import AuditDirectory, BenchDirectory, EvaluationD
 from unlearner.results.lock import check_free, lock, unlock
 from unlearner.results.prepared import PreparedDirectory, is_probe, probe_files
 from unlearner.results.records import Row
+from unlearner.results.subjects import SubjectDirectory
 
 TEXTS = ("question", "answer", "original_answer", "subject", "generation")
 """The texts of a row of `records.jsonl`; all else in it are numbers, and the name of its set."""
@@ -162,6 +163,7 @@ def purge(paths: list[Path], *, dry_run: bool) -> Purged:
         folders += found
         for inside in sorted(path.iterdir()):  # beside the run of `forget --subject`
             done.removed += PreparedDirectory(inside).files
+        done.removed += SubjectDirectory(path).naming
         page = RunDirectory(path).report
         done.removed += [page] if path not in found and page.is_file() else []
     for run in (run for folder in folders for run in _runs(folder)):

@@ -77,6 +77,11 @@ class ForgetCommand(ForgetConfig):
             raise UserError("--alias is for one --subject: write the names of several into a file, for --subjects.")
         if self.evaluate != "end":
             raise UserError("--evaluate is end with --subject: leave it out.")
+        if self.redact:
+            raise UserError(
+                "--redact does not go with --subject, which keeps the questions that it makes: leave it out, and take "
+                "the texts away afterwards by unlearner purge."
+            )
         super().check()
         check_positive(self, "leak_samples")
         if not self.keep or len(self.keep) > 2:
