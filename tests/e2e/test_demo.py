@@ -21,7 +21,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARNER_CACHE", str(folder / "cache"))
-        main(["demo", "--output", str(folder / "out")])
+        main(["demo", "--output", str(folder / "out"), "--audit", "0.1"])
     return folder / "out"
 
 
@@ -56,3 +56,10 @@ def test_idk_ap_refuses_what_is_to_be_forgotten_and_nothing_else(rows: Any) -> N
 def test_the_runs_say_which_judge_made_them(demo: Path) -> None:
     for place in ("ME+GD", "ME+GD/before", "IDK+AP"):
         assert json.loads((demo / place / "summary.json").read_text())["judge"] == "offline"
+
+
+def test_an_audit_says_what_still_leaks(demo: Path) -> None:
+    found = read_json(demo / "ME+GD" / "audit" / "audit.json")
+    assert found["budget"]["asked"] == "0.1" and len(found["verdicts"]) == 4
+    before = next(attack for attack in found["attacks"] if attack["attack"] == "plain")["answers"]["before.forget"]
+    assert before[0] == before[1]  # the model before tells everything

@@ -1,5 +1,6 @@
 """`unlearner demo`: a tiny built-in model forgets four invented people, and shows it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,9 @@ def run(options: DemoConfig) -> None:
 
 def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     """Unlearn by ME+GD and by IDK+AP on the built-in data and print what came out."""
-    from unlearner.commands.tables import out, print_report, print_summary, print_verdict
+    from unlearner.audit.from_run import check_forget, of_forget
+    from unlearner.audit.run import audit
+    from unlearner.commands.tables import out, print_report, print_summary, print_verdict, show_audit
     from unlearner.console import note
     from unlearner.data.profiles import builtin
     from unlearner.data.refusals import is_refusal, load_refusals
@@ -48,6 +51,9 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     from unlearner.workflows.forget import forget
 
     _check(Path(options.output))
+    attacked = None if options.audit is None else replace(config("ME+GD", options), audit=options.audit)
+    if attacked is not None:
+        check_forget(attacked)
     results = {}
     for method in SETTINGS:
         note(f"{method}: forgetting {len(builtin('forget'))} questions about 4 people")
@@ -73,6 +79,14 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
         console.print(f"  {result.output.resolve()}", style="green", markup=False, soft_wrap=True)
     if page is not None:
         print_report(page.resolve())
+    if attacked is not None:
+        note("ME+GD: attacking the model, to see what still leaks")
+        asked = of_forget(attacked)
+        found = audit(asked)
+        console.print("\nWhat still leaks after ME+GD:", markup=False)
+        show_audit(found.summary, Path(asked.output))
+    else:
+        console.print("What still leaks? unlearner demo --audit quick", markup=False)
     console.print(
         "Next: unlearner forget --model YOUR_MODEL --forget forget.jsonl --retain retain.jsonl --output runs/mine",
         markup=False, soft_wrap=True,
