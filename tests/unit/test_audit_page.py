@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,33 @@ def test_fifty_subjects_under_twenty_attacks_are_quick(tmp_path: Path) -> None:
         write_audit_page(folder, tmp_path / "mine.html")
     with pytest.raises(UserError, match="no finished audit"):
         write_audit_page(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("width", "least"), [(1280, 350), (375, 280)], ids=["desk", "phone"])
+def test_in_a_real_browser_it_is_silent_and_its_figures_can_be_read(width: int, least: int, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra dev, is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    labels = ["plain", "sampling"]
+    found = rows(3, labels, leaking=1)
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    write_json(folder / "audit.json", summary(found, labels))
+    write_json(folder / "run.json", MANIFEST | {"version": 2})
+    write_jsonl(folder / "audit.jsonl", found)
+    said: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        for event in ("console", "pageerror", "dialog"):
+            tab.on(event, lambda told: said.append(str(told)))
+        tab.goto(write_audit_page(folder).as_uri(), wait_until="load")
+        tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+        charts = tab.evaluate(
+            "[...document.querySelectorAll('.sheet svg')].map((c) => c.getBoundingClientRect().width)"
+        )
+        across = tab.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert said == [] and across == width
+    assert charts and min(charts) >= least
