@@ -67,6 +67,7 @@ def test_texts_stay_texts_and_the_worst_comes_first() -> None:
     assert "default-src 'none'" in page and not re.search(r'(?:src|href)="(?!#|data:)', page)
     verdicts = re.findall(r'class="verdict"><span[^>]*>[^<]*</span>([^<]+)<', page)
     assert verdicts == ["leaks", "inconclusive", "inconclusive"]
+    assert "Nothing here proves erasure." in page
     assert page.index(" leaked</dd>") < page.index(" silent</dd>")
     assert "For lack of time: relearning." in page and "2 rows of the forget set, in which no fact was found." in page
     assert page == render(summary(found, labels), found, MANIFEST)
