@@ -1,5 +1,6 @@
 """`python -m unlearner`, and the program `unlearner`."""
 
+import os
 import signal
 import sys
 
@@ -13,14 +14,17 @@ def start() -> None:
         signal.signal(signal.SIGINT, _end)
     from unlearner.commands.main import script
 
-    if ours:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    script()
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        script()
+    except KeyboardInterrupt:  # before `script` looks after that itself
+        _end()
 
 
-def _end(number: int, frame: object) -> None:
-    print(INTERRUPTED, file=sys.stderr)
-    sys.exit(2)
+def _end(*_: object) -> None:
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(2)  # nothing has begun; an exception would have to pass through whatever is being imported
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`unlearner COMMAND ...`: the command is found, its options are read, and an error becomes one sentence."""
 
-import _thread
 import errno
 import io
 import logging
@@ -11,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from unlearner import distributed
@@ -20,8 +19,8 @@ from unlearner.commands.parse import parse
 from unlearner.console import discard_output
 from unlearner.errors import INTERRUPTED, UserError, did_you_mean
 
-SWALLOWED_SECONDS = 3.0
-"""After so long an interrupt that has not ended the command is taken as lost."""
+LATER_SECONDS = 0.2
+"""So long an interrupt waits that came at a bad moment."""
 
 COMMANDS: dict[str, ModuleType] = {**completion.OTHERS, "completion": completion}
 """Every command by name. A module has `SUMMARY`, `OPTIONS` (a dataclass, or None), `EXAMPLE` and `run`."""
@@ -50,6 +49,9 @@ def script() -> None:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        # Python remembers a KeyboardInterrupt that has passed through code made of a string, as dataclasses are, and
+        # would end by the signal although it was caught. Running other such code makes it forget.
+        exec("")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,8 +114,8 @@ def run(arguments: Sequence[str]) -> None:
 
 
 class _Interrupted:
-    """Inside, Ctrl-C and SIGTERM are remembered beside the KeyboardInterrupt that they raise. While libraries are
-    imported they may turn that into an error of their own, or swallow it: it is then raised once more."""
+    """Inside, Ctrl-C and SIGTERM are remembered beside the KeyboardInterrupt that they raise. While a library is
+    imported or an object destroyed they wait: an exception there may be swallowed or replaced, or abort Python."""
 
     def __init__(self) -> None:
         self.pressed = False
@@ -126,20 +128,30 @@ class _Interrupted:
                 if signal.getsignal(number) is default:
                     self._before[number] = signal.signal(number, self._note)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.pressed = True
-        threading.Thread(target=self._again, daemon=True).start()
-        raise KeyboardInterrupt
+        if not _at_a_bad_moment(frame):
+            raise KeyboardInterrupt
+        threading.Thread(target=self._later, args=(number,), daemon=True).start()
 
-    def _again(self) -> None:
-        if not self._ended.wait(SWALLOWED_SECONDS):
-            _thread.interrupt_main()
+    def _later(self, number: int) -> None:
+        if not self._ended.wait(LATER_SECONDS):
+            signal.pthread_kill(threading.main_thread().ident or 0, number)  # also out of a call of the system
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         for number, before in self._before.items():
             # A signal that came ends the process: a further one is no news.
             signal.signal(number, signal.SIG_IGN if self.pressed else before)
+
+
+def _at_a_bad_moment(frame: FrameType | None) -> bool:
+    """Whether an import, or a destructor, is under way in the command that `frame` belongs to."""
+    while frame is not None and frame.f_code is not main.__code__:
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def options(name: str, arguments: Sequence[str]) -> Any:
