@@ -88,7 +88,8 @@ def _by_group(weight: Tensor, bits: int, group: int) -> Quantised:
     group = min(group, columns)
     groups = pad(weight, (0, -columns % group)).view(rows, -1, group)
     most = 2 ** (bits - 1) - 1
-    step = groups.abs().amax(2, keepdim=True) / most
+    # By a tensor: on a GPU PyTorch multiplies by the inverse of a number, which rounds otherwise.
+    step = groups.abs().amax(2, keepdim=True) / groups.new_tensor(most)
     codes = torch.round(groups / step).nan_to_num_(0).clamp_(-most - 1, most)
     return Quantised(
         codes.to(torch.int8).view(rows, -1)[:, :columns].contiguous(),

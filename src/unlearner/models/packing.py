@@ -7,6 +7,7 @@ if it hands keywords on to its attention and reads positions from `position_ids`
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, Self
 
 import torch
@@ -141,17 +142,25 @@ def _attention(
         )
     assert max_length_q is not None
     if query.is_cuda:
-        from torch.nn.attention.varlen import varlen_attn
-
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
         q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
-        bounds, longest = cu_seq_lens_q, max_length_q
-        out = varlen_attn(
-            q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=True
-        )
-        assert isinstance(out, Tensor)
+        out = _varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling)
         return out[None], None
     lengths = cu_seq_lens_q.diff().tolist()
     rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     parts = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: float | None) -> Tensor:
+    """Causal attention of packed rows on a GPU; q, k, v (P, heads, D), of k and v perhaps fewer heads."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
+    if "enable_gqa" in signature(varlen_attn).parameters:  # PyTorch 2.12 and later
+        options["enable_gqa"] = True
+    else:
+        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
+    assert isinstance(out, Tensor)
+    return out
