@@ -35,7 +35,13 @@ FIRST = (
     "lora",
     "evaluate",
     "before",
+    "controls",
     "budget",
+    "scenario",
+    "methods",
+    "seeds",
+    "tune",
+    "jobs",
 )
 """What `--help` shows of a command with more than `FEW` options."""
 FEW = 20
