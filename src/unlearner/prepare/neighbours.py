@@ -37,7 +37,7 @@ def own_neighbours(
     wordings = {fact: wordings[0] for fact, wordings in subject.facts.items()}
     said = investigate(
         asked, dict.fromkeys(candidates, ()), wordings, invented, samples=config.samples,
-        max_new_tokens=config.max_new_tokens, seed=config.seed,
+        max_new_tokens=config.max_new_tokens, seed=config.seed, above=found.scale.specificity,
     )  # fmt: skip
     known = [name for name in candidates if Probe(name, said[name], [], found.invented, found.scale).knows]
     return known, {answer.question: answer.answer for answers in said.values() for answer in answers}

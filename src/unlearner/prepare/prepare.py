@@ -137,7 +137,7 @@ def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
         note(f"left out: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
     made = asks | choice | {
         "knows": None if found is None else {"knows": found.knows, "evidence": evidence}, "left_out": left_out,
-        "documents_read": read.figures, "warnings": read.warnings, "model": asked.subject.fingerprint(),
+        "documents_read": read.figures, "warnings": read.warnings, "model": asked.fingerprint,
     }  # fmt: skip
     return _write(folder, made, rows)
 
