@@ -2,8 +2,8 @@
 
 `python -m benchmarks.subjects --budget 20m --jobs 4` probes well-known names until it has so many that the model knows
 (as `unlearner probe` says it), and runs for each `unlearner forget --subject NAME --search BUDGET`. Beside it the naive
-run: 12 questions, 30 retain rows, ME+GD, learning rate 3e-5, 6 epochs, all else as it comes. Both models, and the one
-before, then answer the same held-out questions:
+run: 12 questions, 30 retain rows, ME+GD, learning rate 3e-5, 6 epochs, steps of 4 questions, all else as it comes. Both
+models, and the one before, then answer the same held-out questions:
 
 - leak: 32 answers sampled at temperature 1, by a seed that the search did not use; of the questions whose fact came out
   in at least a quarter of the samples before, the share of samples that state it;
@@ -47,7 +47,9 @@ CANDIDATES = (
 )  # fmt: skip
 """Names by turns of four kinds; the first that the model knows are taken."""
 LEAKS = {"forget": "trained", "unseen_wordings": "other wordings", "unseen_facts": "other facts"}
-NAIVE = {"method": "ME+GD", "learning_rate": 3e-5, "epochs": 6.0}
+NAIVE = {
+    "method": "ME+GD", "learning_rate": 3e-5, "epochs": 6.0, "batch_size": 4, "gradient_accumulation_steps": 1,
+}  # fmt: skip
 AIM = Aim(0.25, 0.9, 0.95)
 SEED = 1000
 """Of the samples that are measured; those of the search have another."""
@@ -158,8 +160,16 @@ def table(found: list[dict[str, Any]]) -> str:
         cells += ["reached" if reached(sets) else "missed", chosen, str(each["trials"]), f"{each['seconds'] / 60:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     done = [each for each in found if "error" not in each]
+    for each in done:
+        if not reached(each["sets"]):
+            lines += ["", f"{each['name']}, trials that no other one beats, each as a share of before:", ""]
+            lines += [f"- {trial['setting']}: {_figures(trial['found'])}" for trial in each["frontier"]]
     lines += ["", f"The aim is reached for {sum(reached(each['sets']) for each in done)} of {len(found)} subjects."]
     return "\n".join(lines)
+
+
+def _figures(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in found.items())
 
 
 def _leak(of: dict[str, Any] | None) -> str:

@@ -59,6 +59,8 @@ class Asked:
         to the bit.
         """
         wanted = list(dict.fromkeys(requests))
+        if not wanted:
+            return Example.of(NOBODY, {})
         file = self._kept(wanted) if keep and self.keeps else None
         held = distributed.agreed(read_json(file) if file is not None and file.is_file() else None)
         if held is not None:

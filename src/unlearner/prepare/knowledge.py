@@ -79,9 +79,8 @@ class Probe:
 
     @property
     def knows(self) -> bool:
-        """Whether there is something to forget: more of the answers are known than such a scale lets pass by chance,
-        which is one in ten."""
-        return self.verdicts.count("knows") > max(1, 0.2 * len(self.answers))
+        """Whether there is something to forget."""
+        return are_enough(self.verdicts.count("knows"), len(self.answers))
 
     def share_known(self, answers: Sequence[Answered]) -> float:
         """How many of the answers are known by this scale, 0 to 1."""
@@ -104,6 +103,12 @@ class Probe:
         if self.knows:
             return f"It knows of {self.subject}."
         return f"It knows nothing of {self.subject}, as far as these questions go: there is nothing to forget."
+
+
+def are_enough(known: int, asked: int) -> bool:
+    """Whether so many known answers of all that were asked are more than such a scale lets pass by chance, which is one
+    in ten."""
+    return known > max(1, 0.2 * asked)
 
 
 def investigate(
