@@ -1,12 +1,9 @@
 """What the end-to-end tests share: a tiny model that the command line made itself, and ways to run commands."""
 
 import json
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from forked import Moment as Moment
+from forked import begin as begin
+from forked import in_process as in_process
 from unlearner.bench.bench import bench as run_bench
 from unlearner.commands.main import main
 from unlearner.config import BenchConfig, ForgetConfig
@@ -209,77 +209,6 @@ def _bench(
 
 
 # ---------------------------------------------------------------------------------------------------------- processes
-# Importing torch takes longer than a tiny run: a server process does it once and forks for every command.
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by processes begun from here, which share the machine
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "unlearner.commands.demo", "sentence_transformers", "peft", "rouge_score.rouge_scorer",
-        "transformers.models.llama.modeling_llama", "transformers.models.bert.modeling_bert",
-    ]
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Moment:
-    """The `count`th file operation `event` (as Python's audit events call it) on a path that ends in `path`:
-    just before it, the process gets the signal."""
-
-    event: str
-    path: str
-    count: int = 1
-    signal: int = signal.SIGKILL
-
-
-def in_process(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> int:
-    """Run a command in a process of its own; its exit code, −9 if it was killed.
-
-    What it says goes to `folder`/said.txt, and `folder`/cache is its cache.
-    """
-    process = begin(typed, folder, moment)
-    process.join(400)
-    assert process.exitcode is not None, "the command hangs"
-    return process.exitcode
-
-
-def begin(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> Any:
-    """The process of `in_process`, begun."""
-    environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
-    process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), moment))
-    process.start()
-    return process
-
-
-def _command(typed: list[str], environment: dict[str, str], folder: str, moment: Moment | None) -> None:
-    os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
-    with (Path(folder) / "said.txt").open("a", buffering=1) as said:
-        sys.stdout = sys.stderr = said
-        if moment is not None:
-            sys.addaudithook(_at(moment))
-        try:
-            main(typed)
-        except KeyboardInterrupt:  # between here and main, which itself lets none out
-            sys.exit(2)
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):  # as the program does (`commands.main.script`)
-                signal.signal(number, signal.SIG_IGN)
-
-
-def _at(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook: Python tells it of every file operation before it is done."""
-    seen = 0
-
-    def hook(event: str, details: tuple[Any, ...]) -> None:
-        nonlocal seen
-        if event != moment.event or not any(str(detail).endswith(moment.path) for detail in details[:2]):
-            return
-        seen += 1
-        if seen == moment.count:
-            os.kill(os.getpid(), moment.signal)
-
-    return hook
 
 
 def start(typed: Sequence[str]) -> "subprocess.Popen[str]":

@@ -1,8 +1,5 @@
 """ALTPO's other answers: written by the starting model before training, kept, resumable, or a column of the data."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import Files, arguments, contents, run_arguments, write_rows
+from forked import together
+from unlearner.commands.main import main
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl
@@ -114,10 +113,7 @@ def test_two_processes_write_what_one_writes(
 ) -> None:
     one, two = forget(capfd, given, tmp_path / "one"), tmp_path / "two"
     typed = ["forget", *arguments(given | {"output": two, "parallel": "fsdp"})]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "unlearner"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ended = subprocess.run([*launch, *typed], env=environment, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+    together(2, tmp_path / "said", main, typed)
     assert (two / "alternates/records.jsonl").read_bytes() == (one / "alternates/records.jsonl").read_bytes()
 
 

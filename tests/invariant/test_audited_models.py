@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_processes import torchrun
 
 import unlearner
+from forked import together
 from unlearner.audit.attacks import find_attack
 from unlearner.audit.attacks.relearning import Relearning, restored
 from unlearner.audit.attacks.rounded import Rounded
@@ -20,6 +20,7 @@ from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.run import Audit, audit
 from unlearner.audit.summary import summarise
 from unlearner.audit.verdict import Thresholds
+from unlearner.commands.main import main
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
 from unlearner.errors import UserError
@@ -229,13 +230,12 @@ def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
     rows = [{"question": r.question, "answer": r.answer, "fact": r.fact, "subject": r.subject} for r in FEW[:50]]
     (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     typed = [
-        "-m", "unlearner", "audit", "--model", str(tmp_path / "model"), "--before", str(tmp_path / "model"), "--forget",
+        "audit", "--model", str(tmp_path / "model"), "--before", str(tmp_path / "model"), "--forget",
         "builtin:forget:people=8", "--retain", "builtin:retain:people=8", "--attacks", "plain", "nf4",
         "relearning", "lens", "soft-prompt", "--keep-samples", "--controls", str(tmp_path / "few.jsonl"),
     ]  # fmt: skip
     for count in (1, 2):
-        done = torchrun(count, *typed, "--output", str(tmp_path / str(count)))
-        assert done.returncode == 0, done.stderr
+        together(count, tmp_path / "said", main, [*typed, "--output", str(tmp_path / str(count))])
     for name in ("audit.jsonl", "audit.json", "audit.html"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 

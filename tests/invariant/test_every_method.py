@@ -1,10 +1,6 @@
-"""What holds of every method, however it is computed. A new loss is tested here as soon as it is in the registry.
-
-Run as a script, once in each process, it trains by all of them in one process group.
-"""
+"""What holds of every method, however it is computed. A new loss is tested here as soon as it is in the registry."""
 
 import shutil
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_processes import torchrun
 from test_training import (
     OPTIONS,
     TOKENIZER,
@@ -28,6 +23,7 @@ from test_training import (
     weights,
 )
 
+from forked import together
 from unlearner import Method, distributed
 from unlearner.data.batches import Plan
 from unlearner.data.views import MIXED
@@ -177,13 +173,22 @@ def train_all(folder: Path, engine: Any) -> None:
             shutil.rmtree(folder / engine / name / "checkpoints", ignore_errors=True)
 
 
+def train_by_all(folder: Path) -> None:
+    """What each process of a group does."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    distributed.join()
+    for each in ENGINES:
+        train_all(folder, each)
+    distributed.leave()
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process left, and two."""
     folder = tmp_path_factory.mktemp("methods")
     train_all(folder / "1", "ddp")
-    done = torchrun(2, __file__, str(folder / "2"))
-    assert done.returncode == 0, done.stderr
+    together(2, folder / "said", train_by_all, folder / "2")
     return folder
 
 
@@ -197,12 +202,3 @@ def test_two_processes_train_as_one_does(made: Path, name: str, engine: str) -> 
     a, b = (load_file(next(folder.glob("*/*.safetensors"))) for folder in (one, two))
     for tensor in a:
         assert (a[tensor] - b[tensor]).norm() <= 2e-5 * b[tensor].norm(), tensor
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    distributed.join()
-    for each in ENGINES:
-        train_all(Path(sys.argv[1]), each)
-    distributed.leave()

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +20,9 @@ from safetensors.torch import load_file
 from test_training import FORGET, OPTIONS, RETAIN, TOKENIZER, fresh_model, log_of, plan_for, run, views_for, weights
 from torch import Tensor
 
+from forked import Moment, in_process, together
 from unlearner import Method
+from unlearner.commands.main import main
 from unlearner.data.batches import padded
 from unlearner.errors import UserError
 from unlearner.methods import method_names
@@ -63,25 +64,21 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
-def start(installed: Path, typed: list[str], *launch: str) -> subprocess.Popen[str]:
-    paths = [str(installed), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launch, "-m", "unlearner", *typed]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return out
+def unlearner(typed: list[str], folder: Path, code: int = 0) -> str:
+    """What a command says that finds the plug-in where this process does, and ends with `code`."""
+    folder.mkdir(exist_ok=True)
+    ended = in_process(typed, folder)
+    said = (folder / "said.txt").read_text()
+    assert ended == code, said
+    return said
 
 
 @pytest.fixture(scope="module")
 def alone(installed: Path, inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process from the command line."""
-    output = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(installed, [*inputs, f"--output={output}"]))
-    return output
+    folder = tmp_path_factory.mktemp("alone")
+    unlearner([*inputs, f"--output={folder / 'run'}"], folder)
+    return folder / "run"
 
 
 def model_of(run: Path) -> dict[str, Tensor]:
@@ -98,7 +95,10 @@ def test_only_the_matrices_it_names_are_changed(alone: Path, inputs: list[str]) 
 
 
 def test_unlearner_methods_lists_it(installed: Path) -> None:
-    out = finish(start(installed, ["methods"]))
+    paths = [str(installed), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-m", "unlearner", "methods"]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert "RMUTEST" in out and "coefficient=4.0" in out
     assert {"RMUTEST", "RMUTEST+KL"} <= set(method_names())
 
@@ -108,10 +108,10 @@ def test_its_options_and_its_place_in_a_module_are_typed(installed: Path, inputs
     """`module:Name` is the same loss; options change it; unknown ones are refused."""
     named = [argument for argument in inputs if not argument.startswith("--method=")]
     named.append("--method=unlearner_test_plugin.losses:MisdirectedStates+GD")
-    finish(start(installed, [*named, f"--output={tmp_path / 'a'}", "--method-options", "coefficient=4", "rate=0.1"]))
-    refused = start(installed, [*named, f"--output={tmp_path / 'b'}", "--method-options", "coeficient=4"])
-    _, said = refused.communicate(timeout=100)
-    assert refused.returncode == 2 and "did you mean 'coefficient'?" in said
+    a, b = tmp_path / "a", tmp_path / "b"
+    unlearner([*named, f"--output={a / 'run'}", "--method-options", "coefficient=4", "rate=0.1"], a)
+    said = unlearner([*named, f"--output={b / 'run'}", "--method-options", "coeficient=4"], b, code=2)
+    assert "did you mean 'coefficient'?" in said
     method = Method.parse(NAME, coefficient=2)
     assert asdict(method.forget) == {"layer": 1, "coefficient": 2.0, "rate": 0.1}  # type: ignore[call-overload]
     with pytest.raises(UserError, match="RMUTEST's option layer must be a whole number, not 'one'"):
@@ -123,11 +123,11 @@ def test_a_bench_has_it_in_a_cell(installed: Path, inputs: list[str], tmp_path: 
     """Beside one of our own methods: the cell is the run that `forget` makes of the same options."""
     kept = [argument for argument in inputs[1:] if not argument.startswith(("--evaluate", "--method"))]
     quick = ["--judge=offline", "--max-new-tokens=4", "--seeds=1001", f"--output={tmp_path / 'bench'}"]
-    out = finish(start(installed, ["bench", *kept, "--methods", NAME, "GA+GD", *quick]))
+    out = unlearner(["bench", *kept, "--methods", NAME, "GA+GD", *quick], tmp_path)
     assert NAME in out and "GA+GD" in out
     cell = tmp_path / "bench/cells" / NAME / "forget/seed-1001"
     alone = tmp_path / "alone"
-    finish(start(installed, [*inputs, f"--output={alone}", "--seed=1001"]))
+    unlearner([*inputs, f"--output={alone}", "--seed=1001"], tmp_path)
     for name, expected in model_of(alone).items():
         torch.testing.assert_close(model_of(cell)[name], expected, rtol=0, atol=0)
 
@@ -137,9 +137,8 @@ def test_a_bench_has_it_in_a_cell(installed: Path, inputs: list[str], tmp_path: 
 def test_two_processes_make_what_one_makes(
     parallel: str, installed: Path, inputs: list[str], alone: Path, tmp_path: Path
 ) -> None:
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     output = tmp_path / "run"
-    finish(start(installed, [*inputs, f"--output={output}", f"--parallel={parallel}"], *launch))
+    together(2, tmp_path / "said", main, [*inputs, f"--output={output}", f"--parallel={parallel}"])
     made = model_of(output)
     for name, expected in model_of(alone).items():
         torch.testing.assert_close(made[name], expected, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -153,15 +152,10 @@ def test_killed_and_repeated_it_leaves_the_same_bits(
 ) -> None:
     """Its control vector and its dual variable too: the losses of later steps depend on them."""
     output = tmp_path / "run"
-    killed = start(installed, [*inputs, f"--output={output}"])
-    patience = time.monotonic() + 100
-    while not any((output / "checkpoints").glob("step-*")):
-        assert killed.poll() is None and time.monotonic() < patience, killed.communicate()
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (output / "model").exists()
-    finish(start(installed, [*inputs, f"--output={output}"]))
+    typed = [*inputs, f"--output={output}"]
+    assert in_process(typed, tmp_path, Moment("os.rename", "checkpoints/step-000004")) == -signal.SIGKILL
+    assert any((output / "checkpoints").glob("step-*")) and not (output / "model").exists()
+    unlearner(typed, tmp_path)
     for name in ("log.jsonl", "model/model.safetensors"):
         assert (output / name).read_bytes() == (alone / name).read_bytes(), name
 

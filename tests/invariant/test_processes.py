@@ -1,12 +1,9 @@
 """What several processes make is what one makes: training by ddp, fsdp and deepspeed, evaluation, checkpoints.
 
-Run as a script, once in each process, it does all of it in one process group; the tests compare what it left.
+A group of processes does all of it at once; the tests compare what it left.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_training import FORGET, OPTIONS, RETAIN, TOKENIZER, Killed, fresh_model, killed_at_epoch, log_of, run
 
+from forked import together
 from unlearner import Method, distributed
 from unlearner.data.prompts import TEMPLATES
 from unlearner.evaluation import passes
@@ -106,7 +104,8 @@ def evaluate_all(folder: Path, way: str) -> None:
     )  # fmt: skip
 
 
-def main(folder: Path, killed: Path | None) -> None:
+def work(folder: Path, killed: Path | None) -> None:
+    """What each process of a group does."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     distributed.join()
@@ -132,12 +131,6 @@ def main(folder: Path, killed: Path | None) -> None:
 # ---------------------------------------------------------------------------------------------------------------- tests
 
 
-def torchrun(count: int, *command: str, timeout: int = 400) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return subprocess.run([*launch, *command], env=environment, capture_output=True, text=True, timeout=timeout)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one, two and three processes left, in folders 1, 2 and 3; 3 went on with what was killed in 2."""
@@ -148,9 +141,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place, (method, options) in enumerate(KILLED):
         run(method, folder / "1" / "whole" / str(place), options=options)
     for count in (2, 3, 1) if "deepspeed" in ENGINES else (2, 3):
-        killed = [] if count == 2 else [str(folder / "2" / "killed")]
-        done = torchrun(count, __file__, str(folder / str(count)), *killed)
-        assert done.returncode == 0, done.stderr
+        killed = None if count == 2 else folder / "2" / "killed"
+        together(count, folder / "said" / str(count), work, folder / str(count), killed)
     return folder
 
 
@@ -225,7 +217,3 @@ def test_shares_are_balanced_and_complete(monkeypatch: pytest.MonkeyPatch) -> No
     loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(3)]
     assert sum(loads) == sum(costs) and max(loads) - min(loads) <= 2
     assert distributed.shares([1.0]) == [0]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import __main__ as command
-from benchmarks import baseline, evaluation, gpu, growth, loss_memory, work
+from benchmarks import baseline, evaluation, gpu, growth, loss_memory, subjects, work
 from benchmarks.__main__ import GOALS
 from transformers import PreTrainedTokenizerBase
 
@@ -199,3 +199,30 @@ def test_committed_results_say_what_they_were_measured_on(path: Path) -> None:
     for name in set(result["ratios"]) & set(result["runs"].get("training", {})):
         seconds = result["runs"]["training"][name]["seconds"]
         assert len(seconds["baseline"]) == len(seconds["ours"]) >= 1
+
+
+def test_subjects_count_what_was_answered_before() -> None:
+    """A quarter of the samples before; the aim is judged by these questions, and by some of each set."""
+    before, after = [0.5, 0.2, 0.25], [0.125, 1.0, 0.0]
+    found = subjects.shares("forget", {"before": {"forget": before}, "search": {"forget": after}})
+    assert found == {"questions": 3, "counted": 2, "before": 0.375, "search": 0.0625}
+
+    def sets(leak: float, neighbours: float, general: float, counted: int = 4) -> dict[str, Any]:
+        shares = {"unseen_wordings": leak, "neighbours_held_out": neighbours, "general_held_out": general}
+        return {
+            name: {"questions": 4, "counted": counted, "before": 0.5, "search": share / 2, "naive": 0.5}
+            for name, share in shares.items()
+        }
+
+    assert subjects.reached(sets(0.25, 0.9, 0.95))
+    for missed in (sets(0.3, 1, 1), sets(0, 0.8, 1), sets(0, 1, 0.9), sets(0, 1, 1, counted=0)):
+        assert not subjects.reached(missed)
+    common = {"kind": "work", "setting": {"method": "ME+GD"}, "trials": 2, "seconds": 90.0}
+    frontier = [{"setting": "ME+GD,epochs=1", "found": {"leak": 0.3, "neighbours": 1.0}}]
+    written = subjects.table([
+        {"name": "A", "sets": sets(0.2, 1, 1), "frontier": frontier, **common},
+        {"name": "B", "sets": sets(0.3, 1, 1), "frontier": frontier, **common}, {"name": "C", "error": "no"},
+    ])  # fmt: skip
+    assert "50% → 10% (naive 50%), 4 of 4" in written and "| C | no |" in written
+    assert "B, trials that no other one beats" in written and "A, trials" not in written
+    assert "- ME+GD,epochs=1: leak 30%, neighbours 100%" in written and "reached for 1 of 3 subjects" in written

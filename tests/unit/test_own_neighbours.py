@@ -1,5 +1,6 @@
 """The model's own neighbours: what lists hold, and that only names are kept about which the model knows something."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from unlearner.evaluation.requests import Written
 from unlearner.files import read_jsonl
 from unlearner.prepare.kinds import ask, kinds, languages
 from unlearner.prepare.neighbours import LIST_TOKENS, names_in
-from unlearner.prepare.prepare import OWN
+from unlearner.prepare.prepare import NAMED, OWN
 
 KNOWN = ("Ada Brook", "Ben Thorn", "Cleo Marsh", "Dan Holt")
 MADE_UP = "Zeno Quill"
+FAMOUS = "Jane Austen"
+"""In the list of well-known names."""
 OTHERS = 4
 """Invented names that the probe compares with."""
 
@@ -41,7 +44,7 @@ def test_every_kind_can_be_asked_for_names_close_to_one() -> None:
 
 @pytest.fixture(scope="module")
 def taught() -> Any:
-    """A tiny model that knows four authors, and names a fifth one of whom it knows nothing."""
+    """A tiny model that knows four authors, and names two more of whom it knows nothing."""
     author = kinds()["author"]
     starts = ("Ba", "Di", "Gu", "Ke", "Lo", "Mi", "Pa", "Ru")
     values = iter(f"{start}{end}" for end in ("ndor", "lmis", "rvek", "stun") for start in starts)
@@ -49,7 +52,7 @@ def taught() -> Any:
         {"question": ask(wordings[0], name), "answer": f"{next(values)}."}
         for name in KNOWN for wordings in author.facts.values()
     ]  # fmt: skip
-    names = "".join(f"{number}. {name}\n" for number, name in enumerate((*KNOWN, MADE_UP), start=1))
+    names = "".join(f"{number}. {name}\n" for number, name in enumerate((*KNOWN, MADE_UP, FAMOUS), start=1))
     nobody = (*author.invented[:OTHERS], MADE_UP)
     rows += [{"question": ask(w[0], name), "answer": "No."} for name in nobody for w in author.facts.values()]
     rows += [{"question": ask(wording, KNOWN[0]), "answer": f"{names}."} for wording in author.near]
@@ -67,9 +70,8 @@ def test_names_that_the_model_knows_are_kept(taught: Any, tmp_path: Path, capsys
     rows = [row for name in ("neighbours", "neighbours_held_out") for row in read_jsonl(made.folder / f"{name}.jsonl")]
     origins = {row["subject"]: row["neighbour_from"] for row in rows}
     assert {name for name, origin in origins.items() if origin == OWN} == set(KNOWN[1:])
-    assert MADE_UP not in origins and len(origins) == 6
+    assert MADE_UP not in origins and len(origins) == 6 and origins.pop(FAMOUS) == NAMED
     assert {origin for name, origin in origins.items() if name not in KNOWN} == {"list"}
-    assert "neighbours that the model named and knows: Ben Thorn, Cleo Marsh, Dan Holt" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    told = re.search(r"neighbours that the model named and knows: (.*)", capsys.readouterr().err)
+    assert told and set(told[1].split(", ")) == {*KNOWN[1:], FAMOUS}
     assert "neighbour: model, which knows it by the probe" in made.page.read_text()

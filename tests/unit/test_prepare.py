@@ -10,15 +10,24 @@ import unlearner
 from unlearner.audit.questions import read_groups
 from unlearner.commands import prepare as command
 from unlearner.config import PrepareConfig, ProbeConfig
-from unlearner.data.general import mentions
+from unlearner.data.general import general_knowledge, mentions
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
+from unlearner.evaluation.backend import run_passes
+from unlearner.evaluation.requests import Generate
 from unlearner.files import read_json, read_jsonl
 from unlearner.prepare.facts import states, telling
 from unlearner.prepare.kinds import ENGLISH, kinds, languages, swapped
 from unlearner.prepare.knowledge import Answered, Scale, agreement, renamed
 from unlearner.prepare.rows import whole_sentences
 from unlearner.prepare.subject import about
+from unlearner.results.texts import caches
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNLEARNER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def test_agreement_is_the_share_of_new_words_that_come_again() -> None:
@@ -137,6 +146,44 @@ def test_nothing_is_prepared_of_what_the_model_does_not_know(prepare: Callable[.
     ):
         prepare(tmp_path / "a", samples=2, others=3)  # an untrained model
     assert not (tmp_path / "a").exists()
+
+
+def test_what_other_subjects_need_too_is_asked_once(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    prompts: list[str] = []
+
+    def watched(*parts: Any, asked: Any, **options: Any) -> Any:
+        prompts.extend(request.prompt for request in asked[0] if isinstance(request, Generate))
+        return run_passes(*parts, asked=asked, **options)
+
+    monkeypatch.setattr("unlearner.prepare.asking.run_passes", watched)
+
+    def contents(name: str, output: str) -> dict[str, bytes]:
+        prompts.clear()
+        options = {"samples": 0, "neighbour_count": 2, "general_count": 9, "max_new_tokens": 4}
+        made = unlearner.prepare_sources(str(tmp_path / "model"), subject=name, output=tmp_path / output, **options)
+        return {path.name: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+
+    def bank() -> int:
+        return sum(prompt in {record.question for record in general_knowledge()} for prompt in prompts)
+
+    first = contents("Ann Bell", "a")
+    assert bank() == 9
+    kept = contents("Ann Bell", "b")
+    assert bank() == 0 and kept == first
+    contents("Bob Hill", "c")
+    assert bank() == 0 and any("Bob Hill" in prompt for prompt in prompts)
+
+    for name, invented in (("Ann Bell", True), ("Bob Hill", False)):
+        prompts.clear()
+        found = unlearner.probe(str(tmp_path / "model"), subject=name, samples=2, others=2, max_new_tokens=4)
+        # 8 questions about the subject, 2 invented names and 2 known ones, each with a likeliest answer and samples.
+        assert len(prompts) == 2 * 8 * (5 if invented else 1)
+        assert len(found.invented) == len(found.known) == 16 and len(found.answers) == 8
+    assert caches() == [cache / "answers"]
 
 
 def test_the_command_ends_with_three_where_nothing_is_known(

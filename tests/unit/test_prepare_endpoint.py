@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,18 @@ from typing import Any
 import pytest
 
 import unlearner
+from unlearner.data.general import mentions
 from unlearner.errors import UserError
 from unlearner.files import read_json, read_jsonl
+from unlearner.keywords import config_from
 from unlearner.options import EndpointOptions
 from unlearner.prepare.drafts import Drafts
 from unlearner.prepare.endpoint import ATTEMPTS, Endpoint, find_json
 from unlearner.prepare.facts import states
+from unlearner.prepare.kinds import ask, kinds
 from unlearner.prepare.passages import Passage
+from unlearner.search.config import ForgetCommand
+from unlearner.search.material import names_of, sources
 
 pytest.importorskip("openai", reason="the package openai is not installed: pip install 'unlearner[llm]'")
 
@@ -262,3 +268,50 @@ def test_a_preparation_cut_short_goes_on_from_its_answers(
     assert helped and all(row["perturbed_answer"] == ["Zyx 17.", "Qwv 18."] for row in helped)
     assert all(states(row["fact"], row["paraphrased_answer"], row["question"]) for row in helped)
     assert read_json(made.folder / "prepare.json")["left_out"]["wrong answers of the endpoint"] > len(helped) / 2
+
+
+@pytest.fixture(scope="module")
+def taught() -> Any:
+    """A tiny model that knows two persons, and of anybody else nothing."""
+    person = kinds()["person"]
+    values = iter(
+        f"{start}{end}" for end in ("ndor", "lmis") for start in ("Ba", "Di", "Gu", "Ke", "Lo", "Mi", "Pa", "Ru")
+    )
+    rows = [
+        {"question": ask(wordings[0], name), "answer": f"{next(values)}."}
+        for name in ("Ann Bell", "Ida Frost") for wordings in person.facts.values()
+    ]  # fmt: skip
+    rows += [
+        {"question": ask(w[0], name), "answer": "No."} for name in person.invented[:6] for w in person.facts.values()
+    ]
+    return unlearner.finetune(
+        "new:hidden=64,layers=2,heads=4,vocabulary=400", data=rows, epochs=30, learning_rate=6e-3, batch_size=16,
+        gradient_accumulation_steps=1, warmup_epochs=3, weight_decay=0.0,
+    )  # fmt: skip
+
+
+def test_forget_by_name_takes_documents_and_an_endpoint(server: Server, taught: Any, tmp_path: Path) -> None:
+    """One subject, then two; what is searched and forgotten afterwards is told by test_forget_subject.py."""
+    (tmp_path / "a.txt").write_text("Ann Bell was born in Oslo. Ida Frost was there, too.")
+    options = {"documents": [str(tmp_path / "a.txt")], "llm": server.url, "llm_retries": 0}
+
+    def rows(subjects: list[str]) -> dict[str, list[Any]]:
+        command = config_from(
+            ForgetCommand, taught.model, {**options, "subject": subjects, "output": str(tmp_path / "out")}
+        )
+        command.check()
+        folder = sources(command, names_of(command), taught.tokenizer)
+        return {file.stem: read_jsonl(file) for file in folder.glob("*.jsonl")}
+
+    made = rows(["Ann Bell"])
+    assert {row["question_from"] for row in made["subject"]} == {"template", "endpoint", "endpoint, a.txt"}
+    assert {row["neighbour_from"] for row in made["neighbours"]} == {"endpoint"}
+    assert [row["text"] for row in made["passages"]] == ["Ann Bell was born in Oslo. Ida Frost was there, too."]
+
+    shutil.rmtree(tmp_path / "out")
+    made = rows(["Ann Bell", "Ida Frost"])
+    assert {row["subject"] for row in made["forget"]} == {"Ann Bell", "Ida Frost"}
+    kept = [row for name, those in made.items() if name.startswith(("neighbours", "general")) for row in those]
+    assert len(kept) > 100 and not any(mentions(row["question"], ("Ann Bell", "Ida Frost")) for row in kept)
+    with pytest.raises(UserError, match="--prepared was prepared already: leave out --documents"):
+        config_from(ForgetCommand, taught.model, {**options, "prepared": ["x"], "output": "y"}).check()

@@ -1,7 +1,6 @@
 """Sampled answers: the right distribution, and the same ones whatever the batch."""
 
-import subprocess
-import sys
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from scipy.stats import binomtest, kstest
 from test_generation import END_IDS, VOCABULARY, gpt2, llama, mamba, mistral
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from forked import together
+from unlearner import distributed
 from unlearner.errors import UserError
 from unlearner.evaluation.requests import Generate
 from unlearner.evaluation.store import Store
@@ -149,25 +150,18 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     assert 0 < resumed < len(forwards) - resumed
 
 
+def _draw(folder: Path) -> None:
+    distributed.join()
+    torch.manual_seed(5)
+    model = llama().eval()
+    (found,) = Store(folder).run([job(model, some_prompts(), batch_tokens=tokens_of(10))], model)
+    (folder / f"found-{distributed.rank()}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
 def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
-    script = tmp_path / "draw.py"
-    script.write_text(
-        "import json, sys, torch\nfrom pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_sampling import job, llama, some_prompts, tokens_of\n"
-        "from unlearner import distributed\nfrom unlearner.evaluation.store import Store\n"
-        "distributed.join()\ntorch.manual_seed(5)\nmodel = llama().eval()\n"
-        "work = job(model, some_prompts(), batch_tokens=tokens_of(10))\n"
-        "(found,) = Store(Path(sys.argv[1])).run([work], model)\n"
-        "Path(sys.argv[1], f'found-{distributed.rank()}.json').write_text(json.dumps(found))\n",
-        encoding="utf-8",
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*launch, str(script), str(tmp_path)], check=True, timeout=200)
+    together(2, tmp_path / "said", _draw, tmp_path)
     torch.manual_seed(5)
     expected = job(llama().eval(), some_prompts(), batch_tokens=tokens_of(10)).run()
-    import json
-
     for rank in (0, 1):
         assert json.loads((tmp_path / f"found-{rank}.json").read_text(encoding="utf-8")) == expected
     assert all((tmp_path / name).stat().st_size for name in ("passes.jsonl", "passes-1.jsonl")), "both took part"

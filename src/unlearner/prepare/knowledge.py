@@ -13,7 +13,8 @@ Invented names give the scale: what they reach is reached without knowing anythi
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from statistics import fmean, quantiles
 
 from unlearner.evaluation.requests import Generate, Score
@@ -78,9 +79,8 @@ class Probe:
 
     @property
     def knows(self) -> bool:
-        """Whether there is something to forget: more of the answers are known than such a scale lets pass by chance,
-        which is one in ten."""
-        return self.verdicts.count("knows") > max(1, 0.2 * len(self.answers))
+        """Whether there is something to forget."""
+        return are_enough(self.verdicts.count("knows"), len(self.answers))
 
     def share_known(self, answers: Sequence[Answered]) -> float:
         """How many of the answers are known by this scale, 0 to 1."""
@@ -105,6 +105,12 @@ class Probe:
         return f"It knows nothing of {self.subject}, as far as these questions go: there is nothing to forget."
 
 
+def are_enough(known: int, asked: int) -> bool:
+    """Whether so many known answers of all that were asked are more than such a scale lets pass by chance, which is one
+    in ten."""
+    return known > max(1, 0.2 * asked)
+
+
 def investigate(
     asked: Asked,
     names: Mapping[str, tuple[str, ...]],
@@ -114,44 +120,48 @@ def investigate(
     samples: int,
     max_new_tokens: int,
     seed: int,
+    above: float = -inf,
+    keep: bool = False,
 ) -> dict[str, list[Answered]]:
     """By name, every question (`wordings` by fact, the name's place as `{name}`) with what the model said.
 
     `names` are those to ask about, each with its aliases; answers about them are compared with the same about the
-    `invented` names, a name with all but itself.
+    `invented` names, a name with all but itself. Samples are drawn for answers with a specificity `above` that; the
+    others have no agreement, and are not known by any scale that asks for more. `keep` is as in `Asked.answers`.
     """
-    written: dict[tuple[str, str], tuple[Generate, Generate]] = {}
-    for name in names:
-        for fact, wording in wordings.items():
-            question = ask(wording, name)
-            written[name, fact] = (
-                Generate(question, max_new_tokens=max_new_tokens),
-                Generate(question, n=samples, temperature=1.0, seed=seed, max_new_tokens=max_new_tokens),
-            )
-    said = asked.answers([r for pair in written.values() for r in pair], "asking")
+    likeliest = {
+        (name, fact): Generate(ask(wording, name), max_new_tokens=max_new_tokens)
+        for name in names
+        for fact, wording in wordings.items()
+    }
+    said = asked.answers(likeliest.values(), "asking", keep=keep)
     scores: dict[tuple[str, str], tuple[Score, list[Score]]] = {}
-    for (name, fact), (greedy, _) in written.items():
-        answer = said.written(greedy)[0].text or "."
+    for (name, fact), request in likeliest.items():
+        answer = said.written(request)[0].text or "."
         others = [other for other in invented if other != name]
         scores[name, fact] = (
-            Score(greedy.prompt, answer),
+            Score(request.prompt, answer),
             [Score(ask(wordings[fact], other), renamed(answer, (name, *names[name]), other)) for other in others],
         )
-    scored = asked.answers([r for own, others in scores.values() for r in (own, *others)], "comparing")
+    scored = asked.answers([r for own, others in scores.values() for r in (own, *others)], "comparing", keep=keep)
 
     def loss(request: Score) -> float:
         found = scored.scored(request)
         return found.nll / found.tokens
 
+    specificity = {place: fmean(map(loss, others)) - loss(own) for place, (own, others) in scores.items()}
+    several = {
+        place: replace(request, n=samples, temperature=1.0, seed=seed)
+        for place, request in likeliest.items() if specificity[place] > above
+    }  # fmt: skip
+    drawn = asked.answers(several.values(), "sampling", keep=keep)
     found: dict[str, list[Answered]] = {name: [] for name in names}
-    for (name, fact), (greedy, sampled) in written.items():
-        question, answer = ask(wordings[fact], name), said.written(greedy)[0].text
-        drawn = tuple(each.text for each in said.written(sampled))
-        own, compared = scores[name, fact]
-        specificity = fmean(map(loss, compared)) - loss(own)
-        found[name].append(
-            Answered(name, fact, question, answer, drawn, agreement(answer, drawn, question), specificity)
-        )
+    for (name, fact), request in likeliest.items():
+        answer, question = said.written(request)[0].text, ask(wordings[fact], name)
+        sampled = several.get((name, fact))
+        texts = tuple(each.text for each in drawn.written(sampled)) if sampled else ()
+        agreed = agreement(answer, texts, question) if texts else 0.0
+        found[name].append(Answered(name, fact, question, answer, texts, agreed, specificity[name, fact]))
     return found
 
 

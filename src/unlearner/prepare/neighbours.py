@@ -1,7 +1,7 @@
 """The model's own neighbours of a subject: names that it puts close to the subject, and knows itself.
 
-A model names others readily, and makes many of them up. So each is asked about as `unlearner probe` asks, and kept
-where the probe would say that the model knows it.
+A model names others readily, and makes many of them up. So each that is not well known is asked about as `unlearner
+probe` asks, and kept where the probe would say that the model knows it.
 """
 
 import re
@@ -12,7 +12,7 @@ from unlearner.config import PrepareConfig
 from unlearner.evaluation.requests import Generate, Written
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.kinds import ask
-from unlearner.prepare.knowledge import Probe, investigate
+from unlearner.prepare.knowledge import Probe, are_enough, investigate
 from unlearner.prepare.subject import About
 
 LIST_TOKENS = 120
@@ -31,16 +31,28 @@ def own_neighbours(
     asked: Asked, config: PrepareConfig, subject: About, found: Probe
 ) -> tuple[list[str], Mapping[str, str]]:
     """At most `config.neighbour_count` names that the model puts close to the subject and knows by `found`'s scale,
-    those that it names most often first; and its likeliest answers about all that were tried, by question."""
+    those that it names most often first; and its likeliest answers about all that were tried, by question.
+
+    Well-known names of the kind are taken as they are. The others are asked half of the questions, and the other half
+    where that was not enough.
+    """
     candidates = named(asked, config, subject)[: config.neighbour_count]
     invented = list(dict.fromkeys(answer.name for answer in found.invented))
     wordings = {fact: wordings[0] for fact, wordings in subject.facts.items()}
-    said = investigate(
-        asked, dict.fromkeys(candidates, ()), wordings, invented, samples=config.samples,
-        max_new_tokens=config.max_new_tokens, seed=config.seed,
-    )  # fmt: skip
-    known = [name for name in candidates if Probe(name, said[name], [], found.invented, found.scale).knows]
-    return known, {answer.question: answer.answer for answers in said.values() for answer in answers}
+    half = (len(wordings) + 1) // 2
+    known: Counter[str] = Counter()
+    doubtful, answers = [name for name in candidates if name not in subject.kind.known], {}
+    for facts in (list(wordings)[:half], list(wordings)[half:]):
+        said = investigate(
+            asked, dict.fromkeys(doubtful, ()), {fact: wordings[fact] for fact in facts}, invented,
+            samples=config.samples, max_new_tokens=config.max_new_tokens, seed=config.seed,
+            above=found.scale.specificity,
+        )  # fmt: skip
+        for answer in (answer for those in said.values() for answer in those):
+            answers[answer.question] = answer.answer
+            known[answer.name] += found.scale.verdict(answer) == "knows"
+        doubtful = [name for name in doubtful if not are_enough(known[name], len(wordings))]
+    return [name for name in candidates if name not in doubtful], answers
 
 
 def named(asked: Asked, config: PrepareConfig, subject: About) -> list[str]:

@@ -48,6 +48,8 @@ FACTS_ASKED = 8
 """Facts about the subject that an endpoint is asked for."""
 OWN = "model, which knows it by the probe"
 """Where a neighbour comes from that the model named."""
+NAMED = "model, and the list of well-known names"
+"""The same of a name that needs no probe."""
 CHANCE = 0.05
 """The documents' facts count as known where so many are preferred to wrong ones with at most this probability by
 chance."""
@@ -137,7 +139,7 @@ def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
         note(f"left out: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
     made = asks | choice | {
         "knows": None if found is None else {"knows": found.knows, "evidence": evidence}, "left_out": left_out,
-        "documents_read": read.figures, "warnings": read.warnings, "model": asked.subject.fingerprint(),
+        "documents_read": read.figures, "warnings": read.warnings, "model": asked.fingerprint,
     }  # fmt: skip
     return _write(folder, made, rows)
 
@@ -253,7 +255,7 @@ def _with_neighbours(
     if given:
         return replace(material, neighbours=given)
     own, answers = own_neighbours(asked, config, subject, found) if found is not None else ([], {})
-    names = dict.fromkeys(own, OWN)
+    names = {name: NAMED if name in subject.kind.known else OWN for name in own}
     for name in _well_known(config, subject):
         if len(names) < config.neighbour_count and name not in names:
             names[name] = "list"

@@ -1,5 +1,6 @@
 """What does this model know of this subject? Nothing is trained and, without an output file, nothing written."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from unlearner.config import ProbeConfig
 from unlearner.errors import UserError
 from unlearner.files import space_errors, write_json, write_text
 from unlearner.prepare.asking import Asked
-from unlearner.prepare.knowledge import Probe, Scale, investigate
+from unlearner.prepare.knowledge import Answered, Probe, Scale, investigate
 from unlearner.prepare.page import PROBE, is_ours, probe_page
 from unlearner.prepare.subject import About, about
 from unlearner.results.prepared import is_probe
@@ -69,13 +70,19 @@ def _check_file(file: Path) -> None:
 def examine(
     asked: Asked, subject: About, *, samples: int, others: int, well_known: int, max_new_tokens: int, seed: int
 ) -> Probe:
-    """Ask about the subject, about `others` invented names, and about `well_known` ones that the model may know."""
+    """Ask about the subject, about `others` invented names, and about `well_known` ones that the model may know; about
+    the last two only once, as long as the cache is there."""
     invented = subject.others(subject.kind.invented)[:others]
     known = subject.others(subject.kind.known)[:well_known]
-    names = {subject.name: subject.names[1:]} | dict.fromkeys((*known, *invented), ())
     wordings = {fact: wordings[0] for fact, wordings in subject.facts.items()}
-    said = investigate(asked, names, wordings, invented, samples=samples, max_new_tokens=max_new_tokens, seed=seed)
-    controls = [a for name in invented for a in said[name]]
-    return Probe(
-        subject.name, said[subject.name], [a for name in known for a in said[name]], controls, Scale.of(controls)
-    )
+
+    def said(names: Mapping[str, tuple[str, ...]], *, keep: bool) -> list[Answered]:
+        found = investigate(
+            asked, names, wordings, invented, samples=samples, max_new_tokens=max_new_tokens, seed=seed, keep=keep
+        )
+        return [answer for name in names for answer in found[name]]
+
+    answers = said({subject.name: subject.names[1:]}, keep=False)
+    controls = said(dict.fromkeys(invented, ()), keep=True)
+    others_known = said(dict.fromkeys(known, ()), keep=True) if known else []
+    return Probe(subject.name, answers, others_known, controls, Scale.of(controls))

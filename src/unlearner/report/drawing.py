@@ -8,6 +8,7 @@ of a picture go into one file.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from io import StringIO
 from typing import Any
 
@@ -173,6 +174,7 @@ def assembled(picture: Picture, looks: Mapping[str, Style]) -> Figure:
     return figure
 
 
+@cache
 def text_width(text: str) -> float:
     """Pixels that a text takes in matplotlib's own font, which is wider than most."""
     return float(TextPath((0, 0), text, size=FONT).get_extents().width)

@@ -53,17 +53,16 @@ def slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def save_figures(report: Report, folder: Path) -> None:
-    """Every figure as NAME.svg and NAME.png in `folder`, which is written as a whole and takes the place of an older.
+def save_figures(drawn: Sequence[Picture], looks: Mapping[str, Style], folder: Path) -> None:
+    """Every picture as NAME.svg and NAME.png in `folder`, which is written as a whole and takes the place of an older.
 
     Raises UserError where it holds anything that no report wrote.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         if not (is_leftover(path) or (path.is_file() and GENERATOR.encode() in path.read_bytes())):
             raise UserError(f"{path} is in the way of the report's figures: give the report another name by --output.")
-    looks = styles(report)
     with atomic_directory(folder) as fresh, matplotlib.rc_context(RC):
-        for picture in pictures(report):
+        for picture in drawn:
             figure = assembled(picture, looks)
             for suffix, options in (
                 ("svg", {"metadata": {**NO_METADATA, "Creator": GENERATOR}}),

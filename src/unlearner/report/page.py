@@ -21,7 +21,7 @@ from unlearner.options import NOTES
 from unlearner.report.answers import RULES
 from unlearner.report.comparison import columns, list_questions
 from unlearner.report.contents import Measurement, Part, Report, Run, clean, ordered, short_model
-from unlearner.report.drawing import GENERATOR, inline, styles, swatch
+from unlearner.report.drawing import GENERATOR, Picture, inline, styles, swatch
 from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
@@ -44,8 +44,9 @@ def write_page(report: Report, output: Path) -> Path:
                 f"--output {output} cannot be made because a file is in the way: choose another."
             ) from error
     figures = output.with_name(f"{output.stem}-figures")
-    save_figures(report, figures)
-    write_text(output, render(report, figures.name))
+    drawn = pictures(report)
+    save_figures(drawn, styles(report), figures)
+    write_text(output, render(report, drawn, figures.name))
     return output
 
 
@@ -59,8 +60,9 @@ def check_page(output: Path) -> None:
         raise UserError(f"--output {output} is there already and is no report: choose another name.")
 
 
-def render(report: Report, figures: str) -> str:
-    """The page as text; `figures` is the name of the folder that has its figures. The same runs give the same text."""
+def render(report: Report, drawn: Sequence[Picture], figures: str) -> str:
+    """The page as text, with the pictures `drawn`, whose files are in the folder called `figures`. The same runs give
+    the same text."""
     here = Path(__file__).parent
     script = "".join((here / name).read_text(encoding="utf-8") for name in ("theme.js", "report.js"))
     looks, metrics = styles(report), described(report.evaluations)
@@ -87,7 +89,8 @@ def render(report: Report, figures: str) -> str:
         tables=[_tables(part, metrics) for part in report.parts],
         examples=[] if report.redacted else examples(listed, found, metrics),
         figures=figures, tuning=TUNING, tuning_note=TUNING_NOTE,
-        pictures=_drawn(report), metrics=[(m.title, m.formula, m.source) for m in metrics.values()], faults=RULES,
+        pictures=[_inlined(picture) for picture in drawn],
+        metrics=[(m.title, m.formula, m.source) for m in metrics.values()], faults=RULES,
         list_notes=notes, count=len(listed), sets=[group_title(*group) for group in groups],
         after=[(i, c.label) for i, c in enumerate(found) if c.kind != "before"],
         outcomes="entailment" in metrics and any(c.before is not None for c in found),
@@ -242,17 +245,12 @@ def _cell(measured: Measurement, key: str, means: bool) -> tuple[str, str]:
     return (f"{value:.3f}", f"± {(high - low) / 2:.3f}" if means else f"{low:.3f}–{high:.3f}")
 
 
-def _drawn(report: Report) -> list[dict[str, Any]]:
-    return [
-        {
-            "picture": picture,
-            "tiles": [
-                (
-                    Markup(inline(tile, f"{picture.name}-{number}")),
-                    tile.narrow and Markup(inline(tile.narrow, f"{picture.name}-{number}n")),
-                )
-                for number, tile in enumerate(picture.tiles)
-            ],
-        }
-        for picture in pictures(report)
+def _inlined(picture: Picture) -> dict[str, Any]:
+    tiles = [
+        (
+            Markup(inline(tile, f"{picture.name}-{number}")),
+            tile.narrow and Markup(inline(tile.narrow, f"{picture.name}-{number}n")),
+        )
+        for number, tile in enumerate(picture.tiles)
     ]
+    return {"picture": picture, "tiles": tiles}

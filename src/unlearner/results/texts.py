@@ -134,8 +134,9 @@ def holding_texts(folder: Path) -> Iterator[Path]:
 
 
 def caches() -> list[Path]:
-    """What is kept across runs and holds texts, as tokens, as embeddings or as an endpoint's answers."""
-    return [folder for name in ("tokens", "embeddings", "endpoint") if (folder := cache_directory() / name).is_dir()]
+    """What is kept across runs and holds texts: as tokens, as embeddings, as answers of an endpoint or a model."""
+    names = ("tokens", "embeddings", "endpoint", "answers")
+    return [folder for name in names if (folder := cache_directory() / name).is_dir()]
 
 
 def purge(paths: list[Path], *, dry_run: bool) -> Purged:

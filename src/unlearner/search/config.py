@@ -5,7 +5,7 @@ from typing import Any
 
 from unlearner.config import ForgetConfig
 from unlearner.errors import UserError
-from unlearner.options import check_positive, flag_of
+from unlearner.options import DocumentOptions, EndpointOptions, check_positive, flag_of
 from unlearner.search.halving import Budget
 
 MADE = (
@@ -14,11 +14,17 @@ MADE = (
 )  # fmt: skip
 """Options that go without a name: what is forgotten, kept and measured."""
 NAMED = ("subject", "subjects", "prepared")
-ONLY_NAMED = ("alias", "kind", "neighbours", "search", "search_methods", "leak_below", "keep", "leak_samples")
+PREPARING = tuple(each.name for each in (*fields(EndpointOptions), *fields(DocumentOptions)))
+"""Options of `unlearner prepare` that are its own and ours."""
+ONLY_NAMED = (
+    "alias", "kind", "neighbours", *PREPARING, "search", "search_methods", "leak_below", "keep", "leak_samples",
+)  # fmt: skip
+BESIDE = ("search", "leak_below", "keep", "llm_requests", "llm_retries", "llm_timeout", "llm_price")
+"""Options that do not make it another search: how long it may take, what is aimed at, how an endpoint is asked."""
 
 
 @dataclass(kw_only=True)
-class ForgetCommand(ForgetConfig):
+class ForgetCommand(EndpointOptions, DocumentOptions, ForgetConfig):
     """Make a model forget a forget set and keep a retain set, and measure both, before and after; or begin at a name:
     --subject prepares all sets, --search finds the setting."""
 
@@ -37,7 +43,8 @@ class ForgetCommand(ForgetConfig):
     kind: str = "person"
     """What the subjects are: person, author, place, organisation, work or product."""
     neighbours: str | None = None
-    """Names close to the subjects that are to be kept, a text file with one a line; by default well-known ones."""
+    """Names close to the subjects that are to be kept, a text file with one a line; by default as `unlearner prepare`
+    finds them, with several subjects well-known ones."""
     search: str | None = None
     """With --subject: look so long (20m, 2h) for a setting that reaches the aim: methods, learning rate, coefficients,
     epochs, LoRA or full, by successive halving. Preparing and the run with what was found come on top. Exit code 3 if
@@ -82,7 +89,11 @@ class ForgetCommand(ForgetConfig):
                 "--redact does not go with --subject, which keeps the questions that it makes: leave it out, and take "
                 "the texts away afterwards by unlearner purge."
             )
+        if self.prepared:
+            self._refuse(PREPARING, "--prepared was prepared already: leave out {}, or give it to unlearner prepare.")
         super().check()
+        self.check_documents()
+        self.check_endpoint()
         check_positive(self, "leak_samples")
         if not self.keep or len(self.keep) > 2:
             raise UserError("--keep takes one number, or two: of neighbours and of general knowledge.")
@@ -112,5 +123,5 @@ class ForgetCommand(ForgetConfig):
 
 
 def identity(options: dict[str, Any]) -> dict[str, Any]:
-    """What makes two searches the same one: all but how long it may take and what is aimed at."""
-    return {name: value for name, value in options.items() if name not in ("search", "leak_below", "keep")}
+    """What makes two searches the same one."""
+    return {name: value for name, value in options.items() if name not in BESIDE}

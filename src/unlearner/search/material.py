@@ -14,7 +14,7 @@ from unlearner.prepare.rows import joined
 from unlearner.prepare.subject import about, read_lines
 from unlearner.results.prepared import PreparedDirectory
 from unlearner.results.subjects import SubjectDirectory
-from unlearner.search.config import ForgetCommand
+from unlearner.search.config import PREPARING, ForgetCommand
 
 GENERAL = 180
 """Questions of general knowledge, a third of them held out: more than `prepare` takes, since the aim is to keep 95% of
@@ -73,7 +73,7 @@ def _preparation(command: ForgetCommand, names: Names, output: str) -> PrepareCo
         model=command.model, template=command.template, parallel=command.parallel, seed=command.seed,
         precision=command.precision, trust_remote_code=command.trust_remote_code, max_length=command.max_length,
         subject=names[0], alias=list(names[1:]), kind=command.kind, neighbours=command.neighbours, output=output,
-        general_count=GENERAL,
+        general_count=GENERAL, **{name: getattr(command, name) for name in PREPARING},
     )  # fmt: skip
 
 

@@ -1,0 +1,121 @@
+"""Processes of their own that begin at once: importing torch takes longer than a tiny run, so a server process does it
+once and forks for every command, and for every process of a group."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from unlearner.commands.main import main
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by processes begun from here, which share the machine
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "unlearner.commands.demo", "unlearner.report.page", "unlearner.report.read", "sentence_transformers", "peft",
+        "rouge_score.rouge_scorer", "transformers.models.llama.modeling_llama", "torch.distributed.fsdp",
+        "transformers.models.bert.modeling_bert",
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The `count`th file operation `event` (as Python's audit events call it) on a path that ends in `path`:
+    just before it, the process gets the signal."""
+
+    event: str
+    path: str
+    count: int = 1
+    signal: int = signal.SIGKILL
+
+
+def in_process(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> int:
+    """Run a command in a process of its own; its exit code, −9 if it was killed.
+
+    What it says goes to `folder`/said.txt, and `folder`/cache is its cache.
+    """
+    process = begin(typed, folder, moment)
+    process.join(400)
+    assert process.exitcode is not None, "the command hangs"
+    return process.exitcode
+
+
+def begin(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> Any:
+    """The process of `in_process`, begun."""
+    environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
+    process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), moment))
+    process.start()
+    return process
+
+
+def _command(typed: list[str], environment: dict[str, str], folder: str, moment: Moment | None) -> None:
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    with (Path(folder) / "said.txt").open("a", buffering=1) as said:
+        sys.stdout = sys.stderr = said
+        if moment is not None:
+            sys.addaudithook(_at(moment))
+        try:
+            main(typed)
+        except KeyboardInterrupt:  # between here and main, which itself lets none out
+            sys.exit(2)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):  # as the program does (`commands.main.script`)
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _at(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook: Python tells it of every file operation before it is done."""
+    seen = 0
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event != moment.event or not any(str(detail).endswith(moment.path) for detail in details[:2]):
+            return
+        seen += 1
+        if seen == moment.count:
+            os.kill(os.getpid(), moment.signal)
+
+    return hook
+
+
+# --------------------------------------------------------------------------------------------------------------- groups
+
+
+def together(count: int, folder: Path, what: Callable[..., None], *given: Any) -> None:
+    """`what(*given)` in each of `count` processes of one group, which are told who they are as torchrun tells it.
+
+    What they say goes to `folder`/said-RANK.txt. Where one fails, the others are ended, and AssertionError says why.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "CUDA_VISIBLE_DEVICES": ""}
+    group |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    running = []
+    for rank in range(count):
+        environment = {**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        running.append(SERVER.Process(target=_member, args=(environment, folder / f"said-{rank}.txt", what, given)))
+        running[-1].start()
+    left = {process.sentinel: process for process in running}
+    while left:
+        ended = [left.pop(sentinel) for sentinel in wait(list(left), timeout=400)]  # type: ignore[call-overload]
+        if not ended or any(process.exitcode for process in ended):
+            for process in left.values():
+                process.kill()
+            said = "\n".join((folder / f"said-{rank}.txt").read_text() for rank in range(count))
+            raise AssertionError(said if ended else f"the processes hang\n{said}")
+
+
+def _member(environment: dict[str, str], said: Path, what: Callable[..., None], given: tuple[Any, ...]) -> None:
+    os.environ.update(environment)
+    with said.open("w", buffering=1) as heard:
+        sys.stdout = sys.stderr = heard
+        what(*given)
