@@ -53,7 +53,8 @@ def at(folder: Path, step: int) -> Path:
 
 def weights(model: nn.Module) -> dict[str, Any]:
     """A copy of the trained weights, each process' part of them, in memory."""
-    return {name: value.clone() for name, value in get_model_state_dict(model, options=TRAINED).items()}
+    held: dict[str, Any] = dict(get_model_state_dict(model, options=TRAINED))
+    return {name: tensor.clone() for name, tensor in held.items()}
 
 
 def put_back(model: nn.Module, kept: dict[str, Any]) -> None:
