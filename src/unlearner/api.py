@@ -36,6 +36,7 @@ from unlearner.prepare.prepare import prepare as _prepare
 from unlearner.prepare.probe import probe as _probe
 from unlearner.results.layout import RunDirectory
 from unlearner.search.config import ForgetCommand
+from unlearner.search.listening import Listening
 from unlearner.search.subject import SubjectResult
 from unlearner.search.subject import forget_subject as _forget_subject
 from unlearner.training import checkpoint
@@ -106,7 +107,9 @@ class Unlearner:
         given |= {"retain": retain, "reference_model": reference_model, "output": output_dir}
         model, tokenizer = _subject(model, tokenizer)
         config = config_from(ForgetConfig, model, given)
-        self._job = Forgetting(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+        self._job = Forgetting(
+            config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks, listens=Listening
+        )
         self._trained = False
 
     @property
@@ -184,7 +187,7 @@ def forget(
     model, tokenizer = _subject(model, tokenizer)
     config = config_from(ForgetConfig, model, options)
     check_forget(config)
-    result = _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+    result = _forget(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks, listens=Listening)
     if config.audit is not None:
         _audit(of_forget(config))
     return result

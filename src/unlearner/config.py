@@ -21,6 +21,7 @@ from unlearner.options import (
     own_name,
 )
 from unlearner.scenarios import SCENARIOS
+from unlearner.stopping import read_conditions
 
 TUNE_BUDGET = "12"
 """Settings that `bench --tune` tries of each method where nothing else is said."""
@@ -72,6 +73,11 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
     """Stop after an epoch whose forget efficacy reaches this (0 to 1; needs --evaluate epochs)."""
     stop_utility_share: float | None = None
     """Stop after an epoch whose model utility falls below this share of the original (needs --evaluate epochs)."""
+    stop_when: str | None = None
+    """Ask the model after every epoch, stop when it is good enough, and keep the best epoch in the place of the last:
+    "leak<0.1 neighbours>0.9". Shares of before: leak, sampled answers to --forget-eval or --forget that state the
+    fact; paraphrases, rows of --forget-eval that are not trained; neighbours, untrained rows of --retain-eval,
+    --real-authors and --world-facts."""
     audit: str | None = None
     """Afterwards attack the model made, as `unlearner audit` does with this budget: quick, standard, deep or a number
     of minutes. What is found goes to audit/ in the run's directory."""
@@ -96,6 +102,12 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
                 "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
                 "--parallel fsdp."
             )
+        if self.stop_when is not None:
+            read_conditions(self.stop_when)
+            if self.parallel == "deepspeed":
+                raise UserError(
+                    "--stop-when does not go with --parallel deepspeed, which only trains: leave it out, or take fsdp."
+                )
         for name in ("stop_forget_efficacy", "stop_utility_share"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:

@@ -133,8 +133,12 @@ def test_an_audit_without_names_and_one_that_is_purged(
 ) -> None:
     others = write_rows(tmp_path / "controls.jsonl", rows(builtin("retain", people=29, forget=24)))
     clear, without = tmp_path / "clear", tmp_path / "without"
-    typed = ["audit", str(single), "--controls", str(others), "--attacks", "reverse", "--output"]
+    (tmp_path / "own.txt").write_text(f"I was told: {read_jsonl(files.forget)[0]['answer']} {{q}}\n")
+    own = ["--attacks", "reverse", "--templates", str(tmp_path / "own.txt")]
+    typed = ["audit", str(single), "--controls", str(others), *own, "--output"]
     assert run_arguments(capfd, [*typed, str(clear), "--keep-samples"]).code == 0
+    kept = {attack["attack"]: attack for attack in read_json(clear / "audit.json")["attacks"]}
+    assert read_jsonl(files.forget)[0]["answer"] in kept["own.txt:1"]["options"]["text"]
     redacted = run_arguments(capfd, [*typed, str(without), "--redact"])
     assert redacted.code == 0
 

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from unlearner.models import sharding
 from unlearner.models.load import load_model
 from unlearner.models.sharding import Engine
 from unlearner.options import EvalOptions, TrainOptions
+from unlearner.stopping import read_conditions
 
 SHORT = replace(OPTIONS, lora_dropout=0.0, learning_rate=1e-3, epochs=1.9, max_tokens_per_forward=150)
 """Five steps in several forwards each, the last of three rows."""
@@ -39,7 +41,23 @@ TRAININGS: dict[str, tuple[str | Method, TrainOptions]] = {
     "RMU+REP": (Method.parse("RMU+REP", layer=1, steering=3.0), SHORT),
     "MP-ME": (Method.parse("MP-ME"), replace(SHORT, max_length=96)),
     "ME+KL, checkpointing": ("ME+KL", replace(SHORT, gradient_checkpointing=True)),
+    "ME+GD, listening": ("ME+GD", SHORT),
+    "ME+GD, LoRA, listening": ("ME+GD", replace(SHORT, lora=True)),
 }
+
+
+class Worsening:
+    """Every epoch leaks more than the last, and each process measures something else."""
+
+    def __init__(self) -> None:
+        self.conditions = read_conditions("leak<=0")
+        self.leak = float(distributed.rank())
+
+    def measure(self, model: Any) -> dict[str, float]:
+        self.leak += 0.25 - distributed.rank()
+        return {"leak": self.leak}
+
+
 OFTEN = replace(SHORT, save_steps=2)
 KILLED: tuple[tuple[str | Method, TrainOptions], ...] = (
     ("NPO+KL", OFTEN),
@@ -58,7 +76,10 @@ SHOWN = [
 def train_all(folder: Path, engine: str, names: tuple[str, ...] = tuple(TRAININGS)) -> None:
     for name in names:
         method, options = TRAININGS[name]
-        run(method, folder / engine / name, options=options, parallel=engine)
+        if name.endswith("listening") and engine == "deepspeed":
+            continue  # which only trains
+        listener = Worsening() if name.endswith("listening") else None
+        run(method, folder / engine / name, options=options, parallel=engine, listener=listener)
 
 
 def train_half(folder: Path, engine: Engine, model: Path) -> None:
@@ -161,9 +182,16 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 @pytest.mark.parametrize("engine", SHOWN)
 @pytest.mark.parametrize("name", [*TRAININGS, "half"])
 def test_processes_train_as_one_does(made: Path, name: str, engine: str, count: int) -> None:
+    if name.endswith("listening") and engine == "deepspeed":
+        pytest.skip("DeepSpeed only trains")
     one, several = made / "1" / "trained" / "ddp" / name, made / str(count) / "trained" / engine / name
     assert len(log_of(one)) == 5
     assert_same_run(several, one)
+    if name.endswith("listening"):  # the first of two epochs, of three steps and two, was kept
+        assert [row.get("kept") for row in log_of(several)] == [None, None, 1, None, None]
+        last = one.with_name(name.removesuffix(", listening"))
+        a, b = (load_file(next(folder.glob("*/*.safetensors"))) for folder in (several, last))
+        assert any((a[name] - b[name]).norm() > 1e-3 * b[name].norm() for name in a)
 
 
 @pytest.mark.slow

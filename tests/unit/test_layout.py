@@ -17,7 +17,7 @@ FLOORS = [
     {"console"},
     {"plugins"},
     {"scenarios"},
-    {"options"},
+    {"options", "stopping"},
     {"config"},
     {"settings"},
     {"data", "models"},

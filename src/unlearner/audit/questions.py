@@ -71,10 +71,10 @@ def read_groups(
     examples = [record for record in retain if record.question is not None]
     asked, further = retain[:RETAINED_ROWS], examples[RETAINED_ROWS:]
     groups = Groups(
-        _questions(forget, examples, kept), _questions(controls, examples, kept),
-        _questions(asked, further or examples, frozenset()),
+        questions_about(forget, examples, kept), questions_about(controls, examples, kept),
+        questions_about(asked, further or examples, frozenset()),
         # Beside what was to be forgotten: a refusal that is not meant for them may spread to them.
-        _questions(_held_out(neighbours, trained), [r for r in forget if r.question is not None], frozenset()),
+        questions_about(_held_out(neighbours, trained), [r for r in forget if r.question is not None], frozenset()),
         further or examples,
     )  # fmt: skip
     if groups.without_fact == len(forget):
@@ -100,7 +100,11 @@ def _held_out(sources: Sequence[Sequence[Record]], trained: set[tuple[str | None
     return [replace(row, task_id=None) for rows in held for row in rows[:share]]
 
 
-def _questions(records: Sequence[Record], examples: Sequence[Record], kept: frozenset[str]) -> list[Question]:
+def questions_about(
+    records: Sequence[Record], examples: Sequence[Record] = (), kept: frozenset[str] = frozenset()
+) -> list[Question]:
+    """What is asked about each row, `examples` about others beside it; `kept` are the runs of words that may be told of
+    a document."""
     found = []
     for place, record in enumerate(records):
         document = record.question is None

@@ -39,7 +39,7 @@ from unlearner.results.evidence import finish_run
 from unlearner.results.layout import AuditDirectory
 from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
-from unlearner.results.texts import keyed_hashes, redacted_outcomes
+from unlearner.results.texts import keyed_hashes, redacted_attacks, redacted_outcomes
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
 
@@ -261,6 +261,7 @@ class _Run:
             {"attack": a.label, "title": a.title, "access": a.access, "chance": a.chance, "options": _plain(a.options)}
             for a in plan.attacks
         ]
+        described = redacted_attacks(described) if self.config.redact else described
         found, summary = summarise(self.rows, described, limits)
         summary |= {
             "budget": {"asked": self.config.budget, "taken": plan.budget, "left_out": plan.left_out},

@@ -22,6 +22,7 @@ from unlearner.methods import Method
 from unlearner.results.layout import BenchDirectory, CellDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN, Split
+from unlearner.search.listening import Listening
 from unlearner.workflows.builtin import use_threads
 from unlearner.workflows.forget import forget, measure_before
 
@@ -77,7 +78,7 @@ class Cell:
             with use_threads(self.threads), quiet():
                 for run in self.runs:
                     check_forget(run)
-                    forget(run, known=self.known)
+                    forget(run, known=self.known, listens=Listening)
                     if run.audit is not None:
                         audit(of_forget(run))
                     distributed.barrier()  # the next task reads the files of this one

@@ -21,6 +21,7 @@ Examples:
 
 def run(config: ForgetCommand) -> None:
     """Forget; print before and after, and where the records, the report and the model are."""
+    from unlearner.search.listening import Listening
     from unlearner.workflows.forget import forget
 
     if config.audit is not None:
@@ -31,7 +32,7 @@ def run(config: ForgetCommand) -> None:
         _from_name(config)
         return
     config.check()
-    _tell(forget(config.plain), config.plain)
+    _tell(forget(config.plain, listens=Listening), config.plain)
 
 
 def _tell(result: "ForgetResult", config: "ForgetConfig") -> None:

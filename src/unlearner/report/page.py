@@ -30,6 +30,7 @@ from unlearner.report.tuning import TUNING, TUNING_NOTE
 from unlearner.report.verdict import verdict
 from unlearner.report.wording import number_word
 from unlearner.results.layout import RunDirectory
+from unlearner.stopping import told
 from unlearner.version import __version__
 
 
@@ -128,6 +129,9 @@ def _about(report: Report) -> list[tuple[str, str]]:
         if told := dict.fromkeys(str(run.config.get("note", {}).get(title, "")) for run in runs):
             told.pop("", None)
             rows += [(title.capitalize(), clean(_few(list(told))))] if told else []
+    listened = [(run, sentence) for run in runs if (sentence := _kept(run)) is not None]
+    if listened:
+        rows.append(("Training", clean(_few([f"{run.label}: {s}" if len(runs) > 1 else s for run, s in listened]))))
     if report.redacted:
         rows.append(("Texts", "left out: questions and answers are known by their ids"))
     counts: dict[str, None] = {}
@@ -141,6 +145,17 @@ def _about(report: Report) -> list[tuple[str, str]]:
     if judges:
         rows.append(("Judges", _few([j.removeprefix("Judge: ").partition(". Not")[0] for j in judges])))
     return rows
+
+
+def _kept(run: Run) -> str | None:
+    """Which epoch was kept, where training listened."""
+    text, epochs = run.config.get("stop_when"), run.config.get("epochs")
+    if not isinstance(text, str) or not isinstance(epochs, int | float):
+        return None
+    try:
+        return told(run.log, text, epochs)
+    except (UserError, KeyError, TypeError, ValueError):  # a damaged log or run.json
+        return None
 
 
 def _named(run: Run, key: str) -> str:

@@ -58,6 +58,17 @@ def redacted_outcomes(rows: Sequence[Row]) -> list[Row]:
     return [row if row.get("redacted") else without(row) for row in rows]
 
 
+def redacted_attacks(attacks: Sequence[Row]) -> list[Row]:
+    """The attacks of `audit.json` without the text of a prompt template: users' own may quote what was forgotten."""
+
+    def without(attack: Row) -> Row:
+        text = attack["options"].get("text")
+        options = attack["options"] | ({"text": f"[{keyed(text)}]"} if isinstance(text, str) else {})
+        return {**attack, "options": options}
+
+    return [without(attack) for attack in attacks]
+
+
 def redacted_audit(summary: Row) -> Row:
     """What `audit.json` holds, its subjects named as in the redacted rows."""
     if summary.get("redacted"):
@@ -72,7 +83,7 @@ def redacted_audit(summary: Row) -> Row:
         return names.get(held, held) if isinstance(held, str) else held
 
     kept: Row = without({name: value for name, value in summary.items() if name != "questions"})
-    return {**kept, "redacted": True}
+    return {**kept, "attacks": redacted_attacks(kept["attacks"]), "redacted": True}
 
 
 def keyed_hashes(hashes: Mapping[str, str | None]) -> dict[str, str | None]:

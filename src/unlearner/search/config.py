@@ -102,6 +102,8 @@ class ForgetCommand(EndpointOptions, DocumentOptions, ForgetConfig):
                 raise UserError(f"{flag} must lie between 0 and 1, not {value}.")
         if self.search is not None and Budget.read("--search", self.search).seconds is None:
             raise UserError(f"--search takes a time, such as 20m, not {self.search!r}.")
+        if self.search is not None and self.stop_when is not None:
+            raise UserError("--stop-when does not go with --search, which chooses the epochs itself: leave one out.")
         if self.search_methods and self.search is None:
             raise UserError("--search-methods goes with --search: give --method for one run.")
         if self.search_methods:

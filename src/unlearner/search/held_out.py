@@ -16,8 +16,9 @@ from typing import Any
 from unlearner.audit.attack import Question, run_attack
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import Template
-from unlearner.audit.detector import find_detector
+from unlearner.audit.questions import questions_about
 from unlearner.console import progress_bar
+from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
@@ -25,6 +26,7 @@ from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Request
 from unlearner.results.prepared import PreparedDirectory
+from unlearner.stopping import Condition
 from unlearner.workflows.subject import Subject
 
 LEAKS = ("unseen_wordings", "forget", "unseen_facts", "unseen_aliases")
@@ -57,6 +59,8 @@ class HeldOut:
     max_new_tokens: int
     max_length: int
     seed: int
+    sampled: tuple[str, ...] = LEAKS
+    """Those that are asked in samples; of the others the likeliest answer counts."""
 
     @classmethod
     def read(cls, folder: Path, *, samples: int, max_new_tokens: int, max_length: int, seed: int) -> "HeldOut":
@@ -64,8 +68,7 @@ class HeldOut:
         found = {}
         for name in (*LEAKS, *KEPT):
             if PreparedDirectory(folder).source(name).is_file():
-                asked = [_question(record) for record in load_records(f"{folder}:{name}")]
-                found[name] = [question for question in asked if question.detector is not None]
+                found[name] = with_facts(load_records(f"{folder}:{name}"))
         if empty := [name for name in SEARCHED if not found.get(name)]:
             raise UserError(f"{folder}:{empty[0]} has no row with a fact: nothing can be measured.")
         return cls(found, samples, max_new_tokens, max_length, seed)
@@ -77,17 +80,18 @@ class HeldOut:
         def answer(records: Sequence[Record], asked: Sequence[Sequence[Request]], document: bool) -> list[Example]:
             with progress_bar("asking", len(records)) as bar:
                 return run_passes(
-                    subject.model, subject.tokenizer, subject.template, records, asked=asked,
+                    subject.model, subject.tokenizer, DOCUMENT if document else subject.template, records, asked=asked,
                     max_length=self.max_length, max_new_tokens=self.max_new_tokens,
                     progress=lambda _, done, total: bar(len(records) * done // total),
                 )  # fmt: skip
 
         found: Rates = {}
-        for attack, group in (
-            (Sampling(n=self.samples, seed=self.seed, max_new_tokens=self.max_new_tokens), LEAKS),
-            (Template("plain", "{q}", max_new_tokens=self.max_new_tokens), KEPT),
+        for attack in (
+            Sampling(n=self.samples, seed=self.seed, max_new_tokens=self.max_new_tokens),
+            Template("plain", "{q}", max_new_tokens=self.max_new_tokens),
         ):
-            asked = [(name, question) for name in chosen if name in group for question in self.questions[name]]
+            group = [name for name in chosen if (name in self.sampled) == isinstance(attack, Sampling)]
+            asked = [(name, question) for name in group for question in self.questions[name]]
             outcomes = run_attack(attack, [question for _, question in asked], answer)
             for place, (name, _) in enumerate(asked):
                 found.setdefault(name, []).append(fmean(outcome.hit for outcome in outcomes[place]))
@@ -142,9 +146,9 @@ class Aim:
     def missed(self, found: Figures) -> float:
         """By how much the aim is missed: the three shortfalls added, each as a share of what there is to reach; 0 where
         it is reached."""
-        leak = max(0.0, found.leak - self.leak) / (1 - self.leak) if self.leak < 1 else 0.0
+        leak = Condition("leak", "<=", self.leak).missed(found.leak)
         kept = zip((found.neighbours, found.general), (self.neighbours, self.general), strict=True)
-        return leak + sum(max(0.0, wanted - share) / wanted for share, wanted in kept)
+        return leak + sum(Condition("neighbours", ">=", wanted).missed(share) for share, wanted in kept)
 
     def reached(self, found: Figures) -> bool:
         return self.missed(found) == 0
@@ -160,8 +164,9 @@ class Aim:
         )
 
 
-def _question(record: Record) -> Question:
-    return Question(record.subject or "", record, find_detector(record))
+def with_facts(records: Sequence[Record]) -> list[Question]:
+    """The questions in whose answers there is a fact to look for."""
+    return [question for question in questions_about(records) if question.detector is not None]
 
 
 def as_rates(held: Any) -> Rates:

@@ -18,6 +18,7 @@ from unlearner.results.subjects import SubjectDirectory
 from unlearner.search.config import ForgetCommand, identity
 from unlearner.search.halving import Budget, next_trials, rungs, undominated
 from unlearner.search.held_out import Aim, Figures, HeldOut, Rates, as_rates, check, counted, figures
+from unlearner.search.listening import Listening
 from unlearner.search.material import Names, names_of, sources
 from unlearner.search.trials import METHODS, Journal, Setting, TooShortError, Trial, candidates, configured, run_trial
 from unlearner.search.trials import label as label_of
@@ -221,7 +222,7 @@ class Search:
         names = ", ".join(names[0] for names in subjects)
         note(f"forgetting {names} by {label}")
         config = configured(self.usual, setting, epochs, str(self.place.run(label).path))
-        run = forget(config, tokenizer=self.tokenizer)
+        run = forget(config, tokenizer=self.tokenizer, listens=Listening)
         file = self.place.held_out
         held = read_json(file) if file.is_file() else {}
         if held.get("run") != label:

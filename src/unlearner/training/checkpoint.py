@@ -46,6 +46,22 @@ def latest(folder: Path) -> tuple[int, Path] | None:
     return found[-1] if found else None
 
 
+def at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:06d}"
+
+
+def weights(model: nn.Module) -> dict[str, Any]:
+    """A copy of the trained weights, each process' part of them, in memory."""
+    held: dict[str, Any] = dict(get_model_state_dict(model, options=TRAINED))
+    return {name: tensor.clone() for name, tensor in held.items()}
+
+
+def put_back(model: nn.Module, kept: dict[str, Any]) -> None:
+    """Give a model the `weights` that it had."""
+    set_model_state_dict(model, kept, options=LOADED)
+
+
 def save(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
@@ -53,12 +69,14 @@ def save(
     step: int,
     keep: int,
     losses: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
+    spared: int | None = None,
 ) -> None:
-    """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`.
+    """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`, but not that of the
+    step `spared`.
 
     `losses` are the losses' own tensors, the same in all processes, and the surgery's.
     """
-    temporary, final = folder / f".step-{step:06d}.tmp", folder / f"step-{step:06d}"
+    temporary, final = folder / f".step-{step:06d}.tmp", at(folder, step)
     with space_errors(final):
         if distributed.is_main():
             folder.mkdir(exist_ok=True)
@@ -75,7 +93,8 @@ def save(
             shutil.rmtree(final)
         temporary.rename(final)
         for old in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+            if spared is None or old != at(folder, spared):
+                shutil.rmtree(old)
 
 
 def load(
@@ -84,7 +103,8 @@ def load(
     folder: Path,
     losses: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
 ) -> None:
-    """Continue from the checkpoint in `folder`, whatever number of processes wrote it; `losses` are read in place."""
+    """Continue from the checkpoint in `folder`, whatever number of processes wrote it; `losses` are read in place.
+    Without `optimizers` the weights alone are."""
     if deepspeed.is_spread(model):
         (optimizer,) = optimizers
         parts = deepspeed.blank_state(model, optimizer) | _own(losses)
@@ -107,7 +127,7 @@ def _trained(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> d
 
 
 def _names(optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
-    return ["optimizer", *(f"optimizer {number}" for number in range(2, len(optimizers) + 1))]
+    return ["optimizer" if place == 0 else f"optimizer {place + 1}" for place in range(len(optimizers))]
 
 
 def _own(losses: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:

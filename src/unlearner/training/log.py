@@ -71,6 +71,13 @@ class Log:
             self._end(what, int(broken["step"]))
         return rows[-1]
 
+    def amend(self, step: int, found: Mapping[str, float]) -> None:
+        """Add what was measured after `step` to its row, which is in the file already."""
+        self.rows[step - 1] |= found
+        if self.path is not None and distributed.is_main():
+            write_jsonl(self.path, self.rows)
+        self.callbacks.on_log({"step": step, "epoch": self.rows[step - 1]["epoch"], **found})
+
     def check_weights(self, model: nn.Module, step: int) -> None:
         """Raises UserError where the weights after `step` are no longer finite, or too large to compute with."""
         if distributed.any_of(not is_finite(model)):

@@ -25,6 +25,7 @@ from unlearner.random_state import own_random_state
 from unlearner.results.layout import RunDirectory
 from unlearner.scoring.views import layers_of
 from unlearner.training import checkpoint, execution
+from unlearner.training.best_epoch import BestEpoch, Listener
 from unlearner.training.callbacks import Callbacks
 from unlearner.training.checks import check_compiles
 from unlearner.training.interrupt import ctrl_c
@@ -64,6 +65,7 @@ def train(
     reference_model: Any = None,
     peft_config: Any = None,
     at_epoch: AtEpoch | None = None,
+    listener: Listener | None = None,
     callbacks: "Sequence[TrainerCallback]" = (),
 ) -> Trained:
     """Train `model` by `method` on the items of `plan`, in place.
@@ -71,8 +73,9 @@ def train(
     `parallel` is how several processes share the work; with fsdp, `place` may have been called already.
     Goes on from the newest checkpoint in `folder`/checkpoints. Every step's losses, gradient norm and learning rate
     are a line of `folder`/log.jsonl. Without a folder nothing is written. `callbacks` are told what happens, and may
-    end the training. Returns the trained model and the log. Raises UserError, naming the step, when a loss or gradient
-    is no longer finite; checkpoints only ever hold finite ones.
+    end the training; so may a `listener`, which is asked after every epoch: then the best epoch is kept. Returns the
+    trained model and the log. Raises UserError, naming the step, when a loss or gradient is no longer finite;
+    checkpoints only ever hold finite ones.
     """
     if not is_sharded(model):
         model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
@@ -119,7 +122,9 @@ def train(
     log = Log(folder, step, accelerator, told)
     told.on_train_begin(step)
     epoch_ends = plan.epoch_ends()
-    save_at = set(range(options.save_steps, plan.steps, options.save_steps)) if options.save_steps else set(epoch_ends)
+    best = None if listener is None else BestEpoch(listener, epoch_ends, checkpoints, log)
+    save_at = set(range(options.save_steps, plan.steps, options.save_steps)) if options.save_steps else set()
+    save_at |= set(epoch_ends) if best is not None or not options.save_steps else set()
 
     with (
         progress_bar(method.name, plan.steps, step) as bar,
@@ -129,9 +134,12 @@ def train(
         while True:
             if step in epoch_ends:
                 told.on_epoch_end(step)
-                if at_epoch is not None:
-                    with torch.compiler.set_stance("force_eager") if options.torch_compile else nullcontext():
+                with torch.compiler.set_stance("force_eager") if options.torch_compile else nullcontext():
+                    if at_epoch is not None:
                         told.stopped |= at_epoch(model, epoch_ends[step])
+                    if best is not None:
+                        told.stopped |= best.after_epoch(model, step)
+                if at_epoch is not None or best is not None:
                     told.on_evaluate(step)
             if told.stopped or step == plan.steps:
                 break
@@ -150,12 +158,15 @@ def train(
             if due or stop or told.stopped or step == plan.steps:
                 log.check_weights(model, step)
             if checkpoints is not None and (due or stop):
-                checkpoint.save(model, optimizers, checkpoints, step, options.save_total_limit, steps.states)
+                spared = None if best is None else best.step
+                checkpoint.save(model, optimizers, checkpoints, step, options.save_total_limit, steps.states, spared)
                 told.on_save(step)
             if stop:
                 raise KeyboardInterrupt
 
     log.flush()
+    if best is not None:
+        best.put_back(model, step)
     told.on_train_end(step)
     return Trained(accelerator.unwrap_model(wrapped).model, log.rows)
 

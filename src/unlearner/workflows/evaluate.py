@@ -184,12 +184,12 @@ class Evaluations:
         """Of the model while it is trained, after an epoch."""
         return self._measure(model, self.sets, f"epochs/{epoch}", f"epoch {epoch}", None, self._retrained)
 
-    def after(self, model: nn.Module, source: str | None) -> Evaluation | None:
-        """Of the model made: what was measured after the last epoch, if something was."""
+    def after(self, model: nn.Module, source: str | None, kept: int | None) -> Evaluation | None:
+        """Of the model made: what was measured after the epoch that was kept, or the last, if something was."""
         if self.folder is not None:
             run = RunDirectory(self.folder)
             if run.epochs and self.accelerator.is_main_process:
-                last = list(run.epochs.values())[-1]
+                last = run.epochs[kept or max(run.epochs)]
                 for theirs, ours in ((last.records, run.records), (last.summary, run.summary)):
                     write_text(ours, theirs.read_text(encoding="utf-8"))
         return self._with_ability(model, ".", "after", source)

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from unlearner.config import ForgetConfig
 from unlearner.console import note, warn
+from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
 from unlearner.evaluation.result import Evaluation
+from unlearner.files import read_jsonl
 from unlearner.models.execution import using
 from unlearner.models.load import check_fits, load_model, model_hash
 from unlearner.models.sharding import placed
@@ -25,6 +27,8 @@ from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.results.texts import keyed_hashes
 from unlearner.scenarios.fit import Size
 from unlearner.settings import resolved
+from unlearner.stopping import kept_epoch, told
+from unlearner.training.best_epoch import Listener
 from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
@@ -53,11 +57,25 @@ class ForgetResult:
     after: Evaluation | None
 
 
+class Listens(Listener, Protocol):
+    """What `config.stop_when` asks for; it is made of config, inputs and subject."""
+
+    def __init__(self, config: ForgetConfig, inputs: Inputs, subject: Subject) -> None: ...
+
+    @property
+    def records(self) -> list[Record]: ...
+
+    def begin(self) -> None:
+        """Ask the subject's model before it is trained."""
+        ...
+
+
 class Forgetting:
     """One forget job. Making it reads and checks everything, loads the model and opens the run's directory.
 
     Then `before`, `unlearn` and `after`, in this order, or as far as one likes. Without `config.output` nothing is
-    written. `config.model`, its data and its reference model may be objects in memory.
+    written. `config.model`, its data and its reference model may be objects in memory. `listens` makes what
+    `config.stop_when` asks for (`search/listening.py`).
     """
 
     def __init__(
@@ -68,6 +86,7 @@ class Forgetting:
         peft_config: Any = None,
         callbacks: Sequence[Any] = (),
         known: Path | None = None,
+        listens: type[Listens] | None = None,
     ) -> None:
         if peft_config is not None or hasattr(config.model, "peft_config"):
             config = replace(config, lora=True)
@@ -85,6 +104,10 @@ class Forgetting:
         self.subject = subject = Subject.of(config, tokenizer)
         extent = check_answers(subject.tokenizer, subject.template, inputs.sets, config, config.official)
         plan, views = make_plan(config, inputs, subject.tokenizer, subject.template)
+        self.listener: Listens | None = None
+        if config.stop_when is not None:
+            assert listens is not None
+            self.listener = listens(config, inputs, subject)
         subject.load_to_train(config)
         check_parts(subject.model, inputs.method, lora=config.lora)
         check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
@@ -101,7 +124,7 @@ class Forgetting:
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
         if config.output is not None:
-            self.hashes = _hashes(config, inputs, subject, reference)
+            self.hashes = _hashes(config, inputs, subject, reference, self.listener)
             self.folder = open_run(config.output, "forget", settings, self.hashes, inputs.warnings)
         self.evaluations = Evaluations(
             config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
@@ -133,7 +156,12 @@ class Forgetting:
         warn_truncated(self.unlearning.views, config.max_length)
         if not self.unlearning.done:
             self._tell_steps()
-            self.unlearning.train(self.subject, self._at_epoch)
+            if self.listener is not None:
+                with self._executing():
+                    self.listener.begin()
+            self.unlearning.train(self.subject, self._at_epoch, self.listener)
+            if self.kept is not None:
+                note(self.kept)
             if self.unlearning.engine != "deepspeed":
                 return
         # Trained to the end, then cut short while being evaluated; or spread by DeepSpeed.
@@ -162,7 +190,7 @@ class Forgetting:
         """Measure the model made; the run is then finished."""
         made = None if self.unlearning.made is None else str(self.unlearning.made)
         with self._executing():
-            self.last = self.evaluations.after(self.subject.model, made)
+            self.last = self.evaluations.after(self.subject.model, made, kept_epoch(self.log))
             self.evaluations.earlier(self.subject.model, made, self.inputs.earlier)
         if self.folder is not None and self.unlearning.accelerator.is_main_process:
             shutil.rmtree(RunDirectory(self.folder).checkpoints, ignore_errors=True)
@@ -170,6 +198,19 @@ class Forgetting:
             self.write_card(self.unlearning.made)
             finish_run(self.folder, steps=self.unlearning.plan.steps, model=self.unlearning.made.name)
         return self.last
+
+    @property
+    def log(self) -> list[dict[str, float]]:
+        """A row for each step that was taken."""
+        return self.unlearning.log if self.folder is None else read_jsonl(RunDirectory(self.folder).log)
+
+    @property
+    def kept(self) -> str | None:
+        """Which epoch was kept, and why, where training listened."""
+        config = self.config
+        if config.stop_when is None or config.epochs is None:
+            return None
+        return told(self.log, config.stop_when, config.epochs)
 
     def write_card(self, folder: Path) -> None:
         """The card of the model that lies in `folder`."""
@@ -216,7 +257,7 @@ def forget(config: ForgetConfig, *, known: Path | None = None, **given: Any) -> 
     Without `config.output` nothing is written.
 
     `known` is a folder for evaluations by content, shared by runs that measure the same models (`unlearner bench`):
-    it saves time and changes no file of the run. `given` are tokenizer, peft_config and callbacks.
+    it saves time and changes no file of the run. `given` are tokenizer, peft_config, callbacks and listens.
     """
     with time_limit(config.time_limit), released(config.output):
         return _forgotten(config, known, given)
@@ -270,7 +311,9 @@ def _reference(config: ForgetConfig, inputs: Inputs) -> Any:
     return load_model(given, dtype=weights_dtype(config), trust_remote_code=config.trust_remote_code, lazy=True)
 
 
-def _hashes(config: ForgetConfig, inputs: Inputs, subject: Subject, reference: Any) -> dict[str, str | None]:
+def _hashes(
+    config: ForgetConfig, inputs: Inputs, subject: Subject, reference: Any, listener: Listens | None
+) -> dict[str, str | None]:
     """What tells the run's data and models from others."""
     hashes = {
         "forget": records_hash(inputs.forget),
@@ -279,6 +322,8 @@ def _hashes(config: ForgetConfig, inputs: Inputs, subject: Subject, reference: A
         **{f"earlier.{task}": records_hash(s.records) for task, s in inputs.earlier.items()},
         "model": subject.fingerprint(),
     }
+    if listener is not None:
+        hashes["eval.stop_when"] = records_hash(listener.records)
     if config.refusals is not None:
         hashes["refusals"] = records_hash(inputs.refusals)
     if config.retrained is not None:

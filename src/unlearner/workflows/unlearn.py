@@ -14,6 +14,7 @@ from unlearner.models.execution import Execution
 from unlearner.models.sharding import Engine, choose, placed, widen
 from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint, setup
+from unlearner.training.best_epoch import Listener
 from unlearner.training.execution import plan_training
 from unlearner.training.loop import AtEpoch, train
 from unlearner.training.reference import needs_copy
@@ -78,7 +79,7 @@ class Unlearning:
         models = [subject.model] if self.reference is None else [subject.model, self.reference]
         self.execution = plan_training(models, self.method, config, self.engine, self.accelerator, self.folder)
 
-    def train(self, subject: Subject, at_epoch: AtEpoch | None = None) -> None:
+    def train(self, subject: Subject, at_epoch: AtEpoch | None = None, listener: Listener | None = None) -> None:
         """Train the subject's model in place and save it to `made`. It ends in the mode it was in."""
         self.place(subject)
         assert self.engine is not None
@@ -86,7 +87,7 @@ class Unlearning:
         model, self.log = train(
             subject.model, subject.tokenizer, self.method, self.views, self.plan, self.config, self.folder,
             accelerator=self.accelerator, parallel=self.engine, reference_model=self.reference,
-            peft_config=self.peft_config, at_epoch=at_epoch, callbacks=self.callbacks,
+            peft_config=self.peft_config, at_epoch=at_epoch, listener=listener, callbacks=self.callbacks,
         )  # fmt: skip
         subject.model = model
         if self.made is not None:
