@@ -25,6 +25,7 @@ from unlearner.search.trials import label as label_of
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
+from unlearner.workflows.evaluate import judges_for
 from unlearner.workflows.forget import ForgetResult, forget
 from unlearner.workflows.inputs import size_of
 from unlearner.workflows.presets import with_preset
@@ -144,6 +145,7 @@ class Search:
             audit_controls=command.audit_controls or f"{data}:controls",
             max_new_tokens=min(command.max_new_tokens, ANSWER_TOKENS),
         )  # fmt: skip
+        judges_for(self.given)  # a missing package is told before the search, not after it
         rows = len(load_records(self.given.forget))
         model = resolve_model(self.given.model)
         size = size_of(self.given, rows, model)
