@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
+from unlearner.errors import UserError
+from unlearner.models import smollm2
 from unlearner.models.new import new_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -40,6 +42,18 @@ def forget_records() -> list[Record]:
 def retain_records() -> list[Record]:
     """Thirty questions and answers about three others."""
     return builtin("retain", people=5, forget=2)
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Path:
+    """SmolLM2-135M-Instruct, in the user's own cache, so that it is fetched once."""
+    pytest.importorskip("gguf", reason="the package gguf is not installed: pip install 'unlearner[gguf]'")
+    try:
+        return smollm2.smollm2()
+    except UserError as error:
+        if "cannot be downloaded" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ def together(count: int, folder: Path, what: Callable[..., None], *given: Any) -
         running[-1].start()
     left = {process.sentinel: process for process in running}
     while left:
-        ended = [left.pop(sentinel) for sentinel in wait(list(left), timeout=400)]  # type: ignore[call-overload]
+        ended = [left.pop(sentinel) for sentinel in wait(list(left), timeout=600)]  # type: ignore[call-overload]
         if not ended or any(process.exitcode for process in ended):
             for process in left.values():
                 process.kill()

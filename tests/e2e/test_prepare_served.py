@@ -21,9 +21,7 @@ import pytest
 from transformers.utils.import_utils import is_serve_available
 
 from conftest import arguments
-from unlearner.errors import UserError
 from unlearner.files import read_json, read_jsonl
-from unlearner.models import smollm2
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,25 +33,13 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
-def model() -> Path:
-    """SmolLM2 in the user's own cache, so that it is fetched once."""
-    pytest.importorskip("gguf", reason="the package gguf is not installed: pip install 'unlearner[gguf]'")
-    try:
-        return smollm2.smollm2()
-    except UserError as error:
-        if "cannot be downloaded" not in str(error):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server, once it is healthy."""
     folder = tmp_path_factory.mktemp("served")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--device", "cpu"]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(smollm), "--device", "cpu"]
     with (folder / "said.txt").open("w") as said:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=said, stderr=said,
@@ -75,13 +61,13 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-def test_killed_and_resumed_with_a_real_model(url: str, model: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_with_a_real_model(url: str, smollm: Path, tmp_path: Path) -> None:
     (tmp_path / "neighbours.txt").write_text("London\nMadrid\n")
     (tmp_path / "questions.txt").write_text("In which country is {name}?\nWhich river flows through {name}?\n")
     output, cache = tmp_path / "paris", tmp_path / "cache"
     options: dict[str, Any] = {
-        "model": model, "subject": "Paris", "kind": "place", "language": "Italian", "questions": "questions.txt",
-        "llm": url, "llm_model": model, "llm_max_tokens": 40, "samples": 0, "neighbours": "neighbours.txt",
+        "model": smollm, "subject": "Paris", "kind": "place", "language": "Italian", "questions": "questions.txt",
+        "llm": url, "llm_model": smollm, "llm_max_tokens": 40, "samples": 0, "neighbours": "neighbours.txt",
         "general_count": 2, "others": 2, "max_new_tokens": 12, "output": output,
     }  # fmt: skip
     command = [sys.executable, "-m", "unlearner", "prepare", *arguments(options)]

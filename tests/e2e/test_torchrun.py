@@ -21,6 +21,8 @@ import pytest
 import torch
 
 from conftest import Files, arguments, contents, in_process, run_arguments
+from forked import together
+from unlearner.commands.main import main
 from unlearner.config import EvaluateConfig
 from unlearner.errors import UserError
 from unlearner.models import sharding
@@ -37,13 +39,14 @@ def torchrun(
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def forgetting(files: Files, output: Path, parallel: str = "fsdp") -> list[str]:
+def forgetting(files: Files, output: Path, parallel: str = "fsdp", **changed: Any) -> list[str]:
+    """A run that is long enough to be killed in its evaluation before, and in training."""
     return [
         "forget",
         *arguments({
             "model": files.model, "forget": files.forget, "retain": files.retain, "output": output, "method": "NPO+KL",
             "epochs": 8, "batch_size": 2, "accumulation": 1, "lr": 1e-3, "judge": "offline", "max_new_tokens": 120,
-            "eval_tokens": 260, "save_every": 3, "parallel": parallel,
+            "eval_tokens": 260, "save_every": 3, "parallel": parallel, **changed,
         }),
     ]  # fmt: skip
 
@@ -80,11 +83,13 @@ def test_a_killed_process_ends_the_run_and_repeating_it_goes_on(files: Files, tm
         assert code != 0 and seconds < 60
         assert f"rank      : {rank} " in said.partition("Root Cause")[2] and "SIGKILL" in said
         assert not (killed / "model").exists()
-    again, undisturbed = torchrun(forgetting(files, killed, parallel)), torchrun(forgetting(files, whole, parallel))
-    for run in (again, undisturbed):
-        out, said = run.communicate(timeout=400)
-        assert run.returncode == 0, said
-        assert out.count("The model is in") == 1 and said.count(f"2 processes, {parallel}") == 1
+    again = torchrun(forgetting(files, killed, parallel))
+    told = "".join(again.communicate(timeout=400))
+    assert again.returncode == 0, told
+    together(2, tmp_path / "said", main, forgetting(files, whole, parallel))
+    undisturbed = "".join(said.read_text() for said in (tmp_path / "said").iterdir())
+    for said in (told, undisturbed):
+        assert said.count("The model is in") == 1 and said.count(f"2 processes, {parallel}") == 1
     assert contents(killed) == contents(whole)
 
 
@@ -94,6 +99,7 @@ def test_two_agents_and_accelerate_make_what_one_agent_makes(files: Files, tmp_p
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    short = {"epochs": 2, "max_new_tokens": 16}
     made = []
     for nodes in (1, 2):
         output = tmp_path / str(nodes)
@@ -105,7 +111,7 @@ def test_two_agents_and_accelerate_make_what_one_agent_makes(files: Files, tmp_p
         )
         launch += (f"--rdzv-id={nodes}", f"--rdzv-endpoint=127.0.0.1:{port}")
         runs = [
-            torchrun(forgetting(files, output), launch=(*launch, f"--rdzv-conf=is_host={int(node == 0)}"))
+            torchrun(forgetting(files, output, **short), launch=(*launch, f"--rdzv-conf=is_host={int(node == 0)}"))
             for node in range(nodes)
         ]
         for run in runs:
@@ -113,7 +119,8 @@ def test_two_agents_and_accelerate_make_what_one_agent_makes(files: Files, tmp_p
             assert run.returncode == 0, said
         made.append(contents(output))
     launch = ("--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
-    run = torchrun(forgetting(files, tmp_path / "accelerate"), launch=launch, launcher="accelerate.commands.launch")
+    typed = forgetting(files, tmp_path / "accelerate", **short)
+    run = torchrun(typed, launch=launch, launcher="accelerate.commands.launch")
     _, said = run.communicate(timeout=400)
     assert run.returncode == 0, said
     assert made[0] == made[1] == contents(tmp_path / "accelerate")

@@ -59,6 +59,15 @@ def summary(found: list[dict[str, Any]], labels: list[str], keep: bool = True) -
     return json.loads(json.dumps(made))
 
 
+def audited(folder: Path, found: list[dict[str, Any]], labels: list[str]) -> Path:
+    """The directory of a finished audit."""
+    folder.mkdir()
+    write_json(folder / "audit.json", summary(found, labels))
+    write_json(folder / "run.json", MANIFEST | {"version": 2})
+    write_jsonl(folder / "audit.jsonl", found)
+    return folder
+
+
 def test_texts_stay_texts_and_the_worst_comes_first() -> None:
     labels = ["plain", "sampling", "nf4"]
     found = rows(3, labels, leaking=1)
@@ -84,11 +93,7 @@ def test_without_answers_none_are_shown() -> None:
 def test_fifty_subjects_under_twenty_attacks_are_quick(tmp_path: Path) -> None:
     labels = [name for name in attacks() if attacks()[name].access in ("greedy", "sampled")][:20]
     found = rows(50, labels, leaking=10)
-    folder = tmp_path / "audit"
-    folder.mkdir()
-    write_json(folder / "audit.json", summary(found, labels))
-    write_json(folder / "run.json", MANIFEST | {"version": 2})
-    write_jsonl(folder / "audit.jsonl", found)
+    folder = audited(tmp_path / "audit", found, labels)
     began = time.process_time()
     page = write_audit_page(folder)
     assert time.process_time() - began < 3
@@ -109,11 +114,7 @@ def test_in_a_real_browser_it_is_silent_and_its_figures_can_be_read(width: int, 
         pytest.skip("no Chromium here: apt-get install chromium")
     labels = ["plain", "sampling"]
     found = rows(3, labels, leaking=1)
-    folder = tmp_path / "audit"
-    folder.mkdir()
-    write_json(folder / "audit.json", summary(found, labels))
-    write_json(folder / "run.json", MANIFEST | {"version": 2})
-    write_jsonl(folder / "audit.jsonl", found)
+    folder = audited(tmp_path / "audit", found, labels)
     said: list[str] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])

@@ -4,6 +4,7 @@ A surgery stands around the losses, `NPO+GD+GRU`, and goes with every pair of th
 micro-batches or processes: it asks a `Step` for the gradient of a loss over all rows of the step, and works on `.grad`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -40,7 +41,7 @@ class Step(Protocol):
         """Clip what is in `.grad`, let this optimiser take a step at `share` of the learning rate, clear `.grad`."""
 
 
-class Surgery:
+class Surgery(ABC):
     """A change of the step. Subclasses are frozen dataclasses; their fields are the surgery's options.
 
     Symbols in the formulas: g_f and g_r the gradients of forget_coeff · forget loss and of retain_coeff · retain loss.
@@ -74,9 +75,9 @@ class Surgery:
         """The surgery's own tensors before the first step, kept in checkpoints; `parameters` are the trained ones."""
         return {}
 
+    @abstractmethod
     def __call__(self, step: Step, **state: Tensor) -> Mapping[str, Tensor]:
         """Take the step; `state` are the surgery's own tensors, to be changed in place. Returns numbers for the log."""
-        raise NotImplementedError
 
 
 def gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 
 from unlearner import distributed
 from unlearner.errors import UserError, install
 from unlearner.models.anatomy import Head
-from unlearner.models.load import uses_bf16
 from unlearner.options import TrainOptions
 
 WEIGHT = "weight"
@@ -35,6 +33,8 @@ def check_installed() -> None:
 
 def configuration(options: TrainOptions) -> dict[str, Any]:
     """DeepSpeed's configuration for our options. The optimiser is given, and its learning rate set, by the loop."""
+    from unlearner.models.load import uses_bf16
+
     gpu = torch.cuda.is_available()
     zero: dict[str, Any] = {"stage": 3}
     if options.cpu_offload:
@@ -138,6 +138,7 @@ def state(model: nn.Module, step: int) -> dict[str, Any]:
     They are flat, in main memory, and without DeepSpeed's padding, so that any number of processes can read them.
     """
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
 
     mesh = init_device_mesh("cpu", (distributed.count(),))
     parts: dict[str, Any] = {"step": torch.tensor(step)}

@@ -13,9 +13,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 NAME = "packed"
 """Of the attention implementation, as transformers knows it."""
@@ -64,6 +61,9 @@ def packing(model: Any, within: AbstractContextManager[Any] | None = None) -> It
 
     `within` is the context of its forward passes (autocast), for the trial.
     """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
     config = model.config.get_text_config()
     before = config._attn_implementation
     if before != "sdpa" or _looks_elsewhere(config):
@@ -137,6 +137,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """As transformers' `sdpa` without `cu_seq_lens_q`; with it, query (1, heads, P, D) holds packed rows."""
     if cu_seq_lens_q is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )

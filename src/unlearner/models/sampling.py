@@ -12,7 +12,6 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -48,6 +47,8 @@ def uniforms(keys: Sequence[int], steps: int) -> np.ndarray:
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """What a token is drawn from, float64 (B, V): transformers' own filters, in its order."""
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
     filters = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
     if sampling.top_k:
         filters.append(TopKLogitsWarper(min(sampling.top_k, logits.shape[-1])))

@@ -10,12 +10,11 @@ import copy
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from unlearner import distributed
 from unlearner.console import note
@@ -23,6 +22,9 @@ from unlearner.errors import UserError
 from unlearner.models.anatomy import backbone, bare
 from unlearner.models.deepspeed import gathered, is_partitioned
 from unlearner.options import ModelOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
 
@@ -210,9 +212,16 @@ def _glance(model: nn.Module) -> None:
     body(input_ids=torch.zeros(1, 1, dtype=torch.long, device=_device(model)), use_cache=False)
 
 
+def _is_spread(tensor: Tensor) -> TypeGuard["DTensor"]:
+    """Whether fsdp has spread a tensor over the processes."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 def _device(model: Any) -> torch.device:
     """Where a sharded model computes; its weights may lie elsewhere."""
-    mesh = next(p for p in model.parameters() if isinstance(p, DTensor)).device_mesh
+    mesh = next(p for p in model.parameters() if _is_spread(p)).device_mesh
     return _default_device() if mesh.device_type == "cuda" else torch.device("cpu")
 
 
@@ -220,17 +229,17 @@ def full(tensor: Tensor) -> Tensor:
     """A tensor that is spread over the processes, by fsdp or deepspeed, whole in all of them; any other as it is."""
     if is_partitioned(tensor):
         return gathered(tensor)
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_spread(tensor) else tensor
 
 
 def own_part(tensor: Tensor) -> Tensor:
     """This process' part of a tensor that fsdp has spread, in the same memory; any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_spread(tensor) else tensor
 
 
 def summed(value: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     """`value`, summed over the processes where it is of this process' parts of `parameters`, spread by fsdp."""
-    spread = next((each for each in parameters if isinstance(each, DTensor)), None)
+    spread = next((each for each in parameters if _is_spread(each)), None)
     if spread is not None:
         mesh = spread.device_mesh
         total = value.to(mesh.device_type)  # offloaded parts lie in main memory, the group's devices do not

@@ -17,13 +17,14 @@ from unlearner.console import warn
 from unlearner.distributed import is_main
 from unlearner.errors import UserError
 from unlearner.files import read_json, write_json
-from unlearner.models.load import model_hash
 from unlearner.results.layout import ADAPTER, MODEL, RunDirectory
 from unlearner.results.lock import unlock
 
 
 def finish_run(folder: Path, **about: Any) -> None:
     """Write finished.json, the last file of a run, with `about` in it; the directory is free from then on."""
+    from unlearner.models.load import model_hash  # with torch and transformers: a report should not wait for them
+
     run = RunDirectory(folder)
     made = next((path for path in (run.path / MODEL, run.path / ADAPTER) if path.is_dir()), None)
     with ThreadPoolExecutor() as pool:  # hashing lets go of Python's lock
