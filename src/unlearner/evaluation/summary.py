@@ -23,6 +23,8 @@ The summary (`summarise`):
   `forget`; null without it, or where one of the five was not chosen.
 - `forget_quality`: only where a retrained model is given: how well the forget set's truth ratios agree with its own
   (`forget_quality.py`). Beside the other figures, in none of them.
+- `benchmarks.<benchmark>`: only with `--benchmarks`: its figures in its own units (`evaluation/benchmarks/`). Its sets
+  stand beside the others, each with one metric, and enter neither MU nor FE.
 - `sets.<set>.<metric>`: plain mean over the set's rows; null where no row of the set has a value.
 - `counts.<set>`: number of rows.
 - `intervals`: 95% intervals [low, high] under the same keys: `model_utility`, `model_utility_retain`,
@@ -51,7 +53,7 @@ from unlearner.evaluation.forget_quality import forget_quality
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics import METRICS
 from unlearner.evaluation.metrics.base import Metric
-from unlearner.evaluation.requests import Generate
+from unlearner.evaluation.requests import Generate, Scored
 from unlearner.results.records import with_ids
 
 MODEL_UTILITY = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
@@ -82,10 +84,6 @@ def per_example(
         _check(example, f"row {index} of the set {eval_set.name!r}")
     values: dict[str, list[float]] = {name: [math.nan] * len(examples) for name in METRICS}
     values |= {metric.name: metric.values(examples, eval_set, judges) for metric in metrics}
-    wrote = [
-        any(Generate(example.record.question) in metric.requests(example.record, eval_set) for metric in metrics)
-        for example in examples
-    ]
     rows = [
         {
             "set": eval_set.name,
@@ -94,7 +92,7 @@ def per_example(
             "answer": example.record.answer,
             "original_answer": example.record.original_answer,
             "subject": example.record.subject,
-            "generation": example.generation if wrote[index] else None,
+            "generation": _generation(example, eval_set, metrics),
             **{name: None if math.isnan(of[index]) else of[index] for name, of in values.items()},
             "answer_nll": example.answer_nll,
             "answer_tokens": example.answer_tokens,
@@ -116,22 +114,27 @@ def summarise(
     seed: int = 0,
     retrained: Sequence[Row] | None = None,
     metrics: Sequence[Metric] = PAPER_METRICS,
+    own: Mapping[str, Metric] | None = None,
 ) -> dict[str, Any]:
     """The summary of an evaluation, from its records alone; the same rows and seed give the same summary.
 
-    `retrained`: the rows of the retrained model on the forget set; `metrics`: those measured. The keys are those of the
-    module's docstring.
+    `retrained`: the rows of the retrained model on the forget set; `metrics`: those measured; `own`: by set of a
+    benchmark, its metric. The keys are those of the module's docstring.
     Raises UserError for a set without rows.
     """
     empty = [name for name, rows in rows_by_set.items() if not rows]
     if empty:
         raise UserError(f"the evaluation set {empty[0]!r} has no rows: nothing can be measured on it.")
     measured = [metric.name for metric in metrics]
+    of_set = {name: [own[name]] if own and name in own else metrics for name in rows_by_set}
+    names_of = {name: [metric.name for metric in found] for name, found in of_set.items()}
     figures = {
-        name: {m: _mean(rows, m) for m in dict.fromkeys([*METRICS, *measured])} for name, rows in rows_by_set.items()
+        name: {m: _mean(rows, m) for m in dict.fromkeys([*METRICS, *names_of[name]])}
+        for name, rows in rows_by_set.items()
     }
-    draws = {name: _resampled_means(rows, name, seed, measured) for name, rows in rows_by_set.items()}
-    utility = [name for name in rows_by_set if name != "forget"]
+    draws = {name: _resampled_means(rows, name, seed, names_of[name]) for name, rows in rows_by_set.items()}
+    plain = [name for name in rows_by_set if not own or name not in own]
+    utility = [name for name in plain if name != "forget"]
 
     def aggregate(names: Sequence[str], metrics: Sequence[str]) -> tuple[list[float], np.ndarray] | None:
         """The defined figures of `metrics` on the sets `names`, and their resamples, (resamples, figures)."""
@@ -157,21 +160,32 @@ def summarise(
         name: {m: None if value is None else _interval(draws[name][m]) for m, value in metrics.items()}
         for name, metrics in figures.items()
     }
-    theirs = {m.name: {key: getattr(m, key) for key in ABOUT} for m in metrics if m.name not in METRICS}
+    used = {m.name: m for found in of_set.values() for m in found if m.name not in METRICS}
+    theirs = {name: {key: getattr(m, key) for key in ABOUT} for name, m in used.items()}
     return {
         **summary,
         "sets": figures,
         "counts": {name: len(rows) for name, rows in rows_by_set.items()},
         "intervals": intervals,
-        "notes": [*_left_out(rows_by_set, measured), *_undefined(rows_by_set, metrics)],
+        "notes": [*_left_out(plain, measured), *_undefined(rows_by_set, of_set)],
         "embedding_model": embedding_model,
         "judge": judge,
         **({"metrics": theirs} if theirs else {}),
     }
 
 
+def _generation(example: Example, eval_set: EvalSet, metrics: Sequence[Metric]) -> str | None:
+    """The likeliest answer, on a benchmark's own set what its metric read; None where no metric asked."""
+    asked = [request for metric in metrics for request in metric.requests(example.record, eval_set)]
+    if Generate(example.record.question) in asked:
+        return example.generation
+    written = [request for request in asked if isinstance(request, Generate)] if eval_set.metric else []
+    return example.written(written[0])[0].text if written else None
+
+
 def _check(example: Example, where: str) -> None:
     nlls, tokens = list(example.perturbed_nll), list(example.perturbed_tokens)
+    nlls += [answer.nll for answer in example.answers.values() if isinstance(answer, Scored)]
     for nll, count in (
         (example.answer_nll, example.answer_tokens),
         (example.paraphrase_nll, example.paraphrase_tokens),
@@ -239,11 +253,11 @@ def _left_out(sets: Iterable[str], measured: Container[str]) -> list[str]:
     ]
 
 
-def _undefined(rows_by_set: Mapping[str, Sequence[Row]], metrics: Sequence[Metric]) -> list[str]:
+def _undefined(rows_by_set: Mapping[str, Sequence[Row]], metrics: Mapping[str, Sequence[Metric]]) -> list[str]:
     notes = []
     for name, rows in rows_by_set.items():
         total, inputs = ("forget efficacy", FORGET_EFFICACY) if name == "forget" else ("model utility", MODEL_UTILITY)
-        for metric in metrics:
+        for metric in metrics[name]:
             defined = sum(row[metric.name] is not None for row in rows)
             what = f"{metric.name} on {name!r}"
             if defined == 0:
