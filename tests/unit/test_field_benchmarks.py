@@ -278,23 +278,25 @@ def test_an_evaluation_with_benchmarks(
     with_them = run("with", f"muse:{muse}", f"wmdp:{tmp_path}:wmdp-chem", **asked)
     without = run("without", **asked)
     assert "benchmarks" not in without
-    for key in ("model_utility", "forget_efficacy", "notes"):
-        assert with_them[key] == without[key]  # the benchmarks' sets enter neither
-    assert with_them["sets"]["forget"] == without["sets"]["forget"]
+    found = with_them.pop("benchmarks")
+    assert with_them == without  # the benchmarks' sets have a place of their own
     rows = read_jsonl(tmp_path / "with/records.jsonl")
     by_set: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_set.setdefault(row["set"], []).append(row)
-    assert with_them["benchmarks"] == benchmark_figures([f"muse:{muse}", f"wmdp:{tmp_path}:wmdp-chem"], by_set)
-    assert with_them["benchmarks"]["wmdp"]["wmdp"] in (0, 100) and with_them["counts"]["wmdp_chem"] == 2
+    figures = benchmark_figures([f"muse:{muse}", f"wmdp:{tmp_path}:wmdp-chem"], by_set)
+    assert {name: of["figures"] for name, of in found.items()} == figures
+    chem = found["wmdp"]["sets"]["wmdp_chem"]
+    assert chem["mean"] in (0, 1) and (chem["count"], chem["metric"]) == (2, "choice")
+    assert chem["interval"] == [chem["mean"]] * 2 and figures["wmdp"]["wmdp"] == 100 * chem["mean"]
     assert by_set["muse_forget_verbatim"][0]["generation"] and by_set["muse_forget_texts"][0]["generation"] is None
-    assert 0 < by_set["muse_forget_texts"][0]["min_k"] < 1 and "rouge" not in with_them["metrics"]
-    assert set(with_them["metrics"]) == {"verbmem", "knowmem", "min_k", "choice"} <= set(BENCHMARK_METRICS)
+    assert {of["metric"] for each in found.values() for of in each["sets"].values()} <= set(BENCHMARK_METRICS)
     ids = tiny_tokenizer("One more text.", return_tensors="pt")["input_ids"]
     logp = model(ids).logits.detach()[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1).sort().values
     lowest = logp[: int(0.4 * len(logp))].mean()
     assert by_set["muse_forget_texts"][1]["min_k"] == pytest.approx(math.exp(lowest), rel=1e-4)
-    assert run("alone", f"wmdp:{tmp_path}:wmdp-chem")["notes"] == []
+    alone = run("alone", f"wmdp:{tmp_path}:wmdp-chem")
+    assert alone["notes"] == [] and alone["sets"] == {} and alone["benchmarks"]["wmdp"]["sets"] == {"wmdp_chem": chem}
 
 
 def test_a_document_in_pieces(tiny_tokenizer: PreTrainedTokenizerBase) -> None:

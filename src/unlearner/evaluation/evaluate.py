@@ -17,7 +17,7 @@ from unlearner.console import progress_bar
 from unlearner.data.prompts import DOCUMENT, Template, find_template
 from unlearner.errors import UserError
 from unlearner.evaluation.backend import encode_scores, prompt_tokens, run_passes
-from unlearner.evaluation.benchmarks import benchmark_figures
+from unlearner.evaluation.benchmarks import benchmark_summary
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
 from unlearner.evaluation.judges import Judges
@@ -184,10 +184,10 @@ def measure(
             rows = {s.name: rows[s.name] for s in sets}
             records = [row for of_set in rows.values() for row in of_set]
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
-            own = {s.name: metric for s in sets if s.metric is not None for metric in metrics_of(s, way.metrics)}
-            summary = summarise(rows, **names, seed=seed, retrained=retrained, metrics=way.metrics, own=own)
-            if options.benchmarks:
-                summary["benchmarks"] = benchmark_figures(options.benchmarks, rows)
+            plain = {s.name: rows[s.name] for s in sets if s.metric is None}
+            summary = summarise(plain, **names, seed=seed, retrained=retrained, metrics=way.metrics)
+            if len(plain) < len(rows):
+                summary["benchmarks"] = benchmark_summary(options.benchmarks, sets, rows, seed)
             summary["notes"] += [
                 f"{s.name!r} was measured on the first {len(s.records):,} of {len(s.records) + s.left_out:,} rows "
                 "(--eval-limit)."

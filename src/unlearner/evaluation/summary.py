@@ -23,8 +23,8 @@ The summary (`summarise`):
   `forget`; null without it, or where one of the five was not chosen.
 - `forget_quality`: only where a retrained model is given: how well the forget set's truth ratios agree with its own
   (`forget_quality.py`). Beside the other figures, in none of them.
-- `benchmarks.<benchmark>`: only with `--benchmarks`: its figures in its own units (`evaluation/benchmarks/`). Its sets
-  stand beside the others, each with one metric, and enter neither MU nor FE.
+- `benchmarks.<benchmark>`: only with `--benchmarks`: `figures` in its own units (`evaluation/benchmarks/`), and of its
+  `sets` metric, mean, interval and count. Beside the other figures, in none of them.
 - `sets.<set>.<metric>`: plain mean over the set's rows; null where no row of the set has a value.
 - `counts.<set>`: number of rows.
 - `intervals`: 95% intervals [low, high] under the same keys: `model_utility`, `model_utility_retain`,
@@ -114,27 +114,22 @@ def summarise(
     seed: int = 0,
     retrained: Sequence[Row] | None = None,
     metrics: Sequence[Metric] = PAPER_METRICS,
-    own: Mapping[str, Metric] | None = None,
 ) -> dict[str, Any]:
     """The summary of an evaluation, from its records alone; the same rows and seed give the same summary.
 
-    `retrained`: the rows of the retrained model on the forget set; `metrics`: those measured; `own`: by set of a
-    benchmark, its metric. The keys are those of the module's docstring.
+    `retrained`: the rows of the retrained model on the forget set; `metrics`: those measured. The keys are those of the
+    module's docstring.
     Raises UserError for a set without rows.
     """
     empty = [name for name, rows in rows_by_set.items() if not rows]
     if empty:
         raise UserError(f"the evaluation set {empty[0]!r} has no rows: nothing can be measured on it.")
     measured = [metric.name for metric in metrics]
-    of_set = {name: [own[name]] if own and name in own else metrics for name in rows_by_set}
-    names_of = {name: [metric.name for metric in found] for name, found in of_set.items()}
     figures = {
-        name: {m: _mean(rows, m) for m in dict.fromkeys([*METRICS, *names_of[name]])}
-        for name, rows in rows_by_set.items()
+        name: {m: _mean(rows, m) for m in dict.fromkeys([*METRICS, *measured])} for name, rows in rows_by_set.items()
     }
-    draws = {name: _resampled_means(rows, name, seed, names_of[name]) for name, rows in rows_by_set.items()}
-    plain = [name for name in rows_by_set if not own or name not in own]
-    utility = [name for name in plain if name != "forget"]
+    draws = {name: _resampled_means(rows, name, seed, measured) for name, rows in rows_by_set.items()}
+    utility = [name for name in rows_by_set if name != "forget"]
 
     def aggregate(names: Sequence[str], metrics: Sequence[str]) -> tuple[list[float], np.ndarray] | None:
         """The defined figures of `metrics` on the sets `names`, and their resamples, (resamples, figures)."""
@@ -160,14 +155,13 @@ def summarise(
         name: {m: None if value is None else _interval(draws[name][m]) for m, value in metrics.items()}
         for name, metrics in figures.items()
     }
-    used = {m.name: m for found in of_set.values() for m in found if m.name not in METRICS}
-    theirs = {name: {key: getattr(m, key) for key in ABOUT} for name, m in used.items()}
+    theirs = {m.name: {key: getattr(m, key) for key in ABOUT} for m in metrics if m.name not in METRICS}
     return {
         **summary,
         "sets": figures,
         "counts": {name: len(rows) for name, rows in rows_by_set.items()},
         "intervals": intervals,
-        "notes": [*_left_out(plain, measured), *_undefined(rows_by_set, of_set)],
+        "notes": [*_left_out(rows_by_set, measured), *_undefined(rows_by_set, metrics)],
         "embedding_model": embedding_model,
         "judge": judge,
         **({"metrics": theirs} if theirs else {}),
@@ -181,6 +175,14 @@ def _generation(example: Example, eval_set: EvalSet, metrics: Sequence[Metric]) 
         return example.generation
     written = [request for request in asked if isinstance(request, Generate)] if eval_set.metric else []
     return example.written(written[0])[0].text if written else None
+
+
+def mean_and_interval(
+    rows: Sequence[Row], name: str, metric: str, seed: int = 0
+) -> tuple[float | None, list[float] | None]:
+    """The mean of one metric over the rows of the set `name`, and its interval; None where no row has a value."""
+    mean = _mean(rows, metric)
+    return mean, None if mean is None else _interval(_resampled_means(rows, name, seed, [metric])[metric])
 
 
 def _check(example: Example, where: str) -> None:
@@ -253,11 +255,11 @@ def _left_out(sets: Iterable[str], measured: Container[str]) -> list[str]:
     ]
 
 
-def _undefined(rows_by_set: Mapping[str, Sequence[Row]], metrics: Mapping[str, Sequence[Metric]]) -> list[str]:
+def _undefined(rows_by_set: Mapping[str, Sequence[Row]], metrics: Sequence[Metric]) -> list[str]:
     notes = []
     for name, rows in rows_by_set.items():
         total, inputs = ("forget efficacy", FORGET_EFFICACY) if name == "forget" else ("model utility", MODEL_UTILITY)
-        for metric in metrics[name]:
+        for metric in metrics:
             defined = sum(row[metric.name] is not None for row in rows)
             what = f"{metric.name} on {name!r}"
             if defined == 0:

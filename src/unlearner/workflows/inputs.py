@@ -133,8 +133,8 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
     """
     assert config.epochs is not None and config.gradient_accumulation_steps is not None  # with_preset fills them in
     if config.chunk_documents:
-        cut = {name: chunked(getattr(inputs, name), tokenizer, config.max_length) for name in ("forget", "retain")}
-        inputs = replace(inputs, **cut)
+        forget, retain = (chunked(rows, tokenizer, config.max_length) for rows in (inputs.forget, inputs.retain))
+        inputs = replace(inputs, forget=forget, retain=retain)
     plan = Plan(
         len(inputs.forget),
         config.epochs,

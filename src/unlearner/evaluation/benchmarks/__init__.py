@@ -9,8 +9,9 @@ from typing import Any
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.benchmarks import lume, muse, rwku, wmdp
-from unlearner.evaluation.benchmarks.base import Benchmark
+from unlearner.evaluation.benchmarks.base import Benchmark, Figures, RowsBySet
 from unlearner.evaluation.examples import EvalSet
+from unlearner.evaluation.summary import mean_and_interval
 
 BENCHMARKS: dict[str, Benchmark] = {
     "muse": muse.BENCHMARK,
@@ -26,11 +27,24 @@ def benchmark_sets(specs: Sequence[str]) -> list[EvalSet]:
     return [eval_set for name, place in places.items() for eval_set in BENCHMARKS[name].sets(place)]
 
 
-def benchmark_figures(
-    specs: Sequence[str], rows_by_set: Mapping[str, Sequence[dict[str, Any]]]
-) -> dict[str, dict[str, float | None]]:
+def benchmark_summary(
+    specs: Sequence[str], sets: Sequence[EvalSet], rows: Mapping[str, Sequence[dict[str, Any]]], seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """By benchmark, its `figures`, and of each of its `sets` metric, mean, interval and count."""
+    made: dict[str, dict[str, Any]] = {
+        name: {"figures": figures, "sets": {}} for name, figures in benchmark_figures(specs, rows).items()
+    }
+    for each in sets:
+        if each.metric is not None:
+            mean, interval = mean_and_interval(rows[each.name], each.name, each.metric, seed)
+            about = {"metric": each.metric, "mean": mean, "interval": interval, "count": len(each.records)}
+            made[each.name.partition("_")[0]]["sets"][each.name] = about
+    return made
+
+
+def benchmark_figures(specs: Sequence[str], rows: RowsBySet) -> dict[str, Figures]:
     """By benchmark, its figures in the units in which it prints them, from the records alone; None where undefined."""
-    return {name: BENCHMARKS[name].figures(place, rows_by_set) for name, place in _places(specs).items()}
+    return {name: BENCHMARKS[name].figures(place, rows) for name, place in _places(specs).items()}
 
 
 def _places(specs: Sequence[str]) -> dict[str, str]:

@@ -57,11 +57,11 @@ def _figures(place: str, rows: RowsBySet) -> Figures:
     """`task_aggregate`: harmonic mean of the twelve means, those of forget sets as 1 − mean; 0 if one is 0. `mia`:
     1 − 2 |AUC − ½|, of the mean loss on members and others."""
     means = [
-        (side, found)
+        (side, value)
         for side in ("forget", "retain")
         for task in TASKS
         for kind, metric in KINDS.items()
-        if (found := mean(rows, _set_name(side, task, kind), metric)) is not None
+        if (value := mean(rows, _set_name(side, task, kind), metric)) is not None
     ]
     found: Figures = {"task_aggregate": harmonic_mean([1 - m if side == "forget" else m for side, m in means])}
     member, other = (values(rows, f"lume_{name}", "text_probability") for name in DOCUMENTS)
