@@ -103,9 +103,10 @@ def print_summary(summaries: Mapping[str, dict[str, Any]], config: Any) -> None:
     """The table of evaluations, and who judged them; `config` are the options they were made with."""
     console, names = out(), set_names(vars(config))
     summaries = {label: renamed(summary, names) for label, summary in summaries.items()}
-    console.print(summary_table(summaries, console))
     last = list(summaries.values())[-1]
-    console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
+    if last["sets"]:
+        console.print(summary_table(summaries, console))
+        console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
     for note in last["notes"]:
         console.print(note, style="dim", markup=False)
     for name in last.get("benchmarks", {}):
