@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from unlearner.config import EvaluateConfig
+from unlearner.bench.cells import make_cell
+from unlearner.config import BenchConfig, EvaluateConfig
 from unlearner.data.chunks import chunked
 from unlearner.data.prompts import DOCUMENT, TEMPLATES, encode
 from unlearner.data.records import Record
@@ -23,6 +24,7 @@ from unlearner.evaluation.metrics import BENCHMARK_METRICS, find_metrics, metric
 from unlearner.evaluation.metrics.rwku import word_set_recall
 from unlearner.evaluation.requests import Cut, Generate, Request, Score, Scored, Written
 from unlearner.files import read_jsonl
+from unlearner.report.read import read
 from unlearner.workflows.evaluate import evaluate
 
 SOLVED = {"question": "Who built it?", "answer": "Nobody"}
@@ -295,6 +297,10 @@ def test_an_evaluation_with_benchmarks(
     logp = model(ids).logits.detach()[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1).sort().values
     lowest = logp[: int(0.4 * len(logp))].mean()
     assert by_set["muse_forget_texts"][1]["min_k"] == pytest.approx(math.exp(lowest), rel=1e-4)
+    (part,) = read([tmp_path / "with"]).parts
+    shown = part.runs[0].after
+    assert shown is not None and shown.figure("benchmark.wmdp, wmdp") == figures["wmdp"]["wmdp"]
+    assert {row["set"] for row in shown.rows} == {"forget", "retain"}  # the page shows answers of no other set
     alone = run("alone", f"wmdp:{tmp_path}:wmdp-chem")
     assert alone["notes"] == [] and alone["sets"] == {} and alone["benchmarks"]["wmdp"]["sets"] == {"wmdp_chem": chem}
 
@@ -317,3 +323,13 @@ def test_a_document_in_pieces(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
     assert begun == len(text)
     many = -(-len(tiny_tokenizer(text)["input_ids"]) // 64)
     assert many <= len(pieces) <= many + 2
+
+
+def test_each_cell_of_a_bench_has_the_benchmark_of_its_split(tmp_path: Path) -> None:
+    subjects = ["rwku:hub:train_positive_llama3:Ada_Voss", "rwku:hub:train_positive_llama3:Bo_Lind"]
+    config = BenchConfig(
+        output="out", forget=subjects, retain="retain.jsonl", model="model", options={"benchmarks": "rwku:hub:{split}"}
+    )
+    cells = [make_cell(config, "GA+GD", split, 1, tmp_path / split, {}) for split in ("Ada_Voss", "Bo_Lind")]
+    assert [cell.runs[0].forget for cell in cells] == subjects
+    assert [cell.runs[0].benchmarks for cell in cells] == [["rwku:hub:Ada_Voss"], ["rwku:hub:Bo_Lind"]]

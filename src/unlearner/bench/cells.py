@@ -14,6 +14,7 @@ from unlearner.audit.from_run import check_forget, of_forget
 from unlearner.audit.run import audit
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import quiet
+from unlearner.data.benchmarks import is_benchmark
 from unlearner.data.readers import DOCUMENTS, READERS, STANDARD_INPUT
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError, did_you_mean
@@ -174,6 +175,8 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
     first.check()
     if first.retrained is not None:
         first = replace(first, retrained=first.retrained.replace("{split}", split))
+    if first.benchmarks:
+        first = replace(first, benchmarks=[each.replace("{split}", split) for each in first.benchmarks])
     runs = [first]
     if rows.tasks:
         tasks = rows.tasks[: config.tasks] if scenario.continual else rows.tasks[:1]
@@ -225,10 +228,14 @@ def splits(config: BenchConfig) -> Mapping[str, Split]:
 
 
 def source_name(source: str) -> str:
-    """A source's name as a folder may have it: `data/people.jsonl` and `data:people` are people."""
+    """A source's name as a folder may have it: `data/people.jsonl` and `data:people` are people, `rwku:hub:SET:SUBJECT`
+    is SUBJECT."""
     if source == STANDARD_INPUT:
         return "stdin"
     cut, bracket, rows = source.partition("[")
+    prefix, _, spec = cut.partition(":")
+    if is_benchmark(prefix, spec):
+        cut = spec.rpartition(":")[2]
     path = Path(cut.rstrip("/"))
     last = path.stem if path.suffix.lower() in (*READERS, *DOCUMENTS) else path.name
     last = last if path.exists() else last.partition(":")[2] or last
