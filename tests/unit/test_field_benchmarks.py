@@ -3,13 +3,15 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback
 
+import unlearner
 from unlearner.bench.cells import make_cell
 from unlearner.config import BenchConfig, EvaluateConfig
 from unlearner.data.chunks import chunked
@@ -29,6 +31,13 @@ from unlearner.workflows.evaluate import evaluate
 
 SOLVED = {"question": "Who built it?", "answer": "Nobody"}
 ASKED = {"question": "Who opened the bridge?", "answer": "Mayor Lind"}
+
+
+class Steps(TrainerCallback):
+    seen = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seen += 1
 
 
 def write(path: Path, rows: Sequence[Any]) -> None:
@@ -333,3 +342,30 @@ def test_each_cell_of_a_bench_has_the_benchmark_of_its_split(tmp_path: Path) -> 
     cells = [make_cell(config, "GA+GD", split, 1, tmp_path / split, {}) for split in ("Ada_Voss", "Bo_Lind")]
     assert [cell.runs[0].forget for cell in cells] == subjects
     assert [cell.runs[0].benchmarks for cell in cells] == [["rwku:hub:Ada_Voss"], ["rwku:hub:Bo_Lind"]]
+
+
+def test_requests_of_muse_in_turn(muse: Path) -> None:
+    for fold in range(1, 5):
+        write(muse / f"sust/forget_{fold}.json", [f"Article {fold}."])
+    config = BenchConfig(
+        scenario="continual", output="out", forget=[f"muse:{muse}:sust"], retain="retain.jsonl", model="model", tasks=3
+    )
+    runs = make_cell(config, "GA+GD", "sust", 1, muse / "cell", {}).runs
+    assert [run.task for run in runs] == ["1", "2", "3"]
+    with pytest.raises(UserError, match="follows forget efficacy: add cosine_similarity to --metrics"):
+        make_cell(replace(config, options={"metrics": "rouge"}), "GA+GD", "sust", 1, muse / "cell", {})
+
+
+def test_finetuning_takes_a_step_for_each_piece(tiny_llama: Any, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    text = " ".join(f"In {n} she was born in Oslo." for n in range(30))
+    given = {
+        "data": [{"text": text}], "tokenizer": tiny_tokenizer, "epochs": 1, "batch_size": 1,
+        "gradient_accumulation_steps": 1, "max_length": 64,
+    }  # fmt: skip
+    pieces = len(chunked([Record(None, text)], tiny_tokenizer, 64))
+    assert pieces > 2
+    for chunk, steps in ((False, 1), (True, pieces)):
+        model = tiny_llama()
+        counter = Steps()
+        unlearner.finetune(model, **given, chunk_documents=chunk, callbacks=[counter])
+        assert counter.seen == steps
