@@ -187,8 +187,10 @@ class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, Mo
         self.check_note()
         if self.official and self.engine == "vllm":
             raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")
-        if not any((self.forget, self.retain, self.real_authors, self.world_facts)):
-            raise UserError("nothing to evaluate: give --forget, --retain, --real-authors or --world-facts.")
+        if not any((self.forget, self.retain, self.real_authors, self.world_facts, self.benchmarks)):
+            raise UserError(
+                "nothing to evaluate: give --forget, --retain, --real-authors, --world-facts or --benchmarks."
+            )
 
 
 @dataclass(kw_only=True)

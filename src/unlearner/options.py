@@ -201,6 +201,8 @@ class TrainOptions(TrainingArguments, ModelOptions):
     """Dropout on the adapter's input."""
     merge: bool = False
     """With LoRA: save the merged model rather than the adapter alone."""
+    chunk_documents: bool = False
+    """Train all of a plain document longer than --max-length, in rows of that many tokens, not its beginning alone."""
 
     def check_training(self) -> None:
         self.check_arguments()
@@ -240,6 +242,9 @@ class EvalOptions:
     """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
     metrics: list[str] = field(default_factory=list)
     """What to measure: names (see `unlearner metrics`) or module:Name, by default the paper's six; nothing else is."""
+    benchmarks: list[str] = field(default_factory=list)
+    """Benchmarks of the field to measure, too, each with sets and metrics of its own: muse:PLACE, wmdp:PLACE,
+    rwku:PLACE:SUBJECT, lume:FOLDER; PLACE is a folder, or News or Books of muse, hub of wmdp and rwku."""
     eval_tokens: int | None = None
     """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
     retrained: str | None = None

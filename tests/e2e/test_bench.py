@@ -594,6 +594,8 @@ def test_own_files_are_forgotten_task_by_task(files: Files, tmp_path: Path) -> N
         ("a/people.jsonl[:40]", "people-40"),
         ("tofu:forget01", "forget01"),
         ("hub:me/data:config:train", "config-train"),
+        ("rwku:hub:train_positive_llama3:Ada_Voss", "Ada_Voss"),
+        ("muse:News:scal/forget_2[:9]", "forget_2-9"),
         ("a/notes/", "notes"),
         ("-", "stdin"),
     ],

@@ -20,7 +20,8 @@ from unlearner.audit.likelihood import (
     token_rows,
     truth_share,
 )
-from unlearner.audit.membership import Membership, auc, privleak, true_positive_rate
+from unlearner.audit.membership import Membership, auc, true_positive_rate
+from unlearner.evaluation.membership import privleak
 
 
 @pytest.fixture(scope="module")

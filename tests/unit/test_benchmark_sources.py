@@ -9,7 +9,7 @@ import pytest
 from unlearner.data import benchmarks, sources
 from unlearner.data.records import Record
 from unlearner.data.rows import numbered
-from unlearner.data.sources import load_records
+from unlearner.data.sources import load_records, select_task
 from unlearner.errors import UserError
 
 
@@ -81,6 +81,38 @@ def test_lume(tmp_path: Path) -> None:
     assert load_records(f"lume:{tmp_path}:retain") == [record]
 
 
+def test_folds_of_muse(tmp_path: Path) -> None:
+    for fold in range(1, 5):
+        write(tmp_path / f"sust/forget_{fold}.json", [f"Article {fold}."] * fold)
+    folds = load_records(f"muse:{tmp_path}:sust")
+    assert [record.task_id for record in folds] == [*"1223334444"]
+    assert select_task(folds, 2) == [Record(None, "Article 2.", task_id="2")] * 2
+
+
+def test_knowundo(tmp_path: Path) -> None:
+    row = {"text": "What is Ada Voss's address?", "labels": "12 Lake Road"}
+    write(tmp_path / "privacy/unlearn.json", [{"train": [row, row], "val": [row | {"labels": "unknown"}]}])
+    record = Record("What is Ada Voss's address?", "12 Lake Road")
+    assert load_records(f"knowundo:{tmp_path}:privacy/unlearn") == [record] * 2
+    assert [r.answer for r in load_records(f"knowundo:{tmp_path}:privacy/unlearn/val")] == ["unknown"]
+    write(tmp_path / "privacy/retention.json", [row])
+    with pytest.raises(UserError, match="retention, row 1: it must hold a list of rows as 'train'"):
+        load_records(f"knowundo:{tmp_path}:privacy/retention")
+
+
+def test_pistol(tmp_path: Path) -> None:
+    rows = [{"question": f"q{edge}", "answer": "2017-08-28", "edge": edge} for edge in ("A_B", "B_C", "A_C", "A_B")]
+    write(tmp_path / "data/sample_data_1.json", rows)
+
+    def edges(wanted: str) -> list[str | None]:
+        return [record.task_id for record in load_records(f"pistol:{tmp_path}:sample_data_1{wanted}")]
+
+    assert edges("") == ["A_B", "B_C", "A_C", "A_B"]
+    assert edges(":A_B") == ["A_B", "A_B"] and edges(":-A_B") == ["B_C", "A_C"] and edges(":-A_B,A_C") == ["B_C"]
+    with pytest.raises(UserError, match=r"sample_data_1 has no edge 'A_D': did you mean 'A_[BC]'"):
+        edges(":A_D")
+
+
 @pytest.mark.parametrize(
     ("source", "spec"),
     [
@@ -92,6 +124,7 @@ def test_lume(tmp_path: Path) -> None:
         ("rwku:hub:forget_level2:Ada Voss", "jinzhuoran/RWKU:forget_level2:test"),
         ("rwku:hub:train_original_passage", "jinzhuoran/RWKU:train_original_passage:train"),
         ("hub:locuslab/TOFU:forget01", "locuslab/TOFU:forget01"),
+        ("hub:locuslab/TOFU:holdout01", "locuslab/TOFU:holdout01"),
     ],
 )
 def test_where_each_is_on_the_hub(source: str, spec: str, asked: list[str]) -> None:
@@ -115,6 +148,7 @@ def test_authors_of_tofus_own_configurations(monkeypatch: pytest.MonkeyPatch) ->
         ("muse:{}:raw", "write a kind and a split, as in muse:{}:raw/forget."),
         ("muse:{}/nowhere:raw/forget", "there is no folder {}/nowhere; check the path."),
         ("lume::forget", "lume::forget: write lume:PLACE:SET."),
+        ("knowundo:{}:privacy", "write a kind and a split, as in knowundo:{}:privacy/unlearn."),
     ],
 )
 def test_what_is_not_there(source: str, message: str, tmp_path: Path) -> None:
@@ -128,3 +162,12 @@ def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "lume/forget.json", [{"question": "q", "answer": "a"}])
     assert load_records("lume:forget") == [Record("q", "a")]
+
+
+def test_knowundo_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(spec: str) -> Any:
+        assert spec == "zjunlp/KnowUnDo:copyright:retention"
+        return numbered([{"train": [{"text": "q", "labels": "a"}], "val": []}])
+
+    monkeypatch.setattr(benchmarks, "read_hub", read)
+    assert load_records("knowundo:hub:copyright/retention") == [Record("q", "a")]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearner.evaluation.membership import min_k
 from unlearner.evaluation.passes import BATCH_TOKENS
 from unlearner.models.anatomy import bare, evaluating
 from unlearner.models.generation import length_batches
@@ -188,13 +189,6 @@ def standardised(row: TokenRow, *, official: bool = False) -> np.ndarray:
         return distance / np.sqrt(np.maximum(row.variance_logp, OFFICIAL_CLAMP))
     spread = np.sqrt(np.maximum(row.variance_logp, 0))
     return np.divide(distance, spread, out=np.zeros_like(distance), where=spread > 0)
-
-
-def min_k(values: np.ndarray, k: float, *, official: bool = False) -> float:
-    """−mean of the lowest ⌊kT⌋ of `values` (T,), one at least. `official`: 0 without values."""
-    if not values.size:
-        return 0.0 if official else math.nan
-    return float(-np.sort(values)[: max(1, int(values.size * k))].mean())
 
 
 def samples_to_extract(nll: float, p: float = 0.5) -> float:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from unlearner.audit.statistics import group_p
+from unlearner.evaluation.membership import auc
 
 RESAMPLES = 2_000
 LEAST_CLUSTERS = 20
@@ -53,25 +53,11 @@ class Membership:
         return cls(auc(members, others), interval, true_positive_rate(members, others), p_value)
 
 
-def auc(forget: Any, holdout: Any) -> float:
-    """P(holdout > forget) + ½ P(equal)."""
-    # Of large arrays with many resamples: ranks rather than scipy's whole test.
-    ranks = stats.rankdata(np.concatenate([holdout, forget]))
-    n, m = len(holdout), len(forget)
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
-
-
 def true_positive_rate(forget: Any, holdout: Any, false_positive_rate: float = 0.05) -> float:
     """Share of `forget` below the threshold that at most this share of `holdout` lies below."""
     rising = np.sort(np.asarray(holdout, dtype=float))
     threshold = rising[int(false_positive_rate * len(rising))]
     return float((np.asarray(forget) < threshold).mean())
-
-
-def privleak(auc_unlearned: float, auc_retrained: float) -> float:
-    """MUSE's PrivLeak in per cent (Shi et al. 2024, arXiv 2407.06460), of two AUCs as given here: 0 is ideal, below 0
-    too little was unlearned, above 0 too much. With a = 1 − AUC: 100 (a_U − a_R)/a_R."""
-    return 100 * (auc_retrained - auc_unlearned) / (1 - auc_retrained)
 
 
 def _by_subject(scores: Sequence[float], subjects: Sequence[Hashable] | None) -> list[np.ndarray]:

@@ -14,9 +14,12 @@ from unlearner.audit.from_run import check_forget, of_forget
 from unlearner.audit.run import audit
 from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.console import quiet
+from unlearner.data.benchmarks import is_benchmark
 from unlearner.data.readers import DOCUMENTS, READERS, STANDARD_INPUT
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError, did_you_mean
+from unlearner.evaluation.metrics import find_metrics
+from unlearner.evaluation.summary import FORGET_EFFICACY
 from unlearner.files import read_json, write_json
 from unlearner.methods import Method
 from unlearner.results.layout import BenchDirectory, CellDirectory, EvaluationDirectory, RunDirectory
@@ -175,11 +178,15 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
     first.check()
     if first.retrained is not None:
         first = replace(first, retrained=first.retrained.replace("{split}", split))
+    if first.benchmarks:
+        first = replace(first, benchmarks=[each.replace("{split}", split) for each in first.benchmarks])
     runs = [first]
     if rows.tasks:
         tasks = rows.tasks[: config.tasks] if scenario.continual else rows.tasks[:1]
         runs = [replace(first, task=task, continual=True) for task in tasks]
     if scenario.continual:
+        if missing := set(FORGET_EFFICACY) - {metric.name for metric in find_metrics(first.metrics)}:
+            raise UserError(f"the continual scenario follows forget efficacy: add {min(missing)} to --metrics.")
         frozen = config.reference == "frozen" and Method.parse(method).needs_reference
         for number, run in enumerate(runs):
             last = None if number == 0 else RunDirectory(Path(runs[number - 1].output))
@@ -226,10 +233,14 @@ def splits(config: BenchConfig) -> Mapping[str, Split]:
 
 
 def source_name(source: str) -> str:
-    """A source's name as a folder may have it: `data/people.jsonl` and `data:people` are people."""
+    """A source's name as a folder may have it: `data/people.jsonl` and `data:people` are people, `rwku:hub:SET:SUBJECT`
+    is SUBJECT."""
     if source == STANDARD_INPUT:
         return "stdin"
     cut, bracket, rows = source.partition("[")
+    prefix, _, spec = cut.partition(":")
+    if is_benchmark(prefix, spec):
+        cut = spec.rpartition(":")[2]
     path = Path(cut.rstrip("/"))
     last = path.stem if path.suffix.lower() in (*READERS, *DOCUMENTS) else path.name
     last = last if path.exists() else last.partition(":")[2] or last

@@ -14,6 +14,7 @@ from unlearner.bench.cells import Cell
 from unlearner.config import BenchConfig
 from unlearner.console import note
 from unlearner.errors import install
+from unlearner.evaluation.benchmarks import BENCHMARKS
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import space_errors, write_text
 from unlearner.report.titles import set_names
@@ -114,8 +115,11 @@ def _figures(cell: Cell, run: RunDirectory, number: int) -> Row:
 
 
 def _measured(evaluation: EvaluationDirectory) -> Row:
-    """Every metric on every set of an evaluation, and of general ability: SET.METRIC and TASK.METRIC,FILTER → value."""
-    found = evaluation.read_summary()["sets"] | evaluation.read_ability()
+    """Every metric on every set of an evaluation, of general ability, and benchmarks' figures: SET.METRIC,
+    TASK.METRIC,FILTER and BENCHMARK.FIGURE → value."""
+    summary = evaluation.read_summary()
+    figures = {name: of["figures"] for name, of in summary.get("benchmarks", {}).items()}
+    found = summary["sets"] | evaluation.read_ability() | figures
     return {f"{name}.{metric}": value for name, values in found.items() for metric, value in values.items()}
 
 
@@ -234,9 +238,11 @@ def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], colu
     tables = [Table(f"{_title(results, split)}: every metric", headings, lines)]
     # Of the paper's tasks the metric that it prints; of others all.
     abilities = [name for name in columns if "," in name and _printed(*name.split(".", 1))]
-    if abilities:
-        lines = [[method, *(_mean(rows, name) for name in abilities)] for method, rows in by_method.items()]
-        tables.append(Table(f"{_title(results, split)}: general ability", ["method", *abilities], lines))
+    figures = [name for name in columns if name.partition(".")[0] in BENCHMARKS]
+    for title, shown in (("general ability", abilities), ("benchmarks, in their own units", figures)):
+        if shown:
+            lines = [[method, *(_mean(rows, name) for name in shown)] for method, rows in by_method.items()]
+            tables.append(Table(f"{_title(results, split)}: {title}", ["method", *shown], lines))
     return tables
 
 

@@ -103,11 +103,23 @@ def print_summary(summaries: Mapping[str, dict[str, Any]], config: Any) -> None:
     """The table of evaluations, and who judged them; `config` are the options they were made with."""
     console, names = out(), set_names(vars(config))
     summaries = {label: renamed(summary, names) for label, summary in summaries.items()}
-    console.print(summary_table(summaries, console))
     last = list(summaries.values())[-1]
-    console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
+    if last["sets"]:
+        console.print(summary_table(summaries, console))
+        console.print(describe(last["embedding_model"], last["judge"]), style="dim", markup=False)
     for note in last["notes"]:
         console.print(note, style="dim", markup=False)
+    for name in last.get("benchmarks", {}):
+        console.print(_of_benchmark(summaries, name))
+
+
+def _of_benchmark(summaries: Mapping[str, dict[str, Any]], name: str) -> Table:
+    """A benchmark's own figures, in its own units: one line each."""
+    table = _new_table(name, *map(escape, summaries), left=1)
+    found = [summary.get("benchmarks", {}).get(name, {}).get("figures", {}) for summary in summaries.values()]
+    for figure in dict.fromkeys(figure for figures in found for figure in figures):
+        table.add_row(figure.replace("_", " "), *(_number(figures.get(figure)) for figures in found))
+    return table
 
 
 def print_verdict(runs: Sequence[Path]) -> None:

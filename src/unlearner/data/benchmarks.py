@@ -4,12 +4,17 @@
   questions; of `verbmem` the prompt is the question and the text that follows it the answer.
 - `wmdp:PLACE:wmdp-bio`: WMDP (Li et al. 2024, arXiv 2403.03218). Questions with the other choices as wrong answers, or
   a corpus of documents.
-- `rwku:PLACE:forget_level1:SUBJECT`: RWKU (Jin et al. 2024, arXiv 2406.10890). Questions or texts on one subject, or
-  without SUBJECT on all.
+- `rwku:PLACE:forget_level1:SUBJECT`: RWKU (Jin et al. 2024, arXiv 2406.10890). Questions or texts on one subject (`_`
+  for a space), or without SUBJECT on all.
 - `lume:FOLDER:forget`: LUME and SemEval-2025 Task 4 (Ramakrishna et al. 2025, arXiv 2502.15097), its `task` as task_id.
+- `knowundo:PLACE:privacy/unlearn`: KnowUnDo (Tian et al. 2024, arXiv 2407.01920), its rows to train on; those to
+  evaluate with `privacy/unlearn/val`.
+- `pistol:FOLDER:sample_data_1:A_B`: PISTOL (Qiu et al. 2024, arXiv 2406.16810), the contract between A and B, its
+  `edge` as task_id; several with commas, all others with `-A_B`.
 
-PLACE is a folder in the layout of the official code, or on the hub `News` or `Books` (muse) and `hub` (wmdp, rwku).
-Questions stand as they are in the data: the instructions that RWKU's own evaluation puts before them are not added.
+PLACE is a folder in the layout of the official code, or on the hub `News` or `Books` (muse) and `hub` (wmdp, rwku,
+knowundo). `muse:PLACE:sust` is its four folds one after the other, numbered as task_id. Questions stand as they are in
+the data; the prompts of a benchmark's own evaluation are made in `evaluation/benchmarks/`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +23,7 @@ from typing import Any
 
 from unlearner.data.hub import read_hub
 from unlearner.data.readers import READERS, read_rows
+from unlearner.data.rows import numbered
 from unlearner.errors import UserError, did_you_mean
 
 Rows = Iterator[tuple[str, Any]]
@@ -28,8 +34,10 @@ RWKU_FILES = {
     "train_refusal_phi3": "reject_phi",
 }  # fmt: skip
 """RWKU's configurations on the hub that have another name as files."""
-LUME_FILE = "{}_train-00000-of-00001"
-"""How the challenge's own files are called."""
+LUME_FILES = ("{}", "data/{}", "{}_train-00000-of-00001", "data/{}_train-00000-of-00001")
+"""How a set's file is called, in LUME's repository and in the challenge's data."""
+MUSE_REQUESTS = 4
+"""Folds of `sust`, which are to be forgotten one after another."""
 
 
 def is_benchmark(prefix: str, spec: str) -> bool:
@@ -46,12 +54,17 @@ def read_benchmark(prefix: str, spec: str) -> Rows:
 
 
 def _muse(place: str, name: str) -> Rows:
+    if name == "sust":
+        for fold in range(1, MUSE_REQUESTS + 1):
+            for where, cells in _muse(place, f"sust/forget_{fold}"):
+                yield f"forget_{fold}, {where}", {**cells, "task_id": fold} if isinstance(cells, Mapping) else cells
+        return
     config, _, split = name.partition("/")
     if not split:
         raise UserError(f"muse:{place}:{name}: write a kind and a split, as in muse:{place}:raw/forget.")
     on_hub = place in ("News", "Books") and not Path(place).is_dir()
     rows = read_hub(f"muse-bench/MUSE-{place}:{config}:{split}") if on_hub else _in_folder("muse", place, [name])
-    return _renamed(rows, {"prompt": "question", "gt": "answer"})
+    yield from _renamed(rows, {"prompt": "question", "gt": "answer"})
 
 
 def _wmdp(place: str, name: str) -> Rows:
@@ -72,7 +85,10 @@ def _choice(where: str, cells: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
         raise UserError(f"{where}: 'answer' must be the number of one of the 'choices', counted from 0; correct it.")
     wrong = [choice for number, choice in enumerate(choices) if number != right]
-    return {"question": cells.get("question"), "answer": choices[right], "perturbed_answer": wrong}
+    return {
+        "question": cells.get("question"), "answer": choices[right], "perturbed_answer": wrong, "choices": choices,
+        "right": right,
+    }  # fmt: skip
 
 
 def _rwku(place: str, name: str) -> Rows:
@@ -84,7 +100,7 @@ def _rwku(place: str, name: str) -> Rows:
         rows = _in_folder("rwku", place, [name, RWKU_FILES.get(name, name)])
     found = False
     for where, cells in _renamed(rows, {"query": "question"}):
-        if not subject or cells.get("subject") == subject:
+        if not subject or cells.get("subject") in (subject, subject.replace("_", " ")):
             found = True
             yield where, cells
     if not found:
@@ -92,11 +108,41 @@ def _rwku(place: str, name: str) -> Rows:
 
 
 def _lume(place: str, name: str) -> Rows:
-    rows = _in_folder("lume", place, [name, LUME_FILE.format(name)])
-    return _renamed(rows, {"input": "question", "output": "answer", "task": "task_id"})
+    rows = _in_folder("lume", place, [form.format(name) for form in LUME_FILES])
+    return _renamed(rows, {"input": "question", "output": "answer", "task": "task_id", "document": "text"})
 
 
-BENCHMARKS: dict[str, Callable[[str, str], Rows]] = {"muse": _muse, "wmdp": _wmdp, "rwku": _rwku, "lume": _lume}
+def _knowundo(place: str, name: str) -> Rows:
+    config, _, split = name.partition("/")
+    split, _, part = split.partition("/")
+    if not split or part not in ("", "train", "val"):
+        raise UserError(f"knowundo:{place}:{name}: write a kind and a split, as in knowundo:{place}:privacy/unlearn.")
+    on_hub = place == "hub" and not Path(place).is_dir()
+    given = f"zjunlp/KnowUnDo:{config}:{split}"
+    # One row holds everything: a list of rows to train on, and one to evaluate with.
+    where, cells = next(iter(read_hub(given) if on_hub else _in_folder("knowundo", place, [f"{config}/{split}"])))
+    rows = cells.get(part or "train") if isinstance(cells, Mapping) else None
+    if not isinstance(rows, list):
+        raise UserError(f"knowundo:{place}:{name}, {where}: it must hold a list of rows as {part or 'train'!r}.")
+    return _renamed(numbered(rows), {"text": "question", "labels": "answer"})
+
+
+def _pistol(place: str, name: str) -> Rows:
+    name, _, wanted = name.partition(":")
+    but, edges = wanted.startswith("-"), wanted.removeprefix("-").split(",")
+    rows = list(_renamed(_in_folder("pistol", place, [name, f"data/{name}"]), {"edge": "task_id"}))
+    there = {str(cells.get("task_id")): None for _, cells in rows if isinstance(cells, Mapping)}
+    for edge in edges:
+        if wanted and edge not in there:
+            raise UserError(f"pistol:{place}:{name} has no edge {edge!r}: {did_you_mean(edge, there)}")
+    for where, cells in rows:
+        if not wanted or (str(cells.get("task_id")) in edges) != but:
+            yield where, cells
+
+
+BENCHMARKS: dict[str, Callable[[str, str], Rows]] = {
+    "muse": _muse, "wmdp": _wmdp, "rwku": _rwku, "lume": _lume, "knowundo": _knowundo, "pistol": _pistol,
+}  # fmt: skip
 """By what stands before the first colon."""
 
 

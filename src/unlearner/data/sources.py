@@ -40,7 +40,7 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
     - `FOLDER:NAME`, TOFU's layout: `path/to/tofu:forget01` reads `forget01.json` (or `.jsonl`, ...) in that folder;
     - `hub:OWNER/NAME:CONFIG:SPLIT`, config and split optional (`hub:OWNER/NAME::SPLIT` gives the split alone);
       a local dataset folder may stand in the place of OWNER/NAME;
-    - `muse:`, `wmdp:`, `rwku:`, `lume:`: data sets of the field, see `data/benchmarks.py`;
+    - `muse:`, `wmdp:`, `rwku:`, `lume:`, `knowundo:`, `pistol:`: data sets of the field, see `data/benchmarks.py`;
     - `builtin:NAME` or `builtin:NAME:people=100,seed=3`, options as in `unlearner.data.profiles.builtin`;
     - `PLUGIN:SPEC`, where an installed package has an entry point PLUGIN in the group `unlearner.sources`: a function
       of SPEC that gives the rows as mappings;

@@ -12,7 +12,7 @@ from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation.examples import Answer, Example, variants
 from unlearner.evaluation.passes import labelled_tokens, scoring_pass
-from unlearner.evaluation.requests import Generate, Request, Score, Scored, Written, batch_kind
+from unlearner.evaluation.requests import Cut, Generate, Request, Score, Scored, Written, batch_kind
 from unlearner.evaluation.store import Progress, Store
 from unlearner.models.anatomy import bare, evaluating
 from unlearner.models.batch_jobs import BatchJob
@@ -24,6 +24,8 @@ Key = tuple[int, Request]
 """A request, and the row that it is of in official mode (0 elsewhere): the official batches hold every row, in the
 order given, even one that is there twice."""
 Job = BatchJob[dict[Key, Answer]]
+UNCUT = 2**31 - 1
+"""More tokens than any text has."""
 
 
 def everyday(record: Record) -> list[Request]:
@@ -61,11 +63,14 @@ def run_passes(
     kinds: dict[Any, list[Any]] = {}
     for key in dict.fromkeys(key for of_record in keys for key in of_record):
         kinds.setdefault(batch_kind(key[1]), []).append(key)
-    scores = kinds.pop("answers", [])
     store = store or Store()
-    jobs: list[Job] = []
-    if scores:
-        jobs.append(_scoring(model, tokenizer, template, scores, max_length, official, batch_tokens))
+    jobs: list[Job] = [
+        _scoring(model, tokenizer, template, scores, max_length, official, batch_tokens)
+        for kind in ("answers", "open answers")
+        if (scores := kinds.pop(kind, []))
+    ]
+    if cuts := kinds.pop("cuts", []):
+        jobs.append(_cutting(tokenizer, cuts))
     writing = [
         _writing(
             model, tokenizer, template, wanted, max_new_tokens=max_new_tokens, batch_tokens=generation_tokens,
@@ -102,27 +107,51 @@ def _scoring(
         groups.setdefault((part, request.prompt), []).append((part, request))
     rows: list[Any] = [key for group in groups.values() for key in group]
     table = _table(tokenizer, template, [request for _, request in rows], max_length, official)
-    job = scoring_pass(model, table, [len(group) for group in groups.values()], batch_tokens=batch_tokens)
+    each = keys[0][1].open
+    job = scoring_pass(model, table, [len(group) for group in groups.values()], batch_tokens=batch_tokens, each=each)
     counts = labelled_tokens(table).tolist()
 
     def join(results: list[Any]) -> dict[Key, Answer]:
-        return {
-            key: Scored(nll, count) for key, nll, count in zip(rows, job.join(results).tolist(), counts, strict=True)
-        }
+        found = job.join(results)
+        if each:
+            return {key: Scored(-sum(logp), len(logp), tuple(logp)) for key, logp in zip(rows, found, strict=True)}
+        return {key: Scored(nll, count) for key, nll, count in zip(rows, found.tolist(), counts, strict=True)}
 
-    return replace(job, join=join)  # type: ignore[arg-type, return-value]
+    return replace(job, join=join)
+
+
+def encode_scores(
+    tokenizer: PreTrainedTokenizerBase, template: Template, requests: Sequence[Score], max_length: int, official: bool
+) -> TokenTable:
+    """The rows of requests to be scored, all of them open or none."""
+    pairs = [(request.prompt, request.continuation) for request in requests]
+    if requests[0].open:
+        return encode(tokenizer, replace(template, end=""), pairs, UNCUT)
+    return encode(tokenizer, template, pairs, max_length, official=official)
 
 
 def _table(
     tokenizer: PreTrainedTokenizerBase, template: Template, requests: Sequence[Score], max_length: int, official: bool
 ) -> TokenTable:
-    pairs = [(request.prompt, request.continuation) for request in requests]
-    table = encode(tokenizer, template, pairs, max_length, official=official)
+    table = encode_scores(tokenizer, template, requests, max_length, official)
     counts = labelled_tokens(table)
     if counts.min() <= 0:
-        question = pairs[int(counts.argmin())][0]
+        question = requests[int(counts.argmin())].prompt
         raise UserError(f"max_length {max_length} leaves no room for the answer to {question!r}: raise it.")
     return table
+
+
+def _cutting(tokenizer: PreTrainedTokenizerBase, keys: Sequence[tuple[int, Cut]]) -> Job:
+    """Texts as far as so many tokens reach."""
+
+    def compute(_: int) -> list[str]:
+        ids = tokenizer([request.text for _, request in keys])["input_ids"]
+        return [_decode(tokenizer, row[: request.tokens]) for row, (_, request) in zip(ids, keys, strict=True)]
+
+    content = ["cuts", [[request.text, request.tokens] for _, request in keys]]
+    return BatchJob(
+        "cuts", [content], compute, [len(keys)], [1.0], lambda results: dict(zip(keys, results[0], strict=True))
+    )
 
 
 def _writing(
@@ -157,7 +186,8 @@ def _writing(
         )  # fmt: skip
 
     def join(results: list[Any]) -> dict[Key, Answer]:
-        texts = [_decode(tokenizer, answer) for answer in job.join(results)]
+        stops = [key[1].stop for key in keys for _ in range(key[1].n)]
+        texts = [_decode(tokenizer, answer, stop) for answer, stop in zip(job.join(results), stops, strict=True)]
         # As in the official token entropy: the text alone, no special tokens around it.
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
         written = iter([Written(text, tuple(tokens)) for text, tokens in zip(texts, ids, strict=True)])
@@ -189,8 +219,11 @@ def _labelled(
     return [_decode(tokenizer, table.row(i)[table.start[i] :]) for i in range(len(records))]
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Any) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Any, stop: Sequence[str] = ()) -> str:
+    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    for end in stop:
+        text = text.partition(end)[0]
+    return text.strip()
 
 
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, template: Template) -> set[int]:

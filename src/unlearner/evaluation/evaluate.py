@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerBase
 from unlearner import distributed
 from unlearner.config import EvaluateConfig, ForgetConfig
 from unlearner.console import progress_bar
-from unlearner.data.prompts import DOCUMENT, Template, encode, find_template
+from unlearner.data.prompts import DOCUMENT, Template, find_template
 from unlearner.errors import UserError
-from unlearner.evaluation.backend import prompt_tokens, run_passes
+from unlearner.evaluation.backend import encode_scores, prompt_tokens, run_passes
+from unlearner.evaluation.benchmarks import benchmark_summary
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
 from unlearner.evaluation.judges import Judges
-from unlearner.evaluation.metrics import find_metrics
+from unlearner.evaluation.metrics import find_metrics, metrics_of
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.passes import labelled_tokens
 from unlearner.evaluation.requests import Generate, Request, Score, batch_kind
@@ -68,10 +69,11 @@ def check_answers(
     highest = longest = 0
     for eval_set, requests in zip(sets, _asked(sets, find_metrics(options.metrics)), strict=True):
         prompt = DOCUMENT if eval_set.documents else template
-        rows = [(i, r) for i, of_record in enumerate(requests) for r in of_record if isinstance(r, Score)]
-        if rows:
-            pairs = [(request.prompt, request.continuation) for _, request in rows]
-            table = encode(tokenizer, prompt, pairs, length, official=official)
+        scored = [(i, r) for i, of_record in enumerate(requests) for r in of_record if isinstance(r, Score)]
+        for rows in ([row for row in scored if row[1].open == is_open] for is_open in (False, True)):
+            if not rows:
+                continue
+            table = encode_scores(tokenizer, prompt, [request for _, request in rows], length, official)
             labelled = labelled_tokens(table)
             if labelled.min() < 1:
                 row = rows[int(labelled.argmin())][0] + 1
@@ -90,7 +92,8 @@ def check_answers(
 def _asked(sets: Sequence[EvalSet], metrics: Sequence[Metric]) -> list[list[list[Request]]]:
     """For every record of every set, what the metrics ask about it."""
     return [
-        [list(dict.fromkeys(r for m in metrics for r in m.requests(record, s))) for record in s.records] for s in sets
+        [list(dict.fromkeys(r for m in metrics_of(s, metrics) for r in m.requests(record, s))) for record in s.records]
+        for s in sets
     ]
 
 
@@ -112,7 +115,7 @@ class _Way:
 def way_of_measuring(options: EvalOptions, like: ModelOptions, template: Template, judges: Judges, *more: Any) -> str:
     """A hash of all that decides, beside model and records, what is measured: two evaluations of the same may share
     their rows. `more` is what else the caller's arithmetic depends on."""
-    free = ("eval_tokens", "eval_limit", "retrained", "judge", "embedding_model", "metrics")
+    free = ("eval_tokens", "eval_limit", "retrained", "judge", "embedding_model", "metrics", "benchmarks")
     chosen = {field.name: getattr(options, field.name) for field in fields(EvalOptions) if field.name not in free}
     metrics = [
         [m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in find_metrics(options.metrics)
@@ -181,7 +184,10 @@ def measure(
             rows = {s.name: rows[s.name] for s in sets}
             records = [row for of_set in rows.values() for row in of_set]
             names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
-            summary = summarise(rows, **names, seed=seed, retrained=retrained, metrics=way.metrics)
+            plain = {s.name: rows[s.name] for s in sets if s.metric is None}
+            summary = summarise(plain, **names, seed=seed, retrained=retrained, metrics=way.metrics)
+            if len(plain) < len(rows):
+                summary["benchmarks"] = benchmark_summary(options.benchmarks, sets, rows, seed)
             summary["notes"] += [
                 f"{s.name!r} was measured on the first {len(s.records):,} of {len(s.records) + s.left_out:,} rows "
                 "(--eval-limit)."
@@ -241,9 +247,10 @@ def _judged(
     """By set, the rows of `records.jsonl`."""
     rows: dict[str, list[Row]] = {}
     with progress_bar(f"{way.title}: judging", sum(map(len, examples.values()))) as bar:
-        embed_together(examples.values(), judges, way.metrics)
+        embed_together([examples[s.name] for s in sets if s.metric is None], judges, way.metrics)
         for eval_set in sets:
-            rows[eval_set.name] = per_example(examples[eval_set.name], eval_set, judges, way.metrics)
+            metrics = metrics_of(eval_set, way.metrics)
+            rows[eval_set.name] = per_example(examples[eval_set.name], eval_set, judges, metrics)
             bar(sum(map(len, rows.values())))
     return rows
 

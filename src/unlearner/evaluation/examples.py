@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unlearner.data.records import Record
-from unlearner.evaluation.requests import Generate, Request, Score, Scored, Written
+from unlearner.evaluation.requests import Cut, Generate, Request, Score, Scored, Written
 
-Answer = Scored | tuple[Written, ...]
+Answer = Scored | tuple[Written, ...] | str
+"""Of `Score`, `Generate` and `Cut`."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class EvalSet:
     """A named list of records and how the paper measures it (PAPER section 5)."""
 
     name: str
-    """`forget`, or one of the sets whose answers are to be kept: `retain`, `real_authors`, `world_facts`."""
+    """`forget`, or one of the sets whose answers are to be kept: `retain`, `real_authors`, `world_facts`; or a
+    benchmark's own."""
     records: tuple[Record, ...]
     short_answers: bool = False
     """Real Authors and World Facts: probability is normalised over the wrong answers, truth ratio uses the answer
@@ -24,6 +26,8 @@ class EvalSet:
 
     documents: bool = False
     """Plain documents cut in two: the first half stands as `question` and goes to the model as it is."""
+    metric: str | None = None
+    """Of a benchmark's own sets: the one metric that is measured on it. Model utility goes without such a set."""
     left_out: int = 0
     """Rows beyond `eval_limit`, which are not measured."""
 
@@ -76,13 +80,18 @@ class Example:
         assert isinstance(answer, tuple)
         return answer
 
+    def cut(self, request: Cut) -> str:
+        answer = self.answers[request]
+        assert isinstance(answer, str)
+        return answer
+
     @classmethod
     def of(cls, record: Record, answers: Mapping[Request, Answer], labelled_answer: str | None = None) -> "Example":
         """The example of `record`, from the answers to what was asked about it."""
 
         def score(answer: str | None) -> Scored | None:
             found = None if answer is None else answers.get(Score(record.question, answer))
-            assert not isinstance(found, tuple)
+            assert found is None or isinstance(found, Scored)
             return found
 
         right, paraphrase = score(record.answer), score(record.paraphrased_answer)

@@ -36,8 +36,10 @@ def scoring_pass(
     *,
     batch_tokens: int | None = None,
     share: bool = True,
-) -> BatchJob[np.ndarray]:
-    """NLL of each row of `table` summed over its labelled tokens, float64 of shape (rows,).
+    each: bool = False,
+) -> BatchJob[Any]:
+    """NLL of each row of `table` summed over its labelled tokens, float64 of shape (rows,); with `each` the
+    log-probabilities of these tokens, a list of lists.
 
     Group i is the next `sizes[i]` rows. Without `share`, and for any model that keeps anything but keys and values of
     past tokens, the question is encoded again for each row.
@@ -50,16 +52,18 @@ def scoring_pass(
     rounds = list(_rounds(table, groups, prefixes))
     rows = [np.concatenate([groups[i] for i in chosen]) for chosen in rounds]
 
-    def join(results: list[list[float]]) -> np.ndarray:
-        nll = np.zeros(len(table))
+    def join(results: list[list[Any]]) -> Any:
+        found: list[Any] = [None] * len(table)
         for part, result in zip(rows, results, strict=True):
-            nll[part] = result
-        return nll
+            for row, value in zip(part.tolist(), result, strict=True):
+                found[row] = value
+        return found if each else np.array(found, dtype=np.float64)
 
+    name = "open answers" if each else "answers"
     return BatchJob(
-        "answers",
-        [["answers", [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows],
-        lambda i: _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget),
+        name,
+        [[name, [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows],
+        lambda i: _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget, each),
         [len(chosen) for chosen in rounds],
         [float(table.lengths[part].sum()) for part in rows],
         join,
@@ -88,9 +92,14 @@ def _rounds(table: TokenTable, groups: Sequence[np.ndarray], prefixes: np.ndarra
 
 @torch.inference_mode()
 def _score_round(
-    model: nn.Module, table: TokenTable, groups: Sequence[np.ndarray], prefixes: np.ndarray, batch_tokens: int
-) -> list[float]:
-    """NLL of all rows of `groups`: the prefixes in one forward, then rows of like length together."""
+    model: nn.Module,
+    table: TokenTable,
+    groups: Sequence[np.ndarray],
+    prefixes: np.ndarray,
+    batch_tokens: int,
+    each: bool = False,
+) -> list[Any]:
+    """`scoring_pass` of all rows of `groups`: the prefixes in one forward, then rows of like length together."""
     rows = np.concatenate(groups)
     group = np.repeat(np.arange(len(groups)), [len(members) for members in groups])
     prefix = prefixes[group]
@@ -101,7 +110,10 @@ def _score_round(
         scores.append(logp)
         owners.append(np.array(batch)[row])
     weights = -torch.cat(scores).double().cpu().numpy()  # the round's one copy from the device
-    return np.bincount(np.concatenate(owners), weights, minlength=len(rows)).tolist()
+    owner = np.concatenate(owners)
+    if each:
+        return [(-weights[owner == row]).tolist() for row in range(len(rows))]
+    return np.bincount(owner, weights, minlength=len(rows)).tolist()
 
 
 def _encode_prefixes(

@@ -13,6 +13,8 @@ class Score:
 
     prompt: str | None
     continuation: str
+    open: bool = False
+    """The text may go on: no end token is scored, nothing is cut at max_length, and every token's score is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,8 @@ class Generate:
     """What does the model answer to `prompt`, once its answer has begun with `prefix`?
 
     At temperature 0 the one likeliest answer, token by token; above it, `n` answers drawn by `temperature`, `top_p`,
-    `top_k` (0: all tokens) and `seed`. `max_new_tokens` is `--max-new-tokens` unless given. Raises UserError for
-    values that cannot be.
+    `top_k` (0: all tokens) and `seed`. `max_new_tokens` is `--max-new-tokens` unless given. What was written is cut
+    before the first text of `stop` in it, then before the second, and so on. Raises UserError for what cannot be.
     """
 
     prompt: str | None
@@ -32,6 +34,7 @@ class Generate:
     top_k: int = 0
     seed: int = 0
     max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n < 1 or (self.n > 1 and self.temperature == 0):
@@ -52,7 +55,15 @@ class Generate:
         return Sampling(self.n, self.temperature, self.top_p, self.top_k, self.seed)
 
 
-Request = Score | Generate
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`text` as far as the first `tokens` tokens of the model's tokenizer reach, special ones such as `<s>` counted."""
+
+    text: str
+    tokens: int
+
+
+Request = Score | Generate | Cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,8 @@ class Scored:
     """Sum of the negative log-likelihood over the labelled tokens, in nats."""
     tokens: int
     """Labelled tokens: the continuation's and the end token."""
+    logp: tuple[float, ...] = ()
+    """Of an open score: the log-probability of each token, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,5 +90,7 @@ class Written:
 def batch_kind(request: Request) -> Hashable:
     """Requests of one kind share their batches."""
     if isinstance(request, Score):
-        return "answers"
+        return "open answers" if request.open else "answers"
+    if isinstance(request, Cut):
+        return "cuts"
     return request.sampling, request.max_new_tokens, request.prefix != ""

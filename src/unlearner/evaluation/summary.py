@@ -23,6 +23,8 @@ The summary (`summarise`):
   `forget`; null without it, or where one of the five was not chosen.
 - `forget_quality`: only where a retrained model is given: how well the forget set's truth ratios agree with its own
   (`forget_quality.py`). Beside the other figures, in none of them.
+- `benchmarks.<benchmark>`: only with `--benchmarks`: `figures` in its own units (`evaluation/benchmarks/`), and of its
+  `sets` metric, mean, interval and count. Beside the other figures, in none of them.
 - `sets.<set>.<metric>`: plain mean over the set's rows; null where no row of the set has a value.
 - `counts.<set>`: number of rows.
 - `intervals`: 95% intervals [low, high] under the same keys: `model_utility`, `model_utility_retain`,
@@ -51,7 +53,7 @@ from unlearner.evaluation.forget_quality import forget_quality
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.metrics import METRICS
 from unlearner.evaluation.metrics.base import Metric
-from unlearner.evaluation.requests import Generate
+from unlearner.evaluation.requests import Generate, Scored
 from unlearner.results.records import with_ids
 
 MODEL_UTILITY = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
@@ -82,10 +84,6 @@ def per_example(
         _check(example, f"row {index} of the set {eval_set.name!r}")
     values: dict[str, list[float]] = {name: [math.nan] * len(examples) for name in METRICS}
     values |= {metric.name: metric.values(examples, eval_set, judges) for metric in metrics}
-    wrote = [
-        any(Generate(example.record.question) in metric.requests(example.record, eval_set) for metric in metrics)
-        for example in examples
-    ]
     rows = [
         {
             "set": eval_set.name,
@@ -94,7 +92,7 @@ def per_example(
             "answer": example.record.answer,
             "original_answer": example.record.original_answer,
             "subject": example.record.subject,
-            "generation": example.generation if wrote[index] else None,
+            "generation": _generation(example, eval_set, metrics),
             **{name: None if math.isnan(of[index]) else of[index] for name, of in values.items()},
             "answer_nll": example.answer_nll,
             "answer_tokens": example.answer_tokens,
@@ -170,8 +168,26 @@ def summarise(
     }
 
 
+def _generation(example: Example, eval_set: EvalSet, metrics: Sequence[Metric]) -> str | None:
+    """The likeliest answer, on a benchmark's own set what its metric read; None where no metric asked."""
+    asked = [request for metric in metrics for request in metric.requests(example.record, eval_set)]
+    if Generate(example.record.question) in asked:
+        return example.generation
+    written = [request for request in asked if isinstance(request, Generate)] if eval_set.metric else []
+    return example.written(written[0])[0].text if written else None
+
+
+def mean_and_interval(
+    rows: Sequence[Row], name: str, metric: str, seed: int = 0
+) -> tuple[float | None, list[float] | None]:
+    """The mean of one metric over the rows of the set `name`, and its interval; None where no row has a value."""
+    mean = _mean(rows, metric)
+    return mean, None if mean is None else _interval(_resampled_means(rows, name, seed, [metric])[metric])
+
+
 def _check(example: Example, where: str) -> None:
     nlls, tokens = list(example.perturbed_nll), list(example.perturbed_tokens)
+    nlls += [answer.nll for answer in example.answers.values() if isinstance(answer, Scored)]
     for nll, count in (
         (example.answer_nll, example.answer_tokens),
         (example.paraphrase_nll, example.paraphrase_tokens),

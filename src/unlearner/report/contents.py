@@ -10,6 +10,8 @@ from unlearner.results.texts import keyed_hashes, redacted
 
 SETS = ("forget", "retain", "real_authors", "neighbours", "world_facts")
 """The order in which sets are shown; others follow."""
+BESIDE = ("ability", "benchmark")
+"""Figures of an evaluation that belong to none of its sets: lm-eval's tasks, and benchmarks' own."""
 TOTALS = ("forget_efficacy", "model_utility", "model_utility_retain", "forget_quality")
 
 
@@ -18,7 +20,7 @@ class Measurement:
     """An evaluation of one model, or the mean of the evaluations over the seeds of a bench."""
 
     summary: dict[str, Any]
-    """As in `evaluation/summary.py`, and `ability`: lm-eval's tasks. Of a mean, the intervals are one standard
+    """As in `evaluation/summary.py`, and those of `BESIDE`, by name. Of a mean, the intervals are one standard
     deviation down and up."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Its records, of a mean those of the first seed; empty if they are not there."""
@@ -212,6 +214,6 @@ def set_order(name: str) -> tuple[int, int, str]:
 
 def value_at(values: Mapping[str, Any], key: str) -> Any:
     name, dot, metric = key.partition(".")
-    if name == "ability":
-        return values.get("ability", {}).get(metric)
+    if name in BESIDE:
+        return values.get(name, {}).get(metric)
     return values.get("sets", {}).get(name, {}).get(metric) if dot else values.get(key)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
-from unlearner.report.contents import TOTALS, Measurement, Part, Run
+from unlearner.report.contents import BESIDE, TOTALS, Measurement, Part, Run
 
 
 def mean_run(cells: Sequence[Run], label: str) -> Run:
@@ -38,8 +38,9 @@ def over_parts(parts: Sequence[Part]) -> list[Run]:
 def mean(measured: Sequence[Measurement]) -> Measurement:
     """The mean of every figure that is defined, with one standard deviation down and up for its interval."""
     first = measured[0]
-    abilities = [f"ability.{name}" for name in first.summary.get("ability", {})]
-    keys = [*TOTALS, *(f"{name}.{metric}" for name in first.sets for metric in first.metrics), *abilities]
+    beside = {kind: [f"{kind}.{name}" for name in first.summary.get(kind, {})] for kind in BESIDE}
+    sets = [f"{name}.{metric}" for name in first.sets for metric in first.metrics]
+    keys = [*TOTALS, *sets, *(key for found in beside.values() for key in found)]
     values = {key: [v for m in measured if (v := m.figure(key)) is not None] for key in keys}
     means = {key: fmean(found) if found else None for key, found in values.items()}
     spreads = {
@@ -49,8 +50,8 @@ def mean(measured: Sequence[Measurement]) -> Measurement:
 
     def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         sets = {name: {metric: flat[f"{name}.{metric}"] for metric in first.metrics} for name in first.sets}
-        ability = {key.removeprefix("ability."): flat[key] for key in abilities}
-        return {**{key: flat[key] for key in TOTALS}, "sets": sets, "ability": ability}
+        more = {kind: {key.partition(".")[2]: flat[key] for key in found} for kind, found in beside.items()}
+        return {**{key: flat[key] for key in TOTALS}, "sets": sets, **more}
 
     notes = list(dict.fromkeys(note for m in measured for note in m.summary.get("notes", [])))
     return Measurement({**first.summary, **nested(means), "intervals": nested(spreads), "notes": notes}, first.rows)

@@ -232,10 +232,14 @@ def _tables(part: Part, metrics: Mapping[str, Described]) -> dict[str, Any]:
             for m, about in metrics.items()
         ]
         groups.append((heading, rows))
-    abilities = dict.fromkeys(name for column in found for name in column.measured.summary.get("ability", {}))
-    if abilities:
-        rows = [(name, [_cell(c.measured, f"ability.{name}", part.means) for c in found]) for name in abilities]
-        groups.append(("General ability, by lm-evaluation-harness, to stay as it was", rows))
+    for kind, heading in (
+        ("ability", "General ability, by lm-evaluation-harness, to stay as it was"),
+        ("benchmark", "Benchmarks, each in its own units"),
+    ):
+        names = dict.fromkeys(name for column in found for name in column.measured.summary.get(kind, {}))
+        if names:
+            rows = [(name, [_cell(c.measured, f"{kind}.{name}", part.means) for c in found]) for name in names]
+            groups.append((heading, rows))
     totals = [
         (title, [_cell(column.measured, key, part.means) for column in found])
         for title, key in (

@@ -58,13 +58,19 @@ def read_measurement(
         elif expected:
             missing.append(f"The evaluation {when} is missing: it was not done, or was cut short.")
         return None
+    benchmarks = summary.get("benchmarks", {})
+    if benchmarks:
+        figures = ((f"{n}, {f}", v) for n, of in benchmarks.items() for f, v in of["figures"].items())
+        summary["benchmark"] = {name.replace("_", " "): value for name, value in figures}
+    theirs = {name for of in benchmarks.values() for name in of["sets"]}
     if ability := read_object(evaluation.ability):
         tasks = ability.get("tasks", {}).items()
         summary["ability"] = {f"{t}, {m.removesuffix(',none')}": v for t, found in tasks for m, v in found.items()}
     if not rows:
         return Measurement(summary)
     lines, broken = _rows(evaluation.records)
-    found = [{**row, "set": names.get(row["set"], row["set"])} for row in with_ids(lines) if _is_row(row)]
+    rows_read = (row for row in with_ids(lines) if _is_row(row) and row["set"] not in theirs)
+    found = [{**row, "set": names.get(row["set"], row["set"])} for row in rows_read]
     count = sum(summary.get("counts", {}).values())
     if broken or 0 < len(found) < count:
         missing.append(

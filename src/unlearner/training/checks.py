@@ -37,8 +37,10 @@ def load_to_train(config: TrainOptions) -> Any:
     return model.merge_and_unload().requires_grad_(True)  # peft had frozen them
 
 
-def warn_truncated(views: Mapping[str, View], max_length: int) -> None:
-    """Say how many rows of each view were cut at max_length."""
+def warn_truncated(views: Mapping[str, View], max_length: int, *, chunked: bool = False) -> None:
+    """Say how many rows of each view were cut at max_length; not of documents that go on in the next row."""
+    if chunked:
+        return
     for name, view in views.items():
         cut = int((~view.table.closed).sum())
         if cut:

@@ -17,6 +17,7 @@ from unlearner.data.quality import data_warnings
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
+from unlearner.evaluation.benchmarks import benchmark_sets
 from unlearner.evaluation.evaluate import (
     EVALUATION_REMEDY,
     check_answers,
@@ -87,10 +88,10 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
     config = replace(config, eval_columns=config.eval_columns or config.columns, model=resolve_model(config.model))
     forget = load_forget(config.forget, config.columns, config.task) if config.forget is not None else []
     retain = load_records(config.retain, config.columns) if config.retain is not None else []
-    sets = load_sets(config, config, forget=forget, retain=retain)
+    sets = load_sets(config, config, forget=forget, retain=retain) + benchmark_sets(config.benchmarks)
     odd = data_warnings(
         {name: rows for name, rows in (("forget", forget), ("retain", retain)) if rows}
-        | {s.name: s.records for s in sets if s.name not in ("forget", "retain")},
+        | {s.name: s.records for s in sets if s.name not in ("forget", "retain") and s.metric is None},
         config.columns,
     )
     judges = judges_for(config)

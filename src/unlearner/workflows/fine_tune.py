@@ -9,6 +9,7 @@ from unlearner import distributed
 from unlearner.config import FinetuneConfig
 from unlearner.console import note, warn
 from unlearner.data.batches import Plan
+from unlearner.data.chunks import chunked
 from unlearner.data.pairs import Pairing, pair
 from unlearner.data.prompts import find_template
 from unlearner.data.quality import data_warnings
@@ -78,11 +79,12 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
     odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
     assert config.epochs is not None and config.gradient_accumulation_steps is not None
-    plan = Plan(len(records), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
+    rows = chunked(records, subject.tokenizer, config.max_length) if config.chunk_documents else records
+    plan = Plan(len(rows), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
     check_steps(plan)
-    pairing: Pairing = pair(len(records), 0, 0)
+    pairing: Pairing = pair(len(rows), 0, 0)
     views = build_views(
-        ["train"], records, [], [], [pairing], subject.tokenizer, subject.template,
+        ["train"], rows, [], [], [pairing], subject.tokenizer, subject.template,
         max_length=config.max_length, cache=None if config.output is None else cache_directory() / "tokens",
     )  # fmt: skip
     check_room(views, config.max_length)
@@ -101,7 +103,7 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
             return FinetuneResult(trained, subject.tokenizer, read_jsonl(run.log))
 
     views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
-    warn_truncated(views, config.max_length)
+    warn_truncated(views, config.max_length, chunked=config.chunk_documents)
     if trained is None or not trained.is_dir():
         mode = subject.model.training
         model, log = train(

@@ -153,7 +153,7 @@ class Forgetting:
             self._add_alternates()
         if self.unlearning.engine == "deepspeed":
             self.subject.model = load_to_train(config)  # which DeepSpeed spreads itself
-        warn_truncated(self.unlearning.views, config.max_length)
+        warn_truncated(self.unlearning.views, config.max_length, chunked=config.chunk_documents)
         if not self.unlearning.done:
             self._tell_steps()
             if self.listener is not None:

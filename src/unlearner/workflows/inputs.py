@@ -6,6 +6,7 @@ from typing import Any
 
 from unlearner.config import EvalSources, ForgetConfig
 from unlearner.data.batches import Plan
+from unlearner.data.chunks import chunked
 from unlearner.data.pairs import pair
 from unlearner.data.prompts import Template
 from unlearner.data.quality import data_warnings
@@ -15,6 +16,7 @@ from unlearner.data.sources import earlier_tasks, later_tasks, load_records, sel
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability
+from unlearner.evaluation.benchmarks import benchmark_sets
 from unlearner.evaluation.evaluate import check_retrained
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges
@@ -78,7 +80,7 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     columns = config.eval_columns
     forget_rows = load_forget(config.forget_eval, columns, config.task) if config.forget_eval else forget
     retain_rows = load_records(config.retain_eval, columns) if config.retain_eval else retain
-    sets = load_sets(config, config, forget=forget_rows, retain=retain_rows)
+    sets = load_sets(config, config, forget=forget_rows, retain=retain_rows) + benchmark_sets(config.benchmarks)
     earlier = {}
     if config.continual:
         assert config.task is not None
@@ -96,7 +98,7 @@ def read_inputs(config: ForgetConfig) -> Inputs:
         named["forget_eval"] = forget_rows
     if config.retain_eval:
         named["retain_eval"] = retain_rows
-    named |= {s.name: list(s.records) for s in sets if s.name not in named}
+    named |= {s.name: list(s.records) for s in sets if s.name not in named and s.metric is None}
     return Inputs(forget, retain, refusals, sets, earlier, judges, method, _warnings(config, named))
 
 
@@ -130,6 +132,9 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
     The view of alternate answers is left out where the model has still to write some.
     """
     assert config.epochs is not None and config.gradient_accumulation_steps is not None  # with_preset fills them in
+    if config.chunk_documents:
+        forget, retain = (chunked(rows, tokenizer, config.max_length) for rows in (inputs.forget, inputs.retain))
+        inputs = replace(inputs, forget=forget, retain=retain)
     plan = Plan(
         len(inputs.forget),
         config.epochs,

@@ -1,13 +1,19 @@
-"""The metrics of the paper (PAPER section 5), by name, and those of other packages."""
+"""The metrics of the paper (PAPER section 5), by name, those of other benchmarks, and those of other packages."""
 
 from collections.abc import Sequence
 
 from unlearner.errors import UserError, did_you_mean
+from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.metrics.base import Metric
+from unlearner.evaluation.metrics.choice import Choice
 from unlearner.evaluation.metrics.cosine_similarity import CosineSimilarity
 from unlearner.evaluation.metrics.entailment import Entailment
+from unlearner.evaluation.metrics.likelihood import MinK, TextProbability
+from unlearner.evaluation.metrics.lume import Continuation, ExactAnswer
+from unlearner.evaluation.metrics.muse import KnowMem, VerbMem
 from unlearner.evaluation.metrics.probability import Probability
 from unlearner.evaluation.metrics.rouge import Rouge
+from unlearner.evaluation.metrics.rwku import RwkuRecall
 from unlearner.evaluation.metrics.token_entropy import TokenEntropy
 from unlearner.evaluation.metrics.truth_ratio import TruthRatio
 from unlearner.plugins import load_object, load_plugins
@@ -23,19 +29,38 @@ METRICS: dict[str, Metric] = {
         Entailment(),
     )
 }
+BENCHMARK_METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        VerbMem(),
+        KnowMem(),
+        MinK(),
+        TextProbability(),
+        Choice(),
+        RwkuRecall(),
+        Continuation(),
+        ExactAnswer(),
+    )
+}
+"""Measured on the benchmarks' own sets (`--benchmarks`), on others where they are asked for."""
+
+
+def metrics_of(eval_set: EvalSet, chosen: Sequence[Metric]) -> Sequence[Metric]:
+    """What is measured on a set: its own metric, or those that were chosen."""
+    return chosen if eval_set.metric is None else [find_metric(eval_set.metric)]
 
 
 def find_metric(name: str) -> Metric:
     """The metric called `name`, of ours or of an installed package (entry points `unlearner.metrics`), or the one at
     `module:Name`. Raises UserError, with the nearest name, where there is none."""
-    if name in METRICS:
-        return METRICS[name]
+    if (ours := METRICS.get(name) or BENCHMARK_METRICS.get(name)) is not None:
+        return ours
     if ":" in name:
         found = load_object(name)
     else:
         plugins = load_plugins("unlearner.metrics")
         if name not in plugins:
-            raise UserError(f"unknown metric {name!r}: {did_you_mean(name, [*METRICS, *plugins])}")
+            raise UserError(f"unknown metric {name!r}: {did_you_mean(name, [*METRICS, *BENCHMARK_METRICS, *plugins])}")
         found = plugins[name]
     metric = found() if isinstance(found, type) else found
     if not isinstance(metric, Metric):

@@ -39,6 +39,18 @@ def rouge_l_recall(generation: str, reference: str) -> float:
     return float(_scorer().score(reference, generation)["rougeL"].recall)
 
 
+def rouge_l_f1(generation: str, reference: str) -> float:
+    """ROUGE-L F1 without stemming."""
+    return float(_plain_scorer().score(reference, generation)["rougeL"].fmeasure)
+
+
+@cache
+def _plain_scorer() -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"])
+
+
 @cache
 def _scorer() -> "RougeScorer":
     from nltk.stem.porter import PorterStemmer  # two seconds

@@ -1,0 +1,42 @@
+"""Documents longer than a row of training, cut into rows: all of them is trained, not their beginning alone."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from unlearner.data.records import Record
+
+SPARE = 8
+"""Tokens of text that a piece has beyond its row. A row that is full ends without an end token, as in the middle of a
+document it has to, also where a piece by itself makes fewer tokens than it did in the whole."""
+SLACK = 2
+"""Tokens by which a piece is shorter than its row, in case it makes more."""
+
+
+def chunked(records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Record]:
+    """The records, each document of more than `max_length` tokens as several, of which each fills such a row.
+
+    MUSE's way (Shi et al. 2024, arXiv 2407.06460; its chunks have 2,048 tokens, the start token among them) but for two
+    things: a piece begins at a word, for which a few tokens stand in two rows; and the last row is not filled up with
+    the document's beginning, but ends where the document ends. Questions stay as they are.
+    """
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    found = []
+    for record in records:
+        pieces = [record.answer] if record.question is not None else _pieces(record.answer, tokenizer, room)
+        found += [replace(record, answer=piece) for piece in pieces]
+    return found
+
+
+def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    stops = [stop for _, stop in spans]  # where each token ends, in characters
+    pieces, first, begin = [], 0, 0
+    while len(stops) - first > room:
+        last = max(first + room - SLACK, first + 1)
+        words = (t for t in range(last, first + room // 2, -1) if text[stops[t - 1]].isspace())
+        pieces.append(text[begin : stops[min(first + room + SPARE, len(stops)) - 1]])
+        first = next(words, last)
+        begin = stops[first - 1]
+    return [*pieces, text[begin:]]
