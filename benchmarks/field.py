@@ -55,6 +55,8 @@ class InTurn:
     def __init__(self, step: PlainStep) -> None:
         self.step = step
         self.pairs = Pairs([], [])
+        self.busy = Pairs([], [])
+        """The process's own seconds, of all its threads: what can be compared where others use the machine, too."""
         self.apart: list[float] = []
         """How far the two are apart in each step's losses, relative to the larger of loss and 1."""
         self.take = Steps.take
@@ -63,10 +65,15 @@ class InTurn:
     def __enter__(self) -> "InTurn":
         def take(steps: Steps, number: int, lr: float) -> Any:
             self.how = steps.how
+            times = [time.process_time()]
             theirs, losses = timed(lambda: self.step(number, lr))
+            times.append(time.process_time())
             mine, told = timed(lambda: self.take(steps, number, lr))
+            times.append(time.process_time())
             self.pairs.baseline.append(theirs)
             self.pairs.ours.append(mine)
+            self.busy.baseline.append(times[1] - times[0])
+            self.busy.ours.append(times[2] - times[1])
             both = zip(losses, told[0][1:].tolist(), strict=True)
             self.apart.append(max(abs(a - b) / max(abs(a), 1.0) for a, b in both))
             return told
@@ -77,10 +84,10 @@ class InTurn:
     def __exit__(self, *_: Any) -> None:
         Steps.take = self.take  # type: ignore[method-assign]
 
-    @property
-    def measured(self) -> Pairs:
-        """Without the first pair, which warms up."""
-        return Pairs(self.pairs.baseline[1:], self.pairs.ours[1:])
+
+def warm(pairs: Pairs) -> Pairs:
+    """Without the first pair, which warms up."""
+    return Pairs(pairs.baseline[1:], pairs.ours[1:])
 
 
 class Work:
@@ -184,7 +191,7 @@ class Work:
         with InTurn(step) as both:
             views = self.train(name)
         whole = time.perf_counter() - begun
-        pairs = both.measured
+        pairs, busy = warm(both.pairs), warm(both.busy)
         seconds = statistics.median(pairs.ours)
         prefix = both.how.prefix_tokens
         tokens, labelled = self.tokens(views)
@@ -195,6 +202,8 @@ class Work:
         return {
             "ratio": pairs.ratio,
             "seconds": vars(pairs),
+            "ratio_of_processor_seconds": busy.ratio,
+            "processor_seconds": vars(busy),
             "beside_the_steps": whole - sum(both.pairs.ours) - sum(both.pairs.baseline),
             APART: max(both.apart),
             "tokens_a_step": tokens,
@@ -249,7 +258,8 @@ def benchmark(texts: Texts, runs: int, *, real: bool) -> tuple[dict[str, float],
         ratios[f"{name} {label}"], details[label] = found["ratio"], found
         share = found["share_of_product_rate"]
         print(
-            f"  {label:26} {Pairs(**found['seconds'])}   {found['tokens_per_second']:.0f} tokens/s"
+            f"  {label:26} {Pairs(**found['seconds'])} ({found['ratio_of_processor_seconds']:.2f} of processor seconds)"
+            f"   {found['tokens_per_second']:.0f} tokens/s"
             + (f", {share:.0%} of the products' rate" if share else "")
             + f"   losses at most {found[APART]:.1e} apart",
             flush=True,
