@@ -122,7 +122,7 @@ def ours(
     wrapped, optimizer = accelerator.prepare(objective, setup.make_optimizer(objective, options))
     wrapped.train()
     models = execution.all_models(model, reference)
-    how = execution.plan_training(models, method, options, "ddp", accelerator, None)
+    how = execution.plan_training(models, method, options, "ddp", accelerator, None, list(views.values()))
 
     def step(number: int) -> Tensor:
         total = torch.zeros((), device=device())
@@ -136,6 +136,7 @@ def ours(
                 reference=method.asked,
                 forward_tokens=execution.forward_tokens(how, accelerator.device),
                 packed=how.rows == "packed",
+                prefix=how.prefix_tokens,
             )
             values = wrapped(batch.to(accelerator.device))
             accelerator.backward(values[0])

@@ -29,6 +29,7 @@ def own_name(name: str) -> str:
 
 EXECUTION = {
     "rows": ("packed", "by-length", "padded"),
+    "prefix": ("shared", "repeated"),
     "scores": ("triton", "torch"),
     "linear": ("onednn", "torch"),
 }
@@ -126,7 +127,8 @@ class AuditOptions(ModelOptions):
 class ExecutionOptions:
     execution: dict[str, str] = field(default_factory=dict)
     """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
-    scores triton or torch; linear onednn or torch. Never changes the result; run.json tells what was chosen."""
+    prefix shared or repeated; scores triton or torch; linear onednn or torch. Never changes the result; run.json tells
+    what was chosen."""
 
     def check_execution(self) -> None:
         for name, value in self.execution.items():

@@ -85,13 +85,16 @@ def assert_some_moved(model: Any) -> None:
 def test_a_step_in_one_packed_forward_or_row_by_row_and_padded(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forwards: list[int] = []
+    forwards: list[bool] = []
     of = Packed.states
-    monkeypatch.setattr(Packed, "states", lambda self, *given: forwards.append(1) or of(self, *given))
+    monkeypatch.setattr(
+        Packed, "states", lambda self, *given: forwards.append(self.shared is not None) or of(self, *given)
+    )
     options = replace(SHORT, max_tokens_per_forward=10**9)
     packed = run(method_of(name), tmp_path / "packed", model=exact_model(), options=options, **reference_of(name))
     method = method_of(name)
     assert bool(forwards) != method.compares, "what compares with the reference is padded"
+    assert not forwards or any(forwards), "all rows begin with `Question:`, which is computed once"
     options = replace(SHORT, max_tokens_per_forward=1, execution={"rows": "padded"})
     padded = run(method_of(name), tmp_path / "padded", model=exact_model(), options=options, **reference_of(name))
     assert_some_moved(packed)

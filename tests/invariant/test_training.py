@@ -16,6 +16,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import TrainerCallback
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from unlearner import Method
 from unlearner.data.batches import Plan
@@ -65,7 +66,15 @@ def fresh_model(*, tied: bool = False, dtype: torch.dtype = torch.float32) -> An
     if tied:
         model.config.tie_word_embeddings = True
         model.tie_weights()
-    return model.to(dtype)
+    model.to(dtype)
+    if dtype == torch.float64:  # throughout: transformers' norms go through float32, and round sums over shared tokens
+        for layer in list(model.modules()):
+            for name, norm in layer.named_children():
+                if isinstance(norm, LlamaRMSNorm):
+                    exact = nn.RMSNorm(norm.weight.shape, norm.variance_epsilon)
+                    exact.weight = norm.weight
+                    setattr(layer, name, exact)
+    return model
 
 
 def plan_for(method: Method, options: TrainOptions) -> Plan:

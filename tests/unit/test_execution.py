@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from torch import nn
 from unlearner import Method
 from unlearner.bench.cells import typed
 from unlearner.config import EvaluateConfig
+from unlearner.data.prompts import TokenTable
+from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.models import onednn_linear
 from unlearner.models.execution import Execution, now, using
@@ -27,11 +30,13 @@ MODEL, _ = new_model("new:hidden=32,layers=2,heads=2,vocabulary=300", ["Who is s
 OPTIONS = TrainOptions(model="", precision="fp32")
 
 
-def planned(method: str = "ME+GD", folder: Path | None = None, parallel: str = "ddp", **options: Any) -> Execution:
+def planned(
+    method: str = "ME+GD", folder: Path | None = None, parallel: str = "ddp", views: Any = (), **options: Any
+) -> Execution:
     official = options.pop("official", False)
     chosen = replace(OPTIONS, **options)
     return plan_training(
-        [MODEL], Method.parse(method, official=official), chosen, parallel, make_accelerator(chosen), folder
+        [MODEL], Method.parse(method, official=official), chosen, parallel, make_accelerator(chosen), folder, views
     )
 
 
@@ -44,6 +49,33 @@ def test_what_is_chosen_by_itself() -> None:
     assert planned(torch_compile=True) == replace(plan, rows="by-length", compiled=True)
     assert planned(parallel="fsdp").rows == "packed"
     assert planned(parallel="deepspeed").rows == "padded"
+
+
+def view(*rows: list[int]) -> View:
+    offsets = np.cumsum([0, *map(len, rows)])
+    table = TokenTable(np.concatenate(rows), offsets, np.ones(len(rows), np.int32), np.ones(len(rows), bool))
+    return View(table, np.arange(len(rows))[None], np.ones(len(rows), np.int64))
+
+
+def test_tokens_that_all_rows_begin_with_are_shared_where_that_saves(tmp_path: Path) -> None:
+    short, long = view([1, 2, 3, 4], [1, 2, 3, 5, 6]), view([1, 2, 7, 8])
+    plan = planned(views=[short, long])
+    assert (plan.prefix, plan.prefix_tokens) == ("shared", 2), "short's rows share three, long's one does not"
+    assert planned(views=[view([1, 2], [1, 2])]).prefix_tokens == 1, "each row has a token of its own"
+    repeated = planned(views=[short, long], execution={"prefix": "repeated"})
+    assert repeated == replace(plan, prefix="repeated", prefix_tokens=0)
+    assert planned(views=[short, view([7, 2, 3])]) == repeated, "nothing is shared"
+    little = [view([1, *[2] * 40], [1, *[3] * 40])]
+    assert planned(views=little) == repeated, "a fortieth of all tokens"
+    assert planned(views=little, execution={"prefix": "shared"}).prefix_tokens == 1
+    for unpacked in ({"official": True}, {"method": "NPO+KL"}, {"execution": {"rows": "padded"}}):
+        assert planned(views=[short, long], **unpacked).prefix == "repeated"
+    with pytest.raises(UserError, match="--execution prefix shared cannot be here"):
+        planned(views=[short, long], execution={"rows": "padded", "prefix": "shared"})
+    run = RunDirectory(tmp_path)
+    before = {key: value for key, value in asdict(plan).items() if "prefix" not in key}
+    run.manifest.write_text(json.dumps({"version": 2, "hashes": {}, "execution": [{"step": 0, **before}]}))
+    assert planned(folder=tmp_path, views=[short, long]) == repeated, "so was it begun by an earlier version"
 
 
 def test_a_model_that_cannot_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Packed rows: the scores and gradients of padded ones, and only for models that keep rows apart."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from unlearner.models.packing import Packed, packing
+from unlearner.models.packing import Packed, packing, shares_prefix
 from unlearner.scoring.batch import Batch
 from unlearner.scoring.constants import IGNORE
 from unlearner.scoring.views import score_views
@@ -67,8 +68,8 @@ def made(make: Any) -> Any:
     return make()
 
 
-def views() -> dict[str, dict[str, Tensor]]:
-    """Two views of right-padded rows, of one to eleven tokens."""
+def views(prefix: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Two views of right-padded rows, of one to eleven tokens, behind `prefix` tokens that are the same in all."""
     generator = torch.Generator().manual_seed(1)
     found = {}
     for name, lengths in {"forget": [7, 1, 4], "retain": [11, 5]}.items():
@@ -77,13 +78,19 @@ def views() -> dict[str, dict[str, Tensor]]:
         labels = torch.where(mask.bool(), ids, IGNORE)
         labels[:, :2] = IGNORE
         found[name] = {"input_ids": ids * mask, "labels": labels, "attention_mask": mask}
+        if prefix:  # labelled from its third token on, as where the question is learned
+            same = torch.arange(1, prefix + 1).expand(len(lengths), -1)
+            known = torch.where(torch.arange(prefix) < 2, IGNORE, same)
+            before = {"input_ids": same, "labels": known, "attention_mask": torch.ones_like(same)}
+            found[name] = {key: torch.cat([before[key], found[name][key]], dim=1) for key in before}
     return found
 
 
-def scores_and_gradients(model: Any, **build: Any) -> list[Tensor]:
-    batch = Batch.build(views(), keep_mask=False, **build)
-    scores = score_views(model, batch, {"forget": ["mean_logp"], "retain": ["logp"]})
+def scores_and_gradients(model: Any, behind: int = 0, **build: Any) -> list[Tensor]:
+    batch = Batch.build(views(behind), keep_mask=False, **build)
+    scores = score_views(model, batch, {"forget": ["mean_logp", 1], "retain": ["logp"]})
     loss = scores["forget"].token_mean(scores["forget"].mean_logp) + scores["retain"].nll.mean()
+    loss = loss + scores["forget"].state_mean(scores["forget"].averaged_states(1).square().mean(-1))
     model.zero_grad()
     loss.backward()
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -105,6 +112,28 @@ def test_scores_and_gradients_are_those_of_padded_rows(name: str, checkpointing:
     for a, b, c in zip(padded, packed, beside, strict=True):
         torch.testing.assert_close(b, a)
         torch.testing.assert_close(c, a)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tokens_that_all_rows_begin_with_are_computed_once(name: str) -> None:
+    """In scores, states of all positions and gradients that is what each row's own tokens give."""
+    model = made(MODELS[name]).double().train()
+    padded = scores_and_gradients(model, 5)
+    with packing(model) as able:
+        assert able and shares_prefix(model) and model.training
+        shared = scores_and_gradients(model, 5, packed=True, prefix=5)
+        alone = scores_and_gradients(model, 5, packed=True, prefix=4)  # the last of them in each row
+    for a, b, c in zip(padded, shared, alone, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)  # norms are in float32, whatever the model is in
+        torch.testing.assert_close(c, a, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_that_overlooks_the_shared_tokens_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = Packed.of
+    monkeypatch.setattr(Packed, "of", lambda lengths, prefix=0: replace(of(lengths, prefix), shared=None))
+    with packing(made(MODELS["llama"])) as able:
+        assert able
+        assert not shares_prefix(made(MODELS["llama"]))
 
 
 @pytest.mark.parametrize("name", UNFIT)
@@ -150,4 +179,13 @@ def test_where_packed_rows_stand() -> None:
     packed = Packed.of(torch.tensor([3, 1, 2]))
     assert packed.positions.tolist() == [[0, 1, 2, 0, 0, 1]]
     assert packed.bounds.tolist() == [0, 3, 4, 6] and packed.bounds.dtype == torch.int32
-    assert packed.longest == 3
+    assert packed.longest == 3 and packed.shared is None
+
+
+def test_where_packed_rows_stand_behind_what_they_share() -> None:
+    packed = Packed.of(torch.tensor([5, 3, 4]), 2)
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 2, 2, 3]]
+    assert packed.bounds.tolist() == [0, 2, 5, 6, 8] and packed.longest == 3
+    assert packed.shared is not None and packed.shared.longest == 5
+    assert packed.shared.keys.tolist() == [0, 1, *(0, 1, 2, 3, 4), *(0, 1, 5), *(0, 1, 6, 7)]
+    assert packed.shared.bounds.tolist() == [0, 2, 7, 10, 14] and packed.shared.bounds.dtype == torch.int32

@@ -1,7 +1,7 @@
 """The views of a training item, tokenised once for the whole run (PAPER section 2)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -171,6 +171,18 @@ def joined(forget: str, retain: str, first: bool) -> tuple[str, tuple[int, int]]
     space after the number of the retain row's only."""
     before = "1." if first else f"1. {retain}\n2."
     return f"{before}{forget}" + (f"\n2. {retain}" if first else ""), (len(before), len(before) + len(forget))
+
+
+def shared_tokens(views: Iterable[View]) -> tuple[int, float]:
+    """With how many tokens all rows of `views` begin, more behind them, and what share of all tokens these make up."""
+    tables = [view.table for view in views]
+    if not all(len(table) for table in tables) or not tables:
+        return 0, 0.0
+    most = min(int(table.lengths.min()) for table in tables) - 1
+    first, count = tables[0].row(0), 0
+    while count < most and all((t.ids[t.offsets[:-1] + count] == first[count]).all() for t in tables):
+        count += 1
+    return count, count * sum(len(t) for t in tables) / sum(len(t.ids) for t in tables)
 
 
 def _index(part: str, pairing: Pairing, items: Sequence[Record]) -> np.ndarray:

@@ -24,6 +24,11 @@ class Execution:
     processes: int = 1
     threads: int = 1
     """Of each process, on the CPU."""
+    prefix: str = "repeated"
+    """The tokens with which all rows of a run begin, a chat template's system text above all: once in a packed forward
+    pass for all of its rows (shared), or in each of them."""
+    prefix_tokens: int = 0
+    """How many these are, where they are shared."""
 
 
 _now: Execution | None = None

@@ -1,12 +1,15 @@
 """Rows one after the other in a single row, without padding: attention keeps them apart.
 
 On CUDA by PyTorch's own kernel for rows of any length (`varlen_attn`), elsewhere row by row. A model can be packed
-if it hands keywords on to its attention and reads positions from `position_ids`; a trial tells (`packing`).
+if it hands keywords on to its attention and reads positions from `position_ids`; a trial tells (`packing`). Tokens with
+which all rows begin can stand there once, before the rows, each of which attends to them too; another trial tells
+(`shares_prefix`).
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from typing import Any, Self
 
@@ -19,25 +22,61 @@ NAME = "packed"
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What rows attend to that share their first tokens: these, then their own."""
+
+    keys: Tensor
+    """(K,) where the tokens stand that each row attends to, one row after the other; the shared ones are a row, too."""
+    bounds: Tensor
+    """(R + 2,) int32, where each row's begin among them, and K."""
+    longest: int
+
+
+@dataclass(frozen=True)
 class Packed:
-    """Where R rows of P tokens in all stand in one row."""
+    """Where R rows of P tokens in all stand in one row. What rows share stands there once, as the first of them."""
 
     positions: Tensor
     """(1, P), each token's position in its row."""
     bounds: Tensor
     """(R + 1,) int32, where each row begins, and P."""
     longest: int
+    shared: Shared | None = None
 
     @classmethod
-    def of(cls, lengths: Tensor) -> Self:
-        """For rows of `lengths` (R,), on the CPU."""
-        bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        starts = torch.repeat_interleave(bounds[:-1], lengths)
-        return cls((torch.arange(len(starts)) - starts)[None], bounds.to(torch.int32), int(lengths.max()))
+    def of(cls, lengths: Tensor, prefix: int = 0) -> Self:
+        """For rows of `lengths` (R,), on the CPU, each longer than the `prefix` tokens that they share."""
+        if prefix:
+            lengths = torch.cat([lengths.new_tensor([prefix]), lengths - prefix])
+        bounds = _bounds(lengths)
+        before = torch.full_like(lengths, prefix)
+        before[0] = 0  # which belongs to the shared tokens; without them all are 0
+        place = torch.arange(int(bounds[-1]))
+        positions = place - torch.repeat_interleave(bounds[:-1].long() - before, lengths)
+        shared = None
+        if prefix:
+            own = place.split(lengths.tolist())
+            keys = torch.cat([own[0], *(each for row in own[1:] for each in (own[0], row))])
+            seen = lengths + before
+            shared = Shared(keys, _bounds(seen), int(seen.max()))
+        return cls(positions[None], bounds, int(lengths.max()), shared)
 
     def to(self, device: torch.device) -> Self:
         positions, bounds = (tensor.to(device, non_blocking=True) for tensor in (self.positions, self.bounds))
-        return replace(self, positions=positions, bounds=bounds)
+        shared = self.shared
+        if shared is not None:
+            keys, ends = (tensor.to(device, non_blocking=True) for tensor in (shared.keys, shared.bounds))
+            shared = replace(shared, keys=keys, bounds=ends)
+        return replace(self, positions=positions, bounds=bounds, shared=shared)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What `_attention` is told of the rows."""
+        shared = self.shared
+        seen: dict[str, Any] = {"cu_seq_lens_k": self.bounds, "max_length_k": self.longest}
+        if shared is not None:
+            seen = {"cu_seq_lens_k": shared.bounds, "max_length_k": shared.longest, "shared_keys": shared.keys}
+        return {"cu_seq_lens_q": self.bounds, "max_length_q": self.longest, **seen}
 
     def states(self, body: nn.Module, input_ids: Tensor) -> Tensor:
         """Last hidden states (P, H) of `input_ids` (1, P)."""
@@ -47,12 +86,14 @@ class Packed:
             # Four dimensions are a mask that is ready: transformers makes none of its own, and `_attention` needs none.
             attention_mask=input_ids.new_ones((1, 1, 1, 1), dtype=torch.bool),
             use_cache=False,
-            cu_seq_lens_q=self.bounds,
-            cu_seq_lens_k=self.bounds,
-            max_length_q=self.longest,
-            max_length_k=self.longest,
+            **self.keywords,
         )
         return out.last_hidden_state[0]
+
+
+def _bounds(lengths: Tensor) -> Tensor:
+    """(rows,) lengths as where each row begins and the last ends, int32."""
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
 
 
 @contextmanager
@@ -115,12 +156,54 @@ def _agrees(model: Any) -> bool:
 @torch.enable_grad()
 def _try_gradients(model: Any) -> None:
     """Raises what a backward pass through attention raises on this device, for heads of this size and type."""
+    q, k, v = _heads(model, 8)
+    packed = Packed.of(torch.tensor([3, 5])).to(q.device)
+    _attention(model, q, k, v, None, **packed.keywords)[0].sum().backward()
+
+
+def _heads(model: Any, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value (1, heads, tokens, D) of no meaning, in the size and type that the model has."""
     config, embedding = model.config.get_text_config(), model.get_input_embeddings().weight
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    q, k, v = (torch.ones(1, heads, 8, size, device=model.device, dtype=embedding.dtype) for _ in range(3))
-    bounds = torch.tensor([0, 3, 8], dtype=torch.int32, device=model.device)
-    _attention(model, q.requires_grad_(), k, v, None, cu_seq_lens_q=bounds, max_length_q=5)[0].sum().backward()
+    dice = torch.Generator().manual_seed(0)  # none of the caller's numbers is drawn
+    made = (torch.randn(1, heads, tokens, size, generator=dice) for _ in range(3))
+    q, k, v = (each.to(model.device, embedding.dtype).requires_grad_() for each in made)
+    return q, k, v
+
+
+@torch.no_grad()
+def shares_prefix(model: Any) -> bool:
+    """Whether packed rows behind tokens that they share have the states and gradients that each has with its own.
+
+    To be asked inside `packing`, and inside the context of the model's forward passes.
+    """
+    rows = torch.tensor([0, 1, 2, 3, 4, 0, 1, 4, 3, 2, 2], device=model.device)  # of 5 and 6 tokens, the first 2 shared
+    places = torch.tensor([0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8], device=model.device)  # of these where they stand once
+    once = rows.new_empty(9).index_copy(0, places, rows)
+    apart, shared = (Packed.of(torch.tensor([5, 6]), prefix).to(rows.device) for prefix in (0, 2))
+    body, training = model.base_model, model.training
+    model.eval()
+    try:
+        pairs = [(shared.states(body, once[None])[places], apart.states(body, rows[None]))]
+        pairs += _gradients(model, shared, apart, places)
+    except Exception:  # as in `_agrees`
+        return False
+    finally:
+        model.train(training)
+    return all(torch.allclose(a.float(), b.float(), rtol=2e-2, atol=2e-2 * float(b.abs().max())) for a, b in pairs)
+
+
+@torch.enable_grad()
+def _gradients(model: Any, shared: Packed, apart: Packed, places: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What attention gives of the same tokens, and the gradients of their query, key and value, shared and apart."""
+    heads = q, k, v = _heads(model, 9)
+    behind = _attention(model, q, k, v, None, **shared.keywords)[0][0, places].float()
+    q, k, v = (each[:, :, places] for each in heads)
+    own = _attention(model, q, k, v, None, **apart.keywords)[0][0].float()
+    weight = torch.linspace(-1.0, 1.0, own.numel(), device=own.device).view_as(own)
+    theirs, mine = (torch.autograd.grad((out * weight).sum(), heads) for out in (own, behind))
+    return [(behind, own), *zip(mine, theirs, strict=True)]
 
 
 def _attention(
@@ -132,7 +215,10 @@ def _attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    shared_keys: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As transformers' `sdpa` without `cu_seq_lens_q`; with it, query (1, heads, P, D) holds packed rows."""
@@ -142,19 +228,33 @@ def _attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
-    assert max_length_q is not None
     if query.is_cuda:
+        assert cu_seq_lens_k is not None and max_length_q is not None and max_length_k is not None
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
         q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
-        out = _varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling)
+        if shared_keys is not None:  # a row's last token attends to all that the row attends to
+            k, v = k.index_select(0, shared_keys), v.index_select(0, shared_keys)
+        out = _varlen(q, k, v, (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k), scaling)
         return out[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    parts = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
+    rows = list(zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True))
+    of_row = partial(scaled_dot_product_attention, scale=scaling, enable_gqa=True)
+    if shared_keys is None:
+        parts = [of_row(q, k, v, is_causal=True) for q, k, v in rows]
+    else:
+        (q, first_k, first_v), *rows = rows
+        parts = [of_row(q, first_k, first_v, is_causal=True)]
+        n, longest = lengths[0], max(lengths)
+        causal = query.new_ones((longest, n + longest), dtype=torch.bool).tril(n)
+        for q, own_k, own_v in rows:
+            k, v = torch.cat([first_k, own_k], dim=2), torch.cat([first_v, own_v], dim=2)
+            parts.append(of_row(q, k, v, attn_mask=causal[: q.shape[2], : k.shape[2]]))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: float | None) -> Tensor:
+def _varlen(
+    q: Tensor, k: Tensor, v: Tensor, bounds: tuple[Tensor, Tensor], longest: tuple[int, int], scaling: float | None
+) -> Tensor:
     """Causal attention of packed rows on a GPU; q, k, v (P, heads, D), of k and v perhaps fewer heads."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -163,6 +263,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scali
         options["enable_gqa"] = True
     else:
         k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
+    out = varlen_attn(q, k, v, *bounds, *longest, **options)
     assert isinstance(out, Tensor)
     return out

@@ -109,7 +109,8 @@ class Batch:
     """Consecutive rows of like length and the columns that they fill: each block is a forward without the others'
     padding. The views' indices count the positions of these blocks, one block after the other."""
     packed: Packed | None = None
-    """With it `input_ids` is (1, P): all rows' tokens one after the other, which is what the indices count."""
+    """With it `input_ids` is (1, P): all rows' tokens one after the other, which is what the indices count. Of a token
+    that all rows share, each row's index is the same: gradients flow into it from all of them."""
     reference: Self | None = None
     """The rows about which the reference model is asked in this step, as a batch of their own; None: all rows."""
 
@@ -143,6 +144,7 @@ class Batch:
         keep_mask: bool = True,
         forward_tokens: int | None = None,
         packed: bool = False,
+        prefix: int = 0,
         reference: Collection[str] = (),
         width: int = 0,
     ) -> Self:
@@ -151,8 +153,9 @@ class Batch:
         Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
         code does (PAPER section 7); the default never does. With `forward_tokens`, what a further forward costs in
         tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs;
-        `packed` leaves out all their padding, for a model inside `packing`. `reference` names the views about which the
-        reference model is asked; rows are at least `width` tokens wide.
+        `packed` leaves out all their padding, for a model inside `packing`; the first `prefix` tokens, the same in all
+        rows, are then there once. `reference` names the views about which the reference model is asked; rows are at
+        least `width` tokens wide.
         """
         first = next(iter(views.values()))["input_ids"]
         width = max(width, *(view["input_ids"].shape[1] for view in views.values()))
@@ -160,7 +163,7 @@ class Batch:
         if reference and set(views) - set(reference):
             asked = cls.build(
                 {name: view for name, view in views.items() if name in reference}, official=official, weights=weights,
-                keep_mask=keep_mask, forward_tokens=forward_tokens, packed=packed, width=width,
+                keep_mask=keep_mask, forward_tokens=forward_tokens, packed=packed, prefix=prefix, width=width,
             )  # fmt: skip
         height = sum(view["input_ids"].shape[0] for view in views.values())
         ids = first.new_zeros((height, width))
@@ -176,14 +179,15 @@ class Batch:
         blocks = _of_one_width(own if official else [width] * height)
         order = np.arange(height)
         if packed:
-            rows_lengths = mask.sum(1)
-            starts = rows_lengths.cumsum(0) - rows_lengths
-            indices = cls._indices(views, starts, official, weights)
-            return cls(ids[mask.bool()][None], None, indices, (), Packed.of(rows_lengths), asked)
+            lengths = mask.sum(1)
+            mask[1:, :prefix] = 0
+            starts = (lengths - prefix).cumsum(0) - (lengths - prefix)
+            indices = cls._indices(views, starts, official, weights, prefix)
+            return cls(ids[mask.bool()][None], None, indices, (), Packed.of(lengths, prefix), asked)
         if forward_tokens is not None:
-            lengths = mask.sum(1).numpy()
-            order = np.argsort(-lengths, kind="stable")
-            blocks = like_lengths(lengths[order], forward_tokens)
+            width_of = mask.sum(1).numpy()
+            order = np.argsort(-width_of, kind="stable")
+            blocks = like_lengths(width_of[order], forward_tokens)
             ids, mask = ids[order], mask[order]
         widths = np.concatenate([np.full(rows.stop - rows.start, columns) for rows, columns in blocks])
         starts = torch.empty(height, dtype=torch.long)
@@ -197,13 +201,14 @@ class Batch:
         starts: Tensor,
         official: bool,
         weights: Mapping[str, RowWeights] | None,
+        prefix: int = 0,
     ) -> dict[str, ViewIndex]:
         indices: dict[str, ViewIndex] = {}
         top = 0
         for name, view in views.items():
             rows = len(view["input_ids"])
             chosen = None if weights is None else weights[name]
-            indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen)
+            indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen, prefix)
             top += rows
         return indices
 
@@ -271,9 +276,14 @@ def without_first(labels: Tensor, count: int, *, official: bool = False) -> Tens
 
 
 def _index_view(
-    view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None
+    view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None, prefix: int
 ) -> ViewIndex:
-    """`starts` (B,) is where each row's first token stands among the batch's positions."""
+    """`starts` (B,) is where each row's first token stands among the batch's positions, or would, were the `prefix`
+    tokens that all rows share before it: these are the batch's first."""
+
+    def places(row: Tensor, column: Tensor) -> Tensor:
+        return torch.where(column < prefix, column, starts[row] + column)
+
     labels, mask = view["labels"], view["attention_mask"]
     shifted = labels[:, 1:] != IGNORE
     if not official:
@@ -292,16 +302,16 @@ def _index_view(
     if official and weights.state is not None:
         # As OpenUnlearning has it: the labelled tokens' own states, each row's sum times the mean of all rows' 1/n.
         own_row, own_column = (labels != IGNORE).nonzero(as_tuple=True)
-        states = starts[own_row] + own_column, weights.state[own_row], own_row
+        states = places(own_row, own_column), weights.state[own_row], own_row
     return ViewIndex(
         first_row=top,
         rows=labels.shape[0],
-        index=starts[row] + column,
+        index=places(row, column),
         target=labels[row, column + 1],
         row=row,
         token_weight=weights.token[row],
         sequence_weight=weights.sequence,
-        kl_index=starts[kl_row] + kl_column,
+        kl_index=places(kl_row, kl_column),
         kl_weight=weights.kl[kl_row],
         tokens=(labels != IGNORE if official else shifted).sum(1).clamp(min=1),
         marked=view["marked"][row, column + 1].bool() if "marked" in view else None,

@@ -4,8 +4,8 @@ Trials tell what a model and a device can do and what is faster. The main proces
 kept in run.json, with the step from which it holds: a run that is continued computes as it began, where it can.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from unlearner import distributed
 from unlearner.config import EvaluateConfig
+from unlearner.data.views import View, shared_tokens
 from unlearner.errors import UserError
 from unlearner.methods import Method
 from unlearner.models.anatomy import bare
@@ -23,7 +24,7 @@ from unlearner.models.compiled import compile_layers, restore_layers
 from unlearner.models.execution import Execution, using
 from unlearner.models.load import uses_bf16
 from unlearner.models.onednn_linear import fast_products, has_onednn, mkl_is_slow
-from unlearner.models.packing import packing
+from unlearner.models.packing import packing, shares_prefix
 from unlearner.models.sharding import is_sharded
 from unlearner.options import TrainOptions
 from unlearner.results.layout import RunDirectory
@@ -34,6 +35,9 @@ from unlearner.scoring.token_scores import kernels_gain
 from unlearner.training import checkpoint
 from unlearner.training.reference import Reference
 
+WORTH_SHARING = 0.05
+"""Of all tokens those with which all rows begin: what is saved by computing them once."""
+
 
 def plan_training(
     models: Sequence[Any],
@@ -42,25 +46,31 @@ def plan_training(
     parallel: str,
     accelerator: Accelerator,
     folder: Path | None,
+    views: Collection[View] = (),
 ) -> Execution:
     """The plan of a run that trains; of `models` the first is trained, and all are to be packed.
 
-    `folder` is the run's directory. Raises UserError where `options.execution` asks for what cannot be here.
+    `folder` is the run's directory; `views` are those whose rows are trained on. Raises UserError where
+    `options.execution` asks for what cannot be here.
     """
     kinds: set[str | int] = {kind for of_view in method.needs.values() for kind in of_view}
     # KL and JS near the reference are small, and their gradients show how attention sums: always padded.
     exact = method.official or method.compares
-    rows = ["padded"]
+    rows, prefix, count = ["padded"], ["repeated"], 0
     if not (exact or accelerator.num_processes > 1 or parallel != "ddp"):  # sharded processes need as many forwards
         rows.insert(0 if accelerator.device.type in FORWARD_TOKENS else 1, "by-length")
     if options.execution.get("rows", "packed") == "packed" and not (
         exact or options.torch_compile or parallel == "deepspeed"
     ):
         with packing_all(models, accelerator) as able:
-            rows[:0] = [] if distributed.any_of(not able) else ["packed"]
+            if not distributed.any_of(not able):
+                rows.insert(0, "packed")
+                count, share = shared_tokens(views)
+                if count and not distributed.any_of(not _all_share(models, accelerator)):
+                    prefix.insert(0 if share >= WORTH_SHARING else 1, "shared")
     return _settled(
         models[0], options, accelerator.device, rows, tuple(kind for kind in FUSED if kind in kinds), folder,
-        compiled=options.torch_compile, parallel=parallel,
+        prefix, count, compiled=options.torch_compile, parallel=parallel,
     )  # fmt: skip
 
 
@@ -78,10 +88,14 @@ def _settled(
     rows: list[str],
     kinds: tuple[str, ...],
     folder: Path | None,
+    prefix: Sequence[str] = ("repeated",),
+    prefix_tokens: int = 0,
     **layout: Any,
 ) -> Execution:
     """One for all processes: what was asked for, else what the run was begun with, else the first that can be."""
     begun = None if folder is None else distributed.agreed(kept_execution(folder))
+    if begun is not None:  # by a version that chose less
+        begun = {**asdict(Execution()), **begun}
     dtype = torch.bfloat16 if uses_bf16(options.precision) else model.get_input_embeddings().weight.dtype
     vocabulary = bare(model).config.get_text_config().vocab_size
     scores = ["torch"]
@@ -91,8 +105,9 @@ def _settled(
     linear = ["torch"]
     if device.type == "cpu" and has_onednn():
         linear.insert(0 if mkl_is_slow() else 1, "onednn")
-    can = {"rows": rows, "scores": scores, "linear": linear}
+    can = {"rows": rows, "prefix": prefix, "scores": scores, "linear": linear}
     chosen: dict[str, Any] = {n: _one_of(n, choices, options.execution, begun or {}) for n, choices in can.items()}
+    chosen["prefix_tokens"] = prefix_tokens if chosen["prefix"] == "shared" else 0
     chosen |= {**layout, "processes": distributed.count(), "threads": torch.get_num_threads()}
     plan = distributed.agreed(Execution(**chosen))
     if folder is not None and asdict(plan) != begun:
@@ -137,8 +152,19 @@ def executing(plan: Execution, models: Sequence[Any], accelerator: Accelerator) 
 def packing_all(models: Sequence[Any], accelerator: Accelerator) -> Iterator[bool]:
     """`packing` of all of them: whether they can be packed."""
     with ExitStack() as stack:
-        able = [
-            stack.enter_context(packing(bare(each), nullcontext() if is_sharded(each) else accelerator.autocast()))
-            for each in models
-        ]
+        able = [stack.enter_context(packing(bare(each), _passing(each, accelerator))) for each in models]
         yield all(able)
+
+
+def _all_share(models: Sequence[Any], accelerator: Accelerator) -> bool:
+    """`shares_prefix` of all of them."""
+    able = []
+    for each in models:
+        with _passing(each, accelerator):
+            able.append(shares_prefix(bare(each)))
+    return all(able)
+
+
+def _passing(model: Any, accelerator: Accelerator) -> AbstractContextManager[None]:
+    """The context of a model's forward passes."""
+    return nullcontext() if is_sharded(model) else accelerator.autocast()

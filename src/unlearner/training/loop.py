@@ -82,7 +82,8 @@ def train(
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
     asked = [model] if reference_model is None else [model, reference_model]
-    how = execution.plan_training(asked, method, options, parallel, accelerator, folder)
+    read = [views[name] for name in method.needs]
+    how = execution.plan_training(asked, method, options, parallel, accelerator, folder, read)
     passing = (pad_id, pad_to, options.max_tokens_per_forward, accelerator)
     with using(how):
         known_nll = {name: reference_nll(asked[-1], views[name], *passing) for name in method.reference_nll}

@@ -109,6 +109,7 @@ class Steps:
                 reference=method.asked,
                 forward_tokens=execution.forward_tokens(self.how, accelerator.device),
                 packed=self.how.rows == "packed",
+                prefix=self.how.prefix_tokens,
             ).to(accelerator.device)
             last = number == len(parts) - 1
             # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
@@ -149,6 +150,7 @@ def assemble(
     reference: Collection[str] = (),
     forward_tokens: int | None = None,
     packed: bool = False,
+    prefix: int = 0,
 ) -> Batch:
     """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`).
 
@@ -169,7 +171,7 @@ def assemble(
     # Right-padded rows need no mask, except where official mode lets padding count.
     batch = Batch.build(
         tensors, official=official, weights=weights, keep_mask=official, forward_tokens=forward_tokens, packed=packed,
-        reference=reference,
+        prefix=prefix, reference=reference,
     )  # fmt: skip
     batch = batch.with_reference_nll({name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
     return batch.with_reference_logp({v: torch.from_numpy(logp.of(part.rows[v])) for v, logp in known_logp.items()})

@@ -77,7 +77,9 @@ class Unlearning:
         else:
             subject.model = placed(model, config, dtype)
         models = [subject.model] if self.reference is None else [subject.model, self.reference]
-        self.execution = plan_training(models, self.method, config, self.engine, self.accelerator, self.folder)
+        self.execution = plan_training(
+            models, self.method, config, self.engine, self.accelerator, self.folder, list(self.views.values())
+        )
 
     def train(self, subject: Subject, at_epoch: AtEpoch | None = None, listener: Listener | None = None) -> None:
         """Train the subject's model in place and save it to `made`. It ends in the mode it was in."""
