@@ -94,10 +94,12 @@ class Asked:
 
 def _plain(answer: Answer) -> Any:
     """As JSON has it."""
-    return asdict(answer) if isinstance(answer, Scored) else [asdict(each) for each in answer]
+    if isinstance(answer, tuple):
+        return [asdict(each) for each in answer]
+    return answer if isinstance(answer, str) else asdict(answer)
 
 
 def _answer(held: Any) -> Answer:
     if isinstance(held, dict):
-        return Scored(**held)
-    return tuple(Written(each["text"], tuple(each["ids"])) for each in held)
+        return Scored(held["nll"], held["tokens"], tuple(held["logp"]))
+    return held if isinstance(held, str) else tuple(Written(each["text"], tuple(each["ids"])) for each in held)
