@@ -102,7 +102,9 @@ def together(count: int, folder: Path, what: Callable[..., None], *given: Any) -
     running = []
     for rank in range(count):
         environment = {**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        running.append(SERVER.Process(target=_member, args=(environment, folder / f"said-{rank}.txt", what, given)))
+        said = folder / f"said-{rank}.txt"
+        said.touch()
+        running.append(SERVER.Process(target=_member, args=(environment, said, what, given)))
         running[-1].start()
     left = {process.sentinel: process for process in running}
     while left:
@@ -110,12 +112,11 @@ def together(count: int, folder: Path, what: Callable[..., None], *given: Any) -
         if not ended or any(process.exitcode for process in ended):
             for process in left.values():
                 process.kill()
-            said = "\n".join((folder / f"said-{rank}.txt").read_text() for rank in range(count))
-            raise AssertionError(said if ended else f"the processes hang\n{said}")
+            told = "\n".join((folder / f"said-{rank}.txt").read_text() for rank in range(count))
+            raise AssertionError(told if ended else f"the processes hang\n{told}")
 
 
 def _member(environment: dict[str, str], said: Path, what: Callable[..., None], given: tuple[Any, ...]) -> None:
     os.environ.update(environment)
-    with said.open("w", buffering=1) as heard:
-        sys.stdout = sys.stderr = heard
-        what(*given)
+    sys.stdout = sys.stderr = said.open("w", buffering=1)
+    what(*given)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from unlearner.errors import UserError
 from unlearner.methods.base import Alternates, Loss, Views, check_positive
+from unlearner.methods.dpo import preference
 
 INSTRUCTION = (
     "Below are a question and an answer to it. Write another answer to the same question: a plausible one, of the same "
@@ -58,6 +58,4 @@ class AltPO(Loss):
         return Alternates(self.samples, self.temperature, self.max_new_tokens, self.instruction, self.prefix)
 
     def __call__(self, views: Views) -> Tensor:
-        forget, alternate = views["forget"], views["forget_alternate"]
-        margin = (forget.nll - alternate.nll) - (forget.reference_nll - alternate.reference_nll)
-        return forget.sequence_mean(-2 / self.beta * logsigmoid(self.beta * margin))
+        return preference(views, "forget_alternate", self.beta)

@@ -29,6 +29,11 @@ class DPO(Loss):
         check_positive("beta", self.beta)
 
     def __call__(self, views: Views) -> Tensor:
-        forget, refusal = views["forget"], views["forget_refusal"]
-        margin = (forget.nll - refusal.nll) - (forget.reference_nll - refusal.reference_nll)
-        return forget.sequence_mean(-2 / self.beta * logsigmoid(self.beta * margin))
+        return preference(views, "forget_refusal", self.beta)
+
+
+def preference(views: Views, preferred: str, beta: float) -> Tensor:
+    """The loss by which the view `preferred` is to be likelier than "forget", as measured by the reference."""
+    forget, other = views["forget"], views[preferred]
+    margin = (forget.nll - other.nll) - (forget.reference_nll - other.reference_nll)
+    return forget.sequence_mean(-2 / beta * logsigmoid(beta * margin))

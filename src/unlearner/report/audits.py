@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearner.errors import UserError
@@ -16,6 +15,7 @@ from unlearner.files import read_json, write_text
 from unlearner.report.audit_figures import figures
 from unlearner.report.contents import clean, short_model
 from unlearner.report.drawing import inline
+from unlearner.report.templates import template
 from unlearner.report.wording import number_word
 from unlearner.results.layout import AuditDirectory, RunDirectory
 from unlearner.version import __version__
@@ -81,15 +81,11 @@ def write_audit_page(folder: Path, output: Path | None = None) -> Path:
 def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> str:
     """The page as text."""
     here = Path(__file__).parent
-    environment = Environment(
-        loader=PackageLoader("unlearner.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     verdicts = sorted(summary["verdicts"], key=_risk)
     counts = {name: sum(v["verdict"] == name for v in verdicts) for name in ORDER}
     shared = _by_subject(rows)
     config = manifest["config"]
-    return environment.get_template("audit.html.jinja").render(
+    return template("audit.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
         style=Markup((here / "report.css").read_text(encoding="utf-8") + (here / "audit.css").read_text("utf-8")),
         title=f"Audit of {clean(short_model(str(config['model'])))}",

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearner.errors import UserError
@@ -25,6 +24,7 @@ from unlearner.report.drawing import GENERATOR, Picture, inline, styles, swatch
 from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
+from unlearner.report.templates import template
 from unlearner.report.titles import Described, described, set_title
 from unlearner.report.tuning import TUNING, TUNING_NOTE
 from unlearner.report.verdict import verdict
@@ -68,16 +68,12 @@ def render(report: Report, drawn: Sequence[Picture], figures: str) -> str:
     script = "".join((here / name).read_text(encoding="utf-8") for name in ("theme.js", "report.js"))
     looks, metrics = styles(report), described(report.evaluations)
     found, listed = list_questions(report.parts, list(metrics))
-    environment = Environment(
-        loader=PackageLoader("unlearner.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     data, notes = question_data(listed, found, list(looks), metrics)
     if seeds := next((part.seeds for part in report.parts if part.means), []):
         notes.insert(0, f"Answers and values are those of seed {seeds[0]}, or of the first one that is there.")
     head = _glance_head(report.parts)
     groups = dict.fromkeys((question.part, question.set) for question in listed)
-    return environment.get_template("report.html.jinja").render(
+    return template("report.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
