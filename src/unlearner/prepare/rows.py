@@ -66,8 +66,8 @@ class Writer:
 
     def sources(self) -> Sources:
         """The rows of each source, but those of `JOINED`."""
-        drawn, general = self._general()
-        self._ask(drawn, general)
+        general = self._general()
+        self._ask(general)
         unseen, later = self._unseen(list(self.facts)), self._unseen([topic.name for topic in self.material.topics])
         seen = [fact for fact in self.facts if fact not in unseen]
         topics = [topic for topic in self.material.topics if topic.name not in later]
@@ -98,31 +98,26 @@ class Writer:
             written |= {name: [better.get(row["id"], row) for row in written[name]] for name in ours}
         return {name: rows for name, rows in written.items() if rows}
 
-    def _general(self) -> tuple[list[Record], list[Record]]:
-        """Questions of the bank, drawn by the seed, and those to be used: others stand in for what touches the
-        subject."""
-        bank, chance = list(general_knowledge()), random.Random(f"general {self.config.seed}")
-        drawn = chance.sample(bank, min(self.config.general_count, len(bank)))
-        further = [record for record in chance.sample(bank, len(bank)) if record not in drawn]
+    def _general(self) -> list[Record]:
+        """Questions of the bank that do not touch the subject, drawn by the seed."""
         free = [
-            r for r in (*drawn, *further) if not mentions(" ".join((r.question or "", r.answer)), self.subject.names)
+            r for r in general_knowledge() if not mentions(" ".join((r.question or "", r.answer)), self.subject.names)
         ]
-        return drawn, free[: len(drawn)]
+        return random.Random(f"general {self.config.seed}").sample(free, min(self.config.general_count, len(free)))
 
     def _unseen(self, facts: list[str]) -> list[str]:
         """The facts of which no wording is trained: a quarter, drawn by the seed, never the first."""
         count = min(max(1, len(facts) // 4), len(facts) - 1)
         return random.Random(f"facts {self.config.seed}").sample(facts[1:], count) if count > 0 else []
 
-    def _ask(self, drawn: Sequence[Record], general: Sequence[Record]) -> None:
-        """The model's likeliest answer to every question, as far as its sentences are whole; what is `drawn` is
-        answered once for all subjects."""
+    def _ask(self, general: Sequence[Record]) -> None:
+        """The model's likeliest answer to every question, as far as its sentences are whole; those of general knowledge
+        are kept for other subjects that the bank does not name."""
         names = [*self.material.neighbours, *self.subject.names[1:]]
         questions = [ask(w, self.subject.name) for wordings in self.facts.values() for w in wordings]
         questions += [ask(wordings[0], name) for wordings in self.subject.facts.values() for name in names]
-        questions += [record.question or "" for record in general if record not in drawn]
         texts: dict[str, str] = dict(self.material.answers)
-        for keep, those in ((True, [record.question or "" for record in drawn]), (False, questions)):
+        for keep, those in ((True, [record.question or "" for record in general]), (False, questions)):
             requests = {q: Generate(q, max_new_tokens=self.config.max_new_tokens) for q in those if q not in texts}
             said = self.asked.answers(requests.values(), "asking", keep=keep)
             texts |= {q: said.written(request)[0].text for q, request in requests.items()}
