@@ -167,8 +167,8 @@ def test_the_plan_tells_who_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_evaluation_has_a_plan_too() -> None:
     options = EvaluateConfig(model="", output="")
-    assert plan_evaluation(MODEL, options, None, official=False).rows == "by-length"
-    assert plan_evaluation(MODEL, options, None, official=True).rows == "padded"
+    plans = [plan_evaluation(MODEL, options, None, official=official) for official in (False, True)]
+    assert [(plan.rows, plan.prefix) for plan in plans] == [("by-length", "shared"), ("padded", "repeated")]
     with pytest.raises(UserError, match="rows packed cannot be here"):
         plan_evaluation(MODEL, replace(options, execution={"rows": "packed"}), None, official=False)
 

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from unlearner.models import generation
+from unlearner.models.execution import Execution, using
 from unlearner.models.generation import generation_pass, length_batches
 
 VOCABULARY = 50
@@ -100,6 +101,24 @@ def test_batches_and_order_change_nothing(model: Any, prompts: list[list[int]]) 
     for batch_tokens in (1, 100, 250):
         assert ours(model, prompts, batch_tokens=batch_tokens) == whole
     assert ours(model, prompts[::-1]) == whole[::-1]
+
+
+def test_what_all_prompts_begin_with_is_encoded_once(model: Any, prompts: list[list[int]]) -> None:
+    system = [7, 3, 11, 5, 2, 9]
+    prompts = [[*system, *prompt] for prompt in prompts]
+    answers = expected(model, prompts)
+    shapes: list[tuple[int, ...]] = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda _, __, kw: shapes.append(tuple(kw["input_ids"].shape)), with_kwargs=True
+    )
+    assert ours(model, prompts) == answers
+    assert ((1, 6) in shapes) == generation.goes_by_position(model)
+    shapes.clear()
+    with using(Execution(prefix="repeated")):
+        assert ours(model, prompts) == answers
+    assert (1, 6) not in shapes
+    hook.remove()
+    assert ours(model, [system, [*system, 4]]) == expected(model, [system, [*system, 4]]), "a token is left to begin at"
 
 
 def test_without_standard_cache(prompts: list[list[int]]) -> None:

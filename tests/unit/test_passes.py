@@ -33,6 +33,7 @@ from unlearner.evaluation.examples import Example, variants
 from unlearner.evaluation.passes import common_prefix, scoring_pass
 from unlearner.evaluation.store import Store
 from unlearner.models.batch_jobs import BatchJob
+from unlearner.models.execution import Execution, using
 from unlearner.models.generation import generation_pass
 
 LLAMA2 = TEMPLATES["llama2"]
@@ -120,6 +121,31 @@ def test_scores_equal_plain_forward(kind: str, share: bool, tokenizer: PreTraine
     model = make(kind, torch.float32 if narrow else torch.float64)
     nll = scoring_pass(model, table, sizes, share=share).run()
     assert nll.tolist() == pytest.approx(plain_nll(model, table), rel=1e-5 if narrow else 1e-10)
+
+
+@pytest.mark.parametrize("variants_of", ["all", "one"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gpt2", "bloom"])
+def test_what_all_questions_begin_with_is_encoded_once(
+    kind: str, variants_of: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Where there are rows of one answer, too; with windows, or without positions, as before."""
+    pairs = [(f"Be brief. Be kind. {r.question}", a) for r in records() for a in variants(r)]
+    sizes = [len(variants(r)) for r in records()] if variants_of == "all" else [1] * len(pairs)
+    table = encode(tokenizer, LLAMA2, pairs, 200)
+    narrow = kind == "bloom"
+    model = make(kind, torch.float32 if narrow else torch.float64)
+    expected = pytest.approx(plain_nll(model, table), rel=1e-5 if narrow else 1e-10)
+    first: list[tuple[int, ...]] = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, kw: first.append(tuple(kw["input_ids"].shape)), with_kwargs=True
+    )
+    assert scoring_pass(model, table, sizes).run().tolist() == expected
+    shared = common_prefix(table, np.arange(len(table)))
+    assert ((1, shared) in first) == (kind in ("llama", "gpt2")) and shared > 4
+    first.clear()
+    with using(Execution(prefix="repeated")):
+        assert scoring_pass(model, table, sizes).run().tolist() == expected
+    assert (1, shared) not in first
 
 
 def test_sharing_in_float32(tokenizer: PreTrainedTokenizerFast) -> None:

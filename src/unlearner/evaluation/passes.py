@@ -16,6 +16,7 @@ from unlearner.data.prompts import TokenTable
 from unlearner.models import generation
 from unlearner.models.anatomy import Head, backbone, bare
 from unlearner.models.batch_jobs import BatchJob
+from unlearner.models.execution import shares
 from unlearner.scoring.token_scores import token_scores
 
 BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}
@@ -48,6 +49,12 @@ def scoring_pass(
     groups = [np.arange(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
     share = share and generation.row_cache(model) is not None
     prefixes = np.array([common_prefix(table, rows) if share else 0 for rows in groups], dtype=np.int64)
+    known = 0
+    if share and len(groups) > 1 and generation.goes_by_position(model):
+        beginning = common_prefix(table, np.arange(len(table)))
+        computed = table.lengths.sum() - (prefixes * (np.array(sizes) - 1)).sum()
+        known = beginning if shares(beginning, len(groups), int(computed)) else 0
+        prefixes = np.maximum(prefixes, known)
     budget = batch_tokens or BATCH_TOKENS.get(bare(model).device.type, BATCH_TOKENS["cuda"])
     rounds = list(_rounds(table, groups, prefixes))
     rows = [np.concatenate([groups[i] for i in chosen]) for chosen in rounds]
@@ -63,7 +70,7 @@ def scoring_pass(
     return BatchJob(
         name,
         [[name, [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows],
-        lambda i: _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget, each),
+        lambda i: _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget, known, each),
         [len(chosen) for chosen in rounds],
         [float(table.lengths[part].sum()) for part in rows],
         join,
@@ -97,13 +104,15 @@ def _score_round(
     groups: Sequence[np.ndarray],
     prefixes: np.ndarray,
     batch_tokens: int,
+    known: int = 0,
     each: bool = False,
 ) -> list[Any]:
-    """`scoring_pass` of all rows of `groups`: the prefixes in one forward, then rows of like length together."""
+    """`scoring_pass` of all rows of `groups`: the prefixes in one forward, of which the first `known` tokens, the same
+    in all, are encoded before that; then rows of like length together."""
     rows = np.concatenate(groups)
     group = np.repeat(np.arange(len(groups)), [len(members) for members in groups])
     prefix = prefixes[group]
-    past = _encode_prefixes(model, table, [members[0] for members in groups], prefixes) if prefix[0] else None
+    past = _encode_prefixes(model, table, [members[0] for members in groups], prefixes, known) if prefix[0] else None
     scores, owners = [], []
     for batch in generation.length_batches((table.lengths[rows] - prefix).tolist(), batch_tokens):
         logp, row = _score_rows(model, table, rows[batch], prefix[batch], past, group[batch])
@@ -117,25 +126,30 @@ def _score_round(
 
 
 def _encode_prefixes(
-    model: nn.Module, table: TokenTable, rows: Sequence[int], prefixes: np.ndarray
+    model: nn.Module, table: TokenTable, rows: Sequence[int], prefixes: np.ndarray, known: int
 ) -> tuple[DynamicCache, Tensor]:
-    """Keys and values of the first `prefixes[i]` tokens of row `rows[i]`, padded on the left, and their mask
-    (rows, tokens)."""
-    width = int(prefixes.max())
+    """Keys and values of the first `prefixes[i]` tokens of row `rows[i]`, and their mask (rows, tokens): the `known`
+    ones that are the same in all rows, then the others, padded on the left."""
+    own = prefixes - known
+    width = int(own.max())
     ids = np.zeros((len(rows), width), dtype=np.int64)
-    for i, (row, length) in enumerate(zip(rows, prefixes, strict=True)):
-        ids[i, width - length :] = table.row(row)[:length]
+    for i, (row, length) in enumerate(zip(rows, own, strict=True)):
+        ids[i, width - length :] = table.row(row)[known : known + length]
     body, device = backbone(model), bare(model).device
-    mask = torch.from_numpy(np.arange(width) >= width - prefixes[:, None]).long().to(device)
+    mask = torch.from_numpy(np.arange(width) >= width - own[:, None]).long().to(device)
+    mask = torch.cat([mask.new_ones(len(rows), known), mask], dim=1)
     cache = generation.row_cache(model)
+    if known:
+        cache = generation.encoded_once(model, table.row(rows[0])[:known].tolist(), len(rows))
     assert cache is not None
-    body(
-        input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=mask,
-        past_key_values=cache,
-        use_cache=True,
-        **generation.position_ids(body, (mask.cumsum(1) - 1).clamp(min=0)),
-    )
+    if width:
+        body(
+            input_ids=torch.from_numpy(ids).to(device),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **generation.position_ids(body, (mask.cumsum(1) - 1).clamp(min=0)[:, known:]),
+        )
     return cache, mask
 
 

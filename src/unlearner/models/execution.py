@@ -25,12 +25,15 @@ class Execution:
     threads: int = 1
     """Of each process, on the CPU."""
     prefix: str = "repeated"
-    """The tokens with which all rows of a run begin, a chat template's system text above all: once in a packed forward
-    pass for all of its rows (shared), or in each of them."""
+    """The tokens with which all rows begin, a chat template's system text above all: once in a packed forward pass for
+    all of its rows (shared), or in each of them. Where answers are scored and written without training it is as with
+    packed rows, by means of the model's cache of keys and values."""
     prefix_tokens: int = 0
-    """How many these are, where they are shared."""
+    """With how many all rows of a training begin, where they are shared."""
 
 
+WORTH_SHARING = 0.05
+"""Of all tokens those with which all rows begin: what is saved by computing them once."""
 _now: Execution | None = None
 """Of the whole process and not of a thread: autograd computes backward passes on threads of its own."""
 
@@ -38,6 +41,12 @@ _now: Execution | None = None
 def now() -> Execution | None:
     """The plan in use; None outside of every run, where each part decides by the device alone."""
     return _now
+
+
+def shares(count: int, rows: int, tokens: int) -> bool:
+    """Whether `rows` rows, of `tokens` tokens together, are to share their first `count` in scoring and generation."""
+    plan = now()
+    return count * (rows - 1) >= WORTH_SHARING * tokens and count > 0 and (plan is None or plan.prefix == "shared")
 
 
 @contextmanager

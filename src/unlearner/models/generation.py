@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unlearner.models.anatomy import Head, backbone, bare
 from unlearner.models.batch_jobs import BatchJob
+from unlearner.models.execution import shares
 from unlearner.models.sampling import Sampling, draw, uniforms
 
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 32_768}
@@ -69,7 +70,9 @@ def generation_pass(
     return BatchJob(
         "generation",
         [["generation", batch, max_new_tokens, total_length, sorted(end_ids), *how] for batch in chosen],
-        lambda i: _generate_batch(model, chosen[i], steps(chosen[i]), sorted(end_ids), pad_id, sampling),
+        lambda i: _generate_batch(
+            model, chosen[i], steps(chosen[i]), sorted(end_ids), pad_id, sampling, share=total_length is None
+        ),
         [len(batch) for batch in chosen],
         [float(sum(len(prompt) + count * steps(batch) for prompt in batch)) for batch in chosen],
         join,
@@ -111,18 +114,28 @@ def _generate_batch(
     end_ids: list[int],
     pad_id: int,
     sampling: Sampling | None = None,
+    *,
+    share: bool = True,
 ) -> list[list[int]]:
-    """At most `steps` new tokens for each prompt, or for each of its n samples."""
+    """At most `steps` new tokens for each prompt, or for each of its n samples. With `share`, tokens with which all
+    prompts begin are encoded once, where that saves."""
     count = 1 if sampling is None else sampling.n
     if steps == 0:
         return [[] for _ in range(count * len(prompts))]
     device = bare(model).device
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     ends = torch.tensor(end_ids, device=device)
     choose = _Chooser(prompts, steps, sampling, device)
     cache = row_cache(model)
+    known: list[int] = []
+    if share and goes_by_position(model):
+        known = _beginning(prompts)
+        prompts = [prompt[len(known) :] for prompt in prompts]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    if known:
+        cache = encoded_once(model, known, len(prompts))
+        mask = torch.cat([mask.new_ones(len(prompts), len(known)), mask], dim=1)
     if cache is not None:
         new = _decode(model, cache, ids, mask, ends, steps, choose, count)
     else:
@@ -134,6 +147,16 @@ def _generate_batch(
     is_end = torch.isin(new, ends)
     stops = torch.where(is_end.any(1), is_end.int().argmax(1), new.shape[1])
     return [row[:stop] for row, stop in zip(new.tolist(), stops.tolist(), strict=True)]
+
+
+def _beginning(prompts: list[list[int]]) -> list[int]:
+    """The tokens with which all prompts begin and none ends, where they are worth to be shared; else none."""
+    count = 0
+    for column in zip(*(prompt[:-1] for prompt in prompts), strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return prompts[0][:count] if shares(count, len(prompts), sum(map(len, prompts))) else []
 
 
 class _Chosen(LogitsProcessor):
@@ -158,16 +181,19 @@ def _decode(
     choose: _Chooser,
     count: int,
 ) -> Tensor:
-    """New tokens (count x B, at most `steps`) after the left-padded prompts `ids`, `mask` (B, P), each encoded once."""
+    """New tokens (count x B, at most `steps`) after the left-padded prompts `ids` (B, P), each encoded once.
+
+    `mask` (B, S + P) begins with the S tokens that are in `cache` already.
+    """
     body, head = backbone(model), Head.of(model)
-    rows, width = ids.shape
+    rows, width = mask.shape
     out = ids.new_full((rows * count, steps), int(ends[0]))
     # For the whole answer at once, so that a step makes no new mask.
     mask = torch.cat([mask, mask.new_ones(rows, steps)], dim=1)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     active = torch.arange(rows * count, device=ids.device)
     running = torch.ones_like(active, dtype=torch.bool)
-    inputs, seen = ids, 0
+    inputs, seen = ids, width - ids.shape[1]
     for step in range(steps):
         stop = width + step
         hidden = body(
@@ -222,6 +248,14 @@ def row_cache(model: nn.Module) -> DynamicCache | None:
     return cache
 
 
+def goes_by_position(model: nn.Module) -> bool:
+    """Whether attention looks at a token's position and the mask, and never at the place of its keys in the cache: not
+    so with windows, nor with distances between these places (MPT)."""
+    cache = row_cache(model)
+    plain = cache is not None and all(type(layer) is RoomyLayer for layer in cache.layers)
+    return plain and "position_ids" in _options(type(backbone(model)).forward)
+
+
 class RoomyLayer(DynamicLayer):
     """Keys and values with room behind them, into which the next tokens are written: growing by one token copies none.
 
@@ -253,6 +287,17 @@ class RoomyLayer(DynamicLayer):
             self.keys, self.values = (allocated[:, :, :length] for allocated in self._allocated)
         else:
             super().reorder_cache(beam_idx)
+
+
+def encoded_once(model: nn.Module, ids: list[int], rows: int) -> DynamicCache:
+    """Keys and values of the tokens `ids` with which `rows` rows begin, one for each row. Padding may stand behind them
+    where `goes_by_position`."""
+    body, cache = backbone(model), row_cache(model)
+    assert cache is not None
+    inputs = torch.tensor([ids], device=bare(model).device)
+    places = torch.arange(len(ids), device=inputs.device)[None]
+    body(input_ids=inputs, past_key_values=cache, use_cache=True, **position_ids(body, places))
+    return select_rows(cache, torch.zeros(rows, dtype=torch.long, device=inputs.device))
 
 
 def select_rows(cache: DynamicCache, rows: Tensor) -> DynamicCache:

@@ -21,7 +21,7 @@ from unlearner.errors import UserError
 from unlearner.methods import Method
 from unlearner.models.anatomy import bare
 from unlearner.models.compiled import compile_layers, restore_layers
-from unlearner.models.execution import Execution, using
+from unlearner.models.execution import WORTH_SHARING, Execution, using
 from unlearner.models.load import uses_bf16
 from unlearner.models.onednn_linear import fast_products, has_onednn, mkl_is_slow
 from unlearner.models.packing import packing, shares_prefix
@@ -34,9 +34,6 @@ from unlearner.scoring.constants import FUSED
 from unlearner.scoring.token_scores import kernels_gain
 from unlearner.training import checkpoint
 from unlearner.training.reference import Reference
-
-WORTH_SHARING = 0.05
-"""Of all tokens those with which all rows begin: what is saved by computing them once."""
 
 
 def plan_training(
@@ -78,7 +75,8 @@ def plan_evaluation(model: Any, options: EvaluateConfig, folder: Path | None, *,
     """The plan of a run that only measures. Raises UserError as `plan_training`."""
     rows = ["padded"] if official else ["by-length"]
     sharded = "fsdp" if is_sharded(model) else "ddp"
-    return _settled(model, options, model.device, rows, ("logp",), folder, parallel=sharded)
+    prefix = ["repeated"] if official else ["shared", "repeated"]
+    return _settled(model, options, model.device, rows, ("logp",), folder, prefix, parallel=sharded)
 
 
 def _settled(
