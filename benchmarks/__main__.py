@@ -13,14 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import evaluation, growth, loss_memory, training
+from benchmarks import evaluation, growth, likelihood, loss_memory, sampling, training
 from benchmarks.timing import machine
 from benchmarks.work import MODEL, load_texts
 
-PARTS = ("training", "evaluation", "memory", "linearity", "size")
+PARTS = ("training", "evaluation", "memory", "sampling", "likelihood", "linearity", "size")
 GOALS = {
     "ME+GD": 8, "NPO+GD": 10, "DPO+GD": 12, "IDK+AP": 9, "evaluation": 6, "second_evaluation": 8,
-    "loss_memory": 8, "loss_time": 1 / 1.3,
+    "loss_memory": 8, "loss_time": 1 / 1.3, "sampling": 2, "likelihood": 1 / 1.3,
 }  # fmt: skip
 
 
@@ -28,11 +28,15 @@ def run_part(part: str, tofu: Path | None, runs: int) -> tuple[dict[str, float],
     """Ratios, if the part has any, and all that was measured: in this process."""
     if part == "memory":
         return loss_memory.benchmark(runs)
+    if part == "sampling":
+        return sampling.benchmark(runs)
     texts = load_texts(tofu)
     if part == "training":
         return training.benchmark(texts, runs)
     if part == "evaluation":
         return evaluation.benchmark(texts, runs)
+    if part == "likelihood":
+        return likelihood.benchmark(texts, runs)
     return {}, growth.linearity(texts, runs) if part == "linearity" else growth.size(texts)
 
 

@@ -174,8 +174,12 @@ class _Run:
 
         seconds(FEW)  # the first answers take longer
         answer = seconds(TIMED)
-        sample = max(0.0, seconds(FEW, SAMPLES["quick"]) - answer) / (SAMPLES["quick"] - 1)
-        training, row = Relearning().seconds(self._target("unlearned"))
+        sample, training, row = answer, 0.0, 0.0
+        attacks = chosen_attacks(self.config)
+        if any(attack.samples > 1 for attack in attacks):
+            sample = max(0.0, seconds(FEW, SAMPLES["quick"]) - answer) / (SAMPLES["quick"] - 1)
+        if any(isinstance(attack, Relearning) for attack in attacks):
+            training, row = Relearning().seconds(self._target("unlearned"))
         return distributed.agreed(Speed(answer, sample, UNIT.scored * answer, row, training))
 
     def _answerer(self, name: str, store: Store | None = None) -> Answerer:
