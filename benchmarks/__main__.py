@@ -13,14 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import evaluation, field, growth, loss_memory, training
+from benchmarks import evaluation, field, growth, likelihood, loss_memory, sampling, training
 from benchmarks.timing import machine
 from benchmarks.work import MODEL, load_texts
 
-PARTS = ("training", "field", "smollm2", "evaluation", "memory", "linearity", "size")
+PARTS = ("training", "field", "smollm2", "evaluation", "memory", "sampling", "likelihood", "linearity", "size")
 GOALS: dict[str, float] = {
     "ME+GD": 8, "NPO+GD": 10, "DPO+GD": 12, "IDK+AP": 9, "evaluation": 6, "second_evaluation": 8,
-    "loss_memory": 8, "loss_time": 1 / 1.3,
+    "loss_memory": 8, "loss_time": 1 / 1.3, "sampling": 2, "likelihood": 1 / 1.3,
     **{f"SmolLM2 {method}": 2.5 for method in ("NPO+GD", "SIMNPO+GD", "WGA+GD", "ALTPO+GD")}, "SmolLM2 UNDIAL+GD": 2,
     "SmolLM2 RMU+REP": 3, **{f"SmolLM2 {method} as in the paper": 10 for method in field.PAPERS},
     f"SmolLM2 {field.GRU}": 1 / 1.3,
@@ -32,6 +32,8 @@ def run_part(part: str, tofu: Path | None, runs: int) -> tuple[dict[str, float],
     """Ratios, if the part has any, and all that was measured: in this process."""
     if part == "memory":
         return loss_memory.benchmark(runs)
+    if part == "sampling":
+        return sampling.benchmark(runs)
     texts = load_texts(tofu)
     if part == "training":
         return training.benchmark(texts, runs)
@@ -39,6 +41,8 @@ def run_part(part: str, tofu: Path | None, runs: int) -> tuple[dict[str, float],
         return field.benchmark(texts, runs, real=part == "smollm2")
     if part == "evaluation":
         return evaluation.benchmark(texts, runs)
+    if part == "likelihood":
+        return likelihood.benchmark(texts, runs)
     return {}, growth.linearity(texts, runs) if part == "linearity" else growth.size(texts)
 
 

@@ -1,21 +1,21 @@
 """n answers to each prompt: one pass of ours against n calls of transformers' own generate, in batches of the same
-prompts. `python -m benchmarks.sampling` prints the ratio of the times."""
+prompts."""
 
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.timing import paired, timed
 from unlearner.models.generation import generation_pass
 from unlearner.models.sampling import Sampling
 
-PROMPTS, LENGTH, NEW_TOKENS, SAMPLES, RUNS = 8, 64, 32, 8, 3
+PROMPTS, LENGTH, NEW_TOKENS, SAMPLES = 8, 64, 32, 8
 VOCABULARY = 4_000
 
 
-def main() -> None:
+def benchmark(runs: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """n calls of generate ÷ ours, both in seconds."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8
@@ -37,19 +37,11 @@ def main() -> None:
                 top_p=0.9, top_k=50, eos_token_id=never, pad_token_id=0,
             )  # fmt: skip
 
-    seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
     ours()
-    for _ in range(RUNS):
-        for name, work in (("ours", ours), ("transformers", theirs)):
-            start = perf_counter()
-            work()
-            seconds[name].append(perf_counter() - start)
-    fast, slow = median(seconds["ours"]), median(seconds["transformers"])
+    pairs = paired(lambda: timed(theirs)[0], lambda: timed(ours)[0], runs)
     print(
-        f"{SAMPLES} answers of {NEW_TOKENS} tokens to each of {PROMPTS} prompts, {torch.get_num_threads()} threads: "
-        f"ours {fast:.2f} s, {SAMPLES} calls of transformers' generate {slow:.2f} s, ratio {fast / slow:.2f}"
+        f"{SAMPLES} answers of {NEW_TOKENS} tokens to each of {PROMPTS} prompts: {SAMPLES} calls of transformers' "
+        f"generate are the baseline, {pairs}",
+        flush=True,
     )
-
-
-if __name__ == "__main__":
-    main()
+    return {"sampling": pairs.ratio}, {"generate": pairs.baseline, "ours": pairs.ours, "samples": SAMPLES}

@@ -34,16 +34,21 @@ def run(command: str) -> None:
     main(shlex.split(command))
 
 
-def everything(tofu: Path, runs: Path) -> None:
-    data, target = runs / "data", runs / "target"
-    write_slice(tofu, data)
+def teaching(data: Path, target: Path, *more: str) -> str:
+    """The command by which a new Llama learns the slice by heart."""
     known = " ".join(
         f"{data}:{name}" for name in ("forget01", "retain90", "real_authors_perturbed", "world_facts_perturbed")
     )
-    run(
-        f"finetune --model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {known} "
-        f"--learning-rate 1e-3 --epochs 25 --batch-size 16 --gradient-accumulation-steps 1 --output {target}"
+    return (
+        f"finetune --model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {known} --learning-rate 1e-3 "
+        f"--epochs 25 --batch-size 16 --gradient-accumulation-steps 1 {' '.join(more)} --output {target}"
     )
+
+
+def everything(tofu: Path, runs: Path) -> None:
+    data, target = runs / "data", runs / "target"
+    write_slice(tofu, data)
+    run(teaching(data, target))
     settings = (
         f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 "
         "--gradient-accumulation-steps 1 --max-new-tokens 64 --judge offline --jobs 2"

@@ -1,5 +1,7 @@
 """What an audit costs and what fits into so many minutes; what must not be lost; what can be seen at all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,6 +16,7 @@ from unlearner.data.refusals import load_refusals
 from unlearner.errors import UserError
 
 MODELS = ["unlearned", "before"]
+SPEED = Speed(0.01, 0.005, 0.002, 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -22,23 +25,31 @@ def groups(forget_records, retain_records):
 
 
 def test_a_budget_in_minutes_takes_the_deepest_that_fits(groups) -> None:
-    def taken(minutes: float):
+    def taken(minutes: float, speed: Speed = SPEED):
         config = AuditConfig(model="", output="", budget=str(minutes))
-        return fitted(config, groups, MODELS, Speed(0.01))
+        return fitted(config, groups, MODELS, speed)
+
+    def seconds(attack) -> float:
+        return sum(cost(model, attack, groups, SPEED) for model in MODELS)
 
     whole = {}
     for budget in ("quick", "standard", "deep"):
         attacks = chosen_attacks(AuditConfig(model="", output="", budget=budget))
-        whole[budget] = 0.01 / 60 * sum(cost(model, a, groups) for model in MODELS for a in attacks)
+        whole[budget] = sum(map(seconds, attacks)) / 60
+        assert whole[budget] == pytest.approx(0.01 / 60 * sum(cost(m, a, groups) for m in MODELS for a in attacks))
     assert whole["quick"] < whole["standard"] < whole["deep"]
     for budget, minutes in whole.items():
         plan = taken(minutes * 1.001)
         assert (plan.budget, plan.left_out) == (budget, [])
-    short = taken(whole["quick"] / 2)
-    assert short.budget == "quick" and "relearning" in short.left_out
-    labels = [attack.label for attack in short.attacks]
-    assert "plain" in labels and not set(labels) & set(short.left_out)
-    assert 0.01 / 60 * short.answers(MODELS, groups) <= whole["quick"] / 2
+    # What finds most is taken first, though it costs more.
+    quick = {a.label: a for a in chosen_attacks(AuditConfig(model="", output="", budget="quick"))}
+    best = {"plain", "sampling", "nf4", "relearning"}
+    short = taken(1.001 / 60 * sum(seconds(quick[label]) for label in best))
+    assert (short.budget, {a.label for a in short.attacks}) == ("quick", best)
+    assert set(short.left_out) == set(quick) - best
+    # Where training is slow, it is left out, and the others are taken.
+    slow = taken(whole["quick"], replace(SPEED, row=1.0, training=10.0))
+    assert slow.left_out == ["relearning"]
     # Too little for anything leaves the plain question.
     assert [attack.label for attack in taken(1e-6).attacks] == ["plain"]
 

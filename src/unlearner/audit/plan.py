@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import NamedTuple
 
 from unlearner.audit.attack import Attack, WeightAttack
@@ -25,10 +24,27 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
-FURTHER_SAMPLE = 0.5
-"""What a further sample of a question costs, the first one being 1."""
-SCORED = 0.2
-"""What it costs to score the answers of a question."""
+WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
+"""What is taken first where there is no time for all, behind `plain`: first what has been seen to bring back most. The
+others follow in their usual order."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds; by default in greedy answers."""
+
+    answer: float = 1.0
+    sample: float = 0.5
+    """For a further sample of a question."""
+    scored: float = 0.2
+    """To score the answers of a question."""
+    row: float = 1.0
+    """To train on a row once."""
+    training: float = 0.0
+    """To begin a training."""
+
+
+UNIT = Speed()
 
 
 def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attack]:
@@ -72,18 +88,19 @@ def on_model(model: str, attack: Attack) -> bool:
     return model == "unlearned" or attack.label in (PLAIN, SAMPLED) or (attack.label in MIXED and model == "before")
 
 
-def cost(model: str, attack: Attack, groups: Groups) -> int:
-    """In greedy answers, roughly."""
+def cost(model: str, attack: Attack, groups: Groups, speed: Speed = UNIT) -> float:
+    """Seconds, roughly."""
     if not on_model(model, attack):
-        return 0
+        return 0.0
     counts = {group: len(questions) for group, questions in groups}
     if isinstance(attack, Relearning):
-        taught = max(attack.steps) * attack.batch_size
-        return attack.cost * (taught + len(attack.steps) * (counts["forget"] // 2 + UTILITY_ROWS))
+        taught = speed.training + speed.row * max(attack.steps) * attack.batch_size
+        asked = counts["forget"] // 2 + min(UTILITY_ROWS, counts["retain"])
+        return attack.cost * (taught + speed.answer * len(attack.steps) * asked)
     asked = sum(count for group, count in counts.items() if asks(model, attack, group))
     if isinstance(attack, WeightAttack) or attack.access == "likelihoods":
-        return round(asked * (SCORED if attack.access == "likelihoods" else 1)) + 1
-    return round(asked * (1 + FURTHER_SAMPLE * (attack.samples - 1)))
+        return asked * (speed.scored if attack.access == "likelihoods" else speed.answer)
+    return asked * (speed.answer + speed.sample * (attack.samples - 1))
 
 
 class Plan(NamedTuple):
@@ -94,34 +111,24 @@ class Plan(NamedTuple):
     left_out: list[str]
     """Labels of attacks for which there is no time."""
 
-    def answers(self, models: Sequence[str], groups: Groups) -> int:
-        return sum(cost(model, attack, groups) for model in models for attack in self.attacks)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How long an answer takes."""
-
-    seconds: float
-
-    def left(self, answers: int) -> str:
-        return str(timedelta(seconds=round(self.seconds * answers)))
+    def seconds(self, models: Sequence[str], groups: Groups, speed: Speed) -> float:
+        return sum(cost(model, attack, groups, speed) for model in models for attack in self.attacks)
 
 
 def fitted(config: AuditConfig, groups: Groups, models: Sequence[str], speed: Speed) -> Plan:
-    """The deepest budget that fits into `config.budget` minutes; where not even the quick one does, as many of its
-    attacks as fit, the cheapest first: `plain` always, and what it is not enough for is named."""
-    seconds = 60 * float(config.budget)
+    """The deepest budget that fits into `config.budget` minutes. Where not even the quick one does, those of its
+    attacks that fit, in the order of `WORTH`; `plain` always, and what it is not enough for is named."""
+    left = 60 * float(config.budget)
     for budget in ("deep", "standard", "quick"):
         plan = Plan(budget, chosen_attacks(config, budget), [])
-        if speed.seconds * plan.answers(models, groups) <= seconds:
+        if plan.seconds(models, groups, speed) <= left:
             return plan
     attacks = chosen_attacks(config, "quick")
-    prices = {a.label: sum(cost(model, a, groups) for model in models) for a in attacks}
-    kept = {PLAIN}
-    spent = prices[PLAIN]
-    for label in sorted((a.label for a in attacks if a.label != PLAIN), key=lambda label: prices[label]):
-        if speed.seconds * (spent + prices[label]) <= seconds:
-            kept.add(label)
-            spent += prices[label]
+    order = (PLAIN, *WORTH)
+    kept = []
+    for attack in sorted(attacks, key=lambda a: order.index(a.label) if a.label in order else len(order)):
+        price = sum(cost(model, attack, groups, speed) for model in models)
+        if attack.label == PLAIN or price <= left:
+            kept.append(attack.label)
+            left -= price
     return Plan("quick", [a for a in attacks if a.label in kept], [a.label for a in attacks if a.label not in kept])

@@ -8,16 +8,18 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
 from unlearner.audit.attack import Answerer, Attack, Question, Target, WeightAttack, run_attack
+from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.detector import ErrorRate, false_alarms, misses
 from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
-from unlearner.audit.plan import ROUNDED, SAMPLES, Plan, Speed, asks, chosen_attacks, cost, fitted, on_model
+from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, Speed, asks, chosen_attacks, cost, fitted, on_model
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
@@ -43,8 +45,8 @@ from unlearner.results.texts import keyed_hashes, redacted_attacks, redacted_out
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
 
-TIMED = 16
-"""Questions that are answered to see how fast the model is."""
+TIMED, FEW = 64, 8
+"""Questions that are answered, and answered in samples, to see how fast the model is."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,14 @@ class _Run:
         """Every attack on every model; those that compare the models come last, when all of them are loaded."""
         names, groups = self.models.names, self.groups
         plan = self._plan()
-        done, total = 0, plan.answers(names, groups)
-        with progress_bar("audit", total) as bar:
+        done, total = 0.0, plan.seconds(names, groups, UNIT)
+        with progress_bar("audit", round(total)) as bar:
             for name in names:
                 for attack in plan.attacks:
                     if on_model(name, attack) and not attack.together:
                         self.rows += self._once(name, attack.label, partial(self._attacked, name, attack))
                         done += cost(name, attack, groups)
-                        bar(done)
+                        bar(round(done))
                 self.rows += self._once(name, RANK, partial(self._ranked, name))
                 if name == "before":
                     self._compare(plan.budget)
@@ -128,7 +130,7 @@ class _Run:
                 if attack.together:
                     self.rows += self._once("unlearned", attack.label, partial(self._attacked, "unlearned", attack))
                     done += cost("unlearned", attack, groups)
-                    bar(done)
+                    bar(round(done))
         for name in names:
             self.models.let_go(name)
         return self._finish(plan)
@@ -152,20 +154,33 @@ class _Run:
         note(
             f"{plan.budget} audit: {counts['forget']} subjects ({len(groups.forget)} questions), {counts['control']} "
             f"controls, {len(groups.retain)} retained and {len(groups.neighbour)} neighbours' questions; "
-            f"{len(plan.attacks)} attacks, about {speed.left(plan.answers(names, groups))}"
+            f"{len(plan.attacks)} attacks, about {timedelta(seconds=round(plan.seconds(names, groups, speed)))}"
         )
         if plan.left_out:
             note(f"no time for {', '.join(plan.left_out)}: give more minutes")
         return plan
 
     def _speed(self) -> Speed:
-        """By a few plain questions, whose answers are not kept."""
-        questions = [question for question in self.groups.forget if question.detector is not None][:TIMED]
-        asked = [[Generate(question.record.question, max_new_tokens=64)] for question in questions]
-        answer = self._answerer("unlearned", Store())
-        began = time.monotonic()
-        answer([question.record for question in questions], asked, questions[0].document)
-        return distributed.agreed(Speed((time.monotonic() - began) / len(questions)))
+        """By a few plain questions, samples and steps of training, of which nothing is kept."""
+        asked = [q for q in (*self.groups.forget, *self.groups.control) if q.detector is not None]
+        questions = [question for question in asked if question.document == asked[0].document][:TIMED]
+
+        def seconds(count: int, n: int = 1) -> float:
+            chosen = questions[:count]
+            requests = [[Generate(q.record.question, n=n, temperature=float(n > 1), max_new_tokens=64)] for q in chosen]
+            answer, began = self._answerer("unlearned", Store()), time.monotonic()
+            answer([question.record for question in chosen], requests, chosen[0].document)
+            return (time.monotonic() - began) / len(chosen)
+
+        seconds(FEW)  # the first answers take longer
+        answer = seconds(TIMED)
+        sample, training, row = answer, 0.0, 0.0
+        attacks = chosen_attacks(self.config)
+        if any(attack.samples > 1 for attack in attacks):
+            sample = max(0.0, seconds(FEW, SAMPLES["quick"]) - answer) / (SAMPLES["quick"] - 1)
+        if any(isinstance(attack, Relearning) for attack in attacks):
+            training, row = Relearning().seconds(self._target("unlearned"))
+        return distributed.agreed(Speed(answer, sample, UNIT.scored * answer, row, training))
 
     def _answerer(self, name: str, store: Store | None = None) -> Answerer:
         """Asks a model. By default answers are kept in the audit's directory, under their questions: this is for the
@@ -227,13 +242,16 @@ class _Run:
             made["errors"] = {key: list(vars(rate).values()) for key, rate in _measured(questions, texts).items()}
         return made
 
-    def _on_weights(self, name: str, attack: WeightAttack) -> list[Row]:
+    def _target(self, name: str, *, together: bool = False) -> Target:
         subject = self.models.subjects[name]
-        others = {other: self.models.get(other) for other in self.models.names} if attack.together else {}
-        target = Target(
+        others = {other: self.models.get(other) for other in self.models.names} if together else {}
+        return Target(
             name, self.models.get(name), subject.tokenizer, subject.template, self.config,
             lambda *given: self._answerer(name, Store())(*given), dict(self.groups), self.groups.examples, others,
         )  # fmt: skip
+
+    def _on_weights(self, name: str, attack: WeightAttack) -> list[Row]:
+        target = self._target(name, together=attack.together)
         rows = []
         for found in attack.findings(target):
             row = outcome_row(name, found.group, found.question, attack.label, found.sample)

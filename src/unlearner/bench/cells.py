@@ -22,7 +22,7 @@ from unlearner.evaluation.metrics import find_metrics
 from unlearner.evaluation.summary import FORGET_EFFICACY
 from unlearner.files import read_json, write_json
 from unlearner.methods import Method
-from unlearner.results.layout import BenchDirectory, CellDirectory, EvaluationDirectory, RunDirectory
+from unlearner.results.layout import AuditDirectory, BenchDirectory, CellDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN, Split
 from unlearner.search.listening import Listening
@@ -63,7 +63,9 @@ class Cell:
     @property
     def finished(self) -> bool:
         place = CellDirectory(self.folder)
-        return place.retention.is_file() if self.continual else place.is_finished
+        audits = [RunDirectory(Path(run.output)).audited for run in self.runs if run.audit is not None]
+        trained = place.retention.is_file() if self.continual else place.is_finished
+        return trained and all(AuditDirectory(audit).is_finished for audit in audits)
 
     @property
     def error(self) -> str | None:

@@ -90,7 +90,7 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         style=Markup((here / "report.css").read_text(encoding="utf-8") + (here / "audit.css").read_text("utf-8")),
         title=f"Audit of {clean(short_model(str(config['model'])))}",
         about=_about(config, summary, rows), sentences=_sentences(verdicts, counts, summary),
-        caveat=summary["caveat"], subjects=[_subject(v, summary, shared) for v in verdicts],
+        caveat=summary["caveat"], subjects=subject_lines(summary, rows),
         has_four=any(shared.get(("unlearned", v["subject"], a)) for v in verdicts for a in FOUR_BITS),
         has_retrained=any("retrained" in v["rounds"] for v in verdicts),
         has_taught=bool(_taught(summary)), has_depth=bool(summary.get("depth")),
@@ -102,6 +102,12 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         examples=_examples(verdicts, rows, summary), kept="questions" in summary,
         never=[*_left_out(summary), *NEVER], provenance=_provenance(summary, manifest),
     )  # fmt: skip
+
+
+def subject_lines(summary: Summary, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the page's first table says, a line a subject, the worst first."""
+    shared = _by_subject(rows)
+    return [_subject(verdict, summary, shared) for verdict in sorted(summary["verdicts"], key=_risk)]
 
 
 def _risk(verdict: Mapping[str, Any]) -> tuple[int, float, float]:

@@ -6,6 +6,7 @@ Half of the facts are trained, the other half is asked (Deeb and Roger 2024, arX
 step. What was relearned holds the erased data again: it stays in memory, and the weights are put back to the bit.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -119,6 +120,25 @@ class Relearning(WeightAttack):
                 ask(0)
             _teach(target, rows, options, _At(self.steps, ask))
         yield from found
+
+    def seconds(self, target: Target) -> tuple[float, float]:
+        """How long it takes to begin a training, and to train on a row: by two short ones, which leave no trace. Zeros
+        where there is nothing to be taught."""
+        rows = [q.record for q in target.questions["forget"] if q.detector is not None and not q.document]
+        if is_sharded(target.model) or not rows:
+            return 0.0, 0.0
+        short, long = 1, 4
+        took = []
+        for steps in (short, short, long):  # the first one ever takes longer
+            options = replace(self, steps=(steps,))._options(target, rows[: self.batch_size], 1.0, 0)
+            began = time.monotonic()
+            with restored(target.model):
+                widen(target.model, weights_dtype(options))
+                target.model.requires_grad_(True)
+                _teach(target, rows[: self.batch_size], options, _At((), None))
+            took.append(time.monotonic() - began)
+        row = max(0.0, took[2] - took[1]) / ((long - short) * self.batch_size)
+        return max(0.0, took[1] - row * short * self.batch_size), row
 
     def _options(self, target: Target, rows: Sequence[Record], rate: float, seed: int) -> TrainOptions:
         weights = sum(weight.numel() for weight in target.model.parameters())
