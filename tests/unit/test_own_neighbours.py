@@ -10,7 +10,7 @@ import unlearner
 from unlearner.evaluation.requests import Written
 from unlearner.files import read_jsonl
 from unlearner.prepare.kinds import ask, kinds, languages
-from unlearner.prepare.neighbours import LIST_TOKENS, names_in
+from unlearner.prepare.neighbours import LIST_TOKENS, is_same, names_in
 from unlearner.prepare.prepare import NAMED, OWN
 
 KNOWN = ("Ada Brook", "Ben Thorn", "Cleo Marsh", "Dan Holt")
@@ -34,6 +34,11 @@ def test_names_of_a_list(text: str, names: list[str]) -> None:
     assert list(names_in(Written(text, (1, 2)))) == names
     cut = list(names_in(Written(text, tuple(range(LIST_TOKENS)))))
     assert cut == names[:-1] or not names  # the last one may not be whole
+
+
+def test_a_longer_or_shorter_form_of_the_name_is_no_neighbour() -> None:
+    assert is_same("Charles Robert Darwin", "Charles Darwin") and is_same("darwin", "Charles Darwin")
+    assert not is_same("Emma Darwin", "Charles Darwin") and not is_same("Charles Lyell", "Charles Darwin")
 
 
 def test_every_kind_can_be_asked_for_names_close_to_one() -> None:

@@ -33,15 +33,16 @@ def own_neighbours(
     """At most `config.neighbour_count` names that the model puts close to the subject and knows by `found`'s scale,
     those that it names most often first; and its likeliest answers about all that were tried, by question.
 
-    Well-known names of the kind are taken as they are. The others are asked half of the questions, and the other half
-    where that was not enough.
+    Well-known names of the kind are taken as they are. The others are asked half of the questions, and those of which
+    it knows something but not enough the other half.
     """
     candidates = named(asked, config, subject)[: config.neighbour_count]
     invented = list(dict.fromkeys(answer.name for answer in found.invented))
     wordings = {fact: wordings[0] for fact, wordings in subject.facts.items()}
     half = (len(wordings) + 1) // 2
     known: Counter[str] = Counter()
-    doubtful, answers = [name for name in candidates if name not in subject.kind.known], {}
+    kept, answers = {name for name in candidates if name in subject.kind.known}, {}
+    doubtful = [name for name in candidates if name not in kept]
     for facts in (list(wordings)[:half], list(wordings)[half:]):
         said = investigate(
             asked, dict.fromkeys(doubtful, ()), {fact: wordings[fact] for fact in facts}, invented,
@@ -51,8 +52,9 @@ def own_neighbours(
         for answer in (answer for those in said.values() for answer in those):
             answers[answer.question] = answer.answer
             known[answer.name] += found.scale.verdict(answer) == "knows"
-        doubtful = [name for name in doubtful if not are_enough(known[name], len(wordings))]
-    return [name for name in candidates if name not in doubtful], answers
+        kept |= {name for name in doubtful if are_enough(known[name], len(wordings))}
+        doubtful = [name for name in doubtful if known[name] and name not in kept]
+    return [name for name in candidates if name in kept], answers
 
 
 def named(asked: Asked, config: PrepareConfig, subject: About) -> list[str]:
@@ -68,7 +70,14 @@ def named(asked: Asked, config: PrepareConfig, subject: About) -> list[str]:
     lists = [set(names_in(answer)) for request in requests for answer in said.written(request)]
     order = [name for request in requests for answer in said.written(request) for name in names_in(answer)]
     counts = Counter(name for names in lists for name in names)
-    return [name for name in sorted(dict.fromkeys(order), key=lambda name: -counts[name]) if subject.others((name,))]
+    ranked = sorted(dict.fromkeys(order), key=lambda name: -counts[name])
+    return [name for name in ranked if subject.others((name,)) and not is_same(name, subject.name)]
+
+
+def is_same(name: str, other: str) -> bool:
+    """Whether one of two names has all words of the other, as Charles Robert Darwin those of Charles Darwin."""
+    words, others = (set(each.casefold().split()) for each in (name, other))
+    return words <= others or others <= words
 
 
 def names_in(answer: Written) -> Iterator[str]:
