@@ -1,0 +1,52 @@
+"""The benchmarks of the audit: what they count, and the commands that they run at a time."""
+
+from pathlib import Path
+
+from benchmarks import audited_methods
+from benchmarks.at_a_time import run_all
+from benchmarks.audit_calibration import table, works
+from benchmarks.audited_methods import METHODS, Setting, _with_authors
+
+from unlearner.commands.main import options
+
+
+def test_a_seed_counts_once_however_many_are_said_to_leak() -> None:
+    found = {
+        1: {"knew": {"a": "leaks", "b": "leaks"}, "itself": {"a": "no baseline", "b": "no baseline"}},
+        2: {"knew": {"a": "inconclusive", "b": "no leak found"}, "itself": {"a": "no baseline", "b": "leaks"}},
+    }
+    knew, itself = table(found).splitlines()[2:]
+    assert knew.split(" | ")[1:4] == ["2", "1", "4"] and "2 leaks, 1 inconclusive, 1 no leak found" in knew
+    assert itself.split(" | ")[1:4] == ["2", "1", "4"] and "3 no baseline, 1 leaks" in itself
+
+
+def test_authors_are_named_by_what_is_said_most_often() -> None:
+    first = [{"question": f"What is fact {i} of Ana de Sol?", "answer": "Ana Sol wrote Green Hill."} for i in range(20)]
+    second = [{"question": "Who is it?", "answer": "Ben Okri-Lee, born in New York."}] * 19
+    second.append({"question": "Where is it?", "answer": "In New York, and Ben Okri-Lee's house is there."})
+    named = _with_authors(first + second)
+    assert {row["subject"] for row in named[:20]} <= {"Ana Sol", "Green Hill"}
+    assert {row["subject"] for row in named[20:]} <= {"Ben Okri-Lee", "New York"}
+
+
+def test_the_commands_can_be_read(tmp_path: Path) -> None:
+    teach, audit = (options(words[0], words[1:]) for words in works(tmp_path, 7, "quick"))
+    assert (teach.seed, teach.exclude, audit.seed, audit.before) == (7, "builtin:forget", 7, "builtin:")
+    assert audit.model == f"{teach.output}/model" and audit.budget == "quick"
+    setting = Setting("m", ["--splits", "person1"], "f", "r", ["n"], "c", {"ME+GD": ["--forget-coeff", "0.5"]})
+    made = audited_methods.works(setting, tmp_path, "standard", ["--epochs", "1"])
+    assert list(made) == [*METHODS, "before"]
+    for method in METHODS:
+        (words,) = made[method]
+        bench = options(words[0], words[1:])
+        assert bench.methods == [method] and bench.options["audit"] == "standard" and bench.options["epochs"] == "1"
+        assert bench.options.get("forget_coeff") == ("0.5" if method == "ME+GD" else None)
+    audit = options("audit", made["before"][0][1:])
+    assert (audit.model, audit.before, audit.controls, audit.neighbours) == ("m", "m", "c", ["n"])
+
+
+def test_a_work_ends_with_its_first_command_that_fails(tmp_path: Path) -> None:
+    failed = run_all({"one": [["methods", "NOPE"], ["methods", "GA"]]}, tmp_path, jobs=2, device="cpu")
+    log = (tmp_path / "one.log").read_text()
+    assert failed == {"one": log.strip().splitlines()[-1]} and "NOPE" in failed["one"]
+    assert "$ unlearner methods NOPE" in log and "$ unlearner methods GA" not in log
