@@ -1,5 +1,6 @@
 """The benchmarks of the audit: what they count, and the commands that they run at a time."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import audited_methods
@@ -7,7 +8,10 @@ from benchmarks.at_a_time import run_all
 from benchmarks.audit_calibration import table, works
 from benchmarks.audited_methods import METHODS, Setting, _with_authors
 
+from unlearner.bench.cells import Cell
 from unlearner.commands.main import options
+from unlearner.config import ForgetConfig
+from unlearner.results.layout import AuditDirectory, RunDirectory
 
 
 def test_a_seed_counts_once_however_many_are_said_to_leak() -> None:
@@ -43,6 +47,17 @@ def test_the_commands_can_be_read(tmp_path: Path) -> None:
         assert bench.options.get("forget_coeff") == ("0.5" if method == "ME+GD" else None)
     audit = options("audit", made["before"][0][1:])
     assert (audit.model, audit.before, audit.controls, audit.neighbours) == ("m", "m", "c", ["n"])
+
+
+def test_a_cell_is_finished_with_its_audit(tmp_path: Path) -> None:
+    config = ForgetConfig(model="m", forget="f", output=str(tmp_path), audit="quick")
+    cell = Cell("ME+GD", "one", 1, tmp_path, (config,), False, tmp_path, 1)
+    RunDirectory(tmp_path).finished.write_text("{}")
+    assert not cell.finished and replace(cell, runs=(replace(config, audit=None),)).finished
+    audit = AuditDirectory(RunDirectory(tmp_path).audited)
+    audit.path.mkdir()
+    audit.finished.write_text("{}")
+    assert cell.finished
 
 
 def test_a_work_ends_with_its_first_command_that_fails(tmp_path: Path) -> None:
