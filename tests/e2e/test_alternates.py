@@ -65,11 +65,11 @@ def test_a_run_killed_among_them_goes_on_and_makes_the_same(
     whole = forget(capfd, given, tmp_path / "whole")
     generate, made = generation._generate_batch, []
 
-    def interrupted(*values: Any) -> Any:
+    def interrupted(*values: Any, **options: Any) -> Any:
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(1)
-        return generate(*values)
+        return generate(*values, **options)
 
     output = tmp_path / "killed"
     with monkeypatch.context() as patch:
@@ -80,7 +80,7 @@ def test_a_run_killed_among_them_goes_on_and_makes_the_same(
     assert len(kept) == 2 and not (output / "alternates/records.jsonl").exists()
     counted: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "_generate_batch", lambda *values: counted.append(1) or generate(*values))
+        patch.setattr(generation, "_generate_batch", lambda *a, **b: counted.append(1) or generate(*a, **b))
         forget(capfd, given, output)
     assert len(counted) == 6 - 2, "what was written is not written again"
     assert (output / "alternates/records.jsonl").read_bytes() == (whole / "alternates/records.jsonl").read_bytes()
