@@ -56,7 +56,7 @@ def begin(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> A
 
 
 def _command(typed: list[str], environment: dict[str, str], folder: str, moment: Moment | None) -> None:
-    os.environ.update(environment)
+    _live_in(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     with (Path(folder) / "said.txt").open("a", buffering=1) as said:
         sys.stdout = sys.stderr = said
@@ -69,6 +69,12 @@ def _command(typed: list[str], environment: dict[str, str], folder: str, moment:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):  # as the program does (`commands.main.script`)
                 signal.signal(number, signal.SIG_IGN)
+
+
+def _live_in(environment: dict[str, str]) -> None:
+    """Nothing of the server's own, which was begun in the environment of whatever test came first."""
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def _at(moment: Moment) -> Callable[[str, tuple[Any, ...]], None]:
@@ -117,6 +123,6 @@ def together(count: int, folder: Path, what: Callable[..., None], *given: Any) -
 
 
 def _member(environment: dict[str, str], said: Path, what: Callable[..., None], given: tuple[Any, ...]) -> None:
-    os.environ.update(environment)
+    _live_in(environment)
     sys.stdout = sys.stderr = said.open("w", buffering=1)
     what(*given)

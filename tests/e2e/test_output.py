@@ -59,7 +59,9 @@ def test_ctrl_c_while_libraries_load(seconds: float, tmp_path: Path) -> None:
     if "unlearner/commands" not in err and "Traceback" in err:
         pytest.skip("the interpreter had not come to our code yet")
     assert started.returncode == 2
-    assert [line for line in err.splitlines() if "Teaching a tiny" not in line] == [
+    # On a quick machine they are loaded by then, and the built-in model is being taught.
+    taught = ("Teaching a tiny", "warning: stopping after this step, with a checkpoint")
+    assert [line for line in err.splitlines() if not any(words in line for words in taught)] == [
         "interrupted: what was finished is kept; repeat the same command to go on from there."
     ]
 

@@ -27,6 +27,8 @@ BATCH_TOKENS = {"cpu": 256, "cuda": 16_384}
 """Tokens of one forward of an embedding model. With more there are more rows that only fill up."""
 STEP = 4
 """Texts are padded to a multiple of so many tokens."""
+WAY = 2
+"""Of computing a vector. Another way gives other last digits: what it kept is not to be mixed with these."""
 
 
 class Embedder:
@@ -112,7 +114,7 @@ class Embedder:
         label = "".join(c if c.isalnum() or c in "-." else "_" for c in Path(self.name).name)
         # Of all files: other weights never answer from this model's cache.
         digest = hashlib.sha256(b"".join(name.encode() + digest for name, digest in self._digests.items()))
-        return VectorStore(self._cache / "embeddings" / f"{label}-{digest.hexdigest()[:16]}.sqlite3")
+        return VectorStore(self._cache / "embeddings" / f"{label}-{digest.hexdigest()[:16]}-{WAY}.sqlite3")
 
     @cached_property
     def _model(self) -> "SentenceTransformer":
