@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
@@ -71,3 +72,14 @@ def tiny_tokenizer(_tiny: tuple[Any, PreTrainedTokenizerBase]) -> PreTrainedToke
 def tiny_llama(_tiny: tuple[Any, PreTrainedTokenizerBase]) -> Callable[[], Any]:
     """Makes a fresh untrained Llama of two layers; every one has the same weights."""
     return lambda: copy.deepcopy(_tiny[0])
+
+
+@pytest.fixture
+def spread_llama(tiny_tokenizer: PreTrainedTokenizerBase) -> Any:
+    """An untrained Llama with weights so far apart that its answers differ from one another."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, initializer_range=0.3, eos_token_id=tiny_tokenizer.eos_token_id,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()

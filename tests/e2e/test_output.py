@@ -59,11 +59,12 @@ def test_ctrl_c_while_libraries_load(seconds: float, tmp_path: Path) -> None:
     if "unlearner/commands" not in err and "Traceback" in err:
         pytest.skip("the interpreter had not come to our code yet")
     assert started.returncode == 2
-    # On a quick machine they are loaded by then, and the built-in model is being taught.
-    taught = ("Teaching a tiny", "warning: stopping after this step, with a checkpoint")
-    assert [line for line in err.splitlines() if not any(words in line for words in taught)] == [
-        "interrupted: what was finished is kept; repeat the same command to go on from there."
-    ]
+    said = err.splitlines()
+    expected = ["interrupted: what was finished is kept; repeat the same command to go on from there."]
+    if any("Teaching a tiny" in line for line in said):  # on a quick machine the libraries are loaded by then
+        expected.insert(0, "warning: stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
+    told = [line for line in said if "Teaching a tiny" not in line]
+    assert told == expected or told == expected[-1:]  # the training may have been about to begin
 
 
 @pytest.mark.parametrize(

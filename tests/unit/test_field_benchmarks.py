@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 import unlearner
 from unlearner.bench.cells import make_cell
@@ -59,13 +58,8 @@ def muse(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model(tiny_tokenizer: PreTrainedTokenizerBase) -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, initializer_range=0.3, eos_token_id=tiny_tokenizer.eos_token_id,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+def model(spread_llama: Any) -> Any:
+    return spread_llama
 
 
 def value(metric: str, record: Record, *answers: Any, documents: bool = False) -> float:

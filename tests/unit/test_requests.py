@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from unlearner.config import EvaluateConfig
 from unlearner.data.prompts import TEMPLATES
@@ -39,13 +38,8 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model(tiny_tokenizer: PreTrainedTokenizerBase) -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, initializer_range=0.3, eos_token_id=tiny_tokenizer.eos_token_id,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+def model(spread_llama: Any) -> Any:
+    return spread_llama
 
 
 @pytest.fixture
