@@ -246,7 +246,8 @@ class EvalOptions:
     """What to measure: names (see `unlearner metrics`) or module:Name, by default the paper's six; nothing else is."""
     benchmarks: list[str] = field(default_factory=list)
     """Benchmarks of the field to measure, too, each with sets and metrics of its own: muse:PLACE, wmdp:PLACE,
-    rwku:PLACE:SUBJECT, lume:FOLDER; PLACE is a folder, or News or Books of muse, hub of wmdp and rwku."""
+    rwku:PLACE:SUBJECT, lume:FOLDER, knowundo:PLACE:KIND, pistol:FOLDER:SET:EDGE; PLACE is a folder, or News or Books of
+    muse, hub of the others."""
     eval_tokens: int | None = None
     """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
     retrained: str | None = None

@@ -553,7 +553,8 @@ def test_a_bench_of_ones_own_files(files: Files, tmp_path: Path, capfd: pytest.C
     typed = [
         "bench", "--forget", f"{tmp_path}/ada.jsonl", f"{tmp_path}/bob.csv", "--retain", f"{tmp_path}/keep.jsonl[:3]",
         "--columns", "question", "prompt", "answer", "reply", "--model", str(files.model), "--methods", "GA+GD",
-        "--seeds", "1", *arguments(QUICK), "--output", str(tmp_path / "bench"),
+        "--seeds", "1", *arguments(QUICK), "--output", str(tmp_path / "bench"), "--metrics", "rouge",
+        "extraction_strength",
     ]  # fmt: skip
     ended = run_arguments(capfd, typed)
     assert ended.code == 0, ended.err
@@ -561,6 +562,10 @@ def test_a_bench_of_ones_own_files(files: Files, tmp_path: Path, capfd: pytest.C
     assert f"({tmp_path}/bob.csv, line 4)" in ended.err
     found = table(tmp_path / "bench")
     assert [(row["split"], row["method"]) for row in found] == [("ada", "GA+GD"), ("bob", "GA+GD")]
+    markdown = (tmp_path / "bench/table.md").read_text()
+    assert " | Extraction |" in markdown
+    for row in found:
+        assert f" | {float(row['forget.extraction_strength']):.3f} |" in markdown
     about = {
         name: json.loads((tmp_path / f"bench/cells/GA+GD/{name}/seed-1/run.json").read_text())
         for name in ("ada", "bob")

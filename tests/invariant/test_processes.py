@@ -22,6 +22,7 @@ from unlearner.evaluation import passes
 from unlearner.evaluation.evaluate import measure
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
+from unlearner.evaluation.metrics import METRICS
 from unlearner.models import sharding
 from unlearner.models.load import load_model
 from unlearner.models.sharding import Engine
@@ -119,9 +120,9 @@ def evaluate_all(folder: Path, way: str) -> None:
     if way == "lockstep":
         sharding.ROOM = 0.0  # none to gather the whole model
     sets = [EvalSet("forget", tuple(FORGET)), EvalSet("retain", tuple(RETAIN))]
+    options = EvalOptions(max_new_tokens=8, eval_tokens=120, metrics=[*METRICS, "extraction_strength"])
     measure(
-        model, TOKENIZER, TEMPLATES["plain"], sets, folder / way, EvalOptions(max_new_tokens=8, eval_tokens=120),
-        judges=load_judges("offline", None), seed=0,
+        model, TOKENIZER, TEMPLATES["plain"], sets, folder / way, options, judges=load_judges("offline", None), seed=0,
     )  # fmt: skip
 
 

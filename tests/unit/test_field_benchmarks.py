@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 import unlearner
@@ -21,7 +22,7 @@ from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.benchmarks import benchmark_figures, benchmark_sets
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import load_judges
-from unlearner.evaluation.metrics import BENCHMARK_METRICS, find_metrics, metrics_of
+from unlearner.evaluation.metrics import METRICS, MORE_METRICS, find_metrics, metrics_of
 from unlearner.evaluation.metrics.rwku import word_set_recall
 from unlearner.evaluation.requests import Cut, Generate, Request, Score, Scored, Written
 from unlearner.files import read_jsonl
@@ -227,9 +228,75 @@ def test_lume(tmp_path: Path) -> None:
         benchmark_sets([f"lume:{tmp_path}"])
 
 
+def knowundo(folder: Path) -> None:
+    row = {"text": "Where does Ada Voss live?", "labels": "12 Lake Road"}
+    held = [{"train": [row, row], "val": [row | {"labels": "14 Lake Road"}]}]
+    for split in ("unlearn", "retention"):
+        write(folder / f"privacy/{split}.json", held)
+
+
+def test_knowundo(tmp_path: Path) -> None:
+    knowundo(tmp_path)
+    sets = {each.name: each for each in benchmark_sets([f"knowundo:{tmp_path}:privacy"])}
+    assert {name: each.metric for name, each in sets.items()} == {
+        "knowundo_unlearn_accuracy": "token_accuracy", "knowundo_unlearn_probability": "answer_probability",
+        "knowundo_retention_accuracy": "token_accuracy", "knowundo_retention_probability": "answer_probability",
+    }  # fmt: skip
+    (record,) = sets["knowundo_unlearn_accuracy"].records
+    assert record.question is not None and record.question.endswith("following request:\nWhere does Ada Voss live?")
+    assert "involves privacy issues" in record.question and record.answer == "\n\n14 Lake Road"
+    assert all(each.documents for each in sets.values())
+    hits = replace(scored(-1, -2, -3, -4), is_argmax=(True, False, True, True))
+    assert value("token_accuracy", record, hits, documents=True) == 0.75
+    assert value("answer_probability", record, scored(-1, -2, -6), documents=True) == pytest.approx(math.exp(-3))
+    rows: dict[str, list[dict[str, Any]]] = {
+        "knowundo_unlearn_accuracy": [{"token_accuracy": 0.25}, {"token_accuracy": 0.35}],
+        "knowundo_retention_accuracy": [{"token_accuracy": 0.9}],
+        # The mean of the rows' mean log-probabilities, however long each is: exp of (1 + 3)/2.
+        "knowundo_unlearn_probability": [{"answer_probability": math.exp(-n)} for n in (1, 3)],
+        "knowundo_retention_probability": [{"answer_probability": 0.5}],
+    }
+    assert benchmark_figures(["knowundo:hub:privacy"], rows)["knowundo"] == pytest.approx({
+        "unlearn_success": 70, "retention_success": 90, "unlearn_perplexity": math.exp(2), "retention_perplexity": 2,
+    })  # fmt: skip
+
+
+def pistol(folder: Path) -> None:
+    edges = ["A_B", "A_C", "E1_F1", "E2_F2", "E3_F3", "E1_q1", "E2_q2", "E3_q3", *["B_D"] * 201]
+    rows = [
+        {"question": f"When was {edge} {n}?", "answer": "2 May 2019.", "edge": edge} for n, edge in enumerate(edges)
+    ]
+    write(folder / "data/sample_data_1.json", rows)
+    write(folder / "data/sample_data_2.json", rows[:2])
+    write(folder / "data/factual_data.json", [{"question": "Who wrote it?", "answer": "Jane Austen"}])
+
+
+def test_pistol(tmp_path: Path) -> None:
+    pistol(tmp_path)
+    sets = {each.name: each for each in benchmark_sets([f"pistol:{tmp_path}:sample_data_1:A_B,A_C"])}
+    sizes = {"forget": 2, "retain": 200, "sales": 3, "employment": 3, "factual": 1}
+    assert {name: len(each.records) for name, each in sets.items()} == {
+        f"pistol_{kind}_{end}": size for kind, size in sizes.items() for end in ("rouge1", "rougel")
+    }
+    assert not any(each.documents for each in sets.values())
+    smaller = benchmark_sets([f"pistol:{tmp_path}:sample_data_2:A_B"])
+    assert [each.name.split("_")[1] for each in smaller[::2]] == ["forget", "retain", "factual"]
+    record = Record("q", "the sellers walked on 2 May")
+    # Stemmed, in whatever order: seller, walk, 2 and may of six words; in order: seller, walk, 2.
+    assert value("rouge1", record, "May 2 a seller walks 2") == pytest.approx(4 / 6)
+    assert value("rouge", record, "May 2 a seller walks 2") == pytest.approx(3 / 6)
+    rows: dict[str, list[dict[str, Any]]] = {
+        "pistol_forget_rouge1": [{"rouge1": 0.25}, {"rouge1": 0.75}], "pistol_forget_rougel": [{"rouge": 0.1}],
+    }  # fmt: skip
+    found = benchmark_figures([f"pistol:{tmp_path}:sample_data_1:A_B"], rows)["pistol"]
+    assert found == {"forget_rouge1": 0.5, "forget_rougel": 0.1}
+
+
 @pytest.mark.parametrize(
     ("specs", "said"),
     [
+        (["knowundo:hub"], "choose from copyright, privacy"), (["knowundo:hub:privcy"], "did you mean 'privacy'"),
+        (["pistol:folder:sample_data_1"], "say which edge was forgotten, as in pistol:FOLDER:sample_data_1:A_B"),
         (["mues:News"], "did you mean 'muse'"), (["muse"], "say where its data are, as in muse:FOLDER"),
         (["muse:nowhere"], "there is no folder nowhere"), (["wmdp:hub:wmdp-boi"], "did you mean 'wmdp-bio'"),
         (["muse:a", "muse:b"], "has muse twice"),
@@ -269,6 +336,8 @@ def test_an_evaluation_with_benchmarks(
 ) -> None:
     write(tmp_path / "wmdp-chem.json", [{"question": "Which?", "choices": ["O2", "He"], "answer": 1}] * 2)
     write(tmp_path / "rows.jsonl", [ASKED])
+    knowundo(tmp_path)
+    pistol(tmp_path)
 
     def run(output: str, *benchmarks: str, **given: Any) -> dict[str, Any]:
         return evaluate(
@@ -280,7 +349,11 @@ def test_an_evaluation_with_benchmarks(
         ).summary  # fmt: skip
 
     asked = {"forget": str(tmp_path / "rows.jsonl"), "retain": str(tmp_path / "rows.jsonl")}
-    with_them = run("with", f"muse:{muse}", f"wmdp:{tmp_path}:wmdp-chem", **asked)
+    benchmarks = (
+        f"muse:{muse}", f"wmdp:{tmp_path}:wmdp-chem", f"knowundo:{tmp_path}:privacy",
+        f"pistol:{tmp_path}:sample_data_2:A_B",
+    )  # fmt: skip
+    with_them = run("with", *benchmarks, **asked)
     without = run("without", **asked)
     assert "benchmarks" not in without
     found = with_them.pop("benchmarks")
@@ -289,17 +362,28 @@ def test_an_evaluation_with_benchmarks(
     by_set: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_set.setdefault(row["set"], []).append(row)
-    figures = benchmark_figures([f"muse:{muse}", f"wmdp:{tmp_path}:wmdp-chem"], by_set)
+    figures = benchmark_figures(benchmarks, by_set)
     assert {name: of["figures"] for name, of in found.items()} == figures
     chem = found["wmdp"]["sets"]["wmdp_chem"]
     assert chem["mean"] in (0, 1) and (chem["count"], chem["metric"]) == (2, "choice")
     assert chem["interval"] == [chem["mean"]] * 2 and figures["wmdp"]["wmdp"] == 100 * chem["mean"]
     assert by_set["muse_forget_verbatim"][0]["generation"] and by_set["muse_forget_texts"][0]["generation"] is None
-    assert {of["metric"] for each in found.values() for of in each["sets"].values()} <= set(BENCHMARK_METRICS)
+    assert {of["metric"] for each in found.values() for of in each["sets"].values()} <= {*METRICS, *MORE_METRICS}
     ids = tiny_tokenizer("One more text.", return_tensors="pt")["input_ids"]
     logp = model(ids).logits.detach()[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1).sort().values
     lowest = logp[: int(0.4 * len(logp))].mean()
     assert by_set["muse_forget_texts"][1]["min_k"] == pytest.approx(math.exp(lowest), rel=1e-4)
+    for split in ("unlearn", "retention"):
+        (record,) = next(s for s in benchmark_sets(benchmarks) if s.name == f"knowundo_{split}_accuracy").records
+        table = encode(tiny_tokenizer, DOCUMENT, [(record.question, record.answer)], 10_000)
+        ids, start = torch.tensor(table.row(0)[:-1].astype(int)), int(table.start[0])  # without the end token
+        logp = model(ids[None]).logits.detach()[0, start - 1 : -1].log_softmax(-1)
+        perplexity = math.exp(-float(logp.gather(1, ids[start:, None]).mean()))
+        assert figures["knowundo"][f"{split}_perplexity"] == pytest.approx(perplexity, rel=1e-4)
+        accuracy = 100 * float((logp.argmax(-1) == ids[start:]).float().mean())
+        assert figures["knowundo"][f"{split}_success"] == pytest.approx(abs(accuracy - 100 * (split == "unlearn")))
+    answers = [by_set[f"pistol_retain_{end}"][0]["generation"] for end in ("rouge1", "rougel")]
+    assert answers[0] == answers[1] and len(figures["pistol"]) == 6
     (part,) = read([tmp_path / "with"]).parts
     shown = part.runs[0].after
     assert shown is not None and shown.figure("benchmark.wmdp, wmdp") == figures["wmdp"]["wmdp"]

@@ -28,9 +28,10 @@ from unlearner.data.prompts import TEMPLATES, encode
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.evaluation import passes
-from unlearner.evaluation.backend import run_passes
+from unlearner.evaluation.backend import everyday, run_passes
 from unlearner.evaluation.examples import Example, variants
 from unlearner.evaluation.passes import common_prefix, scoring_pass
+from unlearner.evaluation.requests import Score
 from unlearner.evaluation.store import Store
 from unlearner.models.batch_jobs import BatchJob
 from unlearner.models.execution import Execution, using
@@ -289,10 +290,11 @@ def test_killed_and_resumed(
 
         return run_passes(
             model, tokenizer, LLAMA2, records(7), max_new_tokens=6, batch_tokens=80,
-            generation_tokens=80, progress=progress, store=store,
+            generation_tokens=80, progress=progress, store=store, asked=asked,
         )  # fmt: skip
 
     forwards = [0]
+    asked = [[*everyday(r), Score(r.question, r.answer, is_argmax=i % 2 == 0)] for i, r in enumerate(records(7))]
     model.model.register_forward_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1))
     undisturbed = run(None)
     batches = len(steps)

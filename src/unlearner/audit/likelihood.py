@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearner.evaluation.membership import min_k
+from unlearner.evaluation.memorization import exact_memorization, extraction_strength
 from unlearner.evaluation.passes import BATCH_TOKENS
 from unlearner.models.anatomy import bare, evaluating
 from unlearner.models.generation import length_batches
@@ -78,7 +79,7 @@ def likelihood_metrics(
     rows = token_rows(model, view)
     found: dict[str, list[float]] = {}
     shown = [row.without_last() for row in rows] if official else rows
-    found["exact_memorization"] = [_mean(row.is_argmax) for row in shown]
+    found["exact_memorization"] = [exact_memorization(row.is_argmax) for row in shown]
     found["extraction_strength"] = [extraction_strength(row.is_argmax, official=official) for row in shown]
     found["loss"] = [_mean(-row.logp) for row in rows]
     sizes = [len(zlib.compress(text.encode())) for text in _texts(view, tokenizer)]
@@ -163,20 +164,6 @@ def _gradient_norm(model: nn.Module, row: Mapping[str, Tensor], weights: list[nn
     gradients = torch.autograd.grad(scores.token_mean(-scores.logp), weights, allow_unused=True)
     norms = torch.stack([gradient.norm(dtype=torch.float32) for gradient in gradients if gradient is not None])
     return float(norms.mean() if official else norms.norm())
-
-
-def extraction_strength(is_argmax: np.ndarray, *, official: bool = False) -> float:
-    """1 − k/T, k the fewest tokens after which every further one is the likeliest: 1 for what comes by itself, 0 if not
-    even the last token does.
-
-    `official`: its loop ends at k = T − 1, so that an answer of which nothing is known gets 1/T; one without tokens 0.
-    """
-    tokens = len(is_argmax)
-    if not tokens:
-        return 0.0 if official else math.nan
-    wrong = np.flatnonzero(is_argmax == 0)
-    k = int(wrong[-1]) + 1 if wrong.size else 0
-    return 1 - (min(k, tokens - 1) if official else k) / tokens
 
 
 def standardised(row: TokenRow, *, official: bool = False) -> np.ndarray:

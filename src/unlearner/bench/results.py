@@ -224,17 +224,20 @@ def _tasks(results: Results, split: str) -> Table:
 def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], columns: Sequence[str]) -> list[Table]:
     """Every metric on every set, and general ability where it was measured; first before anything was unlearned."""
     first = next((c for c in results.cells if c.split == split and c.finished), None)
+    metrics = {name: metric.short for name, metric in METRICS.items()}
     if first is not None:
-        by_method = {"before": [_measured(RunDirectory(Path(first.runs[0].output)).before)], **by_method}
+        before = RunDirectory(Path(first.runs[0].output)).before
+        by_method = {"before": [_measured(before)], **by_method}
+        metrics |= {name: about["short"] for name, about in before.read_summary().get("metrics", {}).items()}
     by_method = {method: rows for method, rows in by_method.items() if rows}
-    sets = list(dict.fromkeys(name.partition(".")[0] for name in columns if name.partition(".")[2] in METRICS))
+    sets = list(dict.fromkeys(name.partition(".")[0] for name in columns if name.partition(".")[2] in metrics))
     called = set_names(vars(results.cells[0].runs[0]))
     lines = [
-        [method, called.get(name, name), *(_mean(rows, f"{name}.{metric}") for metric in METRICS)]
+        [method, called.get(name, name), *(_mean(rows, f"{name}.{metric}") for metric in metrics)]
         for method, rows in by_method.items()
         for name in sets
     ]
-    headings = ["method", "set", *(metric.short for metric in METRICS.values())]
+    headings = ["method", "set", *metrics.values()]
     tables = [Table(f"{_title(results, split)}: every metric", headings, lines)]
     # Of the paper's tasks the metric that it prints; of others all.
     abilities = [name for name in columns if "," in name and _printed(*name.split(".", 1))]

@@ -10,13 +10,13 @@ def run() -> None:
     from rich.table import Table
 
     from unlearner.commands.tables import out
-    from unlearner.evaluation.metrics import BENCHMARK_METRICS, METRICS, find_metric
+    from unlearner.evaluation.metrics import METRICS, MORE_METRICS, find_metric
     from unlearner.plugins import load_plugins
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("name", "formula", "source"):
         table.add_column(heading, overflow="fold")
-    for name in [*METRICS, *BENCHMARK_METRICS, *load_plugins("unlearner.metrics")]:
+    for name in [*METRICS, *MORE_METRICS, *load_plugins("unlearner.metrics")]:
         metric = find_metric(name)
         table.add_row(name, metric.formula, metric.source)
     table.add_row(

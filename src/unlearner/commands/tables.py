@@ -52,7 +52,8 @@ def _new_table(*headings: str, left: int) -> Table:
 def _metrics(summaries: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """All metrics of some evaluations by name, with their headings."""
     found = (name for summary in summaries.values() for metrics in summary["sets"].values() for name in metrics)
-    return {name: METRICS[name].short if name in METRICS else name for name in found}
+    more = {name: about["short"] for each in summaries.values() for name, about in each.get("metrics", {}).items()}
+    return {name: METRICS[name].short if name in METRICS else more.get(name, name) for name in found}
 
 
 def _a_line_a_set(summaries: Mapping[str, dict[str, Any]]) -> Table:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -101,21 +102,28 @@ def _scoring(
     official: bool,
     batch_tokens: int | None,
 ) -> Job:
-    """All that is to be scored; what follows the same prompt stands together."""
-    groups: dict[tuple[int, str | None], list[Key]] = {}
-    for part, request in keys:
-        groups.setdefault((part, request.prompt), []).append((part, request))
-    rows: list[Any] = [key for group in groups.values() for key in group]
+    """All that is to be scored, each text once; what follows the same prompt stands together."""
+    plain = {key: (key[0], replace(key[1], is_argmax=False)) for key in keys}
+    groups: dict[tuple[int, str | None], list[tuple[int, Score]]] = {}
+    for part, text in dict.fromkeys(plain.values()):
+        groups.setdefault((part, text.prompt), []).append((part, text))
+    rows = [row for group in groups.values() for row in group]
+    told = {plain[key] for key in keys if key[1].is_argmax}
+    is_argmax = np.array([row in told for row in rows]) if told else None
     table = _table(tokenizer, template, [request for _, request in rows], max_length, official)
     each = keys[0][1].open
-    job = scoring_pass(model, table, [len(group) for group in groups.values()], batch_tokens=batch_tokens, each=each)
+    sizes = [len(group) for group in groups.values()]
+    job = scoring_pass(model, table, sizes, batch_tokens=batch_tokens, each=each, is_argmax=is_argmax)
     counts = labelled_tokens(table).tolist()
 
     def join(results: list[Any]) -> dict[Key, Answer]:
         found = job.join(results)
-        if each:
-            return {key: Scored(-sum(logp), len(logp), tuple(logp)) for key, logp in zip(rows, found, strict=True)}
-        return {key: Scored(nll, count) for key, nll, count in zip(rows, found.tolist(), counts, strict=True)}
+        pairs = found if told else [(score, ()) for score in (found if each else found.tolist())]
+        by_text = {}
+        for row, (score, hits), count in zip(rows, pairs, counts, strict=True):
+            nll, logp = (-sum(score), tuple(score)) if each else (score, ())
+            by_text[row] = Scored(nll, count, logp, tuple(map(bool, hits)))
+        return {key: by_text[text] for key, text in plain.items()}
 
     return replace(job, join=join)
 

@@ -38,9 +38,13 @@ def scoring_pass(
     batch_tokens: int | None = None,
     share: bool = True,
     each: bool = False,
+    is_argmax: np.ndarray | None = None,
 ) -> BatchJob[Any]:
     """NLL of each row of `table` summed over its labelled tokens, float64 of shape (rows,); with `each` the
     log-probabilities of these tokens, a list of lists.
+
+    With `is_argmax`, bool of shape (rows,), a list of pairs: the row's score, and a list with 1 for each labelled token
+    that is the likeliest at its place and 0 for the others, empty for a row that is false there.
 
     Group i is the next `sizes[i]` rows. Without `share`, and for any model that keeps anything but keys and values of
     past tokens, the question is encoded again for each row.
@@ -64,13 +68,18 @@ def scoring_pass(
         for part, result in zip(rows, results, strict=True):
             for row, value in zip(part.tolist(), result, strict=True):
                 found[row] = value
-        return found if each else np.array(found, dtype=np.float64)
+        return found if each or is_argmax is not None else np.array(found, dtype=np.float64)
 
     name = "open answers" if each else "answers"
+    batches = [[name, [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows]
+    if is_argmax is not None:
+        batches = [[*batch, is_argmax[part].tolist()] for batch, part in zip(batches, rows, strict=True)]
     return BatchJob(
         name,
-        [[name, [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows],
-        lambda i: _score_round(model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget, known, each),
+        batches,
+        lambda i: _score_round(
+            model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget, known, each, is_argmax
+        ),
         [len(chosen) for chosen in rounds],
         [float(table.lengths[part].sum()) for part in rows],
         join,
@@ -106,6 +115,7 @@ def _score_round(
     batch_tokens: int,
     known: int = 0,
     each: bool = False,
+    is_argmax: np.ndarray | None = None,
 ) -> list[Any]:
     """`scoring_pass` of all rows of `groups`: the prefixes in one forward, of which the first `known` tokens, the same
     in all, are encoded before that; then rows of like length together."""
@@ -113,16 +123,24 @@ def _score_round(
     group = np.repeat(np.arange(len(groups)), [len(members) for members in groups])
     prefix = prefixes[group]
     past = _encode_prefixes(model, table, [members[0] for members in groups], prefixes, known) if prefix[0] else None
+    told = np.zeros(len(rows), dtype=bool) if is_argmax is None else is_argmax[rows]
+    kinds = ("logp", "is_argmax") if told.any() else ("logp",)
     scores, owners = [], []
     for batch in generation.length_batches((table.lengths[rows] - prefix).tolist(), batch_tokens):
-        logp, row = _score_rows(model, table, rows[batch], prefix[batch], past, group[batch])
-        scores.append(logp)
+        found, row = _score_rows(model, table, rows[batch], prefix[batch], past, group[batch], kinds)
+        scores.append(found)
         owners.append(np.array(batch)[row])
-    weights = -torch.cat(scores).double().cpu().numpy()  # the round's one copy from the device
+    weights, *hits = torch.cat(scores, dim=1).double().cpu().numpy()  # the round's one copy from the device
     owner = np.concatenate(owners)
     if each:
-        return [(-weights[owner == row]).tolist() for row in range(len(rows))]
-    return np.bincount(owner, weights, minlength=len(rows)).tolist()
+        values = [weights[owner == row].tolist() for row in range(len(rows))]
+    else:
+        values = np.bincount(owner, -weights, minlength=len(rows)).tolist()
+    if is_argmax is None:
+        return values
+    return [
+        [value, hits[0][owner == row].astype(int).tolist() if told[row] else []] for row, value in enumerate(values)
+    ]
 
 
 def _encode_prefixes(
@@ -160,11 +178,12 @@ def _score_rows(
     prefix: np.ndarray,
     past: tuple[DynamicCache, Tensor] | None,
     group: np.ndarray,
+    kinds: Sequence[str],
 ) -> tuple[Tensor, np.ndarray]:
-    """Log-probability of the labelled tokens of `rows`, in one forward over what follows their prefixes.
+    """Scores of the labelled tokens of `rows`, in one forward over what follows their prefixes.
 
-    The first `prefix[i]` tokens of row i are row `group[i]` of `past`. Returns shape (N,) on the device, and which of
-    `rows` each of the N tokens belongs to.
+    The first `prefix[i]` tokens of row i are row `group[i]` of `past`. Returns shape (kinds, N) on the device, and
+    which of `rows` each of the N tokens belongs to.
     """
     body, device = backbone(model), bare(model).device
     lengths, first = table.lengths[rows], np.maximum(table.start[rows], 1)
@@ -191,5 +210,5 @@ def _score_rows(
         }
     hidden = body(input_ids=torch.from_numpy(ids).to(device), **context).last_hidden_state.flatten(0, 1)
     hidden = hidden.index_select(0, torch.from_numpy(np.concatenate(index)).to(device))
-    logp = token_scores(hidden, Head.of(model), torch.from_numpy(np.concatenate(targets)).to(device))["logp"]
-    return logp, np.repeat(np.arange(len(rows)), lengths - first)
+    scores = token_scores(hidden, Head.of(model), torch.from_numpy(np.concatenate(targets)).to(device), kinds)
+    return torch.stack([scores[kind] for kind in kinds]), np.repeat(np.arange(len(rows)), lengths - first)

@@ -15,6 +15,8 @@ class Score:
     continuation: str
     open: bool = False
     """The text may go on: no end token is scored, nothing is cut at max_length, and every token's score is told."""
+    is_argmax: bool = False
+    """Told beside the score: which of the scored tokens are the likeliest at their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Scored:
     """Labelled tokens: the continuation's and the end token."""
     logp: tuple[float, ...] = ()
     """Of an open score: the log-probability of each token, in nats."""
+    is_argmax: tuple[bool, ...] = ()
+    """Where it was asked: whether the model finds no other token likelier, for each of the labelled ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ The summary (`summarise`):
   `forget_efficacy`, `sets.<set>.<metric>`; null where the figure is.
 - `notes`: sentences on what the figures leave out (undefined truth ratios, metrics not chosen); empty if nothing.
 - `embedding_model`, `judge`: the models behind cosine similarity and entailment.
-- `metrics.<metric>`: title, short, formula and source of metrics of other packages; only where there are some.
+- `metrics.<metric>`: title, short, formula and source of metrics that are none of the paper's six; only where there are
+  some.
 
 Intervals are percentiles of 2000 bootstrap means. Rows about the same `subject` are drawn together (cluster bootstrap:
 what a model knows of one person comes and goes together, so such rows are no independent evidence); rows without

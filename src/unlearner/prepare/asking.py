@@ -101,5 +101,5 @@ def _plain(answer: Answer) -> Any:
 
 def _answer(held: Any) -> Answer:
     if isinstance(held, dict):
-        return Scored(held["nll"], held["tokens"], tuple(held["logp"]))
+        return Scored(held["nll"], held["tokens"], tuple(held["logp"]), tuple(held["is_argmax"]))
     return held if isinstance(held, str) else tuple(Written(each["text"], tuple(each["ids"])) for each in held)

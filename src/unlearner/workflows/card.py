@@ -97,8 +97,9 @@ def _results(after: Evaluation | None, data: Mapping[str, str | None]) -> Iterat
     for key, title in FIGURES.items():
         name, of = ("forget set", "forget set") if key == "forget_efficacy" else ("sets to be kept", "retain set")
         found.append((name, of, key, title, after.summary.get(key)))
+    more = {key: about["title"] for key, about in after.summary.get("metrics", {}).items()}
     for name, metrics in after.summary["sets"].items():
-        titles = {key: METRICS[key].title if key in METRICS else key for key in metrics}
+        titles = {key: METRICS[key].title if key in METRICS else more.get(key, key) for key in metrics}
         found += [(name, MEASURED + name, key, titles[key], value) for key, value in metrics.items()]
     for name, of, key, title, value in found:
         if value is None:

@@ -1,14 +1,14 @@
 """Benchmarks of the field: their own evaluation sets, each with its metric, and the figures that they print.
 
-`--benchmarks muse:News wmdp:hub rwku:hub:SUBJECT lume:FOLDER`: their sets are measured beside a command's own, and
-`summary.json` has their figures under `benchmarks`; model utility and forget efficacy go without them.
+`--benchmarks muse:News wmdp:hub ...`: their sets are measured beside a command's own, and `summary.json` has their
+figures under `benchmarks`; model utility and forget efficacy go without them.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unlearner.errors import UserError, did_you_mean
-from unlearner.evaluation.benchmarks import lume, muse, rwku, wmdp
+from unlearner.evaluation.benchmarks import knowundo, lume, muse, pistol, rwku, wmdp
 from unlearner.evaluation.benchmarks.base import Benchmark, Figures, RowsBySet
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.summary import mean_and_interval
@@ -18,6 +18,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "wmdp": wmdp.BENCHMARK,
     "rwku": rwku.BENCHMARK,
     "lume": lume.BENCHMARK,
+    "knowundo": knowundo.BENCHMARK,
+    "pistol": pistol.BENCHMARK,
 }
 
 

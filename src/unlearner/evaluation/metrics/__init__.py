@@ -1,4 +1,4 @@
-"""The metrics of the paper (PAPER section 5), by name, those of other benchmarks, and those of other packages."""
+"""The metrics of the paper (PAPER section 5), by name, further ones, and those of other packages."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,12 @@ from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.metrics.choice import Choice
 from unlearner.evaluation.metrics.cosine_similarity import CosineSimilarity
 from unlearner.evaluation.metrics.entailment import Entailment
-from unlearner.evaluation.metrics.likelihood import MinK, TextProbability
+from unlearner.evaluation.metrics.likelihood import AnswerProbability, MinK, TextProbability
 from unlearner.evaluation.metrics.lume import Continuation, ExactAnswer
+from unlearner.evaluation.metrics.memorization import ExactMemorization, ExtractionStrength, TokenAccuracy
 from unlearner.evaluation.metrics.muse import KnowMem, VerbMem
 from unlearner.evaluation.metrics.probability import Probability
-from unlearner.evaluation.metrics.rouge import Rouge
+from unlearner.evaluation.metrics.rouge import Rouge, Rouge1
 from unlearner.evaluation.metrics.rwku import RwkuRecall
 from unlearner.evaluation.metrics.token_entropy import TokenEntropy
 from unlearner.evaluation.metrics.truth_ratio import TruthRatio
@@ -29,9 +30,11 @@ METRICS: dict[str, Metric] = {
         Entailment(),
     )
 }
-BENCHMARK_METRICS: dict[str, Metric] = {
+MORE_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
+        ExtractionStrength(),
+        ExactMemorization(),
         VerbMem(),
         KnowMem(),
         MinK(),
@@ -40,9 +43,12 @@ BENCHMARK_METRICS: dict[str, Metric] = {
         RwkuRecall(),
         Continuation(),
         ExactAnswer(),
+        TokenAccuracy(),
+        AnswerProbability(),
+        Rouge1(),
     )
 }
-"""Measured on the benchmarks' own sets (`--benchmarks`), on others where they are asked for."""
+"""Measured where they are asked for, and most of them on the benchmarks' own sets (`--benchmarks`)."""
 
 
 def metrics_of(eval_set: EvalSet, chosen: Sequence[Metric]) -> Sequence[Metric]:
@@ -53,14 +59,14 @@ def metrics_of(eval_set: EvalSet, chosen: Sequence[Metric]) -> Sequence[Metric]:
 def find_metric(name: str) -> Metric:
     """The metric called `name`, of ours or of an installed package (entry points `unlearner.metrics`), or the one at
     `module:Name`. Raises UserError, with the nearest name, where there is none."""
-    if (ours := METRICS.get(name) or BENCHMARK_METRICS.get(name)) is not None:
+    if (ours := METRICS.get(name) or MORE_METRICS.get(name)) is not None:
         return ours
     if ":" in name:
         found = load_object(name)
     else:
         plugins = load_plugins("unlearner.metrics")
         if name not in plugins:
-            raise UserError(f"unknown metric {name!r}: {did_you_mean(name, [*METRICS, *BENCHMARK_METRICS, *plugins])}")
+            raise UserError(f"unknown metric {name!r}: {did_you_mean(name, [*METRICS, *MORE_METRICS, *plugins])}")
         found = plugins[name]
     metric = found() if isinstance(found, type) else found
     if not isinstance(metric, Metric):

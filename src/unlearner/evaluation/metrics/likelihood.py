@@ -39,6 +39,19 @@ class TextProbability(Metric):
         ]
 
 
+class AnswerProbability(TextProbability):
+    """The same of the second part alone, also of a document: what KnowUnDo's perplexity is made of."""
+
+    name = "answer_probability"
+    title = "Probability of the answer"
+    short = "Answer prob."
+    formula = "exp(mean_t log p(a_t | q, a_<t)), without the end token"
+    source = "Tian et al. 2024, KnowUnDo, arXiv 2407.01920"
+
+    def requests(self, record: Record, eval_set: EvalSet) -> Sequence[Score]:
+        return [Score(record.question, record.answer, open=True)]
+
+
 class MinK(TextProbability):
     """The same over the 40% of the tokens that are the least likely ones, one at least: MUSE's Min-40%.
 

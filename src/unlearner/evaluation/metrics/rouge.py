@@ -30,13 +30,28 @@ class Rouge(Metric):
         return [Generate(record.question)]
 
     def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
-        return [rouge_l_recall(example.generation, example.rouge_reference) for example in examples]
+        return [self.value(example.generation, example.rouge_reference) for example in examples]
+
+    def value(self, generation: str, answer: str) -> float:
+        return rouge_l_recall(generation, answer)
+
+
+class Rouge1(Rouge):
+    """The share of the answer's words, Porter-stemmed, that the generation has, in whatever order: ROUGE-1 recall."""
+
+    name = "rouge1"
+    title = "ROUGE-1"
+    short = "ROUGE-1"
+    formula = "|g ∩ a| / |a|, over stemmed words, each as often as it is there"
+
+    def value(self, generation: str, answer: str) -> float:
+        return float(_scorer("rouge1").score(answer, generation)["rouge1"].recall)
 
 
 @lru_cache(maxsize=100_000)
 def rouge_l_recall(generation: str, reference: str) -> float:
     """ROUGE-L recall with stemming. Entailment asks for the same pairs again, so they are cached."""
-    return float(_scorer().score(reference, generation)["rougeL"].recall)
+    return float(_scorer("rougeL").score(reference, generation)["rougeL"].recall)
 
 
 def rouge_l_f1(generation: str, reference: str) -> float:
@@ -52,7 +67,7 @@ def _plain_scorer() -> "RougeScorer":
 
 
 @cache
-def _scorer() -> "RougeScorer":
+def _scorer(kind: str) -> "RougeScorer":
     from nltk.stem.porter import PorterStemmer  # two seconds
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenize import tokenize
@@ -66,4 +81,4 @@ def _scorer() -> "RougeScorer":
             words: list[str] = tokenize(text, self)
             return words
 
-    return RougeScorer(["rougeL"], tokenizer=Stemmed())
+    return RougeScorer([kind], tokenizer=Stemmed())
