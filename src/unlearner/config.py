@@ -91,12 +91,12 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
         self.check_training()
         self.check_evaluation()
         self.check_note()
-        check_positive(self, *(["beta"] if self.beta is not None else []))
+        check_positive(self, "beta")
         if self.beta is not None and self.beta > MOST_BETA:
             raise UserError(f"--beta must be at most {MOST_BETA:g}, not {self.beta:g}.")
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
-        check_not_negative(self, *(n for n in ("forget_coeff", "retain_coeff") if getattr(self, n) is not None))
+        check_not_negative(self, "forget_coeff", "retain_coeff")
         if self.parallel == "deepspeed" and self.evaluate == "epochs":
             raise UserError(
                 "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
@@ -281,10 +281,8 @@ class BenchConfig:
             raise UserError("--forget and --retain go together: give both, or neither.")
         if self.forget and self.data != "builtin:":
             raise UserError("--forget and --data are two places for the data: leave one out.")
-        check_positive(self, "jobs", "threads")
-        check_positive(self, *(name for name in ("tasks", "time_limit") if getattr(self, name) is not None))
-        if self.gpus is not None:
-            check_not_negative(self, "gpus")
+        check_positive(self, "jobs", "threads", "tasks", "time_limit")
+        check_not_negative(self, "gpus")
         if self.ray is not None and self.jobs != 1:
             raise UserError("--jobs is for one machine and --ray for several: leave one out.")
 

@@ -11,10 +11,15 @@ class UserError(Exception):
     """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind, at most 300 characters."""
+    return (next(filter(None, map(str.strip, str(error).splitlines())), "") or type(error).__name__)[:300]
+
+
 def brief(error: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    said = getattr(error, "strerror", None) or next(filter(None, map(str.strip, str(error).splitlines())), "")
-    return (said or type(error).__name__)[:300]
+    """What an error says, without the file that an OSError names; the rest of the sentence has it."""
+    said: str | None = getattr(error, "strerror", None)
+    return said or first_line(error)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -91,6 +91,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def is_page(file: Path, generator: str) -> bool:
+    """Whether a file is a page that says in its head that `generator` wrote it."""
+    return file.is_file() and f'content="{generator}'.encode() in file.read_bytes()[:1000]
+
+
 def jsonl(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

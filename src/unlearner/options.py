@@ -74,7 +74,7 @@ class ModelOptions(Numerics):
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
     def check_model(self) -> None:
-        check_positive(self, "max_length", *(["time_limit"] if self.time_limit is not None else []))
+        check_positive(self, "max_length", "time_limit")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")
 
@@ -179,8 +179,7 @@ class TrainingArguments(ExecutionOptions, Numerics):
         self.check_execution()
         check_positive(self, "batch_size", "max_tokens_per_forward", "max_grad_norm")
         check_positive(self, "save_total_limit", "logging_steps")
-        given = ("learning_rate", "epochs", "gradient_accumulation_steps", "save_steps")
-        check_positive(self, *(name for name in given if getattr(self, name) is not None))
+        check_positive(self, "learning_rate", "epochs", "gradient_accumulation_steps", "save_steps")
         if self.epochs is not None and self.epochs > MOST_EPOCHS:
             raise UserError(f"--epochs must be at most {MOST_EPOCHS}, not {self.epochs:g}.")
         if self.learning_rate is not None and self.learning_rate > MOST_RATE:
@@ -265,10 +264,7 @@ class EvalOptions:
     short begins again."""
 
     def check_evaluation(self) -> None:
-        check_positive(self, "max_new_tokens", "eval_max_length")
-        check_positive(
-            self, *(n for n in ("eval_limit", "eval_tokens", "lm_eval_limit") if getattr(self, n) is not None)
-        )
+        check_positive(self, "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens", "lm_eval_limit")
 
 
 @dataclass(kw_only=True)
@@ -378,14 +374,15 @@ def flag_of(name: str) -> str:
 
 
 def check_positive(config: Any, *names: str) -> None:
+    """Raises UserError for an option that is neither above 0 nor left open."""
     for name in names:
         value = getattr(config, name)
-        if not 0 < value < float("inf"):
+        if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag_of(name)} must be a positive number, not {value}.")
 
 
 def check_not_negative(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not 0 <= value < float("inf"):
+        if value is not None and not 0 <= value < float("inf"):
             raise UserError(f"{flag_of(name)} must not be negative, not {value}.")

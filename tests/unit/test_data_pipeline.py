@@ -21,13 +21,14 @@ from unlearner.data.prompts import (
     Template,
     TokenTable,
     encode,
-    encode_prompts,
     end_token_id,
     find_template,
 )
 from unlearner.data.records import Record
 from unlearner.data.views import VIEWS, View, build_views
 from unlearner.errors import UserError
+from unlearner.evaluation.backend import prompt_tokens
+from unlearner.evaluation.requests import Generate
 
 # -------------------------------------------------------------------------------------------------------------- pairing
 
@@ -207,7 +208,7 @@ def test_a_chat_template_frames_the_question_and_ends_the_turn(chatty: PreTraine
     assert row[:start] == list(theirs["input_ids"] if hasattr(theirs, "keys") else theirs)
     assert chatty.decode(row[start:]) == "A poet.<|im_end|>"
     assert row[-1] == end_token_id(chatty, template) == chatty.convert_tokens_to_ids("<|im_end|>")
-    assert encode_prompts(chatty, template, [question]) == [row[:start]]
+    assert prompt_tokens(chatty, template, [Generate(question)]) == [row[:start]]
 
 
 def test_without_a_chat_template_auto_is_plain(tiny_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -57,7 +57,7 @@ def cached_model(cache: Path, name: str, files: tuple[str, ...]) -> Path:
 def test_auto_is_offline_where_the_hub_does_not_answer(no_cache: None):
     chosen = load_judges()
     assert (chosen.judge, chosen.embedding_model) == ("offline", "sentence-transformers/all-MiniLM-L6-v2")
-    assert "do not compare with published numbers" in chosen.describe()
+    assert "do not compare with published numbers" in judges.describe(chosen.embedding_model, chosen.judge)
 
 
 def test_auto_is_the_papers_where_both_models_are_cached(no_cache: None, tmp_path: Path):
@@ -69,7 +69,7 @@ def test_auto_is_the_papers_where_both_models_are_cached(no_cache: None, tmp_pat
     (half / files[2]).touch()
     chosen = load_judges()
     assert (chosen.judge, chosen.embedding_model) == (entailment_judges.PAPER_JUDGE, embeddings.PAPER_EMBEDDINGS)
-    assert chosen.describe().endswith("(the paper's).")
+    assert judges.describe(chosen.embedding_model, chosen.judge).endswith("(the paper's).")
 
 
 def test_auto_does_not_look_for_the_hub_in_offline_mode(no_cache: None, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,7 @@
 """The bench: check everything, measure once what all cells share, tune, run the cells, write tables and report."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Console
 from unlearner import distributed
 from unlearner.bench.cells import Before, Cell, make_cell, splits
 from unlearner.bench.results import Results, write_results
-from unlearner.bench.tuning import Tuning
+from unlearner.bench.tuning import Key, Tuning
 from unlearner.bench.workers import Job, check_ray, run_all
 from unlearner.config import BenchConfig
 from unlearner.console import console, note, progress_bar, warn
@@ -68,16 +68,7 @@ def _run(config: BenchConfig) -> BenchResult:
             for run in place.runs:
                 check_unchanged(run.path, weights=False)
 
-    def left(of: Sequence[Cell]) -> list[Cell]:
-        finished = distributed.agreed([cell.finished for cell in of])
-        return [cell for cell, done in zip(of, finished, strict=True) if not done]
-
-    def next_trials() -> list[Cell]:
-        if distributed.is_main():
-            tuning.drop_models()
-        return distributed.agreed(tuning.left() if distributed.is_main() else [])
-
-    tries, unfinished = next_trials(), left(cells)
+    tries, unfinished = _next_trials(tuning), _left(cells)
     firsts = {cell.split: cell.runs[0] for cell in reversed([*tries, *unfinished])}
     befores = [_before(config, split, firsts[split]) for split in config.splits if split in firsts]
     if not tries and not unfinished:
@@ -86,39 +77,66 @@ def _run(config: BenchConfig) -> BenchResult:
     total = len(befores) + len(unfinished) + (count or 0)
     # A console of its own: single runs are silent meanwhile.
     with progress_bar("bench", total, console=Console(stderr=True)) as bar:
-        done = 0
-
-        def work(jobs: Sequence[Job], *, counted: bool = True) -> None:
-            nonlocal done
-            for job in run_all(jobs, config) if jobs else ():
-                done += counted
-                bar(done)
-                if not console.is_terminal:  # no bar there: a line in the log
-                    place = f"{done} of {total}" if counted else "tuning"
-                    note(f"{place}: {job.name}" + (f" failed: {job.error}" if job.error else ""))
-
-        work(befores)
-        while tries:
-            work(tries, counted=count is not None)
-            distributed.barrier()
-            tuning.ended(tries)
-            tries = next_trials()
-        told: dict[str, Any] = {}
+        work = _Work(config, bar, total)
+        work.run(befores)
+        chosen, told = _tune(tuning, tries, work, counted=count is not None)
         if tuning.races:
-            chosen, told = distributed.agreed((tuning.chosen(), tuning.told()) if distributed.is_main() else ({}, {}))
-            if distributed.is_main():
-                write_json(BenchDirectory(folder).tuning, told)
             cells = _cells(config, chosen)
             for cell in cells:
                 if chosen[cell.method, cell.split] is None:
                     cell.fail("no trial of --tune came to an end (tuning.json)")
-            work([cell for cell in left(cells) if chosen[cell.method, cell.split] is not None])
-        else:
-            work(unfinished)
+            unfinished = [cell for cell in _left(cells) if chosen[cell.method, cell.split] is not None]
+        work.run(unfinished)
     main = distributed.is_main()
     return distributed.agreed(
         _result(Results(config, cells, about, told), folder) if main else BenchResult(folder, "", {}, 0)
     )
+
+
+@dataclass
+class _Work:
+    """Runs jobs, and tells how far the bench has come."""
+
+    config: BenchConfig
+    bar: Callable[[int], None]
+    total: int
+    done: int = 0
+
+    def run(self, jobs: Sequence[Job], *, counted: bool = True) -> None:
+        for job in run_all(jobs, self.config) if jobs else ():
+            self.done += counted
+            self.bar(self.done)
+            if not console.is_terminal:  # no bar there: a line in the log
+                place = f"{self.done} of {self.total}" if counted else "tuning"
+                note(f"{place}: {job.name}" + (f" failed: {job.error}" if job.error else ""))
+
+
+def _left(cells: Sequence[Cell]) -> list[Cell]:
+    finished = distributed.agreed([cell.finished for cell in cells])
+    return [cell for cell, done in zip(cells, finished, strict=True) if not done]
+
+
+def _next_trials(tuning: Tuning) -> list[Cell]:
+    if distributed.is_main():
+        tuning.drop_models()
+    return distributed.agreed(tuning.left() if distributed.is_main() else [])
+
+
+def _tune(
+    tuning: Tuning, tries: list[Cell], work: _Work, *, counted: bool
+) -> tuple[dict[Key, dict[str, Any] | None], dict[str, Any]]:
+    """Run `tries` and the trials that follow from them: what was chosen, and what tuning.json holds."""
+    while tries:
+        work.run(tries, counted=counted)
+        distributed.barrier()
+        tuning.ended(tries)
+        tries = _next_trials(tuning)
+    if not tuning.races:
+        return {}, {}
+    chosen, told = distributed.agreed((tuning.chosen(), tuning.told()) if distributed.is_main() else ({}, {}))
+    if distributed.is_main():
+        write_json(BenchDirectory(Path(work.config.output)).tuning, told)
+    return chosen, told
 
 
 def _result(results: Results, folder: Path) -> BenchResult:
@@ -165,7 +183,7 @@ def _resolved(config: BenchConfig) -> BenchConfig:
     )
 
 
-def _cells(config: BenchConfig, chosen: Mapping[tuple[str, str], dict[str, Any] | None]) -> list[Cell]:
+def _cells(config: BenchConfig, chosen: Mapping[Key, dict[str, Any] | None]) -> list[Cell]:
     root = BenchDirectory(Path(config.output))
     return [
         make_cell(config, method, split, seed, root.cell(method, split, seed).path, chosen.get((method, split)) or {})

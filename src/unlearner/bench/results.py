@@ -16,11 +16,13 @@ from unlearner.console import note
 from unlearner.errors import install
 from unlearner.evaluation.benchmarks import BENCHMARKS
 from unlearner.evaluation.metrics import METRICS
+from unlearner.evaluation.result import three_digits
 from unlearner.files import space_errors, write_text
 from unlearner.report.titles import set_names
 from unlearner.report.tuning import TUNING, TUNING_NOTE, tuning_lines, tuning_sentences
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
+from unlearner.workflows.card import markdown_table
 from unlearner.workflows.presets import with_preset
 
 DIGITS = 6
@@ -197,14 +199,14 @@ def _aggregates(results: Results, split: str, by_method: dict[str, list[Row]], c
     first = next((r for r in results.rows if r["split"] == split and "model_utility_before" in r), None)
     if first is not None:  # continual: before the first task
         before = {name: first[f"{name}_before"] for name in ("model_utility", "forget_efficacy")}
-        line = ["before", *("–" for _ in settings), "–", *(_number(before.get(name)) for name in shown)]
+        line = ["before", *("–" for _ in settings), "–", *(three_digits(before.get(name)) for name in shown)]
         lines.append(line + ["–", "–"] * bool(published))
     for method, rows in by_method.items():
         line = [method, *(_setting(rows[0][name]) if rows else "–" for name in settings)]
         line.append(f"{len(rows)} of {len(results.config.seeds)}")
         line += [_mean(rows, name) for name in shown]
         if published:
-            line += [_number(published.get(method, {}).get(name)) for name in ("model_utility", "forget_efficacy")]
+            line += [three_digits(published.get(method, {}).get(name)) for name in ("model_utility", "forget_efficacy")]
         lines.append(line)
     return Table(_title(results, split), headings, lines)
 
@@ -289,19 +291,8 @@ def _setting(value: Any) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 def _markdown(table: Table) -> str:
-    lines = [
-        f"**{table.title}**",
-        "",
-        f"| {' | '.join(table.headings)} |",
-        f"|{'---|' * len(table.headings)}",
-        *(f"| {' | '.join(row)} |" for row in table.rows),
-    ]
-    return "\n".join(lines)
+    return f"**{table.title}**\n\n{markdown_table(table.headings, table.rows)}"
 
 
 def _latex(table: Table) -> str:

@@ -16,7 +16,7 @@ import torch
 from unlearner.bench.cells import Before, Cell
 from unlearner.config import BenchConfig
 from unlearner.console import warn
-from unlearner.errors import UserError, install
+from unlearner.errors import UserError, first_line, install
 
 Job = Cell | Before
 DIED = "its process died ({}), perhaps for want of memory"
@@ -117,7 +117,7 @@ def _on_ray(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:
                 include_dashboard=None if config.ray != "local" else False,
             )  # fmt: skip
         except Exception as error:
-            raise UserError(f"--ray {config.ray}: no Ray cluster answers there ({_first_line(error)}).") from error
+            raise UserError(f"--ray {config.ray}: no Ray cluster answers there ({first_line(error)}).") from error
     try:
         gpus = config.gpus
         if gpus is None:
@@ -134,7 +134,7 @@ def _on_ray(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:
             try:
                 ray.get(ended)
             except ray.exceptions.RayError as error:
-                job.fail(DIED.format(_first_line(error)))
+                job.fail(DIED.format(first_line(error)))
             yield job
     finally:
         if not connected:
@@ -150,7 +150,3 @@ def _as_ray_task(job: Job, folder: str, environment: dict[str, str]) -> None:
     os.chdir(folder)  # paths may be relative
     os.environ.update(environment)
     job.run()
-
-
-def _first_line(error: BaseException) -> Any:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

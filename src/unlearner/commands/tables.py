@@ -12,6 +12,7 @@ from unlearner.console import discard_output, warn
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
+from unlearner.evaluation.result import interval, three_digits
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 
@@ -65,7 +66,7 @@ def _a_line_a_set(summaries: Mapping[str, dict[str, Any]]) -> Table:
         for place, (name, metrics) in enumerate(summary["sets"].items()):
             first = place == 0
             table.add_row(
-                escape(label) if first else "", name, *(_number(metrics.get(m)) for m in headings),
+                escape(label) if first else "", name, *(three_digits(metrics.get(m)) for m in headings),
                 *(totals if first else ["", ""]), end_section=place == len(summary["sets"]) - 1,
             )  # fmt: skip
     return table
@@ -75,13 +76,13 @@ def _a_column_a_model(summaries: Mapping[str, dict[str, Any]]) -> Table:
     """One line a set and metric, for narrow terminals."""
     table = _new_table("", *map(escape, summaries), left=1)
     for key, title in TOTALS.items():
-        table.add_row(title, *(_number(summary[key]) for summary in summaries.values()))
-        table.add_row("", *(_interval(summary, key) for summary in summaries.values()), style="dim")
+        table.add_row(title, *(three_digits(summary[key]) for summary in summaries.values()))
+        table.add_row("", *(interval(summary, key) for summary in summaries.values()), style="dim")
     for name in dict.fromkeys(name for summary in summaries.values() for name in summary["sets"]):
         table.add_row(f"[bold]{name}[/]")
         for metric, heading in _metrics(summaries).items():
             found = (summary["sets"].get(name, {}).get(metric) for summary in summaries.values())
-            table.add_row(f"  {escape(heading)}", *map(_number, found))
+            table.add_row(f"  {escape(heading)}", *map(three_digits, found))
     return table
 
 
@@ -91,12 +92,12 @@ def _a_line_a_figure(summaries: Mapping[str, dict[str, Any]]) -> Table:
     for label, summary in summaries.items():
         table.add_row(f"[bold]{escape(label)}[/]")
         for key, title in TOTALS.items():
-            table.add_row(f"  {title}", _number(summary[key]))
-            table.add_row("", _interval(summary, key), style="dim")
+            table.add_row(f"  {title}", three_digits(summary[key]))
+            table.add_row("", interval(summary, key), style="dim")
         for name, metrics in summary["sets"].items():
             table.add_row(f"  {name}")
             for metric, heading in _metrics(summaries).items():
-                table.add_row(f"    {escape(heading)}", _number(metrics.get(metric)))
+                table.add_row(f"    {escape(heading)}", three_digits(metrics.get(metric)))
     return table
 
 
@@ -119,7 +120,7 @@ def _of_benchmark(summaries: Mapping[str, dict[str, Any]], name: str) -> Table:
     table = _new_table(name, *map(escape, summaries), left=1)
     found = [summary.get("benchmarks", {}).get(name, {}).get("figures", {}) for summary in summaries.values()]
     for figure in dict.fromkeys(figure for figures in found for figure in figures):
-        table.add_row(figure.replace("_", " "), *(_number(figures.get(figure)) for figures in found))
+        table.add_row(figure.replace("_", " "), *(three_digits(figures.get(figure)) for figures in found))
     return table
 
 
@@ -152,17 +153,8 @@ def print_report(page: Path) -> None:
     out().print(f"The report, to be opened in a browser: {page}", style="green", markup=False, soft_wrap=True)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(summary: dict[str, Any], key: str) -> str:
-    interval = summary["intervals"][key]
-    return "" if interval is None else f"({interval[0]:.3f}–{interval[1]:.3f})"
-
-
 def _with_interval(summary: dict[str, Any], key: str) -> str:
-    return f"{_number(summary[key])} [dim]{_interval(summary, key)}[/]".strip()
+    return f"{three_digits(summary[key])} [dim]{interval(summary, key)}[/]".strip()
 
 
 def show_audit(summary: Mapping[str, Any], folder: Path) -> None:

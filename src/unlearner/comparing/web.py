@@ -14,7 +14,6 @@ from importlib.resources import files
 from typing import Any
 
 import uvicorn
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -28,6 +27,7 @@ from unlearner.comparing.options import MOST_LETTERS, MOST_SAMPLES, CompareConfi
 from unlearner.comparing.words import Text
 from unlearner.console import note
 from unlearner.errors import UserError
+from unlearner.pages import template
 
 HOST = "127.0.0.1"
 MOST_BYTES = 100_000
@@ -93,12 +93,8 @@ async def _wanted(request: Request) -> dict[str, Any]:
 
 def rendered(comparison: Comparison) -> str:
     """The page, without any question."""
-    environment = Environment(
-        loader=PackageLoader("unlearner.comparing", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     before, after = comparison.names
-    return environment.get_template("page.html.jinja").render(
+    return template("unlearner.comparing", "page.html.jinja").render(
         before=before, after=after, history=comparison.history, samples=comparison.config.samples,
         most_samples=MOST_SAMPLES, most_letters=MOST_LETTERS,
     )  # fmt: skip

@@ -86,13 +86,13 @@ class MicroBatch:
     places: np.ndarray
     rows: dict[str, np.ndarray]
     """View → table rows, in the order of `places`."""
+    pad_to: int | None
+    """Official mode pads to max_length; otherwise to the longest row."""
     token_weight: dict[str, np.ndarray]
     sequence_weight: dict[str, np.ndarray]
     position_weight: dict[str, np.ndarray]
     state_weight: dict[str, np.ndarray]
     """Of one labelled token in an official mean over hidden states (`ViewScores.state_mean`)."""
-    pad_to: int | None
-    """Official mode pads to max_length; otherwise to the longest row."""
 
 
 def micro_batches(
@@ -115,28 +115,9 @@ def micro_batches(
     """
     epochs, items = plan.step(number)
     rows = {name: view.rows[epochs * plan.draws + draw, items] for name, view in views.items()}
-    groups = np.arange(len(items)) // plan.batch_size
-    n_groups = int(groups[-1]) + 1
-    counts = np.bincount(groups)
-
-    def weights(per_row: np.ndarray) -> np.ndarray:
-        return 1.0 / (np.maximum(np.bincount(groups, per_row), 1)[groups] * n_groups)
-
-    width = {name: views[name].table.lengths[rows[name]] for name in rows}
-    if pad_to is None:
-        token = {name: weights(views[name].labelled[rows[name]]) for name in rows}
-        position = {name: weights(width[name]) for name in rows}
-    else:
-        # Official: every position of the padded row counts for KL, and for ME, which labels the whole forget view.
-        position = {name: weights(np.full(len(items), pad_to)) for name in rows}
-        token = {name: weights(scored_tokens(views[name], pad_to)[rows[name]]) for name in rows}
-    sequence = 1.0 / (counts[groups] * n_groups)
-    state = position
-    if pad_to is not None:
-        own = {n: np.full(len(items), pad_to) if views[n].whole else views[n].labelled[rows[n]] for n in rows}
-        state = {n: (np.bincount(groups, 1.0 / own[n]) / counts)[groups] * sequence for n in rows}
-    longest = np.max(list(width.values()), axis=0) if pad_to is None else np.full(len(items), pad_to)
-
+    weights = _weights(plan, views, rows, pad_to)
+    widths = [views[name].table.lengths[of_view] for name, of_view in rows.items()]
+    longest = np.max(widths, axis=0) if pad_to is None else np.full(len(items), pad_to)
     order = np.argsort(longest, kind="stable")
     shares = [order[r::processes] for r in range(processes)]
     parts = max(1, *(_parts(longest[share], len(rows), max_tokens) for share in shares))
@@ -145,18 +126,39 @@ def micro_batches(
         idle = len(part) == 0
         places = np.zeros(1, dtype=np.int64) if idle else part
         scale = 0.0 if idle else 1.0
-        made.append(
-            MicroBatch(
-                places,
-                {name: rows[name][places] for name in rows},
-                {name: token[name][places] * scale for name in rows},
-                dict.fromkeys(rows, sequence[places] * scale),
-                {name: position[name][places] * scale for name in rows},
-                {name: state[name][places] * scale for name in rows},
-                pad_to,
-            )
-        )
+        scaled = ({name: row[places] * scale for name, row in each.items()} for each in weights)
+        made.append(MicroBatch(places, {name: of_view[places] for name, of_view in rows.items()}, pad_to, *scaled))
     return made
+
+
+def _weights(
+    plan: Plan, views: Mapping[str, View], rows: Mapping[str, np.ndarray], pad_to: int | None
+) -> list[dict[str, np.ndarray]]:
+    """What the rows of a step weigh by their tokens, as sequences, by their positions and in means over hidden states
+    (the weights of `MicroBatch`), by view."""
+    count = len(next(iter(rows.values())))
+    groups = np.arange(count) // plan.batch_size
+    sizes = np.bincount(groups)
+    sequence = 1.0 / (sizes[groups] * len(sizes))
+
+    def mean_over(per_row: np.ndarray) -> np.ndarray:
+        return 1.0 / (np.maximum(np.bincount(groups, per_row), 1)[groups] * len(sizes))
+
+    token, position, state = {}, {}, {}
+    for name, of_view in rows.items():
+        view = views[name]
+        labelled = view.labelled[of_view]
+        if pad_to is None:
+            token[name] = mean_over(labelled)
+            position[name] = state[name] = mean_over(view.table.lengths[of_view])
+        else:
+            # Official: every position of the padded row counts for KL, and for ME, which labels the whole forget view.
+            padded_length = np.full(count, pad_to)
+            token[name] = mean_over(scored_tokens(view, pad_to)[of_view])
+            position[name] = mean_over(padded_length)
+            own = padded_length if view.whole else labelled
+            state[name] = (np.bincount(groups, 1.0 / own) / sizes)[groups] * sequence
+    return [token, dict.fromkeys(rows, sequence), position, state]
 
 
 def scored_tokens(view: View, pad_to: int | None) -> np.ndarray:

@@ -9,9 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from unlearner.data.readers import first_line
 from unlearner.data.rows import numbered
-from unlearner.errors import UserError, install
+from unlearner.errors import UserError, first_line, install
 
 PATIENCE = 2.0
 """Seconds in which the hub has to answer."""

@@ -188,14 +188,6 @@ def mark(
     return marked
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, template: Template, questions: Sequence[str | None]
-) -> list[list[int]]:
-    """Token ids of the question parts alone, as generation begins from them."""
-    parts = [template.question_part(question) for question in questions]
-    return tokenizer(parts, add_special_tokens=template.special_tokens)["input_ids"]
-
-
 def end_token_id(tokenizer: PreTrainedTokenizerBase, template: Template) -> int:
     """The token at which an answer under `template` ends."""
     if template.end is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from unlearner import distributed
 from unlearner.data.rows import numbered, parse_json
-from unlearner.errors import UserError, did_you_mean, install
+from unlearner.errors import UserError, did_you_mean, first_line, install
 
 STANDARD_INPUT = "-"
 DOCUMENTS = (".txt", ".md")
@@ -211,7 +211,3 @@ READERS: dict[str, Callable[[Path, bytes], Iterator[tuple[str, Any]]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -14,10 +14,10 @@ from typing import Any
 from unlearner.data.benchmarks import is_benchmark, read_benchmark
 from unlearner.data.builtin import read_builtin
 from unlearner.data.hub import read_hub
-from unlearner.data.readers import find_file, first_line, read_documents, read_rows
+from unlearner.data.readers import find_file, read_documents, read_rows
 from unlearner.data.records import Record
 from unlearner.data.rows import FIELDS, make_records, numbered, rows_in_memory
-from unlearner.errors import UserError, did_you_mean
+from unlearner.errors import UserError, did_you_mean, first_line
 from unlearner.plugins import load_plugins
 
 TOFU_FILE = re.compile(r"(forget|retain|holdout|full)(\d+(_perturbed)?|_perturbed|(?<=full))")
@@ -75,22 +75,27 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
         if not chosen:
             raise UserError(f"{text} takes none of the {len(whole)} rows; choose other ends.")
         return chosen
-    prefix, colon, spec = text.partition(":")
+    return _read(text, columns)
+
+
+def _read(source: str, columns: Mapping[str, str]) -> list[Record]:
+    """All records of what a source names: its prefix says how, and without one it is a path."""
+    prefix, colon, spec = source.partition(":")
     if colon and prefix == "builtin":
         return read_builtin(spec)
     if colon and prefix == "hub":
-        records = make_records(text, read_hub(spec), columns)
+        records = make_records(source, read_hub(spec), columns)
         name, _, config = spec.partition(":")
         return _name_authors(config.partition(":")[0], records) if name.endswith("/TOFU") else records
     if colon and is_benchmark(prefix, spec):
-        return make_records(text, read_benchmark(prefix, spec), columns)
+        return make_records(source, read_benchmark(prefix, spec), columns)
     if colon and (plugin := load_plugins("unlearner.sources").get(prefix)) is not None:
-        return make_records(text, numbered(_asked(plugin, text, spec)), columns)
+        return make_records(source, numbered(_asked(plugin, source, spec)), columns)
     try:
-        if (documents := read_documents(text)) is not None:
-            return make_records(text, documents, {})
-        path = find_file(text)
-        records = make_records("standard input" if text == "-" else str(path), read_rows(path), columns)
+        if (documents := read_documents(source)) is not None:
+            return make_records(source, documents, {})
+        path = find_file(source)
+        records = make_records("standard input" if source == "-" else str(path), read_rows(path), columns)
     except OSError as error:
         raise UserError(
             f"{source} cannot be read ({error.strerror or error}); check the path and its rights."

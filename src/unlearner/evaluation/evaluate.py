@@ -106,6 +106,7 @@ class _Way:
     title: str
     autocast: Callable[[], AbstractContextManager[Any]] | None
     engine: Engine | None
+    judges: Judges
 
     @property
     def metrics(self) -> list[Metric]:
@@ -152,58 +153,74 @@ def measure(
     this very way: rows of a set that lie there are not computed again, others are put there. A row depends on the
     others that are measured with it, of all sets, by float noise only. `engine` generates in the place of our own loop.
     """
-    main = distributed.is_main()
     place = None if folder is None else EvaluationDirectory(folder)
-    if place is not None and distributed.agreed(place.evaluated):
-        summary: dict[str, Any] = place.read_summary() if main else {}
-        records = None
-    else:
+    if place is None or not distributed.agreed(place.evaluated):
         if folder is not None:
             with space_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-        way = _Way(options=options, official=official, title=title, autocast=autocast, engine=engine)
-        kept = (
-            {}
-            if known is None
-            else {s.name: known / f"{s.name}-{sha256(asdict(replace(s, left_out=0)))[:24]}.jsonl" for s in sets}
-        )
-        there = distributed.agreed({name: file for name, file in kept.items() if file.is_file()})
-        waiting = [s for s in sets if s.name not in there]
+        way = _Way(options=options, official=official, title=title, autocast=autocast, engine=engine, judges=judges)
         store = Store(None if options.redact else folder)  # its files hold what the model wrote
-        examples = _answered(model, tokenizer, template, waiting, way, store)
-        records, summary = [], {}
-        if main:
-            rows = {name: read_jsonl(file) for name, file in there.items()}
-            rows |= _judged(waiting, examples, way, judges)
-            if options.redact:
-                rows = {name: [redacted(row) for row in of_set] for name, of_set in rows.items()}
-            for s in waiting:
-                if s.name in kept:
-                    kept[s.name].parent.mkdir(parents=True, exist_ok=True)
-                    write_jsonl(kept[s.name], rows[s.name])
-            rows = {s.name: rows[s.name] for s in sets}
-            records = [row for of_set in rows.values() for row in of_set]
-            names = {"embedding_model": judges.embedding_model, "judge": judges.judge}
-            plain = {s.name: rows[s.name] for s in sets if s.metric is None}
-            summary = summarise(plain, **names, seed=seed, retrained=retrained, metrics=way.metrics)
-            if len(plain) < len(rows):
-                summary["benchmarks"] = benchmark_summary(options.benchmarks, sets, rows, seed)
-            summary["notes"] += [
-                f"{s.name!r} was measured on the first {len(s.records):,} of {len(s.records) + s.left_out:,} rows "
-                "(--eval-limit)."
-                for s in sets
-                if s.left_out
-            ]
+        rows = _rows(model, tokenizer, template, sets, way, store, known)
+        records = [row for of_set in rows.values() for row in of_set]
+        summary = _summary(sets, rows, way, seed, retrained) if distributed.is_main() else {}
         if place is None:
-            records = distributed.agreed(records)
-        elif main:
+            return Evaluation(distributed.agreed(summary), None, distributed.agreed(records))
+        if distributed.is_main():
             write_jsonl(place.records, records)
             write_json(place.summary, summary)
-            summary = place.read_summary()
-    if main and place is not None:
+    if distributed.is_main():
         for path in place.batches:
             path.unlink()
-    return Evaluation(distributed.agreed(summary), folder, records if folder is None else None)
+    return Evaluation(distributed.agreed(place.read_summary() if distributed.is_main() else {}), folder)
+
+
+def _rows(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    sets: Sequence[EvalSet],
+    way: _Way,
+    store: Store,
+    known: Path | None,
+) -> dict[str, list[Row]]:
+    """By set, the rows of `records.jsonl`, in the main process. What lies in `known` is read, the rest computed and put
+    there."""
+    kept: dict[str, Path] = {}
+    if known is not None:
+        kept = {s.name: known / f"{s.name}-{sha256(asdict(replace(s, left_out=0)))[:24]}.jsonl" for s in sets}
+    there = distributed.agreed({name: file for name, file in kept.items() if file.is_file()})
+    waiting = [s for s in sets if s.name not in there]
+    examples = _answered(model, tokenizer, template, waiting, way, store)
+    if not distributed.is_main():
+        return {}
+    rows = {name: read_jsonl(file) for name, file in there.items()} | _judged(waiting, examples, way)
+    if way.options.redact:
+        rows = {name: [redacted(row) for row in of_set] for name, of_set in rows.items()}
+    for s in waiting:
+        if s.name in kept:
+            kept[s.name].parent.mkdir(parents=True, exist_ok=True)
+            write_jsonl(kept[s.name], rows[s.name])
+    return {s.name: rows[s.name] for s in sets}
+
+
+def _summary(
+    sets: Sequence[EvalSet], rows: dict[str, list[Row]], way: _Way, seed: int, retrained: Sequence[Row] | None
+) -> dict[str, Any]:
+    """What `summary.json` holds."""
+    plain = {s.name: rows[s.name] for s in sets if s.metric is None}
+    summary = summarise(
+        plain, embedding_model=way.judges.embedding_model, judge=way.judges.judge, seed=seed, retrained=retrained,
+        metrics=way.metrics,
+    )  # fmt: skip
+    if len(plain) < len(rows):
+        summary["benchmarks"] = benchmark_summary(way.options.benchmarks, sets, rows, seed)
+    summary["notes"] += [
+        f"{s.name!r} was measured on the first {len(s.records):,} of {len(s.records) + s.left_out:,} rows "
+        "(--eval-limit)."
+        for s in sets
+        if s.left_out
+    ]
+    return summary
 
 
 def _answered(
@@ -241,16 +258,14 @@ def _answered(
     return examples
 
 
-def _judged(
-    sets: Sequence[EvalSet], examples: dict[str, list[Example]], way: _Way, judges: Judges
-) -> dict[str, list[Row]]:
+def _judged(sets: Sequence[EvalSet], examples: dict[str, list[Example]], way: _Way) -> dict[str, list[Row]]:
     """By set, the rows of `records.jsonl`."""
     rows: dict[str, list[Row]] = {}
     with progress_bar(f"{way.title}: judging", sum(map(len, examples.values()))) as bar:
-        embed_together([examples[s.name] for s in sets if s.metric is None], judges, way.metrics)
+        embed_together([examples[s.name] for s in sets if s.metric is None], way.judges, way.metrics)
         for eval_set in sets:
             metrics = metrics_of(eval_set, way.metrics)
-            rows[eval_set.name] = per_example(examples[eval_set.name], eval_set, judges, metrics)
+            rows[eval_set.name] = per_example(examples[eval_set.name], eval_set, way.judges, metrics)
             bar(sum(map(len, rows.values())))
     return rows
 

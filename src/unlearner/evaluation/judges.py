@@ -41,9 +41,6 @@ class Judges:
     def entailed(self, examples: Sequence[Example], eval_set: EvalSet) -> list[bool]:
         return self.entailment.entailed(examples, eval_set) if examples else []
 
-    def describe(self) -> str:
-        return describe(self.embedding_model, self.judge)
-
 
 def describe(embedding_model: str, judge: str) -> str:
     """One line for the reader of a result: who judged it, and which figures that sets apart from the paper's."""

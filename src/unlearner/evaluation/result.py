@@ -1,5 +1,6 @@
 """What an evaluation gives: a summary, and a record for every row that it was computed from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -45,18 +46,18 @@ class Evaluation:
         return pd.DataFrame(self.records)
 
     def __repr__(self) -> str:
-        return f"Evaluation({', '.join(f'{name} {_number(self.summary[name])}' for name in AGGREGATES)})"
+        return f"Evaluation({', '.join(f'{name} {three_digits(self.summary[name])}' for name in AGGREGATES)})"
 
     def _repr_html_(self) -> str:
         sets = self.summary["sets"]
         metrics = list(dict.fromkeys(name for values in sets.values() for name in values))
         head = "".join(f"<th>{escape(name)}</th>" for name in ("set", *metrics))
         body = "".join(
-            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{_number(values.get(m))}</td>' for m in metrics)}</tr>"
+            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{three_digits(values.get(m))}</td>' for m in metrics)}</tr>"
             for name, values in sets.items()
         )
         aggregates = ", ".join(
-            f"{name.replace('_', ' ')} <b>{_number(self.summary[name])}</b>{_interval(self.summary, name)}"
+            f"{name.replace('_', ' ')} <b>{three_digits(self.summary[name])}</b>{interval(self.summary, name, ' ')}"
             for name in AGGREGATES
         )
         judged = escape(f"judge {self.summary['judge']}, embeddings {self.summary['embedding_model']}")
@@ -69,10 +70,12 @@ class Evaluation:
 AGGREGATES = ("model_utility", "forget_efficacy")
 
 
-def _number(value: Any) -> str:
+def three_digits(value: Any) -> str:
+    """A figure as tables have it."""
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
-def _interval(summary: dict[str, Any], name: str) -> str:
-    interval = summary["intervals"].get(name)
-    return "" if interval is None else f" ({interval[0]:.3f}–{interval[1]:.3f})"
+def interval(summary: Mapping[str, Any], name: str, before: str = "") -> str:
+    """The interval of an aggregate in brackets, with `before` in front; nothing where there is none."""
+    ends = summary["intervals"].get(name)
+    return "" if ends is None else f"{before}({ends[0]:.3f}–{ends[1]:.3f})"

@@ -20,6 +20,9 @@ class _Scheduled(Loss):
     """What both losses share: `layers` (numbers with commas between), the weight `alpha`, and the step's number, which
     moves the weight from one loss to the other over `schedule_steps` steps."""
 
+    source = "Zou et al. 2024, arXiv 2406.04313"
+    defaults_from = "the authors' code, for models of 32 blocks"
+
     layers: str = "9,19"
     alpha: float = 5.0
     schedule_steps: int = 300
@@ -36,6 +39,14 @@ class _Scheduled(Loss):
             return [int(each) for each in str(self.layers).split(",")]
         except ValueError as error:
             raise UserError(f"layers must be whole numbers with commas between, not {self.layers!r}.") from error
+
+    @property
+    def needs(self) -> Needs:
+        return {self.role: self.numbers}
+
+    @property
+    def reference(self) -> Needs:
+        return self.needs
 
     @property
     def trains(self) -> str:
@@ -65,16 +76,6 @@ class Reroute(_Scheduled):
 
     name = "REROUTE"
     formula = "a(1−s) mean_t relu(cos(h_θ(forget), h_ref(forget))) over layers"
-    source = "Zou et al. 2024, arXiv 2406.04313"
-    defaults_from = "the authors' code, for models of 32 blocks"
-
-    @property
-    def needs(self) -> Needs:
-        return {"forget": self.numbers}
-
-    @property
-    def reference(self) -> Needs:
-        return {"forget": self.numbers}
 
     def __call__(self, views: Views, step: Tensor) -> Tensor:
         forget = views["forget"]
@@ -98,16 +99,6 @@ class Hold(_Scheduled):
     name = "HOLD"
     role = "retain"
     formula = "a·s mean_t ‖h_θ(retain) − h_ref(retain)‖ over layers"
-    source = "Zou et al. 2024, arXiv 2406.04313"
-    defaults_from = "the authors' code, for models of 32 blocks"
-
-    @property
-    def needs(self) -> Needs:
-        return {"retain": self.numbers}
-
-    @property
-    def reference(self) -> Needs:
-        return {"retain": self.numbers}
 
     def __call__(self, views: Views, step: Tensor) -> Tensor:
         retain = views["retain"]

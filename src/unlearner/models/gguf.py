@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearner.console import note
-from unlearner.errors import UserError
+from unlearner.errors import UserError, first_line
 from unlearner.files import cache_directory, made_once
-from unlearner.models.load import first_line, quiet_transformers
+from unlearner.models.load import quiet_transformers
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from unlearner import distributed
-from unlearner.errors import UserError
+from unlearner.errors import UserError, first_line
 from unlearner.models.anatomy import bare, check_head
 
 BUILTIN = "builtin:"
@@ -246,12 +246,6 @@ def _nearest(folder: Path) -> str:
     siblings = [path.name for path in folder.parent.glob("*") if path.is_dir()]
     near = difflib.get_close_matches(folder.name, siblings, n=1)
     return f"did you mean {folder.with_name(near[0])}?" if near else "check the path."
-
-
-def first_line(error: Exception) -> str:
-    """What a library says of an error, cut to fit into a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def parameter_count(model: str, *, trust_remote_code: bool) -> int | None:

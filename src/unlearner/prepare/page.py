@@ -4,16 +4,15 @@ Self-contained, in the looks of the report. Texts of models, documents and users
 autoescape only; a content security policy forbids every request and every other script.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from unlearner.files import is_page
+from unlearner.pages import script_hash, template
 from unlearner.prepare.facts import Row
 from unlearner.prepare.knowledge import Probe
 from unlearner.version import __version__
@@ -38,7 +37,7 @@ ORIGINS = ("neighbour_from", "question_from", "answer_from", "paraphrased_from",
 
 def is_ours(page: Path) -> bool:
     """Whether a page may be written there: nothing is there, or one of these pages."""
-    return not page.exists() or (page.is_file() and f'content="{GENERATOR}'.encode() in page.read_bytes()[:1000])
+    return not page.exists() or is_page(page, GENERATOR)
 
 
 def rows_page(rows: Mapping[str, Sequence[Row]], dropped: set[str], made: Mapping[str, Any]) -> str:
@@ -90,15 +89,11 @@ def _shown(row: Row, dropped: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _render(template: str, **values: Any) -> str:
+def _render(name: str, **values: Any) -> str:
     here = files("unlearner")
     script = "".join(here.joinpath(name).read_text(encoding="utf-8") for name in ("report/theme.js", "prepare/page.js"))
     style = [here.joinpath(name).read_text(encoding="utf-8") for name in ("report/report.css", "prepare/page.css")]
-    environment = Environment(
-        loader=PackageLoader("unlearner.prepare", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(template).render(
+    return template("unlearner.prepare", name).render(
         generator=f"{GENERATOR} {__version__}", style=Markup("\n".join(style)), script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(), **values,
+        script_hash=script_hash(script), **values,
     )  # fmt: skip

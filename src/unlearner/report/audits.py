@@ -11,11 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 from unlearner.errors import UserError
-from unlearner.files import read_json, write_text
+from unlearner.files import is_page, read_json, write_text
+from unlearner.pages import template
 from unlearner.report.audit_figures import figures
 from unlearner.report.contents import clean, short_model
 from unlearner.report.drawing import inline
-from unlearner.report.templates import template
 from unlearner.report.wording import number_word
 from unlearner.results.layout import AuditDirectory, RunDirectory
 from unlearner.version import __version__
@@ -69,7 +69,7 @@ def write_audit_page(folder: Path, output: Path | None = None) -> Path:
     output = output or directory.page
     if not directory.audit.is_file():
         raise UserError(f"{folder} holds no finished audit: run `unlearner audit` first.")
-    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
+    if output.exists() and not is_page(output, GENERATOR):
         raise UserError(f"{output} is there already and is no page of an audit: choose another name.")
     summary = read_json(directory.audit)
     rows = directory.read_rows()
@@ -85,7 +85,7 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
     counts = {name: sum(v["verdict"] == name for v in verdicts) for name in ORDER}
     shared = _by_subject(rows)
     config = manifest["config"]
-    return template("audit.html.jinja").render(
+    return template("unlearner.report", "audit.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
         style=Markup((here / "report.css").read_text(encoding="utf-8") + (here / "audit.css").read_text("utf-8")),
         title=f"Audit of {clean(short_model(str(config['model'])))}",

@@ -5,8 +5,6 @@ element of a type that no browser runs, from which report.js puts them into text
 forbids every other script and every request, should either ever fail.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from markupsafe import Markup
 
 from unlearner.errors import UserError
 from unlearner.evaluation.judges import describe
-from unlearner.files import space_errors, write_text
+from unlearner.files import is_page, space_errors, write_text
 from unlearner.options import NOTES
+from unlearner.pages import script_hash, template
 from unlearner.report.answers import RULES
 from unlearner.report.comparison import columns, list_questions
 from unlearner.report.contents import Measurement, Part, Report, Run, clean, ordered, short_model
@@ -24,7 +23,6 @@ from unlearner.report.drawing import GENERATOR, Picture, inline, styles, swatch
 from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
-from unlearner.report.templates import template
 from unlearner.report.titles import Described, described, set_title
 from unlearner.report.tuning import TUNING, TUNING_NOTE
 from unlearner.report.verdict import verdict
@@ -57,7 +55,7 @@ def check_page(output: Path) -> None:
         raise UserError(
             f"--output {output} is a directory: give the name of a file, such as {RunDirectory(output).report}."
         )
-    if output.exists() and f'content="{GENERATOR}'.encode() not in output.read_bytes()[:1000]:
+    if output.exists() and not is_page(output, GENERATOR):
         raise UserError(f"--output {output} is there already and is no report: choose another name.")
 
 
@@ -73,11 +71,11 @@ def render(report: Report, drawn: Sequence[Picture], figures: str) -> str:
         notes.insert(0, f"Answers and values are those of seed {seeds[0]}, or of the first one that is there.")
     head = _glance_head(report.parts)
     groups = dict.fromkeys((question.part, question.set) for question in listed)
-    return template("report.html.jinja").render(
+    return template("unlearner.report", "report.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
         title=_title(report), about=_about(report),
         verdict=verdict(report.without_rows() if report.redacted else report), parts=report.parts,
         several=len(report.runs) > 1, missing=report.missing, head=head,

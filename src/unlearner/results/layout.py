@@ -66,24 +66,26 @@ def check_version(held: Mapping[str, Any], folder: Path) -> None:
         raise UserError(f"--output {folder} was begun by {age} version of unlearner: choose another directory.")
 
 
+class Inside:
+    """A file or folder by its name in a directory: `log = Inside("log.jsonl")` is `path / "log.jsonl"`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, place: Any, kind: type) -> Path:
+        where: Path = place.path
+        return where / self.name
+
+
 @dataclass(frozen=True)
 class EvaluationDirectory:
     """The evaluation of one model: records, summary, and general ability where it was measured."""
 
     path: Path
-
-    @property
-    def records(self) -> Path:
-        return self.path / "records.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        """Written last: where it is, the evaluation is complete. Its keys: `evaluation/summary.py`."""
-        return self.path / "summary.json"
-
-    @property
-    def ability(self) -> Path:
-        return self.path / "ability.json"
+    records = Inside("records.jsonl")
+    summary = Inside("summary.json")
+    """Written last: where it is, the evaluation is complete. Its keys: `evaluation/summary.py`."""
+    ability = Inside("ability.json")
 
     @property
     def evaluated(self) -> bool:
@@ -123,21 +125,15 @@ class EvaluationDirectory:
 class RunDirectory(EvaluationDirectory):
     """A run; the evaluation in the directory itself is that of the model made, or of the model measured."""
 
-    @property
-    def manifest(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    manifest = Inside("run.json")
+    config = Inside("config.yaml")
+    log = Inside("log.jsonl")
+    checkpoints = Inside("checkpoints")
+    finished = Inside("finished.json")
+    """Written last: `Finished`."""
+    report = Inside("report.html")
+    audited = Inside("audit")
+    """The audit of the model made, where one was asked for."""
 
     @property
     def alternates(self) -> EvaluationDirectory:
@@ -145,22 +141,8 @@ class RunDirectory(EvaluationDirectory):
         return EvaluationDirectory(self.path / "alternates")
 
     @property
-    def finished(self) -> Path:
-        """Written last: `Finished`."""
-        return self.path / "finished.json"
-
-    @property
     def is_finished(self) -> bool:
         return self.finished.is_file()
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def audited(self) -> Path:
-        """The audit of the model made, where one was asked for."""
-        return self.path / "audit"
 
     @property
     def before(self) -> EvaluationDirectory:
@@ -223,20 +205,12 @@ class RunDirectory(EvaluationDirectory):
 class CellDirectory(RunDirectory):
     """A method on a split with a seed: a run, or in the continual scenario a folder of one run for each task."""
 
-    @property
-    def retention(self) -> Path:
-        """Continual, written last: forget efficacy after task k on the set of task j ≤ k, model utility after each."""
-        return self.path / "retention.json"
-
-    @property
-    def failed(self) -> Path:
-        """Why the cell failed; removed when it is tried again."""
-        return self.path / "failed.json"
-
-    @property
-    def seconds(self) -> Path:
-        """How long a trial took, where time is its budget."""
-        return self.path / "seconds.json"
+    retention = Inside("retention.json")
+    """Continual, written last: forget efficacy after task k on the set of task j ≤ k, model utility after each."""
+    failed = Inside("failed.json")
+    """Why the cell failed; removed when it is tried again."""
+    seconds = Inside("seconds.json")
+    """How long a trial took, where time is its budget."""
 
     def task(self, number: int) -> RunDirectory:
         """The run of task `number`, from 1."""
@@ -258,25 +232,13 @@ class BenchDirectory:
     """A bench: its cells, the trials of --tune, and the tables made of them."""
 
     path: Path
-
-    @property
-    def manifest(self) -> Path:
-        """What makes it this bench: options, hashes of data and model, published numbers."""
-        return self.path / "bench.json"
-
-    @property
-    def tuning(self) -> Path:
-        """What was tried, what came out, what was chosen."""
-        return self.path / "tuning.json"
-
-    @property
-    def known(self) -> Path:
-        """Evaluations by content, shared by cells; removed at the end."""
-        return self.path / ".known"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
+    manifest = Inside("bench.json")
+    """What makes it this bench: options, hashes of data and model, published numbers."""
+    tuning = Inside("tuning.json")
+    """What was tried, what came out, what was chosen."""
+    known = Inside(".known")
+    """Evaluations by content, shared by cells; removed at the end."""
+    report = Inside("report.html")
 
     def table(self, suffix: str) -> Path:
         """The table as `md` or `tex`."""
@@ -304,24 +266,13 @@ class BenchDirectory:
 class AuditDirectory(RunDirectory):
     """An audit: outcome rows, and what was made of them."""
 
-    @property
-    def rows(self) -> Path:
-        """A line for each answer (`audit/verdict.py`)."""
-        return self.path / "audit.jsonl"
-
-    @property
-    def audit(self) -> Path:
-        """Verdicts, tables, thresholds: where it is, all answers are in."""
-        return self.path / "audit.json"
-
-    @property
-    def page(self) -> Path:
-        return self.path / "audit.html"
-
-    @property
-    def parts(self) -> Path:
-        """What is done of an audit under way; removed once `audit` is there."""
-        return self.path / "parts"
+    rows = Inside("audit.jsonl")
+    """A line for each answer (`audit/verdict.py`)."""
+    audit = Inside("audit.json")
+    """Verdicts, tables, thresholds: where it is, all answers are in."""
+    page = Inside("audit.html")
+    parts = Inside("parts")
+    """What is done of an audit under way; removed once `audit` is there."""
 
     def part(self, model: str, attack: str) -> Path:
         """One attack on one model."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearner.files import read_json
+from unlearner.files import is_page, read_json
+from unlearner.results.layout import Inside
 
 
 @dataclass(frozen=True)
@@ -11,21 +12,12 @@ class PreparedDirectory:
     """A folder of sources that `prepare` made."""
 
     path: Path
-
-    @property
-    def manifest(self) -> Path:
-        """Options, questions, neighbours; under `rows` the sources by name, with their sizes."""
-        return self.path / "prepare.json"
-
-    @property
-    def all_rows(self) -> Path:
-        """Every row with its source, those that were left out among them."""
-        return self.path / "all" / "rows.jsonl"
-
-    @property
-    def page(self) -> Path:
-        """To look through all rows."""
-        return self.path / "rows.html"
+    manifest = Inside("prepare.json")
+    """Options, questions, neighbours; under `rows` the sources by name, with their sizes."""
+    all_rows = Inside("all/rows.jsonl")
+    """Every row with its source, those that were left out among them."""
+    page = Inside("rows.html")
+    """To look through all rows."""
 
     def source(self, name: str) -> Path:
         return self.path / f"{name}.jsonl"
@@ -57,4 +49,4 @@ def is_probe(file: Path) -> bool:
 def probe_files(file: Path) -> list[Path]:
     """The file that `probe` wrote, last, and the page beside it."""
     page = file.with_suffix(".html")
-    return [*([page] if page.is_file() and b'content="unlearner' in page.read_bytes()[:1000] else []), file]
+    return [*([page] if is_page(page, "unlearner") else []), file]

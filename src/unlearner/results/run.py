@@ -76,35 +76,21 @@ def open_run(
     folder = Path(output)
     distributed.barrier()  # nobody looks into the directory any more
     if distributed.is_main():
-        _open(folder, command, config, hashes, data_warnings)
+        run = RunDirectory(folder)
+        make_directory(folder)
+        if not run.is_finished:
+            lock(folder)
+        try:
+            _begin(run, command, config, hashes, data_warnings)
+        except BaseException:
+            unlock(folder)
+            raise
     distributed.barrier()
     return folder
 
 
-def _open(
-    folder: Path,
-    command: str,
-    config: dict[str, Any],
-    hashes: dict[str, str | None],
-    data_warnings: Sequence[str],
-) -> None:
-    run = RunDirectory(folder)
-    make_directory(folder)
-    if not run.is_finished:
-        lock(folder)
-    try:
-        _begin(run, command, config, hashes, data_warnings)
-    except BaseException:
-        unlock(folder)
-        raise
-
-
 def _begin(
-    run: RunDirectory,
-    command: str,
-    config: dict[str, Any],
-    hashes: dict[str, str | None],
-    data_warnings: Sequence[str],
+    run: RunDirectory, command: str, config: dict[str, Any], hashes: dict[str, str | None], data_warnings: Sequence[str]
 ) -> None:
     """Write what makes the run this run, or compare it with what is there."""
     folder = run.path

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearner.files import read_json
-from unlearner.results.layout import RunDirectory
+from unlearner.results.layout import Inside, RunDirectory
 
 KEYS = {"options", "hashes", "before"}
 """Of search.json."""
@@ -15,35 +15,20 @@ class SubjectDirectory:
     """What was prepared, what was tried, and the run with what was found."""
 
     path: Path
-
-    @property
-    def manifest(self) -> Path:
-        """What makes it this search, and what the model answered before."""
-        return self.path / "search.json"
-
-    @property
-    def trials(self) -> Path:
-        """A line for each trial that has ended: its setting and what came out."""
-        return self.path / "trials.jsonl"
-
-    @property
-    def held_out(self) -> Path:
-        """Held-out questions before and after, and whether the aim was reached: where it is, all is done."""
-        return self.path / "held-out.json"
-
-    @property
-    def data(self) -> Path:
-        """The sources: of one subject what `prepare` made, of several those joined."""
-        return self.path / "data"
+    manifest = Inside("search.json")
+    """What makes it this search, and what the model answered before."""
+    trials = Inside("trials.jsonl")
+    """A line for each trial that has ended: its setting and what came out."""
+    held_out = Inside("held-out.json")
+    """Held-out questions before and after, and whether the aim was reached: where it is, all is done."""
+    data = Inside("data")
+    """The sources: of one subject what `prepare` made, of several those joined."""
+    neighbours = Inside("neighbours.txt")
+    """Of several subjects: the names to be kept, none of the subjects among them."""
 
     def prepared(self, number: int) -> Path:
         """What `prepare` made of one of several subjects, from 1."""
         return self.path / f"data-{number}"
-
-    @property
-    def neighbours(self) -> Path:
-        """Of several subjects: the names to be kept, none of the subjects among them."""
-        return self.path / "neighbours.txt"
 
     def run(self, label: str) -> RunDirectory:
         """The run with a setting."""

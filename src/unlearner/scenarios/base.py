@@ -39,6 +39,14 @@ class Split:
         return {name: prefix + getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+def tofu(forget: str, retain: str, tasks: tuple[str, ...]) -> Split:
+    """A split of TOFU's files."""
+    return Split(
+        forget, retain, f"{forget}_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed",
+        tasks=tasks,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Published:
     """Numbers printed elsewhere, to stand beside."""

@@ -4,26 +4,19 @@
 left; model utility is measured on the same rows after every task. The built-in data have 6 tasks of one person each.
 """
 
-from unlearner.scenarios.base import BUILTIN_LR, BUILTIN_OPTIONS, Preset, Scenario, Split
+from unlearner.scenarios.base import BUILTIN_LR, BUILTIN_OPTIONS, Preset, Scenario, Split, tofu
 
 
 def _tasks(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(1, count + 1))
 
 
-def _split(forget: str, retain: str, tasks: int) -> Split:
-    return Split(
-        forget, retain, f"{forget}_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed",
-        tasks=_tasks(tasks),
-    )  # fmt: skip
-
-
 SCENARIO = Scenario(
     preset=Preset(lr={"": 1e-5}),
     splits={
-        "forget01": _split("forget01", "retain90", 10),
-        "forget05": _split("forget05", "retain50", 10),
-        "forget10": _split("forget10", "retain10", 9),
+        "forget01": tofu("forget01", "retain90", _tasks(10)),
+        "forget05": tofu("forget05", "retain50", _tasks(10)),
+        "forget10": tofu("forget10", "retain10", _tasks(9)),
     },
     builtin={
         "people6": Split(

@@ -5,14 +5,7 @@ tasks that are left: all authors but the forgotten ones (arXiv 2410.08109, secti
 forget 1, 2 or 4 of 24 invented people.
 """
 
-from unlearner.scenarios.base import BUILTIN_LR, BUILTIN_OPTIONS, Preset, Published, Scenario, Split
-
-
-def _split(forget: str, retain: str) -> Split:
-    return Split(
-        forget, retain, f"{forget}_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed",
-        tasks=("1",),
-    )  # fmt: skip
+from unlearner.scenarios.base import BUILTIN_LR, BUILTIN_OPTIONS, Preset, Published, Scenario, Split, tofu
 
 
 def _builtin(people: int) -> Split:
@@ -24,9 +17,9 @@ def _builtin(people: int) -> Split:
 SCENARIO = Scenario(
     preset=Preset(lr={"": 1e-5}, forget_coeff={"ME": 0.1}),
     splits={
-        "forget01": _split("forget01", "retain90"),
-        "forget05": _split("forget05", "retain50"),
-        "forget10": _split("forget10", "retain10"),
+        "forget01": tofu("forget01", "retain90", ("1",)),
+        "forget05": tofu("forget05", "retain50", ("1",)),
+        "forget10": tofu("forget10", "retain10", ("1",)),
     },
     builtin={"person1": _builtin(1), "people2": _builtin(2), "people4": _builtin(4)},
     options={"max_length": 500},

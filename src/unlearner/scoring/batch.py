@@ -31,7 +31,6 @@ class ViewIndex:
     Made on the CPU, so that the training loop never has to ask the device how many there are.
     """
 
-    first_row: int
     rows: int
     index: Tensor
     """(N,) positions whose next token is labelled."""
@@ -208,7 +207,7 @@ class Batch:
         for name, view in views.items():
             rows = len(view["input_ids"])
             chosen = None if weights is None else weights[name]
-            indices[name] = _index_view(view, top, starts[top : top + rows], official, chosen, prefix)
+            indices[name] = _index_view(view, starts[top : top + rows], official, chosen, prefix)
             top += rows
         return indices
 
@@ -276,7 +275,7 @@ def without_first(labels: Tensor, count: int, *, official: bool = False) -> Tens
 
 
 def _index_view(
-    view: Mapping[str, Tensor], top: int, starts: Tensor, official: bool, weights: RowWeights | None, prefix: int
+    view: Mapping[str, Tensor], starts: Tensor, official: bool, weights: RowWeights | None, prefix: int
 ) -> ViewIndex:
     """`starts` (B,) is where each row's first token stands among the batch's positions, or would, were the `prefix`
     tokens that all rows share before it: these are the batch's first."""
@@ -304,7 +303,6 @@ def _index_view(
         own_row, own_column = (labels != IGNORE).nonzero(as_tuple=True)
         states = places(own_row, own_column), weights.state[own_row], own_row
     return ViewIndex(
-        first_row=top,
         rows=labels.shape[0],
         index=places(row, column),
         target=labels[row, column + 1],

@@ -117,10 +117,9 @@ class _TokenScores(torch.autograd.Function):
         lse = hidden.new_empty(n, dtype=wide)
         lse_q = None if reference is None else torch.empty_like(lse)
         sums = {kind: hidden.new_empty(n, dtype=wide) for kind in kinds}
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        needs_any = needs_hidden or needs_weight or needs_bias
+        asked = ctx.needs_input_grad[:3]  # of hidden, weight, bias
         # Of a head that is not trained no more is asked than the gradient in hidden: found here, up to a factor a row.
-        frozen_head = needs_hidden and not needs_weight and not needs_bias
+        frozen_head = asked == (True, False, False)
         slopes = [torch.empty_like(hidden, dtype=compute) for _ in kinds] if frozen_head else []
         for start in range(0, n, rows):
             part = slice(start, start + rows)
@@ -133,12 +132,11 @@ class _TokenScores(torch.autograd.Function):
                 if reference is not None:
                     assert lse_q is not None
                     log_q = _log_softmax(_teacher(reference, part, targets[part], demote), lse_q[part])
-                chunk = _log_softmax(local.logits(hidden[part].to(compute)), lse[part] if needs_any else None)
+                chunk = _log_softmax(local.logits(hidden[part].to(compute)), lse[part] if any(asked) else None)
                 _values(chunk, log_q, targets[part], totals, here)
             for kind, slope in zip(kinds, slopes, strict=True) if frozen_head else ():
-                dz = _logit_gradients(
-                    chunk, head, targets[part], lse[part], totals, {kind: None}, vocabulary, log_q, fused
-                )
+                of = {kind: None}
+                dz = _logit_gradients(chunk, head, targets[part], lse[part], totals, of, vocabulary, log_q, fused)
                 slope[part] = linear(dz.to(compute), local.weight.T)
                 del dz
         # A single chunk is within the memory budget: keep it rather than compute it twice.
@@ -146,10 +144,9 @@ class _TokenScores(torch.autograd.Function):
         ctx.save_for_backward(
             hidden, local.weight, local.bias, targets, lse, lse_q, kept, *(slopes or (sums[kind] for kind in kinds))
         )
-        ctx.scale, ctx.softcap, ctx.kinds = head.scale, head.softcap, kinds
+        ctx.scale, ctx.softcap, ctx.kinds, ctx.fused = head.scale, head.softcap, kinds, fused
         ctx.reference, ctx.demote = reference, demote
         ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * itemsize))
-        ctx.fused = fused
         ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(*(values for kind, values in out.items() if kind in STATISTICS))
         return tuple(out.values())

@@ -79,6 +79,41 @@ def train(
     """
     if not is_sharded(model):
         model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
+    steps = _steps(model, reference_model, tokenizer, method, views, plan, options, folder, accelerator, parallel)
+    del reference_model  # where no step asks it, it has answered: its memory is the training's
+    checkpoints = None if folder is None else RunDirectory(folder).checkpoints
+    done = 0
+    if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
+        done = newest[0]
+        checkpoint.load(model, steps.optimizers, newest[1], steps.states)
+    told = Callbacks(
+        callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=steps.optimizers[0]
+    )
+    log = Log(folder, done, accelerator, told)
+    told.on_train_begin(done)
+    best = None if listener is None else BestEpoch(listener, plan.epoch_ends(), checkpoints, log)
+    done = _Training(steps, checkpoints, told, log, best, at_epoch).go_on(done)
+    log.flush()
+    if best is not None:
+        best.put_back(model, done)
+    told.on_train_end(done)
+    return Trained(accelerator.unwrap_model(steps.wrapped).model, log.rows)
+
+
+def _steps(
+    model: Any,
+    reference_model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    method: Method,
+    views: Mapping[str, View],
+    plan: Plan,
+    options: TrainOptions,
+    folder: Path | None,
+    accelerator: Accelerator,
+    parallel: Engine,
+) -> Steps:
+    """The steps to take, from models that are placed: how they compute is decided, what is asked of the reference once
+    is known, the objective is wrapped."""
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
     asked = [model] if reference_model is None else [model, reference_model]
@@ -88,18 +123,11 @@ def train(
     with using(how):
         known_nll = {name: reference_nll(asked[-1], views[name], *passing) for name in method.reference_nll}
         known_logp = {name: reference_logp(asked[-1], views[name], *passing) for name in method.reference_logp}
-    if reference_model is not None and not method.asked:  # it has answered: its memory is the training's
-        if not is_sharded(reference_model):
-            reference_model.to("cpu")
-        reference_model = None
-    reference = step_reference(model, method, reference_model)
-    models = execution.all_models(model, reference)
+    if reference_model is not None and not method.asked and not is_sharded(reference_model):
+        reference_model.to("cpu")
+    objective = Objective(model, method, step_reference(model, method, reference_model), seed=options.seed)
     if how.compiled:
         check_compiles(method)
-    official_view = None
-    if method.official:
-        official_view = partial(method.forget.official_view, vocabulary=Head.of(model).vocabulary)
-    objective = Objective(model, method, reference, seed=options.seed)
     objective.to_device(accelerator.device)
     optimizers = [make_optimizer(objective, options) for _ in range(method.surgery.optimizers if method.surgery else 1)]
     if parallel == "deepspeed":
@@ -108,68 +136,84 @@ def train(
         if accelerator.ddp_handler is not None and layers_of(method.needs):
             accelerator.ddp_handler.find_unused_parameters = True  # a loss may read no further than its layer
         wrapped = objective if is_sharded(model) else accelerator.prepare(objective)
-    steps = Steps(
+    official_view = None
+    if method.official:
+        official_view = partial(method.forget.official_view, vocabulary=Head.of(model).vocabulary)
+    return Steps(
         objective, wrapped, optimizers, plan, views, options, how, accelerator, parallel, pad_id, pad_to, known_nll,
         known_logp, official_view,
     )  # fmt: skip
-    peak = float(optimizers[0].param_groups[0]["lr"])
-    warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
-    checkpoints = None if folder is None else RunDirectory(folder).checkpoints
-    step = 0
-    if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
-        step = newest[0]
-        checkpoint.load(model, optimizers, newest[1], steps.states)
-    told = Callbacks(callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=optimizers[0])
-    log = Log(folder, step, accelerator, told)
-    told.on_train_begin(step)
-    epoch_ends = plan.epoch_ends()
-    best = None if listener is None else BestEpoch(listener, epoch_ends, checkpoints, log)
-    save_at = set(range(options.save_steps, plan.steps, options.save_steps)) if options.save_steps else set()
-    save_at |= set(epoch_ends) if best is not None or not options.save_steps else set()
 
-    with (
-        progress_bar(method.name, plan.steps, step) as bar,
-        ctrl_c() as interrupted,
-        execution.executing(how, models, accelerator),
-    ):
-        while True:
-            if step in epoch_ends:
-                told.on_epoch_end(step)
-                with torch.compiler.set_stance("force_eager") if options.torch_compile else nullcontext():
-                    if at_epoch is not None:
-                        told.stopped |= at_epoch(model, epoch_ends[step])
-                    if best is not None:
-                        told.stopped |= best.after_epoch(model, step)
-                if at_epoch is not None or best is not None:
-                    told.on_evaluate(step)
-            if told.stopped or step == plan.steps:
-                break
-            wrapped.train()
-            lr = peak * _schedule(step, warmup, plan.steps)
-            losses, norm, more = steps.take(step, lr)
-            done = min((step + 1) * plan.step_items, plan.total_items) / plan.items
-            objective.after_step(losses, accelerator)
-            log.add(step + 1, done, lr, losses, norm, {**objective.logged(), **more})
-            step += 1
-            told.on_step_end(step)
-            stop = distributed.any_of(interrupted())
-            due = step in save_at and step < plan.steps
-            flush = stop or due or told.stopped or step in epoch_ends or step % options.logging_steps == 0
-            bar(step, **(log.flush() if flush else {}))
-            if due or stop or told.stopped or step == plan.steps:
-                log.check_weights(model, step)
-            if checkpoints is not None and (due or stop):
-                spared = None if best is None else best.step
-                checkpoint.save(model, optimizers, checkpoints, step, options.save_total_limit, steps.states, spared)
-                told.on_save(step)
-            if stop:
-                raise KeyboardInterrupt
 
-    log.flush()
-    if best is not None:
-        best.put_back(model, step)
-    told.on_train_end(step)
-    return Trained(accelerator.unwrap_model(wrapped).model, log.rows)
+class _Training(NamedTuple):
+    """A training under way: its steps, and who is told of them."""
+
+    steps: Steps
+    checkpoints: Path | None
+    told: Callbacks
+    log: Log
+    best: BestEpoch | None
+    at_epoch: AtEpoch | None
+
+    def go_on(self, step: int) -> int:
+        """Take the steps after the first `step` of them; returns how many are done then."""
+        steps, told, log = self.steps, self.told, self.log
+        plan, options, objective, accelerator = steps.plan, steps.options, steps.objective, steps.accelerator
+        model = objective.model
+        warmup = int(plan.steps_per_epoch * options.warmup_epochs) if plan.steps_per_epoch > 1 else 0
+        epoch_ends = plan.epoch_ends()
+        save_at = set(range(options.save_steps, plan.steps, options.save_steps)) if options.save_steps else set()
+        save_at |= set(epoch_ends) if self.best is not None or not options.save_steps else set()
+        with (
+            progress_bar(objective.method.name, plan.steps, step) as bar,
+            ctrl_c() as interrupted,
+            execution.executing(steps.how, execution.all_models(model, objective.reference), accelerator),
+        ):
+            while True:
+                if step in epoch_ends:
+                    self.end_epoch(step, epoch_ends[step])
+                if told.stopped or step == plan.steps:
+                    return step
+                steps.wrapped.train()
+                lr = steps.peak_lr * _schedule(step, warmup, plan.steps)
+                losses, norm, more = steps.take(step, lr)
+                epoch = min((step + 1) * plan.step_items, plan.total_items) / plan.items
+                objective.after_step(losses, accelerator)
+                log.add(step + 1, epoch, lr, losses, norm, {**objective.logged(), **more})
+                step += 1
+                told.on_step_end(step)
+                stop = distributed.any_of(interrupted())
+                due = step in save_at and step < plan.steps
+                flush = stop or due or told.stopped or step in epoch_ends or step % options.logging_steps == 0
+                bar(step, **(log.flush() if flush else {}))
+                if due or stop or told.stopped or step == plan.steps:
+                    log.check_weights(model, step)
+                if due or stop:
+                    self.save(step)
+                if stop:
+                    raise KeyboardInterrupt
+
+    def end_epoch(self, step: int, epoch: int) -> None:
+        """Have the model measured after an epoch, by those who asked for it; either may end the training."""
+        told, model = self.told, self.steps.objective.model
+        told.on_epoch_end(step)
+        if self.at_epoch is None and self.best is None:
+            return
+        with torch.compiler.set_stance("force_eager") if self.steps.options.torch_compile else nullcontext():
+            if self.at_epoch is not None:
+                told.stopped |= self.at_epoch(model, epoch)
+            if self.best is not None:
+                told.stopped |= self.best.after_epoch(model, step)
+        told.on_evaluate(step)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint, where there is a folder for it."""
+        if self.checkpoints is None:
+            return
+        steps, spared = self.steps, None if self.best is None else self.best.step
+        keep = steps.options.save_total_limit
+        checkpoint.save(steps.objective.model, steps.optimizers, self.checkpoints, step, keep, steps.states, spared)
+        self.told.on_save(step)
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:

@@ -56,6 +56,7 @@ class Steps:
         named = {name: p for name, p in self.objective.model.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
         self.has_retain = method.retain is not None
+        self.peak_lr = float(self.optimizers[0].param_groups[0]["lr"])
         self.own = {} if method.surgery is None else method.surgery.setup(named)
 
     @property

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
-from unlearner.evaluation.result import Evaluation
+from unlearner.evaluation.result import Evaluation, interval, three_digits
 from unlearner.files import write_text
 from unlearner.options import TrainOptions
 from unlearner.scenarios.base import BUILTIN
@@ -53,10 +53,10 @@ def write_card(
         f"{'A LoRA adapter' if adapter else 'A model'} made from `{name}` by {method}, with "
         f"[unlearner](https://arxiv.org/abs/2410.08109) {__version__}.",
         "## How it was made",
-        _table(("setting", "value"), [(key.replace("_", " "), _plain(value)) for key, value in settings.items()]),
+        markdown_table(("setting", "value"), [(key.replace("_", " "), _plain(v)) for key, v in settings.items()]),
         "## Data",
         "The data are not part of this card. SHA-256 of their contents:",
-        _table(("what", "sha256"), hashes),
+        markdown_table(("what", "sha256"), hashes),
         "## Results",
         _told(before, after),
         "## Limits",
@@ -118,19 +118,13 @@ def _told(before: Evaluation | None, after: Evaluation | None) -> str:
     columns = {"before": before, "after": after} if before is not None else {"after": after}
     rows: list[tuple[str, ...]] = []
     for key, title in FIGURES.items():
-        rows.append((title, *(_figure(measured.summary, key) for measured in columns.values())))
+        found = (three_digits(m.summary.get(key)) + interval(m.summary, key, " ") for m in columns.values())
+        rows.append((title, *found))
     counts = ", ".join(f"{count} {name}" for name, count in after.summary["counts"].items())
     judged = describe(after.summary["embedding_model"], after.summary["judge"])
-    return f"{_table(('', *columns), rows)}\n\nWith 95% intervals. Questions: {counts}. {judged}"
+    return f"{markdown_table(('', *columns), rows)}\n\nWith 95% intervals. Questions: {counts}. {judged}"
 
 
-def _figure(summary: Mapping[str, Any], key: str) -> str:
-    value, interval = summary.get(key), summary["intervals"].get(key)
-    if value is None:
-        return "–"
-    return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)

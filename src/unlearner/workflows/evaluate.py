@@ -1,6 +1,7 @@
 """Measure a subject: by itself (`unlearner evaluate`), or before, while and after it forgets."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -114,12 +115,7 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
         warn(sentence)
     folder = None
     if config.output is not None:
-        hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": subject.fingerprint()}
-        if config.retrained is not None:
-            hashes["retrained"] = retrained_hash(config.retrained)
-        if config.redact:
-            hashes = keyed_hashes(hashes)
-        folder = open_run(config.output, "evaluate", settings, hashes, odd)
+        folder = open_run(config.output, "evaluate", settings, _hashes(config, sets, subject), odd)
         if (done := finished(folder)) is not None:
             return done
     with using(plan_evaluation(subject.model, config, folder, official=config.official)):
@@ -142,6 +138,14 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
     if folder is not None and distributed.is_main():
         finish_run(folder)
     return result
+
+
+def _hashes(config: EvaluateConfig, sets: Sequence[EvalSet], subject: Subject) -> dict[str, str | None]:
+    """What tells the run's data and models from others."""
+    hashes = {f"eval.{s.name}": records_hash(s.records) for s in sets} | {"model": subject.fingerprint()}
+    if config.retrained is not None:
+        hashes["retrained"] = retrained_hash(config.retrained)
+    return keyed_hashes(hashes) if config.redact else hashes
 
 
 def finished(folder: Path) -> Evaluation | None:

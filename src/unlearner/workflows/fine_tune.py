@@ -10,12 +10,12 @@ from unlearner.config import FinetuneConfig
 from unlearner.console import note, warn
 from unlearner.data.batches import Plan
 from unlearner.data.chunks import chunked
-from unlearner.data.pairs import Pairing, pair
+from unlearner.data.pairs import pair
 from unlearner.data.prompts import find_template
 from unlearner.data.quality import data_warnings
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
-from unlearner.data.views import build_views
+from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.files import cache_directory, read_jsonl
 from unlearner.methods import Method
@@ -60,15 +60,7 @@ def finetune(
 
 
 def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbacks: Sequence[Any]) -> FinetuneResult:
-    lora = config.lora or peft_config is not None or hasattr(config.model, "peft_config")
-    base, accumulation = config.model, config.gradient_accumulation_steps
-    config = replace(
-        config,
-        lora=lora,
-        learning_rate=1e-5 if config.learning_rate is None else config.learning_rate,
-        epochs=EPOCHS if config.epochs is None else config.epochs,
-        gradient_accumulation_steps=ACCUMULATION if accumulation is None else accumulation,
-    )
+    base, config = config.model, _with_defaults(config, peft_config)
     config.check()
     check_tracker(config)
     settings = resolved(config)
@@ -78,16 +70,7 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
     config = replace(config, model=directory(config.model))
     odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
-    assert config.epochs is not None and config.gradient_accumulation_steps is not None
-    rows = chunked(records, subject.tokenizer, config.max_length) if config.chunk_documents else records
-    plan = Plan(len(rows), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
-    check_steps(plan)
-    pairing: Pairing = pair(len(rows), 0, 0)
-    views = build_views(
-        ["train"], rows, [], [], [pairing], subject.tokenizer, subject.template,
-        max_length=config.max_length, cache=None if config.output is None else cache_directory() / "tokens",
-    )  # fmt: skip
-    check_room(views, config.max_length)
+    plan, views = _plan(config, records, subject)
     check_training_fits(subject.model, subject.tokenizer, views)
     for sentence in odd:
         warn(sentence)
@@ -120,16 +103,38 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
     assert folder is not None and run is not None
     if accelerator.is_main_process:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-        data: dict[str, str | None] = {"data": records_hash(records)}
         write_card(
-            trained,
-            base=base if isinstance(base, str) else subject.name,
-            method="fine-tuning",
-            settings=card_settings(config),
-            data=data,
-        )
+            trained, base=base if isinstance(base, str) else subject.name, method="fine-tuning",
+            settings=card_settings(config), data={"data": records_hash(records)},
+        )  # fmt: skip
         finish_run(folder, steps=plan.steps, model=trained.name)
     return FinetuneResult(trained, subject.tokenizer, read_jsonl(run.log))
+
+
+def _with_defaults(config: FinetuneConfig, peft_config: Any) -> FinetuneConfig:
+    """The options with fine-tuning's own values where none were given, and LoRA where an adapter was."""
+    accumulation = config.gradient_accumulation_steps
+    return replace(
+        config,
+        lora=config.lora or peft_config is not None or hasattr(config.model, "peft_config"),
+        learning_rate=1e-5 if config.learning_rate is None else config.learning_rate,
+        epochs=EPOCHS if config.epochs is None else config.epochs,
+        gradient_accumulation_steps=ACCUMULATION if accumulation is None else accumulation,
+    )
+
+
+def _plan(config: FinetuneConfig, records: list[Record], subject: Subject) -> tuple[Plan, dict[str, View]]:
+    """What is trained in which order. Raises UserError where that is nothing, or a row has no room for its answer."""
+    assert config.epochs is not None and config.gradient_accumulation_steps is not None
+    rows = chunked(records, subject.tokenizer, config.max_length) if config.chunk_documents else records
+    plan = Plan(len(rows), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
+    check_steps(plan)
+    views = build_views(
+        ["train"], rows, [], [], [pair(len(rows), 0, 0)], subject.tokenizer, subject.template,
+        max_length=config.max_length, cache=None if config.output is None else cache_directory() / "tokens",
+    )  # fmt: skip
+    check_room(views, config.max_length)
+    return plan, views
 
 
 def _records(config: FinetuneConfig) -> list[Record]:
