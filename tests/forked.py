@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,7 @@ from unlearner.commands.main import main
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by processes begun from here, which share the machine
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "unlearner.commands.demo", "unlearner.report.page", "unlearner.report.read", "sentence_transformers", "peft",
-        "rouge_score.rouge_scorer", "transformers.models.llama.modeling_llama", "torch.distributed.fsdp",
-        "transformers.models.bert.modeling_bert",
-    ]
-)  # fmt: skip
+SERVER.set_forkserver_preload(["warm"])
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,22 @@ def in_process(typed: Sequence[str], folder: Path, moment: Moment | None = None)
 def begin(typed: Sequence[str], folder: Path, moment: Moment | None = None) -> Any:
     """The process of `in_process`, begun."""
     environment = {**os.environ, "UNLEARNER_CACHE": str(folder / "cache")}
+    _ensure_server()
     process = SERVER.Process(target=_command, args=(list(typed), environment, str(folder), moment))
     process.start()
     return process
+
+
+def _ensure_server() -> None:
+    """Begin the server, if there is none yet, where it finds `warm`: Python tells it of no path."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def _command(typed: list[str], environment: dict[str, str], folder: str, moment: Moment | None) -> None:
@@ -106,6 +114,7 @@ def together(count: int, folder: Path, what: Callable[..., None], *given: Any) -
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "CUDA_VISIBLE_DEVICES": ""}
     group |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     running = []
+    _ensure_server()
     for rank in range(count):
         environment = {**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         said = folder / f"said-{rank}.txt"

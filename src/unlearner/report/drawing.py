@@ -35,8 +35,9 @@ FONT = 12  # CSS pixels; matplotlib's points are of the figure's own 72 dpi, see
 RC: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": FONT, "text.color": INK, "text.parse_math": False,
     "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.linewidth": 0.8, "axes.titlesize": FONT,
-    "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.titlepad": 8, "axes.labelsize": FONT,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.unicode_minus": True,
+    "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.titlepad": 8, "axes.titley": 1.0,
+    "axes.labelsize": FONT, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.unicode_minus": True,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": FONT - 1, "ytick.labelsize": FONT - 1,
     "xtick.major.size": 3, "ytick.major.size": 3, "xtick.major.width": 0.8, "ytick.major.width": 0.8,
     "grid.color": RULE, "grid.linewidth": 0.8, "lines.solid_capstyle": "round",
