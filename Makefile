@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test test-all lint bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -23,9 +23,16 @@ $(VENV)/.triton: $(VENV)/.ready
 	touch $@
 
 # A file of tests stays in one process: its tests share what is slow to make. In the order of their folders the long
-# files come first, and short ones last, so that no process is idle at the end.
+# files come first, and short ones last, so that no process is idle at the end. One process more than processors, because
+# tests of commands wait for other processes.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))")
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: setup $(VENV)/.triton
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: setup $(VENV)/.triton
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -76,6 +76,7 @@ def test_what_cannot_be_audited_is_told_in_one_sentence(
         assert not (tmp_path / "out").exists(), options
 
 
+@pytest.mark.slow
 def test_forget_audits_what_it_made_an_adapter_too(
     files: Files, controls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

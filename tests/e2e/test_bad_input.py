@@ -588,6 +588,7 @@ def test_no_space_left(
 # -------------------------------------------------------------------------------------------------------------- Ctrl-C
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_training(sent: signal.Signals, files: Files, tmp_path: Path) -> None:
     broken, whole = tmp_path / "broken" / "run", tmp_path / "whole" / "run"
@@ -687,6 +688,7 @@ def test_a_limit_on_the_size_of_files(
     assert run_arguments(capfd, typed).code == 0  # and the same command goes on
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_directory(files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The second is refused, and the first ends as if it had been alone."""
     options = {"model": files.model, "forget": files.forget, "retain": files.retain, "evaluate": "none", "epochs": 25,
@@ -713,6 +715,7 @@ def test_two_runs_in_one_directory(files: Files, tmp_path: Path, capfd: pytest.C
     assert contents(broken) == contents(whole)
 
 
+@pytest.mark.slow
 def test_two_commands_that_teach_the_builtin_model_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would teach it for the first time: one does, the other waits."""
     code = (
@@ -738,6 +741,7 @@ def test_two_commands_that_teach_the_builtin_model_share_it(tmp_path: Path, monk
 # ------------------------------------------------------------------------------------------ finished, and changed since
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_was_changed(files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = {"model": files.model, "forget": files.forget, "retain": files.retain, "epochs": 1, "judge": "offline",
                "max_new_tokens": 8, "output": tmp_path / "run"}  # fmt: skip

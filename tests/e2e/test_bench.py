@@ -79,6 +79,7 @@ def vouched(finished: Path, *named: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ scenarios
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "kept", "task_rows", "tasks"),
     [("forget01", 3600, 40, 10), ("forget05", 2000, 200, 10), ("forget10", 400, 400, 9)],
@@ -163,6 +164,7 @@ def test_cells_are_the_runs_that_forget_makes(
     assert measured(tmp_path / "run") == contents(cell)
 
 
+@pytest.mark.slow
 def test_killed_failed_and_mended(options: dict[str, Any], tmp_path: Path) -> None:
     """A continual bench, killed at many moments, then with a cell that fails, ends as one without any of it."""
     given = {**options, "methods": ["NPO+GD", "ME+GD"], "seeds": [1], "tasks": 2, "eval_limit": 4}
@@ -214,6 +216,7 @@ def test_a_finished_bench_is_left_as_it_is(whole: Path, options: dict[str, Any])
     assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/**/*")} == before
 
 
+@pytest.mark.slow
 def test_retention_is_what_the_evaluations_say(options: dict[str, Any], tmp_path: Path) -> None:
     """Row k, entry j: forget efficacy of the model after task k on the set of task j, in a bench given as YAML."""
     given = {"scenario": "continual", **options, "methods": ["GA+GD"], "seeds": [3], "tasks": 3}
@@ -504,6 +507,7 @@ def test_every_method_is_tuned_over_its_own_grid_by_the_same_budget(halved: Path
     assert "How much depends on the setting" in (halved / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_tuned_bench_that_is_killed_goes_on_to_the_same_files(
     halved: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -540,6 +544,7 @@ def test_tuning_by_time_and_over_given_axes(
 # ------------------------------------------------------------------------------------------------------------- own data
 
 
+@pytest.mark.slow
 def test_a_bench_of_ones_own_files(files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Other columns, a CSV file and a document: each forget set is a split that bears its file's name."""
     asked = [{"prompt": row["question"], "reply": row["answer"]} for row in rows(builtin("forget")[:4])]

@@ -138,6 +138,7 @@ def test_metrics_lists_every_metric_with_its_formula(capfd: pytest.CaptureFixtur
 # --------------------------------------------------------------------------------------------------------- option files
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_makes_the_same_run_again(
     data: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

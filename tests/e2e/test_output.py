@@ -45,6 +45,7 @@ def test_a_terminal_that_knows_ascii_alone() -> None:
     assert ended.stdout.isascii() and "\\u2212CE(forget)" in ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0, 1.5, 2.0, 2.5])
 def test_ctrl_c_while_libraries_load(seconds: float, tmp_path: Path) -> None:
     """One line, whatever the library at hand makes of the interrupt; before Python runs our code it is Python's own."""

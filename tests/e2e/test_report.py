@@ -134,6 +134,7 @@ def test_runs_side_by_side_share_what_they_started_from(single: Path, report: Re
 # ------------------------------------------------------------------------------------------------------------- a bench
 
 
+@pytest.mark.slow
 def test_a_bench_is_shown_by_its_means_over_seeds(bench: Path, report: Report_, tmp_path: Path) -> None:
     assert report(bench, output=tmp_path / "report.html").code == 0
     assert (tmp_path / "report.html").read_text() == (bench / "report.html").read_text()  # the bench wrote it by itself
@@ -267,6 +268,7 @@ def test_a_page_shows_the_metrics_that_were_chosen_and_those_of_other_packages(
     assert "Not all was measured that forget efficacy is made of (--metrics)" in ended.out
 
 
+@pytest.mark.slow
 def test_every_page_says_that_nothing_proves_erasure(
     single: Path, bench: Path, continual: Path, report: Report_, tmp_path: Path
 ) -> None:
@@ -407,6 +409,7 @@ def test_folders_without_a_run_are_refused(report: Report_, tmp_path: Path, file
         assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_only_a_report_is_overwritten(single: Path, report: Report_, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<p>mine</p>")

@@ -315,6 +315,7 @@ def test_everything_is_reached_by_the_keyboard_in_the_order_of_the_page(pages: d
 # ---------------------------------------------------------------------------------------------------------------- size
 
 
+@pytest.mark.slow
 def test_four_thousand_questions_by_six_methods_open_at_once(single: Path, tmp_path: Path, show: Open) -> None:
     draw = random.Random(0)
     words = sorted({word for row in read_jsonl(single / "records.jsonl") for word in row["question"].split()})

@@ -40,6 +40,7 @@ def forgetting(files: Files, training: dict[str, Any]) -> dict[str, Any]:
     return {**data, **training, "judge": "offline", "max_new_tokens": 12}
 
 
+@pytest.mark.slow
 def test_forget_evaluated_after_every_epoch(forgetting: dict[str, Any], tmp_path: Path) -> None:
     moments = [
         Moment("os.rename", "run/run.json"),
@@ -74,6 +75,7 @@ def test_forget_evaluated_after_every_epoch(forgetting: dict[str, Any], tmp_path
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_forget_with_an_adapter(forgetting: dict[str, Any], tmp_path: Path) -> None:
     """Dropout in the adapter: the state of the random numbers goes on too."""
     moments = [
@@ -90,6 +92,7 @@ def test_forget_with_an_adapter(forgetting: dict[str, Any], tmp_path: Path) -> N
     assert "Warning" not in (tmp_path / "whole" / "said.txt").read_text()
 
 
+@pytest.mark.slow
 def test_forget_with_a_merged_adapter(forgetting: dict[str, Any], tmp_path: Path) -> None:
     moments = [Moment("os.rename", "run/model"), Moment("open", "run/passes.jsonl", 2)]
     killed_and_continued("forget", {**forgetting, "lora": True, "merge": True}, tmp_path, moments)

@@ -63,6 +63,7 @@ def assert_near(ours: Any, theirs: Any) -> None:
         assert ours == (pytest.approx(theirs, rel=1e-5, abs=1e-7) if isinstance(theirs, float) else theirs)
 
 
+@pytest.mark.slow
 def test_a_redacted_run_and_its_page(
     files: Files, tmp_path: Path, cache_here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_redacted_page_of_a_run_with_texts(
     assert json.loads((single / "run.json").read_text())["hashes"]["forget"] not in page.read_text()
 
 
+@pytest.mark.slow
 def test_one_place_knows_every_file_with_texts_and_a_purge_leaves_none(
     files: Files, tmp_path: Path, cache_here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +130,7 @@ def test_one_place_knows_every_file_with_texts_and_a_purge_leaves_none(
     assert holding(run, said) == set()  # the page that is made anew has none
 
 
+@pytest.mark.slow
 def test_an_audit_without_names_and_one_that_is_purged(
     single: Path, files: Files, tmp_path: Path, cache_here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

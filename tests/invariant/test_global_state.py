@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import csv, json, logging, os, random, signal, sys, warnings
 from pathlib import Path
@@ -66,6 +68,7 @@ print(json.dumps({key: [first[key], after[key]] for key in first if first[key] !
 """
 
 
+@pytest.mark.slow
 def test_nothing_of_the_process_is_changed(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=300

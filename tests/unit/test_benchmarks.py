@@ -132,6 +132,7 @@ def test_both_ways_of_the_loss_have_the_same_gradients(kind: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_is_measured_with_a_malloc_that_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise what glibc keeps of freed pieces counts as the loss' memory. Tiny sizes, real processes."""
     environments = []
@@ -165,6 +166,7 @@ def test_a_folder_that_is_not_there_is_refused(
     assert "tofo is no folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_part_is_a_process_of_its_own_and_all_are_in_one_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
