@@ -25,6 +25,8 @@ from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
 from unlearner.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 FORGET, RETAIN = builtin("forget", people=8, forget=4), builtin("retain", people=8, forget=4)
 OTHERS = builtin("retain", people=44, forget=8)
 """Nobody ever saw them: four to be asked about, the others as controls."""
@@ -222,7 +224,6 @@ def test_an_adapter_in_memory_is_merged_for_the_audit_alone(before) -> None:
     assert any(share < 1 for share in found.summary["unchanged_codes"]["nf4"].values())
 
 
-@pytest.mark.slow
 def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
     """To the bit, relearning too: every process trains by itself."""
     for each in before:

@@ -304,6 +304,7 @@ print(len(u.evaluate().records))
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_written(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     home = tmp_path / "home"

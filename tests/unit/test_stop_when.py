@@ -133,6 +133,7 @@ def test_training_stops_when_it_is_good_enough(taught: Path, tmp_path: Path, cap
     assert said in write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_also_after_a_kill_and_in_memory(taught: Path, tmp_path: Path) -> None:
     """With an aim that nothing reaches; gradient ascent goes too far."""
     settings = {**SETTINGS, "learning_rate": 4e-3, "stop_when": "leak<=0 neighbours>=1"}
