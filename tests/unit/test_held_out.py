@@ -1,19 +1,24 @@
 """Held-out questions, the aim, the settings of a search, and names: against figures worked out by hand."""
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unlearner.config import ForgetConfig
+from unlearner.data.profiles import builtin
+from unlearner.data.prompts import TEMPLATES
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.search.config import ForgetCommand
-from unlearner.search.held_out import Aim, Figures, check, counted, figures, share
+from unlearner.search.held_out import Aim, Figures, HeldOut, check, counted, figures, share, with_facts
 from unlearner.search.material import _join, names_of
 from unlearner.search.trials import Journal, Trial, candidates, configured, label
 from unlearner.workflows.presets import with_preset
+from unlearner.workflows.subject import Subject
 
 BEFORE = {
     "unseen_wordings": [0.5, 0.25, 0.1, 0.0],
@@ -58,14 +63,14 @@ def test_methods_take_turns_and_each_begins_with_its_usual_setting() -> None:
     assert [each["method"] for each in found[:4]] == ["ME+GD", "NPO+GD"] * 2
     assert found[0] == {
         "method": "ME+GD",
-        "learning_rate": 1e-5,
+        "learning_rate": 2e-6,  # a fifth of the rate that one run would have
         "retain_coeff": 1.0,
         "forget_coeff": 0.5,
         "lora": False,
     }
     assert len(found) == 2 * 4 * 3 * 3 * 2
     rates = {lora: {each["learning_rate"] for each in found if each["lora"] is lora} for lora in (False, True)}
-    assert rates[True] == {10 * rate for rate in rates[False]}
+    assert sorted(rates[True]) == pytest.approx([10 * rate for rate in sorted(rates[False])])
 
 
 def test_what_is_given_is_not_varied() -> None:
@@ -153,3 +158,20 @@ def test_the_sources_of_several_subjects_are_joined(tmp_path: Path) -> None:
     assert asked("neighbours") == ["Who is Cy?"] and asked("neighbours_held_out") == ["Di?"]
     assert asked("general_held_out") == ["g4?", "g5?"]
     assert asked("retain") == ["Who is Cy?", "g1?", "g2?", "g3?"]
+
+
+def test_the_rates_of_a_preset_are_kept() -> None:
+    given, filled = usual(learning_rate=None, preset="fictitious")
+    found = candidates(given, filled, ["NPO+GD"])
+    assert found[0]["learning_rate"] == 1e-5
+    assert {each["learning_rate"] for each in found if not each["lora"]} == {5e-6, 1e-5, 2e-5, 5e-5}
+
+
+def test_only_what_counts_is_asked_again(tiny_llama: Callable[[], Any], tiny_tokenizer: Any) -> None:
+    records = builtin("forget", people=5, forget=2)[:4]
+    held = HeldOut({"unseen_wordings": with_facts(records)}, 3, 12, 200, 0)
+    subject = Subject(tiny_llama().eval(), tiny_tokenizer, TEMPLATES["plain"], None)
+    whole = held.rates(subject)
+    part = held.rates(subject, before={"unseen_wordings": [0.0, 0.5, 0.1, 1.0]})
+    assert [math.isnan(rate) for rate in part["unseen_wordings"]] == [True, False, True, False]
+    assert [part["unseen_wordings"][i] for i in (1, 3)] == [whole["unseen_wordings"][i] for i in (1, 3)]

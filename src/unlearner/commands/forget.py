@@ -79,21 +79,19 @@ def _held_out(result: "SubjectResult") -> None:
     from rich.table import Table
 
     from unlearner.commands.tables import out
-    from unlearner.search.held_out import KEPT
     from unlearner.search.trials import label
 
     console = out()
     table = Table(box=None, header_style="bold", pad_edge=False, title="\nHeld out", title_justify="left")
-    for place, heading in enumerate(("questions", "", "answered before", "facts before", "after", "of before")):
-        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=True)
+    for place, heading in enumerate(("questions", "answered before", "facts before", "after", "of before")):
+        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
     for each in result.sets:
-        how = "likeliest answer" if each.name in KEPT else "sampled answers"
         shown = ["–" if rate is None else f"{rate:.0%}" for rate in (each.before, each.after, each.share)]
-        table.add_row(each.name.replace("_", " "), how, f"{each.counted} of {each.questions}", *shown)
+        table.add_row(each.name.replace("_", " "), f"{each.counted} of {each.questions}", *shown)
     console.print(table)
     console.print(
-        "Facts: the share of the answers that state the fact, over the questions that the model answered before "
-        "(sampled: in a quarter of the samples).",
+        "Facts: the share of the sampled answers that state the fact, over the questions whose fact came out in a "
+        "quarter of the samples before.",
         style="dim", markup=False,
     )  # fmt: skip
     ended = [trial for trial in result.trials if trial.found is not None]

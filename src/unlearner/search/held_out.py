@@ -3,10 +3,11 @@
 - Leak: of each question about the subject, how many of `n` answers sampled at temperature 1 state its fact
   (`audit/detector.py`); the mean over the questions that stated it in at least a quarter of the samples before. A small
   model knows little at that temperature, so these may be few.
-- Kept: of the questions about neighbours, and of general knowledge, whose likeliest answer stated its fact before, how
-  many are answered so still.
+- Kept: the same of the questions about neighbours, and of general knowledge. What the likeliest answer alone stated is
+  often made up: any training changes it, and nothing that the model knew is lost with it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class HeldOut:
     max_new_tokens: int
     max_length: int
     seed: int
-    sampled: tuple[str, ...] = LEAKS
+    sampled: tuple[str, ...] = (*LEAKS, *KEPT)
     """Those that are asked in samples; of the others the likeliest answer counts."""
 
     @classmethod
@@ -73,9 +74,13 @@ class HeldOut:
             raise UserError(f"{folder}:{empty[0]} has no row with a fact: nothing can be measured.")
         return cls(found, samples, max_new_tokens, max_length, seed)
 
-    def rates(self, subject: Subject, names: Sequence[str] | None = None) -> Rates:
-        """What a model answers, to the questions of all sources or of those `names`."""
+    def rates(self, subject: Subject, names: Sequence[str] | None = None, before: Rates | None = None) -> Rates:
+        """What a model answers, to the questions of all sources or of those `names`; with `before`, to those alone that
+        count by it: NaN for the others."""
         chosen = [name for name in self.questions if names is None or name in names]
+        places = {
+            name: range(len(self.questions[name])) if before is None else counted(name, before) for name in chosen
+        }
 
         def answer(records: Sequence[Record], asked: Sequence[Sequence[Request]], document: bool) -> list[Example]:
             with progress_bar("asking", len(records)) as bar:
@@ -85,16 +90,16 @@ class HeldOut:
                     progress=lambda _, done, total: bar(len(records) * done // total),
                 )  # fmt: skip
 
-        found: Rates = {}
+        found: Rates = {name: [math.nan] * len(self.questions[name]) for name in chosen}
         for attack in (
             Sampling(n=self.samples, seed=self.seed, max_new_tokens=self.max_new_tokens),
             Template("plain", "{q}", max_new_tokens=self.max_new_tokens),
         ):
             group = [name for name in chosen if (name in self.sampled) == isinstance(attack, Sampling)]
-            asked = [(name, question) for name in group for question in self.questions[name]]
-            outcomes = run_attack(attack, [question for _, question in asked], answer)
-            for place, (name, _) in enumerate(asked):
-                found.setdefault(name, []).append(fmean(outcome.hit for outcome in outcomes[place]))
+            asked = [(name, place) for name in group for place in places[name]]
+            outcomes = run_attack(attack, [self.questions[name][place] for name, place in asked], answer)
+            for number, (name, place) in enumerate(asked):
+                found[name][place] = fmean(outcome.hit for outcome in outcomes[number])
         return found
 
 
@@ -126,10 +131,9 @@ def check(before: Rates) -> str | None:
     missing = [name for name in SEARCHED if not counted(name, before)]
     if not missing:
         return None
-    asked = "sampled answers" if missing[0] in LEAKS else "likeliest answers"
     return (
-        f"its {asked} to {missing[0].replace('_', ' ')} ({len(before[missing[0]])} questions) state no fact even "
-        "before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
+        f"its sampled answers to {missing[0].replace('_', ' ')} ({len(before[missing[0]])} questions) state no fact "
+        "even before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
         "--questions)."
     )
 
