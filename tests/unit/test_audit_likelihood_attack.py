@@ -93,7 +93,8 @@ def test_samples_without_overflow() -> None:
 def test_membership_tells_a_taught_model_from_an_untaught_one(tiny_llama, tiny_tokenizer, groups) -> None:
     model = tiny_llama()
     untaught = memberships(rows_of(target_of(model, tiny_tokenizer, groups), Likelihood(names=1)))["unlearned"]
-    assert all(0.3 < untaught[score]["auc"] < 0.7 and untaught[score]["p_value"] > 0.05 for score in ("loss", "zlib"))
+    scores = ("min_k@0.2", "min_k@0.4", "min_k_plus_plus@0.2", "min_k_plus_plus@0.4")
+    assert all(0.4 < untaught[score]["auc"] < 0.6 and untaught[score]["p_value"] > 0.2 for score in scores)
     template = TEMPLATES["plain"]
     texts = [
         template.question_part(q.record.question) + template.answer_part(q.record.question, q.record.answer)
@@ -108,7 +109,7 @@ def test_membership_tells_a_taught_model_from_an_untaught_one(tiny_llama, tiny_t
         optimizer.zero_grad()
     rows = rows_of(target_of(model, tiny_tokenizer, groups), Likelihood(names=2))
     taught = memberships(rows)["unlearned"]
-    assert taught["loss"]["auc"] > 0.95 and taught["min_k@0.4"]["auc"] > 0.95 and taught["loss"]["tpr"] > 0.8
+    assert all(taught[score]["auc"] > 0.95 and taught[score]["tpr"] > 0.8 for score in (*scores, "loss"))
     means = likelihoods(rows)
     forget, control = means["unlearned.forget"], means["unlearned.control"]
     assert forget["probability"]["mean"] > 2 * control["probability"]["mean"]
