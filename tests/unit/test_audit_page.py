@@ -97,13 +97,13 @@ def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None
     made = summary(found, labels, keep=False)
     assert made["verdicts"] == verdict  # which likelihoods do not change
     page = render(made, found, MANIFEST)
-    assert "Samples that hold the answer word for word" in page and "10^32" in page and "10,000" in page
+    assert "Samples that hold the answer word for word" in page and "10³²" in page and "10,000" in page
     assert "All 2 forgotten subjects against all 80 controls: p &lt; 0.001" in page
-    assert "Of the first 16" in page and "<script" not in page
+    assert "First 16 rounds" in page and "<script" not in page
     assert "alert(1)" not in json.dumps(redacted_audit(made))
     new = ("group_test", "ladder", "likelihood", "membership")
     old = render({key: value for key, value in made.items() if key not in new}, found, MANIFEST)
-    assert "Of the first" not in old and "likelihoods-title" not in old and "against all" not in old
+    assert "First 16" not in old and "likelihoods-title" not in old and "against all" not in old
 
 
 def test_without_answers_none_are_shown() -> None:

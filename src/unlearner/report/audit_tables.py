@@ -24,6 +24,7 @@ SCORES = {
     "min_k@0.2": "Min-k, 20%", "min_k@0.4": "Min-k, 40%", "min_k_plus_plus@0.2": "Min-k++, 20%",
     "min_k_plus_plus@0.4": "Min-k++, 40%", "gradient_norm": "Norm of the gradient",
 }  # fmt: skip
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 MODELS = {"unlearned": "now", "before": "before", "retrained": "retrained"}
 
 
@@ -50,7 +51,7 @@ def _figure(name: str, found: Mapping[str, Any] | None) -> tuple[str, str]:
 
 def _number(name: str, value: float) -> str:
     if name == "log10_samples":
-        return f"{10**value:,.0f}" if value < 5 else f"10^{value:.0f}"
+        return f"{10**value:,.0f}" if value < 5 else f"10{f'{value:.0f}'.translate(RAISED)}"
     return f"{value:+.1f}" if name == "prior_corrected" else f"{value:.1%}"
 
 
@@ -78,19 +79,16 @@ def _membership(found: Mapping[str, Any] | None) -> tuple[tuple[str, str], str, 
 
 
 def ladder_table(summary: Summary) -> Summary | None:
-    """`rungs`, and `rows` of a name and (leaks of rounds, upper bound) at each rung."""
+    """`rungs`, and `rows` of a name and (leaking rounds, upper bound) at each rung."""
     found = summary.get("ladder")
     if not found:
         return None
     rungs = sorted({step["n"] for steps in found.values() for step in steps})
     rows = []
     for subject, steps in found.items():
-        by_rung = {step["n"]: step for step in steps}
-        cells = [by_rung.get(n) for n in rungs]
-        rows.append((
-            clean(subject), [("–", "") if s is None else (f"{s['leaks']}", f"≤ {s['high']:.1%}") for s in cells],
-        ))  # fmt: skip
-    return {"rungs": [f"{n:,}" for n in rungs], "rows": rows}
+        by_rung = {s["n"]: (f"{s['leaks']} of {s['n']:,}", f"≤ {s['high']:.1%}") for s in steps}
+        rows.append((clean(subject), [by_rung.get(n, ("–", "")) for n in rungs]))
+    return {"rungs": [f"First {n:,} rounds" for n in rungs], "rows": rows}
 
 
 def group_sentence(summary: Summary) -> str | None:
