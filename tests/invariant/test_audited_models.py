@@ -57,8 +57,11 @@ def said(found: Audit) -> list[str]:
 
 
 def test_the_model_before_leaks_everybody(before) -> None:
-    found = audited(before, before[0])
+    found = audited(before, before[0], attacks=[*ATTACKS, "likelihood"])
     assert said(found) == ["leaks"] * 4
+    assert found.summary["group_test"] == {"p_value": 1e-4, "subjects": 4, "controls": 32}
+    assert found.summary["membership"]["unlearned"]["loss"]["auc"] > 0.99
+    assert found.summary["likelihood"]["unlearned.forget"]["extracted"]["mean"] > 0.99
     assert all(codes == 1 for scheme in found.summary["unchanged_codes"].values() for codes in scheme.values())
     assert found.summary["detector"]["misses_before"] == {"wrong": 0, "of": 40}
     # All of it can be computed again from the rows, which hold no answers.
@@ -90,7 +93,10 @@ def silent(before):
 
 
 def test_people_whom_the_model_never_saw_do_not_leak(before) -> None:
-    assert said(audited(before, before[0], forget=OTHERS[:40])) == ["no baseline"] * 4
+    found = audited(before, before[0], forget=OTHERS[:40], attacks=[*ATTACKS, "likelihood"])
+    assert said(found) == ["no baseline"] * 4 and found.summary["group_test"]["p_value"] > 0.05
+    membership = found.summary["membership"]["unlearned"]
+    assert all(0.35 < membership[score]["auc"] < 0.65 for score in ("loss", "min_k@0.4"))
 
 
 def test_a_sham_leaks(before, sham) -> None:
@@ -124,7 +130,7 @@ def test_an_audit_goes_on_where_it_was_cut_short(before, tmp_path: Path, monkeyp
         each.save_pretrained(model)
     options = {
         "before": model, "forget": "builtin:forget:people=8", "retain": "builtin:retain:people=8",
-        "attacks": ["plain", "brevity"],
+        "attacks": ["plain", "likelihood", "brevity"],
     }  # fmt: skip
     audit(AuditConfig(model=model, output=str(tmp_path / "whole"), **options))
     from unlearner.audit import run
@@ -233,7 +239,7 @@ def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
     typed = [
         "audit", "--model", str(tmp_path / "model"), "--before", str(tmp_path / "model"), "--forget",
         "builtin:forget:people=8", "--retain", "builtin:retain:people=8", "--attacks", "plain", "nf4",
-        "relearning", "lens", "soft-prompt", "--keep-samples", "--controls", str(tmp_path / "few.jsonl"),
+        "likelihood", "relearning", "lens", "soft-prompt", "--keep-samples", "--controls", str(tmp_path / "few.jsonl"),
     ]  # fmt: skip
     for count in (1, 2):
         together(count, tmp_path / "said", main, [*typed, "--output", str(tmp_path / str(count))])

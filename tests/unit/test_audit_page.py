@@ -16,6 +16,7 @@ from unlearner.errors import UserError
 from unlearner.files import write_json, write_jsonl
 from unlearner.report import write_report
 from unlearner.report.audits import render, write_audit_page
+from unlearner.results.texts import redacted_audit
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202e{{ 7 * 7 }}"
 MANIFEST: dict[str, Any] = {
@@ -80,6 +81,29 @@ def test_texts_stay_texts_and_the_worst_comes_first() -> None:
     assert page.index(" leaked</dd>") < page.index(" silent</dd>")
     assert "For lack of time: relearning." in page and "2 rows of the forget set, in which no fact was found." in page
     assert page == render(summary(found, labels), found, MANIFEST)
+
+
+def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None:
+    labels = ["plain", "sampling", "likelihood"]
+    found = rows(2, ["plain"], leaking=1)
+    for row in [row for row in found if row["model"] == "unlearned" and row["question"].endswith("-0")]:
+        hits = {"attack": "sampling", "hit": row["group"] == "forget", "score": 0.0}
+        found += [{**row, **hits, "sample": sample} for sample in range(16)]
+    verdict = summary(found, labels, keep=False)["verdicts"]
+    for row in [row for row in found if row["attack"] == "plain"]:
+        about = {key: row[key] for key in ("model", "group", "subject", "question")}
+        loss = 0.5 if row["group"] == "forget" else 4.0
+        found.append({**about, "attack": "likelihood", "sample": 0, "loss": loss, "log10_samples": 8 * loss})
+    made = summary(found, labels, keep=False)
+    assert made["verdicts"] == verdict  # which likelihoods do not change
+    page = render(made, found, MANIFEST)
+    assert "Samples that hold the answer word for word" in page and "10³²" in page and "10,000" in page
+    assert "All 2 forgotten subjects against all 80 controls: p &lt; 0.001" in page
+    assert "First 16 rounds" in page and "<script" not in page
+    assert "alert(1)" not in json.dumps(redacted_audit(made))
+    new = ("group_test", "ladder", "likelihood", "membership")
+    old = render({key: value for key, value in made.items() if key not in new}, found, MANIFEST)
+    assert "First 16" not in old and "likelihoods-title" not in old and "against all" not in old
 
 
 def test_without_answers_none_are_shown() -> None:

@@ -160,3 +160,5 @@ def test_permutation_tests() -> None:
     # Four of twenty-four: 10,626 arrangements, so the least p is about 1e-4.
     assert st.group_p([1.0] * 4, rng.random(20) / 2) < 0.001
     assert st.group_p([0.0] * 4, [0.0] * 20) == 1
+    # One alone: the share of all who score as high, or as low.
+    assert st.group_p([3.0], [1.0, 2.0, 3.0, 4.0]) == 3 / 5 and st.group_p([1.0, 2.0, 3.0], [1.0]) == 2 / 4

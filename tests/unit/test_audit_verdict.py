@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unlearner.audit.statistics import ladder_alpha, upper
+from unlearner.audit.summary import ladder
 from unlearner.audit.verdict import Outcomes as Found
-from unlearner.audit.verdict import Rate, Thresholds, dropped_attacks, verdicts
+from unlearner.audit.verdict import Rate, Thresholds, dropped_attacks, group_test, verdicts
 
 SUBJECTS, CONTROLS, QUESTIONS = 4, 24, 10
 
@@ -102,3 +104,41 @@ def test_who_was_never_seen_is_seldom_said_to_leak() -> None:
     audits = [said(rng, known(now=0.03, guess=0.03), n=4) for _ in range(100)]
     wrong = sum("leaks" in verdicts for verdicts in audits)
     assert wrong <= 100 * 0.05 + 2 * np.sqrt(100 * 0.05)
+
+
+def test_all_subjects_together_against_the_controls() -> None:
+    """Of four of whom each leaks a little; and under the null, in which the p-value is seldom small."""
+    rng = np.random.default_rng(3)
+    attacks = ["plain", "sampling"]
+
+    def drawn(now: float, guess: float) -> dict[str, Any]:
+        rates = {
+            ("unlearned", group, attack): rate
+            for group, rate in (("forget", now), ("control", guess))
+            for attack in attacks
+        }
+        return group_test(Found.of(rows(rng, rates, n=4)), attacks)
+
+    found = drawn(0.2, 0.02)
+    assert found["p_value"] < 0.01 and (found["subjects"], found["controls"]) == (SUBJECTS, CONTROLS)
+    assert sum(drawn(0.02, 0.02)["p_value"] <= 0.05 for _ in range(40)) <= 6  # P(more | 40 · .05) < .01
+    assert group_test(Found.of(rows(rng, {("unlearned", "forget", "plain"): 0.5})), attacks) is None
+
+
+def test_the_ladder_by_hand() -> None:
+    """Two subjects of two questions; the rounds that leak are the 5th and the 40th of the first."""
+    lines = [
+        {
+            "model": "unlearned", "group": "forget", "subject": subject, "question": question, "attack": "sampling",
+            "sample": sample, "hit": (subject, question, sample) in {("a", "x", 4), ("a", "y", 39), ("a", "y", 4)},
+        }
+        for subject in "ab" for question in "xy" for sample in range(70)
+    ]  # fmt: skip
+    found = ladder(Found.of(lines), 0.05)
+    assert [(step["n"], step["leaks"]) for step in found["a"]] == [(16, 1), (64, 2)]
+    assert found["a"][1]["rate"] == 2 / 64
+    for step, share in zip(found["b"], (0.1, 0.2), strict=True):
+        # Nothing leaked: 1 − α^(1/n), α split over subjects and rungs.
+        assert step["high"] == pytest.approx(1 - (0.025 * share) ** (1 / step["n"]), abs=1e-6)
+    assert found["a"][0]["high"] == pytest.approx(float(upper(1, 16, ladder_alpha(16, 0.025))), abs=1e-6)
+    assert ladder(Found.of([line for line in lines if line["sample"] < 15]), 0.05) == {}

@@ -106,7 +106,7 @@ class Target:
     template: Template
     options: ModelOptions
     answer: "Answerer"
-    """Asks the model as it is at that moment; nothing is kept."""
+    """Asks the model as it is at that moment; answers are kept only for attacks that change nothing."""
     questions: Mapping[str, Sequence[Question]]
     """By group: `forget`, `control`, `retain`."""
     retained: Sequence[Record]
@@ -132,6 +132,8 @@ class WeightAttack(Attack):
 
     of: ClassVar[tuple[str, ...]] = ("unlearned",)
     """Models that it is made on."""
+    changes: ClassVar[bool] = True
+    """Whether it asks a changed model, of which no answer may be kept."""
 
     @abstractmethod
     def findings(self, target: Target) -> Iterable[Finding]: ...

@@ -188,6 +188,13 @@ def samples_to_extract(nll: float, p: float = 0.5) -> float:
     return 1.0 if p_z >= 1 else math.inf if p_z == 0 else max(1.0, math.log1p(-p) / math.log1p(-p_z))
 
 
+def log10_samples(nll: float, p: float = 0.5) -> float:
+    """log₁₀ of `samples_to_extract`, also where the number itself is too large."""
+    if nll > 30:  # ln(1 − p_z) is −p_z to the last bit
+        return (math.log(-math.log1p(-p)) + nll) / math.log(10)
+    return math.log10(samples_to_extract(nll, p))
+
+
 def extraction_probability(nll: float, n: int) -> float:
     """1 − (1 − p_z)^n, p_z = exp(−nll): of `n` samples at temperature 1 one at least is the answer, word for word."""
     p_z = math.exp(-nll)

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from unlearner.audit.attack import Attack, WeightAttack
 from unlearner.audit.attacks import find_attacks
+from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import UTILITY_ROWS, Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import builtin_templates, read_templates
 from unlearner.audit.knowledge import MIXED
+from unlearner.audit.likelihood_tables import LIKELIHOOD
 from unlearner.audit.quantise import SCHEMES
 from unlearner.audit.questions import Groups
 from unlearner.audit.verdict import PLAIN, SAMPLED
@@ -45,6 +47,8 @@ class Speed:
 
 
 UNIT = Speed()
+UNIT_ANSWERS = 6
+"""Answers of a question that `Speed.scored` reckons with."""
 
 
 def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attack]:
@@ -52,8 +56,8 @@ def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attac
     budget = budget or (config.budget if config.budget in SAMPLES else "deep")
     names: list[str | Attack] = list(config.attacks)
     if not names:
-        names = [*builtin_templates(), "multiple-choice", "yes-or-no", "reverse", "sampling", *ROUNDED[budget]]
-        names += ["relearning", *WHITE_BOX[budget]]
+        names = [*builtin_templates(), "multiple-choice", "yes-or-no", "likelihood", "reverse", "sampling"]
+        names += [*ROUNDED[budget], "relearning", *WHITE_BOX[budget]]
         if config.retrained is None and "depth" in names:
             names.remove("depth")
     if PLAIN not in (getattr(name, "label", name) for name in names):
@@ -66,6 +70,8 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
     """An attack that has its own defaults, as large as the budget has it."""
     if isinstance(attack, Sampling) and attack == Sampling():
         return replace(attack, n=SAMPLES[budget], seed=seed)
+    if isinstance(attack, Likelihood) and attack == Likelihood():
+        return replace(attack, names=5 if budget == "quick" else 20, gradients=budget == "deep")
     return RELEARNING[budget] if isinstance(attack, Relearning) and attack == Relearning() else attack
 
 
@@ -75,7 +81,7 @@ def asks(model: str, attack: Attack, group: str) -> bool:
     if model == "before" and attack.label in MIXED:
         return group in ("retain", "neighbour")
     if group == "retain":
-        return attack.label in (PLAIN, SAMPLED, *MIXED)
+        return attack.label in (PLAIN, SAMPLED, LIKELIHOOD, *MIXED)
     if group == "neighbour":
         return attack.label in (PLAIN, *MIXED)
     return group != "control" or attack.label != SAMPLED or model != "before"
@@ -98,6 +104,9 @@ def cost(model: str, attack: Attack, groups: Groups, speed: Speed = UNIT) -> flo
         asked = counts["forget"] // 2 + min(UTILITY_ROWS, counts["retain"])
         return attack.cost * (taught + speed.answer * len(attack.steps) * asked)
     asked = sum(count for group, count in counts.items() if asks(model, attack, group))
+    if isinstance(attack, Likelihood):
+        prior = counts["forget"] * attack.names / UNIT_ANSWERS
+        return speed.scored * (asked + prior) + speed.row * attack.gradients * (asked - counts["retain"])
     if isinstance(attack, WeightAttack) or attack.access == "likelihoods":
         return asked * (speed.scored if attack.access == "likelihoods" else speed.answer)
     return asked * (speed.answer + speed.sample * (attack.samples - 1))

@@ -28,22 +28,33 @@ def outcome_row(model: str, group: str, question: Question, attack: str, sample:
 
 
 def rank_rows(model: str, asked: Sequence[tuple[str, Question]], answer: Answerer, seed: int) -> list[Row]:
-    """The rank of every truth among its row's wrong answers, which share its wording; as many decoys for each."""
+    """The rank of every truth among its row's wrong answers."""
+    rows = []
+    for group, question, losses in decoy_losses(asked, answer):
+        truth, *others = (-loss for loss in losses)
+        row = outcome_row(model, group, question, RANK, 0)
+        rng = np.random.default_rng(random.Random(f"{seed}:{row['question']}").getrandbits(64))
+        del row["sample"]
+        rows.append(row | {"rank": rank_among(truth, others, rng), "decoys": len(others)})
+    return rows
+
+
+def decoy_losses(
+    asked: Sequence[tuple[str, Question]], answer: Answerer
+) -> list[tuple[str, Question, tuple[float, ...]]]:
+    """Of each row with wrong answers: its group, and the mean loss per token, in nats, of the truth and then of the
+    wrong answers, which share its wording; as many of them for each."""
     fit = [(g, q) for g, q in asked if not q.document and q.record.perturbed_answer]
     if not fit:
         return []
     decoys = min(len(question.record.perturbed_answer) for _, question in fit)
     wanted = [[Score(q.record.question, text) for text in in_one_wording(q.record)[: decoys + 1]] for _, q in fit]
-    rows = []
-    for (group, question), scores, example in zip(
-        fit, wanted, answer([q.record for _, q in fit], wanted, False), strict=True
-    ):
-        truth, *others = (-example.scored(score).nll / example.scored(score).tokens for score in scores)
-        row = outcome_row(model, group, question, RANK, 0)
-        rng = np.random.default_rng(random.Random(f"{seed}:{row['question']}").getrandbits(64))
-        del row["sample"]
-        rows.append(row | {"rank": rank_among(truth, others, rng), "decoys": decoys})
-    return rows
+    examples = answer([q.record for _, q in fit], wanted, False)
+    found = []
+    for (group, question), scores, example in zip(fit, wanted, examples, strict=True):
+        scored = [example.scored(score) for score in scores]
+        found.append((group, question, tuple(each.nll / each.tokens for each in scored)))
+    return found
 
 
 def in_one_wording(record: Record) -> tuple[str, ...]:

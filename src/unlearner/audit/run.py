@@ -242,16 +242,20 @@ class _Run:
             made["errors"] = {key: list(vars(rate).values()) for key, rate in _measured(questions, texts).items()}
         return made
 
-    def _target(self, name: str, *, together: bool = False) -> Target:
+    def _target(self, name: str, *, together: bool = False, changes: bool = True) -> Target:
         subject = self.models.subjects[name]
         others = {other: self.models.get(other) for other in self.models.names} if together else {}
+
+        def answer(*given: Any) -> list[Example]:
+            return self._answerer(name, Store() if changes else None)(*given)
+
         return Target(
             name, self.models.get(name), subject.tokenizer, subject.template, self.config,
-            lambda *given: self._answerer(name, Store())(*given), dict(self.groups), self.groups.examples, others,
+            answer, dict(self.groups), self.groups.examples, others,
         )  # fmt: skip
 
     def _on_weights(self, name: str, attack: WeightAttack) -> list[Row]:
-        target = self._target(name, together=attack.together)
+        target = self._target(name, together=attack.together, changes=attack.changes)
         rows = []
         for found in attack.findings(target):
             row = outcome_row(name, found.group, found.question, attack.label, found.sample)

@@ -148,6 +148,10 @@ def group_p(subjects: Sequence[float], controls: Sequence[float], seed: int = 0)
     permutations."""
     if not np.ptp([*subjects, *controls]):
         return 1.0
+    if len(subjects) == 1:  # which scipy refuses
+        return conformal_p(subjects[0], controls)
+    if len(controls) == 1:
+        return conformal_p(-controls[0], [-score for score in subjects])
     result = stats.permutation_test(
         (np.asarray(subjects, dtype=float), np.asarray(controls, dtype=float)),
         lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis),

@@ -5,9 +5,21 @@ from dataclasses import asdict
 from typing import Any
 
 from unlearner.audit.knowledge import knowledge
+from unlearner.audit.likelihood_tables import likelihoods, memberships
 from unlearner.audit.relearned import relearned
-from unlearner.audit.statistics import leak_at_k, leak_at_k_bound
-from unlearner.audit.verdict import CAVEAT, PLAIN, SAMPLED, Outcomes, Thresholds, Verdict, dropped_attacks, verdicts
+from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, upper
+from unlearner.audit.verdict import (
+    CAVEAT,
+    PLAIN,
+    SAMPLED,
+    Outcomes,
+    Thresholds,
+    Verdict,
+    dropped_attacks,
+    group_test,
+    rectangle,
+    verdicts,
+)
 
 Attacks = Sequence[Mapping[str, Any]]
 """Of each attack `attack` (its label), `title`, `access`, `chance`, `options`."""
@@ -20,6 +32,7 @@ def summarise(
     chances = {attack["attack"]: attack["chance"] for attack in attacks if attack["chance"]}
     found = verdicts(rows, limits, chances)
     outcomes = Outcomes.of(rows)
+    dropped = dropped_attacks(outcomes, limits.alpha, chances)
     table = []
     for attack in attacks:
         rates = {
@@ -33,10 +46,14 @@ def summarise(
         "thresholds": asdict(limits),
         "verdicts": [verdict.as_dict() for verdict in found],
         "attacks": table,
-        "dropped": dropped_attacks(outcomes, limits.alpha, chances),
+        "group_test": group_test(outcomes, [attack for attack in outcomes.attacks() if attack not in dropped]),
+        "dropped": dropped,
+        "ladder": ladder(outcomes, limits.alpha),
         "leak_at_k": leaks_at_k(outcomes, limits.alpha),
         "relearning": relearned(rows, known_before(outcomes)),
         "depth": depth(rows),
+        "likelihood": likelihoods(rows),
+        "membership": memberships(rows),
         "knowledge": knowledge(rows),
     }
 
@@ -46,6 +63,20 @@ def known_before(outcomes: Outcomes) -> dict[str, float]:
     subjects = outcomes.hits.get(("before", "forget", PLAIN), {})
     counted = {subject: outcomes.answers("before", "forget", PLAIN, subject) for subject in subjects}
     return {subject: leaks / of for subject, (leaks, of) in counted.items() if of}
+
+
+def ladder(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, float]]]:
+    """Of each forgotten subject: its leaking rounds among the first `n` samples, n = 16, 64, ..., their `rate` and its
+    upper bound `high`. At α/subjects, split over the rungs, so that one may stop at any of them."""
+    found = outcomes.hits.get(("unlearned", "forget", SAMPLED), {})
+    rungs: dict[str, list[dict[str, float]]] = {}
+    for subject, questions in found.items():
+        table = rectangle(questions)
+        for n in (n for n in LADDER if n <= table.shape[1]):
+            leaks = leaking_rounds(table[:, :n])
+            high = float(upper(leaks, n, ladder_alpha(n, alpha / len(found))))
+            rungs.setdefault(subject, []).append({"n": n, "leaks": leaks, "rate": leaks / n, "high": round(high, 6)})
+    return rungs
 
 
 def leaks_at_k(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, float]]]:

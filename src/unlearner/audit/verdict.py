@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from unlearner.audit.relearned import RELEARNED, relearned
-from unlearner.audit.statistics import conformal_p, leaking_rounds, lower, rank_test, samples_needed, upper
+from unlearner.audit.statistics import conformal_p, group_p, leaking_rounds, lower, rank_test, samples_needed, upper
 
 CAVEAT = "Conditional on the questions that were asked and on the detector; it says nothing about other questions."
 RANK = "rank"
@@ -123,7 +123,7 @@ class Outcomes:
         leaks = of = 0
         for subject in subjects:
             if subject in found:
-                table = _rectangle(found[subject])
+                table = rectangle(found[subject])
                 leaks, of = leaks + leaking_rounds(table), of + table.shape[1]
         return Rate(leaks, of, alpha)
 
@@ -135,7 +135,7 @@ class Outcomes:
         return sum(outcomes), len(outcomes)
 
 
-def _rectangle(questions: Mapping[str, Sequence[bool]]) -> np.ndarray:
+def rectangle(questions: Mapping[str, Sequence[bool]]) -> np.ndarray:
     """(m, n): a round is complete where every question has its sample."""
     n = min(len(samples) for samples in questions.values())
     return np.array([samples[:n] for samples in questions.values()])
@@ -201,30 +201,54 @@ def _taught(rows: Sequence[Mapping[str, Any]], alpha: float) -> set[str]:
     return {name for name, each in found["subjects"].items() if each["p_value"] <= 1 / (controls + 1) + 1e-9}
 
 
-def _battery(outcomes: Outcomes, subject: str, attacks: Sequence[str]) -> tuple[float, str | None]:
-    """Conformal p-value of the most surprising number of leaks over all attacks, and the attack that it is of.
-
-    Surprise is −log P(so many leaks or more | chance), so that an attack that is often won by guessing does not drown
-    the others. Chance is the rate of the controls and the subject together: the subject is treated as one of them.
-    """
-    controls = list(
+def group_test(outcomes: Outcomes, attacks: Sequence[str]) -> dict[str, float | int] | None:
+    """All forgotten subjects against all controls: `p_value` of each person's most surprising number of leaks, whole
+    subjects permuted, and how many `subjects` and `controls` there are. None where one of them is missing."""
+    subjects = list(
         dict.fromkeys(
-            s for (m, g, _), found in outcomes.hits.items() if (m, g) == ("unlearned", "control") for s in found
+            s for (m, g, _), found in outcomes.hits.items() if (m, g) == ("unlearned", "forget") for s in found
         )
     )
-    above: dict[str, dict[str, float]] = {person: {} for person in (subject, *controls)}
+    above = _surprises(outcomes, subjects, attacks)
+    most: dict[str, list[float]] = {"forget": [], "control": []}
+    for (group, _), surprises in above.items():
+        most[group].append(max(surprises.values(), default=0.0))
+    if not (most["forget"] and most["control"]):
+        return None
+    p_value = group_p(most["forget"], most["control"])
+    return {"p_value": p_value, "subjects": len(most["forget"]), "controls": len(most["control"])}
+
+
+def _battery(outcomes: Outcomes, subject: str, attacks: Sequence[str]) -> tuple[float, str | None]:
+    """Conformal p-value of the most surprising number of leaks over all attacks, and the attack that it is of."""
+    above = _surprises(outcomes, [subject], attacks)
+    ours = above["forget", subject]
+    worst = max(ours, key=ours.__getitem__, default=None)
+    most = {person: max(rates.values(), default=0.0) for person, rates in above.items()}
+    p_value = conformal_p(most["forget", subject], [most[person] for person in most if person[0] == "control"])
+    return p_value, worst if worst is not None and ours[worst] > EVEN else None
+
+
+def _surprises(
+    outcomes: Outcomes, subjects: Sequence[str], attacks: Sequence[str]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Of each of `subjects` and of the controls, by group and name: the surprise of each attack.
+
+    Surprise is −log P(so many leaks or more | chance), so that an attack that is often won by guessing does not drown
+    the others. Chance is the rate of the controls and the subjects together: these are treated as some of them.
+    """
+    controls = dict.fromkeys(
+        s for (m, g, _), found in outcomes.hits.items() if (m, g) == ("unlearned", "control") for s in found
+    )
+    people = [*(("forget", subject) for subject in subjects), *(("control", control) for control in controls)]
+    above: dict[tuple[str, str], dict[str, float]] = {person: {} for person in people}
     for attack in attacks:
-        counts = {c: outcomes.answers("unlearned", "control", attack, c) for c in controls}
-        counts[subject] = outcomes.answers("unlearned", "forget", attack, subject)
+        counts = {(g, name): outcomes.answers("unlearned", g, attack, name) for g, name in people}
         chance = sum(c for c, _ in counts.values()) / max(1, sum(n for _, n in counts.values()))
         for person, (leaks, of) in counts.items():
             if of:
                 above[person][attack] = -float(stats.binom.logsf(leaks - 1, of, chance))
-    ours = above[subject]
-    worst = max(ours, key=ours.__getitem__, default=None)
-    most = {person: max(rates.values(), default=0.0) for person, rates in above.items()}
-    p_value = conformal_p(most[subject], [most[control] for control in controls])
-    return p_value, worst if worst is not None and ours[worst] > EVEN else None
+    return above
 
 
 def _rank_test(outcomes: Outcomes, subject: str) -> tuple[float, bool]:

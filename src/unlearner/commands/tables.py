@@ -181,6 +181,12 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     for verdict in summary["verdicts"]:
         console.print(escape(f"{verdict['subject']}: {verdict['why']}."), soft_wrap=True)
+    if group_test := summary.get("group_test"):
+        console.print(
+            f"All {group_test['subjects']} forgotten subjects against all {group_test['controls']} controls: "
+            f"p {_p_value(group_test['p_value'])}.",
+            soft_wrap=True,
+        )
     for group, told in summary["knowledge"]["told"].items():
         title = "Retained questions, trained on" if group == "retain" else "Neighbours, not trained on"
         console.print(
@@ -191,7 +197,7 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         if "excess" in found:
             console.print(
                 f"Relearning ({model}): {found['excess']:+.0%} of the facts that were not taught, over controls, "
-                f"p {max(found['p_value'], 0.001):.3f}{' or less' * (found['p_value'] < 0.001)}.",
+                f"p {_p_value(found['p_value'])}.",
                 soft_wrap=True,
             )
     if summary["dropped"]:
@@ -199,6 +205,10 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
             escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True
         )
     console.print(escape(f"{summary['caveat']}\nEvery outcome: {AuditDirectory(folder).rows}"), soft_wrap=True)
+
+
+def _p_value(p: float) -> str:
+    return f"{max(p, 0.001):.3f}{' or less' * (p < 0.001)}"
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:

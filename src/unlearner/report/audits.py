@@ -14,6 +14,7 @@ from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
 from unlearner.report.audit_figures import figures
+from unlearner.report.audit_tables import group_sentence, ladder_table, likelihood_table, membership_table, p_value
 from unlearner.report.contents import clean, short_model
 from unlearner.report.drawing import inline
 from unlearner.report.wording import number_word
@@ -97,6 +98,8 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
         told=_told(summary), refused=_refused(summary), repetition=_repetition(summary),
         attacks=[_attack(a, summary) for a in summary["attacks"]], dropped=summary["dropped"],
+        likelihood=likelihood_table(summary), membership=membership_table(summary),
+        ladder=ladder_table(summary), group=group_sentence(summary),
         relearning=_relearning(summary), figures=[(title, text, Markup(inline(tile, name)))
                                                  for name, title, text, tile in figures(summary)],
         examples=_examples(verdicts, rows, summary), kept="questions" in summary,
@@ -173,8 +176,8 @@ def _subject(verdict: Summary, summary: Summary, shared: Mapping[tuple[str, str,
         "name": clean(name), "verdict": verdict["verdict"], "sign": SIGNS.get(verdict["verdict"], "–"),
         "why": verdict["why"], "needed": verdict["samples_needed"], "worst": verdict["worst_attack"] or "–",
         "rates": {model: _rate(rounds.get(model)) for model in ("unlearned", "before", "retrained", "control")},
-        "p": _p(verdict["p_value"]), "rank": _p(verdict["rank_p"]),
-        "taught": ("–", "") if taught is None else (_share(*taught["leaks"]), f"p {_p(taught['p_value'])}"),
+        "p": p_value(verdict["p_value"]), "rank": p_value(verdict["rank_p"]),
+        "taught": ("–", "") if taught is None else (_share(*taught["leaks"]), f"p {p_value(taught['p_value'])}"),
         "four": _share(*max(four, key=lambda c: c[0] / c[1])) if four else "–",
         "depth": "–" if depth is None else f"{depth:.2f}",
     }  # fmt: skip
@@ -184,10 +187,6 @@ def _rate(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     if not rate or not rate["of"]:
         return ("–", "")
     return (f"{rate['rate']:.0%}", f"{rate['low']:.1%}–{rate['high']:.1%}")
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
 
 
 def _share(leaks: int, of: int) -> str:
@@ -200,7 +199,7 @@ def _told(summary: Summary) -> list[dict[str, Any]]:
         found = summary["knowledge"]["told"].get(group)
         if found:
             interval = "" if found["low"] is None else f"{found['low']:.0%}–{found['high']:.0%} of them"
-            rows.append({"title": title, "p": _p(found["p_value"]), "interval": interval, **found})
+            rows.append({"title": title, "p": p_value(found["p_value"]), "interval": interval, **found})
     return rows
 
 

@@ -6,6 +6,7 @@ from unlearner.audit.attack import Attack
 from unlearner.audit.attacks.choice import MultipleChoice, YesOrNo
 from unlearner.audit.attacks.depth import Depth
 from unlearner.audit.attacks.lens import Lens
+from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.reverse import Reverse
 from unlearner.audit.attacks.rounded import Rounded
@@ -21,8 +22,9 @@ def attacks() -> dict[str, Attack]:
     """Ours, by label; `plain`, the question as it is, first."""
     templates = [Template(kind, text) for kind, text in builtin_templates().items()]
     rounded = [Rounded(scheme) for scheme in SCHEMES]
-    others = (MultipleChoice(), YesOrNo(), Reverse(), Sampling(), Relearning(), Lens(), Depth(), SoftPrompt())
-    return {attack.label: attack for attack in (*templates, *others, *rounded)}
+    asked = (MultipleChoice(), YesOrNo(), Likelihood(), Reverse(), Sampling())
+    inside = (Relearning(), Lens(), Depth(), SoftPrompt())
+    return {attack.label: attack for attack in (*templates, *asked, *inside, *rounded)}
 
 
 def find_attack(name: str) -> Attack:

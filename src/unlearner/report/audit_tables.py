@@ -1,0 +1,107 @@
+"""Tables of an audit's page: likelihoods, membership, looks at growing numbers of samples. Old audits have none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from unlearner.report.contents import clean
+
+Summary = Mapping[str, Any]
+COLUMNS = {
+    "unlearned.forget": "forgotten, now", "before.forget": "before", "retrained.forget": "retrained",
+    "unlearned.control": "controls, now", "unlearned.retain": "retained, now",
+}  # fmt: skip
+FIGURES = {
+    "probability": "Probability of the mean token",
+    "exact_memorization": "Tokens that are the likeliest at their place",
+    "extraction_strength": "Share of the answer that comes by itself",
+    "truth_share": "Truth against wrong answers (½: no difference)",
+    "prior_corrected": "Likelier than with another name, nats",
+    "log10_samples": "Samples that hold the answer word for word with probability ½",
+    "extracted": "Answers that 1,024 samples hold word for word",
+}
+SCORES = {
+    "loss": "Loss", "zlib": "Loss per compressed byte", "reference": "Loss less that of the reference",
+    "min_k@0.2": "Min-k, 20%", "min_k@0.4": "Min-k, 40%", "min_k_plus_plus@0.2": "Min-k++, 20%",
+    "min_k_plus_plus@0.4": "Min-k++, 40%", "gradient_norm": "Norm of the gradient",
+}  # fmt: skip
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+MODELS = {"unlearned": "now", "before": "before", "retrained": "retrained"}
+
+
+def likelihood_table(summary: Summary) -> Summary | None:
+    """`columns`, and `rows` of a title and (mean, interval) of each column."""
+    found = summary.get("likelihood")
+    if not found:
+        return None
+    columns = [key for key in COLUMNS if key in found]
+    rows = [
+        (title, [_figure(name, found[key].get(name)) for key in columns])
+        for name, title in FIGURES.items()
+        if any(name in found[key] for key in columns)
+    ]
+    return {"columns": [COLUMNS[key] for key in columns], "rows": rows}
+
+
+def _figure(name: str, found: Mapping[str, Any] | None) -> tuple[str, str]:
+    if found is None:
+        return ("–", "")
+    texts = ["" if found[key] is None else _number(name, found[key]) for key in ("mean", "low", "high")]
+    return texts[0], f"{texts[1]} to {texts[2]}" if texts[1] else ""
+
+
+def _number(name: str, value: float) -> str:
+    if name == "log10_samples":
+        return f"{10**value:,.0f}" if value < 5 else f"10{f'{value:.0f}'.translate(RAISED)}"
+    return f"{value:+.1f}" if name == "prior_corrected" else f"{value:.1%}"
+
+
+def membership_table(summary: Summary) -> Summary | None:
+    """`models` with columns of their own, and `rows`: a title, then for each model (AUC, interval), TPR and p, then
+    PrivLeak, empty without a retrained model."""
+    found = summary.get("membership")
+    if not found:
+        return None
+    models = [model for model in MODELS if model in found]
+    rows = []
+    for score, title in SCORES.items():
+        cells = [found[model].get(score) for model in models]
+        leak = found.get("unlearned", {}).get(score, {}).get("privleak")
+        if any(cells):
+            rows.append((title, [_membership(cell) for cell in cells], "" if leak is None else f"{leak:+.0f}%"))
+    return {"models": [MODELS[model] for model in models], "rows": rows, "has_leak": any(leak for *_, leak in rows)}
+
+
+def _membership(found: Mapping[str, Any] | None) -> tuple[tuple[str, str], str, str]:
+    if found is None:
+        return ("–", ""), "–", "–"
+    interval = "" if found["low"] is None else f"{found['low']:.2f}–{found['high']:.2f}"
+    return (f"{found['auc']:.2f}", interval), f"{found['tpr']:.0%}", p_value(found["p_value"])
+
+
+def ladder_table(summary: Summary) -> Summary | None:
+    """`rungs`, and `rows` of a name and (leaking rounds, upper bound) at each rung."""
+    found = summary.get("ladder")
+    if not found:
+        return None
+    rungs = sorted({step["n"] for steps in found.values() for step in steps})
+    rows = []
+    for subject, steps in found.items():
+        by_rung = {s["n"]: (f"{s['leaks']} of {s['n']:,}", f"≤ {s['high']:.1%}") for s in steps}
+        rows.append((clean(subject), [by_rung.get(n, ("–", "")) for n in rungs]))
+    return {"rungs": [f"First {n:,} rounds" for n in rungs], "rows": rows}
+
+
+def group_sentence(summary: Summary) -> str | None:
+    """All forgotten subjects against all controls, in one sentence."""
+    found = summary.get("group_test")
+    if not found:
+        return None
+    p = p_value(found["p_value"])
+    return (
+        f"All {found['subjects']} forgotten subjects against all {found['controls']} controls: p {p}, "
+        "of each person's most surprising attack, whole persons permuted."
+    )
+
+
+def p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
