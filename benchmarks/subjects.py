@@ -6,9 +6,8 @@ run: 12 questions, 30 retain rows, ME+GD, learning rate 3e-5, 6 epochs, steps of
 models, and the one before, then answer the same held-out questions:
 
 - leak: 32 answers sampled at temperature 1, by a seed that the search did not use; of the questions whose fact came out
-  in at least a quarter of the samples before, the share of samples that state it;
-- kept: of the questions about neighbours and of general knowledge whose likeliest answer stated its fact before, how
-  many are answered so still.
+  in at least a quarter of other samples before, the share of samples that state it;
+- kept: the same of questions about neighbours and of general knowledge, as a share of before.
 
 Prints a table in Markdown and writes subjects.json. Repeated, it goes on: finished subjects are read, a search that was
 cut short keeps its trials.
@@ -32,7 +31,7 @@ from unlearner.prepare.asking import Asked
 from unlearner.prepare.probe import examine
 from unlearner.prepare.subject import about
 from unlearner.search.config import ForgetCommand
-from unlearner.search.held_out import KEPT, KNOWN, SEARCHED, Aim, Figures, HeldOut, Rates
+from unlearner.search.held_out import KEPT, SEARCHED, Aim, Figures, HeldOut, Rates
 from unlearner.search.subject import ANSWER_TOKENS, forget_subject
 from unlearner.workflows.forget import forget
 
@@ -98,23 +97,23 @@ def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, 
         data, samples=options.samples, max_new_tokens=ANSWER_TOKENS, max_length=command.max_length, seed=SEED
     )
     models = {"before": options.model, "search": str(made.model), "naive": str(naive.model)}
-    rates = {
-        label: held_out.rates(Asked(ProbeConfig(model=model, subject=name)).subject, (*LEAKS, *KEPT))
-        for label, model in models.items()
-    }
+    asked = {label: Asked(ProbeConfig(model=model, subject=name)).subject for label, model in models.items()}
+    before = held_out.before(asked.pop("before"))
+    names = [each for each in (*LEAKS, *KEPT) if each in before.rates]
+    rates = {"before": before.rates}
+    rates |= {label: held_out.rates(model, names, before.counted) for label, model in asked.items()}
     return {
         "name": name, "kind": kind, "setting": made.setting | {"epochs": made.epochs}, "trials": len(made.trials),
         "reached_by_search": made.reached, "seconds": seconds,
         "trial_seconds": sum(trial.seconds for trial in made.trials),
         "frontier": [{"setting": str(trial), "found": vars(trial.found)} for trial in made.frontier],
-        "sets": {each: shares(each, rates) for each in (*LEAKS, *KEPT) if each in rates["before"]},
+        "sets": {each: shares(each, before.counted[each], rates) for each in names},
         "rates": rates,
     }  # fmt: skip
 
 
-def shares(name: str, rates: dict[str, Rates]) -> dict[str, Any]:
+def shares(name: str, places: list[int], rates: dict[str, Rates]) -> dict[str, Any]:
     """Of one set: its questions, how many count, and of these the share of answers with the fact, by model."""
-    places = [place for place, rate in enumerate(rates["before"][name]) if rate >= KNOWN]
     means = {label: fmean(found[name][i] for i in places) if places else None for label, found in rates.items()}
     return {"questions": len(rates["before"][name]), "counted": len(places), **means}
 

@@ -1,15 +1,17 @@
 """Verdicts from outcome rows: what each takes, and how often a subject that nobody saw is said to leak."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from unlearner.audit.statistics import ladder_alpha, upper
 from unlearner.audit.summary import ladder
 from unlearner.audit.verdict import Outcomes as Found
-from unlearner.audit.verdict import Rate, Thresholds, dropped_attacks, group_test, verdicts
+from unlearner.audit.verdict import Rate, Thresholds, _surprise, dropped_attacks, group_test, verdicts
 
 SUBJECTS, CONTROLS, QUESTIONS = 4, 24, 10
 
@@ -142,3 +144,19 @@ def test_the_ladder_by_hand() -> None:
         assert step["high"] == pytest.approx(1 - (0.025 * share) ** (1 / step["n"]), abs=1e-6)
     assert found["a"][0]["high"] == pytest.approx(float(upper(1, 16, ladder_alpha(16, 0.025))), abs=1e-6)
     assert ladder(Found.of([line for line in lines if line["sample"] < 15]), 0.05) == {}
+
+
+def test_leaks_beyond_what_a_float_tells() -> None:
+    """One of four leaks in every one of 2,560 answers: its probability by chance is 0 in float64, its logarithm not."""
+    chance = 2560 / (84 * 2560)
+    assert _surprise(2560, 2560, chance) == pytest.approx(-2560 * math.log(chance))
+    assert _surprise(40, 2560, chance) == pytest.approx(-stats.binom.logsf(39, 2560, chance))
+    lines = [
+        {"model": "unlearned", "group": group, "subject": f"{group} {i}", "question": "q", "attack": "sampling",
+         "sample": sample, "hit": (group, i) == ("forget", 0), "score": 0.0}
+        for group, count in (("forget", 4), ("control", 80)) for i in range(count) for sample in range(2560)
+    ]  # fmt: skip
+    found = group_test(Found.of(lines), ["sampling"])
+    assert found is not None and found["p_value"] == pytest.approx(4 / 84, rel=0.15)  # who it is is drawn at random
+    alone = [line for line in lines if line["subject"] in ("forget 0", "control 0", "control 1")]
+    assert group_test(Found.of(alone), ["sampling"]) is None  # its verdict says it

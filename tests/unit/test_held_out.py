@@ -13,8 +13,10 @@ from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
+from unlearner.evaluation.backend import run_passes
+from unlearner.search import held_out
 from unlearner.search.config import ForgetCommand
-from unlearner.search.held_out import Aim, Figures, HeldOut, check, counted, figures, share, with_facts
+from unlearner.search.held_out import Aim, Before, Figures, HeldOut, check, counted, figures, with_facts
 from unlearner.search.material import _join, names_of
 from unlearner.search.trials import Journal, Trial, candidates, configured, label
 from unlearner.workflows.presets import with_preset
@@ -27,20 +29,26 @@ BEFORE = {
 }
 
 
+def answered(rates: dict[str, list[float]]) -> Before:
+    """Where samples of either seed came to the same."""
+    return Before(rates, {name: counted(found) for name, found in rates.items()})
+
+
 def test_only_questions_that_were_answered_before_count() -> None:
     after = {
         "unseen_wordings": [0.15, 0.0, 0.9, 0.9], "neighbours_held_out": [1.0, 1.0, 1.0, 1.0, 0.0],
         "general_held_out": [1.0, 1.0],
     }  # fmt: skip
-    assert counted("unseen_wordings", BEFORE) == [0, 1]
-    assert share("unseen_wordings", BEFORE, after) == pytest.approx(0.15 / 0.75)
-    assert figures(BEFORE, after) == Figures(pytest.approx(0.2), 0.75, 1.0)
+    before = answered(BEFORE)
+    assert before.counted["unseen_wordings"] == [0, 1]
+    assert before.share("unseen_wordings", after) == pytest.approx(0.15 / 0.75)
+    assert figures(before, after) == Figures(pytest.approx(0.2), 0.75, 1.0)
 
 
 def test_where_no_question_leaks_often_those_that_leak_at_all_count() -> None:
-    before = {**BEFORE, "unseen_wordings": [0.0, 0.1, 0.2, 0.0]}
-    assert counted("unseen_wordings", before) == [1, 2] and check(before) is None
-    nothing = check({**BEFORE, "unseen_wordings": [0.0, 0.0]})
+    assert counted([0.0, 0.1, 0.2, 0.0]) == [1, 2]
+    assert check(answered({**BEFORE, "unseen_wordings": [0.0, 0.1, 0.2, 0.0]})) is None
+    nothing = check(answered({**BEFORE, "unseen_wordings": [0.0, 0.0]}))
     assert nothing is not None and "its sampled answers to unseen wordings (2 questions) state no fact" in nothing
 
 
@@ -167,11 +175,22 @@ def test_the_rates_of_a_preset_are_kept() -> None:
     assert {each["learning_rate"] for each in found if not each["lora"]} == {5e-6, 1e-5, 2e-5, 5e-5}
 
 
-def test_only_what_counts_is_asked_again(tiny_llama: Callable[[], Any], tiny_tokenizer: Any) -> None:
-    records = builtin("forget", people=5, forget=2)[:4]
-    held = HeldOut({"unseen_wordings": with_facts(records)}, 3, 12, 200, 0)
+def test_only_what_counts_is_asked_again(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def counting(model: Any, tokenizer: Any, template: Any, records: Any, **options: Any) -> Any:
+        (seed,) = {request.seed for requests in options["asked"] for request in requests}
+        asked.append((len(records), seed))
+        return run_passes(model, tokenizer, template, records, **options)
+
+    monkeypatch.setattr(held_out, "run_passes", counting)
+    held = HeldOut({"unseen_wordings": with_facts(builtin("forget", people=5, forget=2)[:4])}, 3, 12, 200, seed=5)
     subject = Subject(tiny_llama().eval(), tiny_tokenizer, TEMPLATES["plain"], None)
-    whole = held.rates(subject)
-    part = held.rates(subject, before={"unseen_wordings": [0.0, 0.5, 0.1, 1.0]})
+    before = held.before(subject)
+    assert asked == [(4, 6), (4, 5)]  # chosen and measured by samples of two seeds
+    part = held.rates(subject, places={"unseen_wordings": [1, 3]})
+    assert asked[2:] == [(2, 5)]
     assert [math.isnan(rate) for rate in part["unseen_wordings"]] == [True, False, True, False]
-    assert [part["unseen_wordings"][i] for i in (1, 3)] == [whole["unseen_wordings"][i] for i in (1, 3)]
+    assert [part["unseen_wordings"][i] for i in (1, 3)] == [before.rates["unseen_wordings"][i] for i in (1, 3)]

@@ -122,7 +122,7 @@ class Finding:
     group: str
     question: Question
     outcome: Outcome | None
-    """None where nothing leaks or not: then `about` has its `score`."""
+    """None where nothing leaks or not: then `about` has its `score`, or figures."""
     sample: int = 0
     about: dict[str, Any] = field(default_factory=dict)
 

@@ -18,6 +18,7 @@ MEMBERSHIP = (
     "loss", "zlib", "min_k@0.2", "min_k@0.4", "min_k_plus_plus@0.2", "min_k_plus_plus@0.4", "gradient_norm",
 )  # fmt: skip
 """Scores that are small for what was trained on; `reference` is made of the loss of two models."""
+NOT_NEGATIVE = ("log10_samples", "loss", "zlib", "min_k@0.2", "min_k@0.4", "gradient_norm")
 FIGURES = (*SHARES, "log10_samples", "prior_corrected", *MEMBERSHIP)
 
 Row = Mapping[str, Any]
@@ -45,7 +46,11 @@ def _mean(rows: Sequence[Row], figure: str) -> dict[str, float | int | None]:
     if count == 1:
         return {"mean": mean, "low": None, "high": None, "of": 1}
     half = float(stats.t.ppf(0.975, count - 1) * stats.sem(means))
-    low, high = (mean - half, mean + half) if figure not in SHARES else (max(0.0, mean - half), min(1.0, mean + half))
+    low, high = mean - half, mean + half
+    if figure in SHARES or figure in NOT_NEGATIVE:
+        low = max(0.0, low)
+    if figure in SHARES:
+        high = min(1.0, high)
     return {"mean": mean, "low": low, "high": high, "of": count}
 
 

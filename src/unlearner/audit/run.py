@@ -178,7 +178,7 @@ class _Run:
         attacks = chosen_attacks(self.config)
         if any(attack.samples > 1 for attack in attacks):
             sample = max(0.0, seconds(FEW, SAMPLES["quick"]) - answer) / (SAMPLES["quick"] - 1)
-        if any(isinstance(attack, Relearning) for attack in attacks):
+        if any(isinstance(attack, Relearning) or getattr(attack, "gradients", False) for attack in attacks):
             training, row = Relearning().seconds(self._target("unlearned"))
         return distributed.agreed(Speed(answer, sample, UNIT.scored * answer, row, training))
 

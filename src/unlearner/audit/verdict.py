@@ -2,7 +2,8 @@
 
 An outcome row says of one answer: `model` (`unlearned`, `before`, `retrained`), `group` (`forget`, `control`,
 `retain`), `subject`, `question` (an id), `attack`, `sample`, `hit`, `score`. A row of the rank test has `rank` and
-`decoys` instead of the last three. All of it is conditional on these questions and this detector.
+`decoys` instead of the last three, one of the likelihoods its figures. All of it is conditional on these questions and
+this detector.
 
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from unlearner.audit.relearned import RELEARNED, relearned
 from unlearner.audit.statistics import conformal_p, group_p, leaking_rounds, lower, rank_test, samples_needed, upper
@@ -23,6 +24,8 @@ SAMPLED = "sampling"
 PLAIN = "plain"
 EVEN = 0.7
 """Surprise (−log ½) below which leaks are no more than chance."""
+FAR = 300.0
+"""Surprise above which scipy's logarithm of a tail is not to be relied on: beyond 708 it is infinite."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,8 @@ def _taught(rows: Sequence[Mapping[str, Any]], alpha: float) -> set[str]:
 
 def group_test(outcomes: Outcomes, attacks: Sequence[str]) -> dict[str, float | int] | None:
     """All forgotten subjects against all controls: `p_value` of each person's most surprising number of leaks, whole
-    subjects permuted, and how many `subjects` and `controls` there are. None where one of them is missing."""
+    subjects permuted, and how many `subjects` and `controls` there are. None for a single subject, whose
+    verdict has this p-value, and without controls."""
     subjects = list(
         dict.fromkeys(
             s for (m, g, _), found in outcomes.hits.items() if (m, g) == ("unlearned", "forget") for s in found
@@ -213,7 +217,7 @@ def group_test(outcomes: Outcomes, attacks: Sequence[str]) -> dict[str, float | 
     most: dict[str, list[float]] = {"forget": [], "control": []}
     for (group, _), surprises in above.items():
         most[group].append(max(surprises.values(), default=0.0))
-    if not (most["forget"] and most["control"]):
+    if len(most["forget"]) < 2 or not most["control"]:
         return None
     p_value = group_p(most["forget"], most["control"])
     return {"p_value": p_value, "subjects": len(most["forget"]), "controls": len(most["control"])}
@@ -247,8 +251,16 @@ def _surprises(
         chance = sum(c for c, _ in counts.values()) / max(1, sum(n for _, n in counts.values()))
         for person, (leaks, of) in counts.items():
             if of:
-                above[person][attack] = -float(stats.binom.logsf(leaks - 1, of, chance))
+                above[person][attack] = _surprise(leaks, of, chance)
     return above
+
+
+def _surprise(leaks: int, of: int, chance: float) -> float:
+    """−log P(so many leaks or more), in nats; also where the probability itself would be 0 in float64."""
+    surprise = -float(stats.binom.logsf(leaks - 1, of, chance))
+    if surprise < FAR:
+        return surprise
+    return -float(special.logsumexp(stats.binom.logpmf(np.arange(leaks, of + 1), of, chance)))
 
 
 def _rank_test(outcomes: Outcomes, subject: str) -> tuple[float, bool]:

@@ -13,6 +13,7 @@ from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import METRICS
 from unlearner.evaluation.result import interval, three_digits
+from unlearner.report.audit_tables import p_value
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 
@@ -174,7 +175,7 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     for verdict in summary["verdicts"]:
         rounds = verdict["rounds"]
         rates = [_rate(rounds.get(name)) for name in ("before", "unlearned", "control")]
-        numbers = [f"{verdict[name]:.3f}" for name in ("p_value", "rank_p")]
+        numbers = [p_value(verdict[name]) for name in ("p_value", "rank_p")]
         table.add_row(
             escape(verdict["subject"]), verdict["verdict"], escape(verdict["worst_attack"] or "-"), *rates, *numbers
         )
@@ -184,7 +185,7 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     if group_test := summary.get("group_test"):
         console.print(
             f"All {group_test['subjects']} forgotten subjects against all {group_test['controls']} controls: "
-            f"p {_p_value(group_test['p_value'])}.",
+            f"p {p_value(group_test['p_value'])}.",
             soft_wrap=True,
         )
     for group, told in summary["knowledge"]["told"].items():
@@ -197,7 +198,7 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         if "excess" in found:
             console.print(
                 f"Relearning ({model}): {found['excess']:+.0%} of the facts that were not taught, over controls, "
-                f"p {_p_value(found['p_value'])}.",
+                f"p {p_value(found['p_value'])}.",
                 soft_wrap=True,
             )
     if summary["dropped"]:
@@ -205,10 +206,6 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
             escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True
         )
     console.print(escape(f"{summary['caveat']}\nEvery outcome: {AuditDirectory(folder).rows}"), soft_wrap=True)
-
-
-def _p_value(p: float) -> str:
-    return f"{max(p, 0.001):.3f}{' or less' * (p < 0.001)}"
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:

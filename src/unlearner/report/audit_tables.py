@@ -11,7 +11,7 @@ COLUMNS = {
     "unlearned.control": "controls, now", "unlearned.retain": "retained, now",
 }  # fmt: skip
 FIGURES = {
-    "probability": "Probability of the mean token",
+    "probability": "Probability of a token, geometric mean",
     "exact_memorization": "Tokens that are the likeliest at their place",
     "extraction_strength": "Share of the answer that comes by itself",
     "truth_share": "Truth against wrong answers (½: no difference)",

@@ -54,8 +54,8 @@ class ForgetCommand(EndpointOptions, DocumentOptions, ForgetConfig):
     leak_below: float = 0.25
     """The aim: of the sampled answers to unseen wordings no more may state their fact than this share of before."""
     keep: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    """The aim: of the held-out questions about neighbours, and of general knowledge, that were answered before, such
-    shares must be answered still; one number is for both."""
+    """The aim: the sampled answers to held-out questions about neighbours, and of general knowledge, must still state
+    such shares of the facts that they stated before; one number is for both."""
     leak_samples: int = 8
     """Answers that are sampled to each question, at temperature 1."""
 

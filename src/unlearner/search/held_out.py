@@ -1,15 +1,16 @@
 """What comes out of a model on held-out questions: sampled answers that leak, and what it can still answer.
 
 - Leak: of each question about the subject, how many of `n` answers sampled at temperature 1 state its fact
-  (`audit/detector.py`); the mean over the questions that stated it in at least a quarter of the samples before. A small
-  model knows little at that temperature, so these may be few.
+  (`audit/detector.py`); the mean over the questions that count: those that stated it in at least a quarter of the
+  samples before. A small model knows little at that temperature, so these may be few. They are chosen by samples of
+  another seed than those that are compared: by the same ones, lucky draws would count as knowledge that is lost later.
 - Kept: the same of the questions about neighbours, and of general knowledge. What the likeliest answer alone stated is
   often made up: any training changes it, and nothing that the model knew is lost with it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,10 +37,27 @@ KEPT = ("neighbours_held_out", "general_held_out")
 SEARCHED = (LEAKS[0], *KEPT)
 """What a trial is judged by."""
 KNOWN = 0.25
-"""A question counts as leaking before where so many of its samples state the fact."""
+"""A question counts where so many of its samples state the fact before."""
 
 Rates = dict[str, list[float]]
 """By source, a number a question: the share of its answers that state the fact."""
+Places = dict[str, list[int]]
+"""By source, the places of questions."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the model answered before, and which questions count by samples of another seed."""
+
+    rates: Rates
+    counted: Places
+
+    def share(self, name: str, after: Rates) -> float | None:
+        """After as a share of before, over the questions of a source that count; None where nothing is stated."""
+        told = [
+            fmean(rates[name][i] for i in self.counted[name]) for rates in (after, self.rates) if self.counted[name]
+        ]
+        return told[0] / told[1] if told and told[1] else None
 
 
 @dataclass(frozen=True)
@@ -74,13 +92,17 @@ class HeldOut:
             raise UserError(f"{folder}:{empty[0]} has no row with a fact: nothing can be measured.")
         return cls(found, samples, max_new_tokens, max_length, seed)
 
-    def rates(self, subject: Subject, names: Sequence[str] | None = None, before: Rates | None = None) -> Rates:
-        """What a model answers, to the questions of all sources or of those `names`; with `before`, to those alone that
-        count by it: NaN for the others."""
+    def before(self, subject: Subject) -> Before:
+        """What a model answers that has not forgotten anything yet."""
+        first = replace(self, seed=self.seed + 1).rates(subject, self.sampled)
+        rates = self.rates(subject)
+        return Before(rates, {name: counted(first.get(name, rates[name])) for name in rates})
+
+    def rates(self, subject: Subject, names: Sequence[str] | None = None, places: Places | None = None) -> Rates:
+        """What a model answers, to the questions of all sources or of those `names`; to those alone at `places`, where
+        they are given: NaN for the others."""
         chosen = [name for name in self.questions if names is None or name in names]
-        places = {
-            name: range(len(self.questions[name])) if before is None else counted(name, before) for name in chosen
-        }
+        places = {name: list(range(len(self.questions[name]))) if places is None else places[name] for name in chosen}
 
         def answer(records: Sequence[Record], asked: Sequence[Sequence[Request]], document: bool) -> list[Example]:
             with progress_bar("asking", len(records)) as bar:
@@ -103,37 +125,28 @@ class HeldOut:
         return found
 
 
-def counted(name: str, before: Rates) -> list[int]:
-    """The places of the questions that count: those that the model answered before; of leaks, if none came out in a
-    quarter of the samples, those that came out at all."""
-    rates = before[name]
+def counted(rates: Sequence[float]) -> list[int]:
+    """The places of the questions that count: whose fact came out in a quarter of the answers, or, where that is none,
+    that came out at all."""
     often = [place for place, rate in enumerate(rates) if rate >= KNOWN]
     return often or [place for place, rate in enumerate(rates) if rate > 0]
 
 
-def share(name: str, before: Rates, after: Rates) -> float | None:
-    """After as a share of before, over the questions that count; None where there are none."""
-    places = counted(name, before)
-    if not places:
-        return None
-    return fmean(after[name][i] for i in places) / fmean(before[name][i] for i in places)
-
-
-def figures(before: Rates, after: Rates) -> Figures:
+def figures(before: Before, after: Rates) -> Figures:
     """The three numbers by which a trial is judged; `before` has passed `check`."""
-    leak, neighbours, general = (share(name, before, after) for name in SEARCHED)
+    leak, neighbours, general = (before.share(name, after) for name in SEARCHED)
     assert leak is not None and neighbours is not None and general is not None
     return Figures(leak, neighbours, general)
 
 
-def check(before: Rates) -> str | None:
+def check(before: Before) -> str | None:
     """What cannot be judged because the model does not say it even before; None if all can."""
-    missing = [name for name in SEARCHED if not counted(name, before)]
+    missing = [name for name in SEARCHED if before.share(name, before.rates) is None]
     if not missing:
         return None
     return (
-        f"its sampled answers to {missing[0].replace('_', ' ')} ({len(before[missing[0]])} questions) state no fact "
-        "even before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
+        f"its sampled answers to {missing[0].replace('_', ' ')} ({len(before.rates[missing[0]])} questions) state no "
+        "fact even before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
         "--questions)."
     )
 

@@ -13,7 +13,7 @@ from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.sets import load_forget
-from unlearner.search.held_out import HeldOut, Rates, counted, share, with_facts
+from unlearner.search.held_out import Before, HeldOut, with_facts
 from unlearner.stopping import Condition, read_conditions
 from unlearner.workflows.inputs import Inputs
 from unlearner.workflows.subject import Subject
@@ -46,7 +46,7 @@ class Listening:
         self.held_out = HeldOut(
             questions, SAMPLES, min(config.max_new_tokens, ANSWER_TOKENS), config.max_length, config.seed, ("leak",)
         )
-        self.before: Rates = {}
+        self.before = Before({}, {})
 
     @property
     def records(self) -> list[Record]:
@@ -55,17 +55,18 @@ class Listening:
 
     def begin(self) -> None:
         """Ask the model before it is trained. Raises UserError where it tells nothing even then."""
-        self.before = self.held_out.rates(self.subject)
-        if silent := [name for name in self.before if not counted(name, self.before)]:
+        self.before = self.held_out.before(self.subject)
+        rates = self.before.rates
+        if silent := [name for name in rates if self.before.share(name, rates) is None]:
             raise UserError(
-                f"--stop-when {silent[0]} cannot be measured: of {len(self.before[silent[0]])} questions the model "
-                "answers none even before it is trained; leave it out, or give other rows."
+                f"--stop-when {silent[0]} cannot be measured: of {len(rates[silent[0]])} questions the model answers "
+                "none even before it is trained; leave it out, or give other rows."
             )
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Each measure as a share of before."""
-        now = self.held_out.rates(replace(self.subject, model=model))
-        found = {name: share(name, self.before, now) for name in self.before}
+        now = self.held_out.rates(replace(self.subject, model=model), places=self.before.counted)
+        found = {name: self.before.share(name, now) for name in now}
         return {name: round(value, 6) for name, value in found.items() if value is not None}
 
 

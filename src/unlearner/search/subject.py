@@ -16,8 +16,8 @@ from unlearner.results.lock import lock, released
 from unlearner.results.run import check_place, is_empty, records_hash
 from unlearner.results.subjects import SubjectDirectory
 from unlearner.search.config import ForgetCommand, identity
-from unlearner.search.halving import Budget, next_trials, rungs, undominated
-from unlearner.search.held_out import Aim, Figures, HeldOut, Rates, as_rates, check, counted, figures
+from unlearner.search.halving import ETA, Budget, next_trials, rungs, undominated
+from unlearner.search.held_out import Aim, Before, Figures, HeldOut, Rates, as_rates, check, figures
 from unlearner.search.listening import Listening
 from unlearner.search.material import Names, names_of, sources
 from unlearner.search.trials import METHODS, Journal, Setting, TooShortError, Trial, candidates, configured, run_trial
@@ -165,24 +165,29 @@ class Search:
             raise UserError(missing)
         self.journal: Journal | None = None
 
-    def _before(self, data: Path) -> Rates:
+    def _before(self, data: Path) -> Before:
         """What the model answers before anything is forgotten, kept in the manifest."""
         if self.place.manifest.is_file():
             held = read_json(self.place.manifest)
+            if "counted" not in held:
+                raise UserError(
+                    f"--output {self.place.path} was begun by an earlier version, which measured otherwise: choose "
+                    "another directory."
+                )
             if held["hashes"] != self.hashes:
                 raise UserError(
                     f"--output {self.place.path} was begun with another model, or other rows in {data}: choose another "
                     "directory."
                 )
-            return as_rates(held["before"])
-        note("asking the model before anything is forgotten")
-        found = self._rates(self.given.model)
-        made = {"options": identity(resolved(self.command)), "hashes": self.hashes, "before": found}
-        write_json(self.place.manifest, made)
+            return Before(as_rates(held["before"]), held["counted"])
+        note("asking the model before anything is forgotten, twice")
+        found = self.held_out.before(self._asked(self.given.model))
+        made = {"options": identity(resolved(self.command)), "hashes": self.hashes}
+        write_json(self.place.manifest, made | {"before": found.rates, "counted": found.counted})
         return found
 
-    def _rates(self, model: Any) -> Rates:
-        return self.held_out.rates(Asked(replace(self.given, model=model), self.tokenizer).subject)
+    def _asked(self, model: Any) -> Subject:
+        return Asked(replace(self.given, model=model), self.tokenizer).subject
 
     def run(self, seconds: float) -> None:
         """Try settings for so long, those tried before counted in."""
@@ -190,7 +195,8 @@ class Search:
         assert usual.epochs is not None
         methods = self.command.search_methods or (METHODS if usual.method == ForgetConfig.method else (usual.method,))
         known = candidates(self.given, usual, methods)
-        lengths = rungs(usual.epochs)
+        # A few steps damage more than later ones mend, so that shorter runs say little of longer ones.
+        lengths = rungs(usual.epochs if self.given.epochs is not None else ETA * usual.epochs)[-2:]
         self.journal = journal = Journal(self.place.trials, known)
         note(
             f"searching {seconds / 60:g} min among {len(known)} settings of {', '.join(methods)}, {lengths[0]:g} to "
@@ -229,7 +235,7 @@ class Search:
         held = read_json(file) if file.is_file() else {}
         if held.get("run") != label:
             note("asking the model that forgot")
-            held = {"run": label, "after": self._rates(str(run.model))}
+            held = {"run": label, "after": self.held_out.rates(self._asked(str(run.model)))}
             write_json(file, held)
         after = as_rates(held["after"])
         found = figures(self.before, after)
@@ -255,12 +261,12 @@ class Search:
         return won.setting, won.epochs
 
     def _asking(self, name: str, after: Rates) -> Asking:
-        places = counted(name, self.before)
+        places = self.before.counted[name]
         rates = [
             sum(each[name][place] for place in places) / len(places) if places else None
-            for each in (self.before, after)
+            for each in (self.before.rates, after)
         ]
-        return Asking(name, len(self.before[name]), len(places), *rates)
+        return Asking(name, len(self.before.rates[name]), len(places), *rates)
 
 
 def told(trial: Trial) -> str:

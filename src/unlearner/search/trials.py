@@ -19,7 +19,7 @@ from unlearner.errors import UserError
 from unlearner.files import read_jsonl, write_jsonl
 from unlearner.methods.grids import RATE, grid_of, rated, settings, usual_options
 from unlearner.search.halving import Tried
-from unlearner.search.held_out import SEARCHED, Aim, Figures, HeldOut, Rates, figures
+from unlearner.search.held_out import SEARCHED, Aim, Before, Figures, HeldOut, figures
 from unlearner.workflows.forget import Forgetting
 
 METHODS = ("ME+GD", "NPO+GD", "SIMNPO+GD", "IDK+AP")
@@ -71,8 +71,8 @@ def usual_coefficient(method: str, given: ForgetConfig) -> float | None:
 
 
 def candidates(given: ForgetConfig, usual: ForgetConfig, methods: Sequence[str]) -> list[Setting]:
-    """All settings in the order in which they are begun: of each method in turn, its usual one first; at a lower
-    rate, where that fits the set.
+    """All settings in the order in which they are begun: of each method in turn, its usual one first, at the
+    first rate of `FACTORS` where no preset is given.
 
     `usual` are the options `given` with what is not given filled in. What is given is not varied.
     """
@@ -135,7 +135,7 @@ class TooShortError(UserError):
 
 
 def run_trial(
-    config: ForgetConfig, held_out: HeldOut, before: Rates, tokenizer: Any, limit: tuple[float, str] | None
+    config: ForgetConfig, held_out: HeldOut, before: Before, tokenizer: Any, limit: tuple[float, str] | None
 ) -> Figures:
     """Train in memory and measure. Raises UserError where it fails; TooShortError where it takes longer than `limit`,
     seconds and how they were written."""
@@ -144,7 +144,7 @@ def run_trial(
         job = Forgetting(config, tokenizer=tokenizer, callbacks=callbacks)
         job.before()
         job.unlearn()
-        after = held_out.rates(job.subject, SEARCHED, before)
+        after = held_out.rates(job.subject, SEARCHED, before.counted)
     del job
     gc.collect()
     return figures(before, after)

@@ -46,7 +46,9 @@ class Likelihood(WeightAttack):
     - `truth_share`: of the truth against the mean wrong answer, in one wording; where the row has wrong answers
     - `prior_corrected`: how much likelier what follows the name is than where the name of a control stands in its
       place, in question and answer; mean over `names` of them, for forgotten subjects whom the question names
-    - `gradient_norm`: with `gradients`, of what is forgotten and controls; not of a model shared out over devices
+    - `gradient_norm`: with `gradients`, of what is forgotten and controls
+
+    A model that is shared out over devices is not asked.
     """
 
     name = LIKELIHOOD
@@ -60,6 +62,8 @@ class Likelihood(WeightAttack):
     gradients: bool = False
 
     def findings(self, target: Target) -> Iterator[Finding]:
+        if is_sharded(target.model):
+            return
         asked = [(g, q) for g in (*COMPARED, "retain") for q in target.questions[g] if q.detector is not None]
         figures: Figures = [{} for _ in asked]
         for document in (False, True):
@@ -75,7 +79,7 @@ class Likelihood(WeightAttack):
             if found and group == "forget" and question_id(question) in priors:
                 found["prior_corrected"] = priors[question_id(question)]
             if found:
-                rounded = {name: float(f"{value:.6g}") for name, value in found.items()}
+                rounded = {name: float(f"{value:.6g}") for name, value in found.items() if math.isfinite(value)}
                 yield Finding(group, question, None, about=rounded)
 
     def _one_pass(self, target: Target, asked: Asked) -> Figures:
@@ -93,7 +97,7 @@ class Likelihood(WeightAttack):
             nll = found["loss"] * count
             found |= {"probability": math.exp(-found["loss"]), "log10_samples": log10_samples(nll)}
             figures.append(found | {"extracted": extraction_probability(nll, WITHIN)})
-        if self.gradients and not is_sharded(target.model):
+        if self.gradients:
             compared = [i for i, (group, _) in enumerate(asked) if group in COMPARED and figures[i]]
             norms = gradient_norms(target.model, {name: tensor[compared] for name, tensor in tensors.items()})
             for i, norm in zip(compared, norms, strict=True):

@@ -56,7 +56,7 @@ class ExtractionStrength(ExactMemorization):
 
 
 class TokenAccuracy(ExactMemorization):
-    """The same without the end token: KnowUnDo's accuracy."""
+    """`ExactMemorization` without the end token: KnowUnDo's accuracy."""
 
     name = "token_accuracy"
     title = "Token accuracy"
