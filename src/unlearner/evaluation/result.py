@@ -75,7 +75,7 @@ def three_digits(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
-def interval(summary: Mapping[str, Any], name: str, before: str = "") -> str:
-    """The interval of an aggregate in brackets, with `before` in front; nothing where there is none."""
+def interval(summary: Mapping[str, Any], name: str, lead: str = "") -> str:
+    """The interval of an aggregate in brackets, with `lead` in front; nothing where there is none."""
     ends = summary["intervals"].get(name)
-    return "" if ends is None else f"{before}({ends[0]:.3f}–{ends[1]:.3f})"
+    return "" if ends is None else f"{lead}({ends[0]:.3f}–{ends[1]:.3f})"

@@ -14,7 +14,14 @@ from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
 from unlearner.report.audit_figures import figures
-from unlearner.report.audit_tables import group_sentence, ladder_table, likelihood_table, membership_table, p_value
+from unlearner.report.audit_tables import (
+    MODELS,
+    group_sentence,
+    ladder_table,
+    likelihood_table,
+    membership_table,
+    p_value,
+)
 from unlearner.report.contents import clean, short_model
 from unlearner.report.drawing import inline
 from unlearner.report.wording import number_word
@@ -56,7 +63,6 @@ NEVER = (
 EXAMPLES = 3
 """Answers of a subject, the worst first."""
 TOLD = {"retain": "Retained questions, which were trained on", "neighbour": "Neighbours, which no training row touched"}
-MODELS = {"unlearned": "now", "before": "before", "retrained": "retrained"}
 
 Summary = Mapping[str, Any]
 

@@ -126,5 +126,7 @@ def _told(before: Evaluation | None, after: Evaluation | None) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines)
+    """A bar within a cell is escaped."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    first, *others = (f"| {' | '.join(row)} |" for row in escaped)
+    return "\n".join([first, f"|{'---|' * len(head)}", *others])
