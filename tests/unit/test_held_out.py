@@ -71,14 +71,14 @@ def test_methods_take_turns_and_each_begins_with_its_usual_setting() -> None:
     assert [each["method"] for each in found[:4]] == ["ME+GD", "NPO+GD"] * 2
     assert found[0] == {
         "method": "ME+GD",
-        "learning_rate": 2e-6,  # a fifth of the rate that one run would have
+        "learning_rate": 1e-4,  # fifty times a fifth of the rate that one run would have
         "retain_coeff": 1.0,
         "forget_coeff": 0.5,
-        "lora": False,
+        "lora": True,
     }
     assert len(found) == 2 * 4 * 3 * 3 * 2
     rates = {lora: {each["learning_rate"] for each in found if each["lora"] is lora} for lora in (False, True)}
-    assert sorted(rates[True]) == pytest.approx([10 * rate for rate in sorted(rates[False])])
+    assert sorted(rates[True]) == pytest.approx([50 * rate for rate in sorted(rates[False])])
 
 
 def test_what_is_given_is_not_varied() -> None:
@@ -171,7 +171,7 @@ def test_the_sources_of_several_subjects_are_joined(tmp_path: Path) -> None:
 def test_the_rates_of_a_preset_are_kept() -> None:
     given, filled = usual(learning_rate=None, preset="fictitious")
     found = candidates(given, filled, ["NPO+GD"])
-    assert found[0]["learning_rate"] == 1e-5
+    assert (found[0]["learning_rate"], found[0]["lora"]) == (1e-5 * 50, True)
     assert {each["learning_rate"] for each in found if not each["lora"]} == {5e-6, 1e-5, 2e-5, 5e-5}
 
 
