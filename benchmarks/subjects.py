@@ -99,23 +99,22 @@ def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, 
     models = {"before": options.model, "search": str(made.model), "naive": str(naive.model)}
     asked = {label: Asked(ProbeConfig(model=model, subject=name)).subject for label, model in models.items()}
     before = held_out.before(asked.pop("before"))
-    names = [each for each in (*LEAKS, *KEPT) if each in before.rates]
-    rates = {"before": before.rates}
-    rates |= {label: held_out.rates(model, names, before.counted) for label, model in asked.items()}
+    places = {each: before.counted[each] for each in (*LEAKS, *KEPT) if each in before.counted}
+    rates = {"before": before.rates} | {label: held_out.rates(model, places) for label, model in asked.items()}
     return {
         "name": name, "kind": kind, "setting": made.setting | {"epochs": made.epochs}, "trials": len(made.trials),
         "reached_by_search": made.reached, "seconds": seconds,
         "trial_seconds": sum(trial.seconds for trial in made.trials),
         "frontier": [{"setting": str(trial), "found": vars(trial.found)} for trial in made.frontier],
-        "sets": {each: shares(each, before.counted[each], rates) for each in names},
+        "sets": {each: shares(each, len(held_out.questions[each]), rates) for each in places},
         "rates": rates,
     }  # fmt: skip
 
 
-def shares(name: str, places: list[int], rates: dict[str, Rates]) -> dict[str, Any]:
-    """Of one set: its questions, how many count, and of these the share of answers with the fact, by model."""
-    means = {label: fmean(found[name][i] for i in places) if places else None for label, found in rates.items()}
-    return {"questions": len(rates["before"][name]), "counted": len(places), **means}
+def shares(name: str, questions: int, rates: dict[str, Rates]) -> dict[str, Any]:
+    """Of one set of so many questions: how many count, and of these the share of answers with the fact, by model."""
+    means = {label: fmean(found[name]) if found[name] else None for label, found in rates.items()}
+    return {"questions": questions, "counted": len(rates["before"][name]), **means}
 
 
 def slug(name: str) -> str:

@@ -1,8 +1,8 @@
 """Held-out questions, the aim, the settings of a search, and names: against figures worked out by hand."""
 
 import json
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +29,33 @@ BEFORE = {
 }
 
 
+QUESTIONS = {name: len(rates) for name, rates in BEFORE.items()}
+
+
 def answered(rates: dict[str, list[float]]) -> Before:
     """Where samples of either seed came to the same."""
-    return Before(rates, {name: counted(found) for name, found in rates.items()})
+    places = {name: counted(found) for name, found in rates.items()}
+    return Before(places, {name: [rates[name][i] for i in places[name]] for name in rates})
 
 
 def test_only_questions_that_were_answered_before_count() -> None:
     after = {
-        "unseen_wordings": [0.15, 0.0, 0.9, 0.9], "neighbours_held_out": [1.0, 1.0, 1.0, 1.0, 0.0],
-        "general_held_out": [1.0, 1.0],
+        "unseen_wordings": [0.15, 0.0], "neighbours_held_out": [1.0, 1.0, 1.0, 0.0], "general_held_out": [1.0, 1.0],
     }  # fmt: skip
     before = answered(BEFORE)
-    assert before.counted["unseen_wordings"] == [0, 1]
+    assert before.counted["unseen_wordings"] == [0, 1] and before.counted["neighbours_held_out"] == [0, 1, 3, 4]
     assert before.share("unseen_wordings", after) == pytest.approx(0.15 / 0.75)
     assert figures(before, after) == Figures(pytest.approx(0.2), 0.75, 1.0)
 
 
 def test_where_no_question_leaks_often_those_that_leak_at_all_count() -> None:
     assert counted([0.0, 0.1, 0.2, 0.0]) == [1, 2]
-    assert check(answered({**BEFORE, "unseen_wordings": [0.0, 0.1, 0.2, 0.0]})) is None
-    nothing = check(answered({**BEFORE, "unseen_wordings": [0.0, 0.0]}))
-    assert nothing is not None and "its sampled answers to unseen wordings (2 questions) state no fact" in nothing
+    assert check(answered({**BEFORE, "unseen_wordings": [0.0, 0.1, 0.2, 0.0]}), QUESTIONS) is None
+    nothing = check(answered({**BEFORE, "unseen_wordings": [0.0, 0.0]}), QUESTIONS)
+    assert nothing is not None and "its sampled answers to unseen wordings (4 questions) state no fact" in nothing
+    # Chosen by samples of one seed, of which nothing comes in those of the other.
+    unlucky = replace(answered(BEFORE), rates={**BEFORE, "unseen_wordings": [0.0, 0.0]})
+    assert unlucky.share("unseen_wordings", {"unseen_wordings": [0.5, 0.0]}) is None and check(unlucky, QUESTIONS)
 
 
 def test_the_aim_and_how_far_a_trial_is_from_it() -> None:
@@ -188,9 +194,14 @@ def test_only_what_counts_is_asked_again(
     monkeypatch.setattr(held_out, "run_passes", counting)
     held = HeldOut({"unseen_wordings": with_facts(builtin("forget", people=5, forget=2)[:4])}, 3, 12, 200, seed=5)
     subject = Subject(tiny_llama().eval(), tiny_tokenizer, TEMPLATES["plain"], None)
+    everything = replace(held, seed=6).rates(subject)
+    monkeypatch.setattr(held_out, "counted", lambda rates: [1, 3])  # an untaught model states nothing
     before = held.before(subject)
-    assert asked == [(4, 6), (4, 5)]  # chosen and measured by samples of two seeds
-    part = held.rates(subject, places={"unseen_wordings": [1, 3]})
-    assert asked[2:] == [(2, 5)]
-    assert [math.isnan(rate) for rate in part["unseen_wordings"]] == [True, False, True, False]
-    assert [part["unseen_wordings"][i] for i in (1, 3)] == [before.rates["unseen_wordings"][i] for i in (1, 3)]
+    assert asked == [(4, 6), (4, 6), (2, 5)]  # chosen by samples of one seed, then those that count by another's
+    assert before.counted == {"unseen_wordings": [1, 3]} and len(before.rates["unseen_wordings"]) == 2
+    assert len(everything["unseen_wordings"]) == 4
+    assert held.rates(subject, before.counted) == before.rates and asked[3:] == [(2, 5)]
+    # Where the likeliest answer counts, there is no other seed, and nothing is asked twice.
+    asked.clear()
+    greedy = replace(held, sampled=())
+    assert len(greedy.before(subject).rates["unseen_wordings"]) == 2 and [count for count, _ in asked] == [4]

@@ -117,6 +117,12 @@ class Outcomes:
                 hits[key][row["subject"]][row["question"]].append(bool(row["hit"]))
         return cls(dict(hits), dict(ranks))
 
+    def subjects(self, group: str) -> list[str]:
+        """Those of a group about whom the unlearned model was asked, in order."""
+        return list(
+            dict.fromkeys(s for (m, g, _), found in self.hits.items() if (m, g) == ("unlearned", group) for s in found)
+        )
+
     def attacks(self, model: str = "unlearned") -> list[str]:
         return list(dict.fromkeys(attack for of, _, attack in self.hits if of == model))
 
@@ -166,9 +172,7 @@ def verdicts(
     lines = list(rows)
     outcomes = Outcomes.of(lines)
     taught = _taught(lines, limits.alpha)
-    subjects = list(
-        dict.fromkeys(s for (_, group, _), found in outcomes.hits.items() if group == "forget" for s in found)
-    )
+    subjects = outcomes.subjects("forget")
     dropped = dropped_attacks(outcomes, limits.alpha, chances)
     kept = [attack for attack in outcomes.attacks() if attack not in dropped]
     battery = [_battery(outcomes, subject, kept) for subject in subjects]
@@ -208,12 +212,7 @@ def group_test(outcomes: Outcomes, attacks: Sequence[str]) -> dict[str, float | 
     """All forgotten subjects against all controls: `p_value` of each person's most surprising number of leaks, whole
     subjects permuted, and how many `subjects` and `controls` there are. None for a single subject, whose
     verdict has this p-value, and without controls."""
-    subjects = list(
-        dict.fromkeys(
-            s for (m, g, _), found in outcomes.hits.items() if (m, g) == ("unlearned", "forget") for s in found
-        )
-    )
-    above = _surprises(outcomes, subjects, attacks)
+    above = _surprises(outcomes, outcomes.subjects("forget"), attacks)
     most: dict[str, list[float]] = {"forget": [], "control": []}
     for (group, _), surprises in above.items():
         most[group].append(max(surprises.values(), default=0.0))
@@ -241,9 +240,7 @@ def _surprises(
     Surprise is −log P(so many leaks or more | chance), so that an attack that is often won by guessing does not drown
     the others. Chance is the rate of the controls and the subjects together: these are treated as some of them.
     """
-    controls = dict.fromkeys(
-        s for (m, g, _), found in outcomes.hits.items() if (m, g) == ("unlearned", "control") for s in found
-    )
+    controls = outcomes.subjects("control")
     people = [*(("forget", subject) for subject in subjects), *(("control", control) for control in controls)]
     above: dict[tuple[str, str], dict[str, float]] = {person: {} for person in people}
     for attack in attacks:

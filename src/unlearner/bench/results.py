@@ -15,14 +15,13 @@ from unlearner.config import BenchConfig
 from unlearner.console import note
 from unlearner.errors import install
 from unlearner.evaluation.benchmarks import BENCHMARKS
-from unlearner.evaluation.metrics import METRICS
-from unlearner.evaluation.result import three_digits
+from unlearner.evaluation.metrics import METRICS, metric_text
+from unlearner.evaluation.result import markdown_table, three_digits
 from unlearner.files import space_errors, write_text
 from unlearner.report.titles import set_names
 from unlearner.report.tuning import TUNING, TUNING_NOTE, tuning_lines, tuning_sentences
 from unlearner.results.layout import BenchDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
-from unlearner.workflows.card import markdown_table
 from unlearner.workflows.presets import with_preset
 
 DIGITS = 6
@@ -226,11 +225,13 @@ def _tasks(results: Results, split: str) -> Table:
 def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], columns: Sequence[str]) -> list[Table]:
     """Every metric on every set, and general ability where it was measured; first before anything was unlearned."""
     first = next((c for c in results.cells if c.split == split and c.finished), None)
-    metrics = {name: metric.short for name, metric in METRICS.items()}
+    metrics = list(METRICS)
+    summary: dict[str, Any] = {}
     if first is not None:
         before = RunDirectory(Path(first.runs[0].output)).before
         by_method = {"before": [_measured(before)], **by_method}
-        metrics |= {name: about["short"] for name, about in before.read_summary().get("metrics", {}).items()}
+        summary = before.read_summary()
+        metrics += [*summary.get("metrics", {})]
     by_method = {method: rows for method, rows in by_method.items() if rows}
     sets = list(dict.fromkeys(name.partition(".")[0] for name in columns if name.partition(".")[2] in metrics))
     called = set_names(vars(results.cells[0].runs[0]))
@@ -239,7 +240,7 @@ def _metrics(results: Results, split: str, by_method: dict[str, list[Row]], colu
         for method, rows in by_method.items()
         for name in sets
     ]
-    headings = ["method", "set", *metrics.values()]
+    headings = ["method", "set", *(metric_text(name, "short", summary) for name in metrics)]
     tables = [Table(f"{_title(results, split)}: every metric", headings, lines)]
     # Of the paper's tasks the metric that it prints; of others all.
     abilities = [name for name in columns if "," in name and _printed(*name.split(".", 1))]

@@ -11,7 +11,7 @@ from rich.table import Table
 from unlearner.console import discard_output, warn
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
-from unlearner.evaluation.metrics import METRICS
+from unlearner.evaluation.metrics import metric_text
 from unlearner.evaluation.result import interval, three_digits
 from unlearner.report.audit_tables import p_value
 from unlearner.report.titles import renamed, set_names
@@ -54,8 +54,7 @@ def _new_table(*headings: str, left: int) -> Table:
 def _metrics(summaries: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """All metrics of some evaluations by name, with their headings."""
     found = (name for summary in summaries.values() for metrics in summary["sets"].values() for name in metrics)
-    more = {name: about["short"] for each in summaries.values() for name, about in each.get("metrics", {}).items()}
-    return {name: METRICS[name].short if name in METRICS else more.get(name, name) for name in found}
+    return {name: metric_text(name, "short", *summaries.values()) for name in found}
 
 
 def _a_line_a_set(summaries: Mapping[str, dict[str, Any]]) -> Table:

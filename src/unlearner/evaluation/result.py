@@ -1,6 +1,6 @@
 """What an evaluation gives: a summary, and a record for every row that it was computed from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -79,3 +79,10 @@ def interval(summary: Mapping[str, Any], name: str, lead: str = "") -> str:
     """The interval of an aggregate in brackets, with `lead` in front; nothing where there is none."""
     ends = summary["intervals"].get(name)
     return "" if ends is None else f"{lead}({ends[0]:.3f}–{ends[1]:.3f})"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; a bar within a cell is escaped."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    first, *others = (f"| {' | '.join(row)} |" for row in escaped)
+    return "\n".join([first, f"|{'---|' * len(head)}", *others])

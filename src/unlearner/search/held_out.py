@@ -8,7 +8,6 @@
   often made up: any training changes it, and nothing that the model knew is lost with it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,24 +39,23 @@ KNOWN = 0.25
 """A question counts where so many of its samples state the fact before."""
 
 Rates = dict[str, list[float]]
-"""By source, a number a question: the share of its answers that state the fact."""
+"""By source, a number a question that was asked: the share of its answers that state the fact."""
 Places = dict[str, list[int]]
 """By source, the places of questions."""
 
 
 @dataclass(frozen=True)
 class Before:
-    """What the model answered before, and which questions count by samples of another seed."""
+    """Which questions count, and what the model answered to them before, in samples of another seed."""
 
-    rates: Rates
     counted: Places
+    rates: Rates
 
     def share(self, name: str, after: Rates) -> float | None:
         """After as a share of before, over the questions of a source that count; None where nothing is stated."""
-        told = [
-            fmean(rates[name][i] for i in self.counted[name]) for rates in (after, self.rates) if self.counted[name]
-        ]
-        return told[0] / told[1] if told and told[1] else None
+        if not any(self.rates[name]):
+            return None
+        return fmean(after[name]) / fmean(self.rates[name])
 
 
 @dataclass(frozen=True)
@@ -94,15 +92,15 @@ class HeldOut:
 
     def before(self, subject: Subject) -> Before:
         """What a model answers that has not forgotten anything yet."""
-        first = replace(self, seed=self.seed + 1).rates(subject, self.sampled)
-        rates = self.rates(subject)
-        return Before(rates, {name: counted(first.get(name, rates[name])) for name in rates})
+        first = replace(self, seed=self.seed + 1).rates(subject)
+        places = {name: counted(rates) for name, rates in first.items()}
+        again = self.rates(subject, {name: places[name] for name in first if name in self.sampled})
+        return Before(places, {name: [rates[i] for i in places[name]] for name, rates in first.items()} | again)
 
-    def rates(self, subject: Subject, names: Sequence[str] | None = None, places: Places | None = None) -> Rates:
-        """What a model answers, to the questions of all sources or of those `names`; to those alone at `places`, where
-        they are given: NaN for the others."""
-        chosen = [name for name in self.questions if names is None or name in names]
-        places = {name: list(range(len(self.questions[name]))) if places is None else places[name] for name in chosen}
+    def rates(self, subject: Subject, places: Places | None = None) -> Rates:
+        """What a model answers to the questions at `places`, or to all."""
+        if places is None:
+            places = {name: list(range(len(questions))) for name, questions in self.questions.items()}
 
         def answer(records: Sequence[Record], asked: Sequence[Sequence[Request]], document: bool) -> list[Example]:
             with progress_bar("asking", len(records)) as bar:
@@ -112,16 +110,16 @@ class HeldOut:
                     progress=lambda _, done, total: bar(len(records) * done // total),
                 )  # fmt: skip
 
-        found: Rates = {name: [math.nan] * len(self.questions[name]) for name in chosen}
+        found: Rates = {name: [] for name in places}
         for attack in (
             Sampling(n=self.samples, seed=self.seed, max_new_tokens=self.max_new_tokens),
             Template("plain", "{q}", max_new_tokens=self.max_new_tokens),
         ):
-            group = [name for name in chosen if (name in self.sampled) == isinstance(attack, Sampling)]
+            group = [name for name in places if (name in self.sampled) == isinstance(attack, Sampling)]
             asked = [(name, place) for name in group for place in places[name]]
             outcomes = run_attack(attack, [self.questions[name][place] for name, place in asked], answer)
-            for number, (name, place) in enumerate(asked):
-                found[name][place] = fmean(outcome.hit for outcome in outcomes[number])
+            for number, (name, _) in enumerate(asked):
+                found[name].append(fmean(outcome.hit for outcome in outcomes[number]))
         return found
 
 
@@ -139,14 +137,15 @@ def figures(before: Before, after: Rates) -> Figures:
     return Figures(leak, neighbours, general)
 
 
-def check(before: Before) -> str | None:
-    """What cannot be judged because the model does not say it even before; None if all can."""
+def check(before: Before, questions: Mapping[str, int]) -> str | None:
+    """What cannot be judged, of so many `questions` by source, because the model does not say it even before; None if
+    all can."""
     missing = [name for name in SEARCHED if before.share(name, before.rates) is None]
     if not missing:
         return None
     return (
-        f"its sampled answers to {missing[0].replace('_', ' ')} ({len(before.rates[missing[0]])} questions) state no "
-        "fact even before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
+        f"its sampled answers to {missing[0].replace('_', ' ')} ({questions[missing[0]]} questions) state no fact even "
+        "before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
         "--questions)."
     )
 

@@ -56,16 +56,16 @@ class Listening:
     def begin(self) -> None:
         """Ask the model before it is trained. Raises UserError where it tells nothing even then."""
         self.before = self.held_out.before(self.subject)
-        rates = self.before.rates
+        rates, questions = self.before.rates, self.held_out.questions
         if silent := [name for name in rates if self.before.share(name, rates) is None]:
             raise UserError(
-                f"--stop-when {silent[0]} cannot be measured: of {len(rates[silent[0]])} questions the model answers "
-                "none even before it is trained; leave it out, or give other rows."
+                f"--stop-when {silent[0]} cannot be measured: of {len(questions[silent[0]])} questions the model "
+                "answers none even before it is trained; leave it out, or give other rows."
             )
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Each measure as a share of before."""
-        now = self.held_out.rates(replace(self.subject, model=model), places=self.before.counted)
+        now = self.held_out.rates(replace(self.subject, model=model), self.before.counted)
         found = {name: self.before.share(name, now) for name in now}
         return {name: round(value, 6) for name, value in found.items() if value is not None}
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from unlearner import distributed
@@ -160,8 +161,9 @@ class Search:
             name: records_hash(load_records(f"{data}:{name}"))
             for name in ("forget", "retain", *self.held_out.questions)
         }
+        self.questions = {name: len(questions) for name, questions in self.held_out.questions.items()}
         self.before = self._before(data)
-        if missing := check(self.before):
+        if missing := check(self.before, self.questions):
             raise UserError(missing)
         self.journal: Journal | None = None
 
@@ -169,7 +171,7 @@ class Search:
         """What the model answers before anything is forgotten, kept in the manifest."""
         if self.place.manifest.is_file():
             held = read_json(self.place.manifest)
-            if "counted" not in held:
+            if "held_out" not in held:
                 raise UserError(
                     f"--output {self.place.path} was begun by an earlier version, which measured otherwise: choose "
                     "another directory."
@@ -179,11 +181,11 @@ class Search:
                     f"--output {self.place.path} was begun with another model, or other rows in {data}: choose another "
                     "directory."
                 )
-            return Before(as_rates(held["before"]), held["counted"])
-        note("asking the model before anything is forgotten, twice")
+            return Before(held["held_out"]["counted"], as_rates(held["held_out"]["rates"]))
+        note("asking the model before anything is forgotten, and again what it knows")
         found = self.held_out.before(self._asked(self.given.model))
         made = {"options": identity(resolved(self.command)), "hashes": self.hashes}
-        write_json(self.place.manifest, made | {"before": found.rates, "counted": found.counted})
+        write_json(self.place.manifest, made | {"held_out": asdict(found)})
         return found
 
     def _asked(self, model: Any) -> Subject:
@@ -235,7 +237,7 @@ class Search:
         held = read_json(file) if file.is_file() else {}
         if held.get("run") != label:
             note("asking the model that forgot")
-            held = {"run": label, "after": self.held_out.rates(self._asked(str(run.model)))}
+            held = {"run": label, "after": self.held_out.rates(self._asked(str(run.model)), self.before.counted)}
             write_json(file, held)
         after = as_rates(held["after"])
         found = figures(self.before, after)
@@ -261,12 +263,8 @@ class Search:
         return won.setting, won.epochs
 
     def _asking(self, name: str, after: Rates) -> Asking:
-        places = self.before.counted[name]
-        rates = [
-            sum(each[name][place] for place in places) / len(places) if places else None
-            for each in (self.before.rates, after)
-        ]
-        return Asking(name, len(self.before.rates[name]), len(places), *rates)
+        rates = [fmean(each[name]) if each[name] else None for each in (self.before.rates, after)]
+        return Asking(name, self.questions[name], len(self.before.counted[name]), *rates)
 
 
 def told(trial: Trial) -> str:

@@ -145,7 +145,7 @@ def run_trial(
         job = Forgetting(config, tokenizer=tokenizer, callbacks=callbacks)
         job.before()
         job.unlearn()
-        after = held_out.rates(job.subject, SEARCHED, before.counted)
+        after = held_out.rates(job.subject, {name: before.counted[name] for name in SEARCHED})
     del job
     gc.collect()
     return figures(before, after)

@@ -3,15 +3,15 @@
 In the format of the Hugging Face hub, whose pages show the results (`model-index`). Texts of the data are not in it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from unlearner.evaluation.judges import describe
-from unlearner.evaluation.metrics import METRICS
-from unlearner.evaluation.result import Evaluation, interval, three_digits
+from unlearner.evaluation.metrics import metric_text
+from unlearner.evaluation.result import Evaluation, interval, markdown_table, three_digits
 from unlearner.files import write_text
 from unlearner.options import TrainOptions
 from unlearner.scenarios.base import BUILTIN
@@ -97,10 +97,9 @@ def _results(after: Evaluation | None, data: Mapping[str, str | None]) -> Iterat
     for key, title in FIGURES.items():
         name, of = ("forget set", "forget set") if key == "forget_efficacy" else ("sets to be kept", "retain set")
         found.append((name, of, key, title, after.summary.get(key)))
-    more = {key: about["title"] for key, about in after.summary.get("metrics", {}).items()}
     for name, metrics in after.summary["sets"].items():
-        titles = {key: METRICS[key].title if key in METRICS else more.get(key, key) for key in metrics}
-        found += [(name, MEASURED + name, key, titles[key], value) for key, value in metrics.items()]
+        for key, value in metrics.items():
+            found.append((name, MEASURED + name, key, metric_text(key, "title", after.summary), value))
     for name, of, key, title, value in found:
         if value is None:
             continue
@@ -123,10 +122,3 @@ def _told(before: Evaluation | None, after: Evaluation | None) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in after.summary["counts"].items())
     judged = describe(after.summary["embedding_model"], after.summary["judge"])
     return f"{markdown_table(('', *columns), rows)}\n\nWith 95% intervals. Questions: {counts}. {judged}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A bar within a cell is escaped."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
-    first, *others = (f"| {' | '.join(row)} |" for row in escaped)
-    return "\n".join([first, f"|{'---|' * len(head)}", *others])

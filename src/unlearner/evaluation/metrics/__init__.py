@@ -1,6 +1,7 @@
 """The metrics of the paper (PAPER section 5), by name, further ones, and those of other packages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.examples import EvalSet
@@ -54,6 +55,13 @@ MORE_METRICS: dict[str, Metric] = {
 def metrics_of(eval_set: EvalSet, chosen: Sequence[Metric]) -> Sequence[Metric]:
     """What is measured on a set: its own metric, or those that were chosen."""
     return chosen if eval_set.metric is None else [find_metric(eval_set.metric)]
+
+
+def metric_text(name: str, key: Literal["title", "short"], *summaries: Mapping[str, Any]) -> str:
+    """The title of a metric, ours or one that a summary tells of; its name where none does."""
+    if name in METRICS:
+        return str(getattr(METRICS[name], key))
+    return next((str(each["metrics"][name][key]) for each in summaries if name in each.get("metrics", {})), name)
 
 
 def find_metric(name: str) -> Metric:
