@@ -97,9 +97,13 @@ def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None
     made = summary(found, labels, keep=False)
     assert made["verdicts"] == verdict  # which likelihoods do not change
     page = render(made, found, MANIFEST)
-    assert "Samples that hold the answer word for word" in page and "10³²" in page and "10,000" in page
+    assert "Samples for an even chance of it word for word" in page and "10³²" in page and "10,000" in page
     assert "All 2 forgotten subjects against all 80 controls: p &lt; 0.001" in page
     assert "First 16 rounds" in page and "<script" not in page
+    assert '<th scope="row">sampling</th>' in page and '<th scope="row">likelihood</th>' not in page  # no answer leaks
+    # On a phone rows are stacked, without the table's head: every cell says what it is.
+    tables = re.findall(r'<table class="glance.*?</table>', page, re.DOTALL)
+    assert len(tables) >= 5 and all("<td>" not in table for table in tables)
     assert "alert(1)" not in json.dumps(redacted_audit(made))
     new = ("group_test", "ladder", "likelihood", "membership")
     old = render({key: value for key, value in made.items() if key not in new}, found, MANIFEST)

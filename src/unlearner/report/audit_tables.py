@@ -16,7 +16,7 @@ FIGURES = {
     "extraction_strength": "Share of the answer that comes by itself",
     "truth_share": "Truth against wrong answers (½: no difference)",
     "prior_corrected": "Likelier than with another name, nats",
-    "log10_samples": "Samples that hold the answer word for word with probability ½",
+    "log10_samples": "Samples for an even chance of it word for word",
     "extracted": "Answers that 1,024 samples hold word for word",
 }
 SCORES = {
@@ -46,7 +46,8 @@ def _figure(name: str, found: Mapping[str, Any] | None) -> tuple[str, str]:
     if found is None:
         return ("–", "")
     texts = ["" if found[key] is None else _number(name, found[key]) for key in ("mean", "low", "high")]
-    return texts[0], f"{texts[1]} to {texts[2]}" if texts[1] else ""
+    between = " to " if name == "prior_corrected" else "–"  # which may be negative
+    return texts[0], f"{texts[1]}{between}{texts[2]}" if texts[1] else ""
 
 
 def _number(name: str, value: float) -> str:

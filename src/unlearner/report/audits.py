@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from unlearner.audit.likelihood_tables import LIKELIHOOD
 from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
@@ -103,7 +104,8 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         has_taught=bool(_taught(summary)), has_depth=bool(summary.get("depth")),
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
         told=_told(summary), refused=_refused(summary), repetition=_repetition(summary),
-        attacks=[_attack(a, summary) for a in summary["attacks"]], dropped=summary["dropped"],
+        attacks=[_attack(a, summary) for a in summary["attacks"] if a["attack"] != LIKELIHOOD],
+        dropped=summary["dropped"],
         likelihood=likelihood_table(summary), membership=membership_table(summary),
         ladder=ladder_table(summary), group=group_sentence(summary),
         relearning=_relearning(summary), figures=[(title, text, Markup(inline(tile, name)))
