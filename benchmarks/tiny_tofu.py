@@ -1,20 +1,51 @@
-"""The fictitious and the continual scenario on real TOFU text, with a tiny Llama that knows a part of it by heart.
+"""The field's methods, and the continual scenario, on TOFU's text with a tiny Llama that knows a part of it by heart.
 
-    python -m benchmarks.tiny_tofu path/to/tofu runs/tiny-tofu
+    python -m benchmarks.tiny_tofu path/to/tofu runs/tiny-tofu --jobs 2
 
 A slice of TOFU is written to runs/tiny-tofu/data in TOFU's own layout: forget01's ten tasks (20 authors, 400
 questions), the first 18 authors of retain90 (360), real authors and world facts as they are. A new Llama of 4 million
-parameters learns all of it. Every command is printed before it runs, and repeating it goes on where it was.
+parameters learns all of it. Then
+
+- `fictitious`: every method forgets the first task, at the best of equally many settings of its own grid;
+- `continual`: some pairs, with DUALOPTIM and without, forget three tasks one after another.
+
+Every command is printed before it runs, and repeating it goes on where it was. Writes PART.md, a table each.
 """
 
+import argparse
+import csv
 import shlex
-import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 from unlearner.commands.main import main
-from unlearner.files import read_jsonl, write_jsonl
+from unlearner.evaluation.result import markdown_table
+from unlearner.files import read_json, read_jsonl, write_jsonl, write_text
+from unlearner.results.layout import BenchDirectory
 
 KEPT = 360
+METHODS = (
+    "GA+GD", "NPO+GD", "NPO+KL", "ME+GD", "DPO+GD", "IDK+GD", "IDK+AP", "SIMNPO+GD", "TNPO+GD", "WTNPO+GD", "WGA+GD",
+    "SATIMP+GD", "UL+GD", "CEU+GD", "UNILOGIT+GD", "UNDIAL+GD", "JENSUN+JS", "PDU+DUAL", "FLAT+GD", "LLMU", "MP-ME",
+    "MP-IDK", "NPO+GD+GRU", "NPO+GD+BLUR", "NPO+GD+SAM",
+)  # fmt: skip
+OF_THEIR_OWN = {
+    "ALTPO+GD": "max_new_tokens=64 samples=2",
+    "RMU+REP": "layer=2",
+    "ARMU+REP": "layer=2",
+    "RR": "layers=1,2",
+}
+"""Methods with options that others do not have: the tiny Llama has 4 layers, and writes short answers."""
+PAIRS = ("ME+GD", "NPO+GD", "SIMNPO+GD", "ALTPO+GD")
+FIGURES = {
+    "model_utility": "MU",
+    "forget_efficacy": "FE",
+    "forget.extraction_strength": "ES, forget",
+    "retain.extraction_strength": "ES, retain",
+    "forget.exact_memorization": "EM, forget",
+    "retain.exact_memorization": "EM, retain",
+}
 
 
 def write_slice(tofu: Path, folder: Path) -> None:
@@ -45,20 +76,103 @@ def teaching(data: Path, target: Path, *more: str) -> str:
     )
 
 
-def everything(tofu: Path, runs: Path) -> None:
-    data, target = runs / "data", runs / "target"
-    write_slice(tofu, data)
+def benches(folder: Path, methods: Iterable[str], options: str) -> list[BenchDirectory]:
+    """Run a bench of all `methods` together, and one of each that has options of its own."""
+    plain = [method for method in methods if method not in OF_THEIR_OWN and not method.startswith("ALTPO")]
+    parts = [("together", " ".join(plain), "")] if plain else []
+    for method in methods:
+        if method not in plain:
+            own = OF_THEIR_OWN[method.removesuffix("+DUALOPTIM")]
+            parts.append((method, method, f"--method-options {own}"))
+    for name, chosen, own in parts:
+        run(f"bench {options} --methods {chosen} {own} --output {folder / name}")
+    return [BenchDirectory(folder / name) for name, _, _ in parts]
+
+
+def rows_of(bench: BenchDirectory) -> list[dict[str, str]]:
+    with bench.results("csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mean(rows: Sequence[Mapping[str, str]], name: str) -> str:
+    values = [float(row[name]) for row in rows if row.get(name)]
+    if not values:
+        return "–"
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def fictitious_table(found: Sequence[BenchDirectory]) -> str:
+    """A row a method: the setting chosen, the figures after it, and at how many settings it comes near its best."""
+    lines, before = [], ""
+    for bench in found:
+        tuned = read_json(bench.tuning)
+        rows = [row for row in rows_of(bench) if row["status"] == "finished"]
+        before = before or next((f"{r['model_utility_before']} / {r['forget_efficacy_before']}" for r in rows), "")
+        for method, splits in tuned.items():
+            (told,) = splits.values()
+            mine = [row for row in rows if row["method"] == method]
+            chosen = ", ".join(f"{name} {value}" for name, value in (told["chosen"] or {}).items())
+            spread = told["spread"]
+            near = f"{spread['near']} of {spread['trials']}, {spread['median']:.2f}" if spread else "–"
+            lines.append([method, chosen, *(mean(mine, name) for name in FIGURES), near])
+    lines.sort(key=lambda line: line[3], reverse=True)
+    heads = ["method", "chosen", *FIGURES.values(), "settings near the best, median"]
+    return f"{markdown_table(heads, lines)}\n\nBefore: MU / FE {before}."
+
+
+def continual_table(found: Sequence[BenchDirectory]) -> str:
+    """MU, and FE over all tasks so far, after each task."""
+    rows = [row for bench in found for row in rows_of(bench) if row["status"] == "finished"]
+    tasks = sorted({row["task"] for row in rows})
+    lines = [
+        [method, title, *(mean([r for r in rows if (r["method"], r["task"]) == (method, t)], name) for t in tasks)]
+        for method in sorted({row["method"] for row in rows})
+        for name, title in (("model_utility", "MU"), ("forget_efficacy_tasks", "FE"))
+    ]
+    return markdown_table(["method", "", *(f"task {task}" for task in tasks)], lines)
+
+
+def everything(options: argparse.Namespace) -> None:
+    data, target = options.output / "data", options.output / "target"
+    write_slice(options.tofu, data)
     run(teaching(data, target))
     settings = (
-        f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 "
-        "--gradient-accumulation-steps 1 --max-new-tokens 64 --judge offline --jobs 2"
+        f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 --jobs {options.jobs} "
+        f"--gradient-accumulation-steps 1 --max-new-tokens 64 --judge offline --seeds {' '.join(options.seeds)} "
     )
-    run(f"bench fictitious {settings} --eval-limit 80 --tune lr=5e-5,1e-4,2e-4,4e-4 --output {runs}/fictitious")
-    run(
-        f"bench continual {settings} --learning-rate 2e-4 --eval-limit 40 --methods GA+GD NPO+GD ME+GD --tasks 3 "
-        f"--output {runs}/continual"
-    )
+    if "fictitious" in options.parts:
+        metrics = "rouge probability truth_ratio token_entropy cosine_similarity entailment"
+        settings_here = (
+            f"fictitious {settings} --eval-limit 80 --tune --tune-budget {options.budget} "
+            f"--metrics {metrics} extraction_strength exact_memorization"
+        )
+        methods = [*METHODS, *OF_THEIR_OWN]
+        report(
+            options.output,
+            "fictitious",
+            fictitious_table(benches(options.output / "fictitious", methods, settings_here)),
+        )
+    if "continual" in options.parts:
+        methods = [name for pair in PAIRS for name in (pair, f"{pair}+DUALOPTIM")]
+        settings_here = f"continual {settings} --learning-rate 2e-4 --eval-limit 40 --tasks 3"
+        report(
+            options.output, "continual", continual_table(benches(options.output / "continual", methods, settings_here))
+        )
+
+
+def report(folder: Path, part: str, table: str) -> None:
+    print(f"\n{table}\n")
+    write_text(folder / f"{part}.md", table + "\n")
 
 
 if __name__ == "__main__":
-    everything(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="python -m benchmarks.tiny_tofu", formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("tofu", type=Path, help="folder with TOFU's files")
+    parser.add_argument("output", type=Path, help="folder of all runs and tables")
+    parser.add_argument("--parts", nargs="+", choices=("fictitious", "continual"), default=["fictitious", "continual"])
+    parser.add_argument("--budget", default="6", help="of each method's tuning: so many settings, or a time")
+    parser.add_argument("--seeds", nargs="+", default=["1001", "1002", "1003"])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    everything(parser.parse_args())

@@ -27,7 +27,7 @@ BATCH_TOKENS = {"cpu": 256, "cuda": 16_384}
 """Tokens of one forward of an embedding model. With more there are more rows that only fill up."""
 STEP = 4
 """Texts are padded to a multiple of so many tokens."""
-WAY = 2
+WAY = 3
 """Of computing a vector. Another way gives other last digits: what it kept is not to be mixed with these."""
 
 

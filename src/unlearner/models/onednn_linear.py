@@ -1,7 +1,8 @@
-"""Float32 matrix products on AMD processors, twice as fast.
+"""Float32 matrix products on AMD processors with AVX-512, twice as fast.
 
-PyTorch gives the float32 products of linear layers to MKL, which on AMD processors runs them at about half the rate of
-oneDNN. PyTorch carries oneDNN, too, and calls it by an operator that `torch.compile` uses: here it is given gradients.
+PyTorch gives the float32 products of linear layers to MKL, which on AMD processors uses AVX2 only. oneDNN, which PyTorch
+carries, too, uses AVX-512 where it is there; with AVX2 alone MKL is the faster one. PyTorch calls oneDNN by an operator
+that `torch.compile` uses: here it is given gradients.
 """
 
 import platform
@@ -60,10 +61,11 @@ def has_onednn() -> bool:
 
 @cache
 def mkl_is_slow() -> bool:
-    """Whether oneDNN, which is there, is the faster one: on AMD processors, where PyTorch takes MKL."""
+    """Whether oneDNN, which is there, is the faster one: on AMD processors with AVX-512, where PyTorch takes MKL."""
     info = Path("/proc/cpuinfo")
     processor = info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
-    return "AuthenticAMD" in processor and torch.backends.mkl.is_available() and has_onednn()
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and "AuthenticAMD" in processor and torch.backends.mkl.is_available() and has_onednn()
 
 
 def _gains(x: Tensor, weight: Tensor) -> bool:
