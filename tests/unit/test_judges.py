@@ -20,6 +20,7 @@ from unlearner.evaluation.embeddings import Embedder, VectorStore, load_embedder
 from unlearner.evaluation.entailment_judges import NliJudge, OfflineJudge, load_nli_judge
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import load_judges
+from unlearner.models import packing
 
 FORWARD = EvalSet("forget", (), generation_is_premise=True)
 BACKWARD = EvalSet("retain", ())
@@ -157,9 +158,18 @@ def test_of_processes_that_compute_a_text_at_once_the_first_counts(
     assert np.array_equal(found, first.embed(TEXTS)), "and what only the second has computed, the first takes over"
 
 
+@pytest.fixture
+def packable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether texts can stand one after the other in a row; not all models can do that."""
+    if not request.param:
+        monkeypatch.setattr(packing, "_agrees", lambda model: False)
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("packable", [True, False], indirect=True)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_an_embedding_is_the_same_to_the_bit_whatever_is_embedded_with_it(
-    seed: int, embedder: Embedder, tmp_path: Path
+    seed: int, packable: bool, embedder: Embedder, tmp_path: Path
 ) -> None:
     """Or a figure's last digits would depend on what another run left in the cache."""
     draw = random.Random(seed)
@@ -171,6 +181,28 @@ def test_an_embedding_is_the_same_to_the_bit_whatever_is_embedded_with_it(
         size = draw.choice([1, 2, 5, 20])
         part, order = order[:size], order[size:]
         assert np.array_equal(in_parts.embed([texts[i] for i in part]), together[part])
+
+
+@pytest.mark.parametrize("packable", [True, False], indirect=True)
+def test_embeddings_are_those_of_sentence_transformers(packable: bool, embedder: Embedder, tmp_path: Path) -> None:
+    """Of texts of all lengths, one longer than a forward's texts and longer than the model reads."""
+    texts = ["", "a", *(f"{'A longer text. ' * n}{n}" for n in (3, 20, 60, 400))]
+    with embeddings._packing(embedder._model) as packed:
+        assert packed == packable
+    found = Embedder(embedder.name, embedder._directory, "cpu", tmp_path).embed(texts)
+    expected = [embedder._model.encode(text, normalize_embeddings=True) for text in texts]
+    assert found == pytest.approx(np.stack(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [8, 16, 64])
+def test_strips_hold_every_text_once(tokens: int) -> None:
+    lengths = [random.Random(tokens).randrange(1, 20) for _ in range(50)]
+    strips = embeddings._strips(lengths, tokens)
+    assert sorted(place for strip in strips for place in strip.places) == list(range(50))
+    for strip in strips:
+        held = sum(lengths[place] for place in strip.places)
+        assert strip.length == max(tokens, held) and strip.rows == 1
+        assert held <= tokens or len(strip.places) == 1, "only a text that is longer has a row of its own length"
 
 
 def test_embeddings_do_not_depend_on_the_precision_of_the_run_around_them(embedder: Embedder, tmp_path: Path):

@@ -5,6 +5,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
@@ -18,15 +19,20 @@ from unlearner.files import cache_directory
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 
 
 PAPER_EMBEDDINGS = "sentence-transformers/paraphrase-MiniLM-L6-v2"
 OFFLINE_EMBEDDINGS = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+STRIP_TOKENS = {"cpu": 512, "cuda": 16_384}
+"""Tokens of one forward of an embedding model, texts one after the other."""
 BATCH_TOKENS = {"cpu": 256, "cuda": 16_384}
-"""Tokens of one forward of an embedding model. With more there are more rows that only fill up."""
+"""The same, texts beside each other. With more there are more rows that only fill up."""
 STEP = 4
-"""Texts are padded to a multiple of so many tokens."""
+"""Texts beside each other are padded to a multiple of so many tokens."""
+TOKENIZED = 256
+"""Texts that are tokenised at a time."""
 WAY = 3
 """Of computing a vector. Another way gives other last digits: what it kept is not to be mixed with these."""
 
@@ -35,8 +41,9 @@ class Embedder:
     """Sentence embeddings. Every distinct text is embedded once, in this process and, through `cache`, across runs.
 
     A text's vector is the same to the bit whatever is embedded with it, so that a figure does not depend on what an
-    earlier run, or another process, left in the cache: a forward holds texts of one length, without padding, and as
-    many rows as that length always has, the last ones filled up. The order of sums depends on the shape alone.
+    earlier run, or another process, left in the cache. The order of sums depends on the shape of a forward alone: all
+    have one shape, texts standing one after the other in a row of so many tokens that is filled up; where a model
+    cannot do that, those of one length stand beside each other, in as many rows as that length always has.
     """
 
     def __init__(self, name: str, directory: Path, device: str | None = None, cache: Path | None = None) -> None:
@@ -69,28 +76,25 @@ class Embedder:
         if not callable(model.tokenizer) or model.default_prompt_name:  # static embeddings; instructions before a text
             with computing(model):
                 return {text: model.encode(text, normalize_embeddings=True) for text in texts}
-        by_length = defaultdict[int, list[str]](list)
-        for text, tokens in zip(texts, model.tokenizer(texts, truncation=True)["input_ids"], strict=True):
-            by_length[-(-len(tokens) // STEP) * STEP].append(text)
-        budget = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
-        blocks = [
-            (length, alike[start : start + max(1, budget // length)])
-            for length, alike in sorted(by_length.items(), reverse=True)
-            for start in range(0, len(alike), max(1, budget // length))
-        ]
-        with two_at_a_time(model, len(blocks)) as run:
-            idle = [model] if run is map else [model, twin(model)]  # a tokenizer serves one thread at a time
+        rows = _tokenized(model, texts)
+        with _packing(model) as packed:
+            tokens = STRIP_TOKENS if packed else BATCH_TOKENS
+            lengths = [len(row["input_ids"]) for row in rows]
+            blocks = (_strips if packed else _blocks)(lengths, tokens.get(model.device.type, tokens["cuda"]))
+            with two_at_a_time(model, len(blocks)) as run:
+                idle = [model] if run is map else [model, twin(model)]  # one serves one thread at a time
 
-            def encode(block: tuple[int, list[str]]) -> np.ndarray:
-                (length, alike), encoder = block, idle.pop()
-                try:
-                    return _encode(encoder, alike, max(1, budget // length), length)
-                finally:
-                    idle.append(encoder)
+                def encode(block: _Block) -> np.ndarray:
+                    encoder = idle.pop()
+                    try:
+                        return (_encode_strip if packed else _encode)(encoder, [rows[i] for i in block.places], block)
+                    finally:
+                        idle.append(encoder)
 
-            with computing(*idle):
-                embedded = chain.from_iterable(alike for _, alike in blocks)
-                return dict(zip(embedded, chain.from_iterable(run(encode, blocks)), strict=True))
+                with computing(*idle):
+                    places = chain.from_iterable(block.places for block in blocks)
+                    vectors = dict(zip(places, chain.from_iterable(run(encode, blocks)), strict=True))
+        return {text: vectors[i] for i, text in enumerate(texts)}
 
     def check_weights(self, sha256: str) -> None:
         """Raises UserError for other weights than those of the bundled model."""
@@ -132,18 +136,115 @@ class Embedder:
             raise UserError(f"{self.name} does not load as a sentence embedding model: {error}") from error
 
 
-def _encode(model: "SentenceTransformer", texts: list[str], rows: int, length: int) -> np.ndarray:
-    """Unit vectors of at most `rows` texts of at most `length` tokens, by one forward of that shape."""
+@dataclass(frozen=True)
+class _Block:
+    """The texts, by place, of one forward of so many rows of so many tokens."""
+
+    places: list[int]
+    rows: int
+    length: int
+
+
+def _tokenized(model: "SentenceTransformer", texts: list[str]) -> list[dict[str, list[int]]]:
+    """Of each text what the model's tokenizer gives, without padding."""
+    rows = []
+    for start in range(0, len(texts), TOKENIZED):
+        features = getattr(model, "preprocess", model.tokenize)(texts[start : start + TOKENIZED])
+        given = {name: features[name] for name in model.tokenizer.model_input_names if name in features}
+        for i, mask in enumerate(features["attention_mask"].bool()):
+            rows.append({name: values[i][mask].tolist() for name, values in given.items()})
+    return rows
+
+
+@contextmanager
+def _packing(model: "SentenceTransformer") -> Iterator[bool]:
+    """Whether texts may stand one after the other in a row: where a trial of the model beneath finds them apart."""
+    from transformers import PreTrainedModel
+
+    from unlearner.models.packing import packing
+
+    body = getattr(model, "transformers_model", None)
+    if not isinstance(body, PreTrainedModel) or body.config.is_encoder_decoder:
+        yield False
+        return
+    with packing(body, computing(model)) as able:
+        yield able
+
+
+def _strips(lengths: Sequence[int], tokens: int) -> list[_Block]:
+    """Texts one after the other in rows of so many `tokens`, the longest first; a longer text has a row of its own."""
+    by_length = defaultdict[int, list[int]](list)
+    for place, length in enumerate(lengths):
+        by_length[length].append(place)
+    strips = []
+    while by_length:
+        room, places = tokens, list[int]()
+        for length in sorted(by_length, reverse=True):
+            while by_length[length] and (length <= room or not places):
+                places.append(by_length[length].pop())
+                room -= length
+            if not by_length[length]:
+                del by_length[length]
+        strips.append(_Block(places, 1, tokens - min(room, 0)))
+    return strips
+
+
+def _encode_strip(model: "SentenceTransformer", texts: list[dict[str, list[int]]], block: _Block) -> np.ndarray:
+    """Unit vectors of texts that stand one after the other; what is left of the row is filled up."""
     import torch
 
-    features = getattr(model, "preprocess", model.tokenize)([*texts, *texts[:1] * (rows - len(texts))])
-    names = model.tokenizer.model_input_names
-    padded = model.tokenizer.pad(
-        {name: features[name] for name in names if name in features}, padding="max_length", max_length=length
-    ).to(model.device)
+    from unlearner.models.packing import Packed
+
+    ids = [text["input_ids"] for text in texts]
+    lengths = [len(each) for each in ids]
+    if filler := block.length - sum(lengths):
+        ids.append([0] * filler)
+    packed = Packed.of(torch.tensor([len(each) for each in ids])).to(model.device)
     with torch.inference_mode():
-        vectors = model(dict(padded))["sentence_embedding"][: len(texts)]
-        return torch.nn.functional.normalize(vectors, dim=1).float().cpu().numpy()
+        row = torch.tensor([list(chain.from_iterable(ids))], device=model.device)
+        body: Any = model.transformers_model
+        states = packed.states(body, row).split([*lengths, filler])[: len(texts)]
+        return _unit(torch.cat([_pooled(model, part) for part in states]))
+
+
+def _pooled(model: "SentenceTransformer", states: "Tensor") -> "Tensor":
+    """The vector (1, D) of one text, from its last hidden states (T, H)."""
+    import torch
+
+    seen = torch.ones((1, len(states)), dtype=torch.int64, device=states.device)
+    features: dict[str, Tensor] = {"token_embeddings": states[None], "attention_mask": seen}
+    for module in list(model)[1:]:
+        features = module(features)
+    return features["sentence_embedding"]
+
+
+def _blocks(lengths: Sequence[int], tokens: int) -> list[_Block]:
+    """Texts of like lengths beside each other, as many rows as that length always has."""
+    by_length = defaultdict[int, list[int]](list)
+    for place, length in enumerate(lengths):
+        by_length[-(-length // STEP) * STEP].append(place)
+    return [
+        _Block(alike[start : start + rows], rows, length)
+        for length, alike in sorted(by_length.items(), reverse=True)
+        for rows in (max(1, tokens // length),)
+        for start in range(0, len(alike), rows)
+    ]
+
+
+def _encode(model: "SentenceTransformer", texts: list[dict[str, list[int]]], block: _Block) -> np.ndarray:
+    """Unit vectors of texts beside each other; what is left of the rows is filled up."""
+    import torch
+
+    filled = [*texts, *texts[:1] * (block.rows - len(texts))]
+    padded = model.tokenizer.pad(filled, padding="max_length", max_length=block.length, return_tensors="pt")
+    with torch.inference_mode():
+        return _unit(model(dict(padded.to(model.device)))["sentence_embedding"][: len(texts)])
+
+
+def _unit(vectors: "Tensor") -> np.ndarray:
+    import torch
+
+    return torch.nn.functional.normalize(vectors, dim=1).float().cpu().numpy()
 
 
 class VectorStore:

@@ -1,8 +1,8 @@
 """Float32 matrix products on AMD processors with AVX-512, twice as fast.
 
-PyTorch gives the float32 products of linear layers to MKL, which on AMD processors uses AVX2 only. oneDNN, which PyTorch
-carries, too, uses AVX-512 where it is there; with AVX2 alone MKL is the faster one. PyTorch calls oneDNN by an operator
-that `torch.compile` uses: here it is given gradients.
+PyTorch gives the float32 products of linear layers to MKL, which on AMD processors uses AVX2 only. oneDNN, which
+PyTorch carries, too, uses AVX-512 where it is there; with AVX2 alone MKL is the faster one. PyTorch calls oneDNN by an
+operator that `torch.compile` uses: here it is given gradients.
 """
 
 import platform

@@ -228,37 +228,44 @@ def _attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
+    causal = getattr(module, "is_causal", True)  # an encoder's attention is not
     if query.is_cuda:
         assert cu_seq_lens_k is not None and max_length_q is not None and max_length_k is not None
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
         q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
         if shared_keys is not None:  # a row's last token attends to all that the row attends to
             k, v = k.index_select(0, shared_keys), v.index_select(0, shared_keys)
-        out = _varlen(q, k, v, (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k), scaling)
+        out = _varlen(q, k, v, (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k), scaling, causal)
         return out[None], None
     lengths = cu_seq_lens_q.diff().tolist()
     rows = list(zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True))
     of_row = partial(scaled_dot_product_attention, scale=scaling, enable_gqa=True)
     if shared_keys is None:
-        parts = [of_row(q, k, v, is_causal=True) for q, k, v in rows]
+        parts = [of_row(q, k, v, is_causal=causal) for q, k, v in rows]
     else:
         (q, first_k, first_v), *rows = rows
         parts = [of_row(q, first_k, first_v, is_causal=True)]
         n, longest = lengths[0], max(lengths)
-        causal = query.new_ones((longest, n + longest), dtype=torch.bool).tril(n)
+        mask = query.new_ones((longest, n + longest), dtype=torch.bool).tril(n)
         for q, own_k, own_v in rows:
             k, v = torch.cat([first_k, own_k], dim=2), torch.cat([first_v, own_v], dim=2)
-            parts.append(of_row(q, k, v, attn_mask=causal[: q.shape[2], : k.shape[2]]))
+            parts.append(of_row(q, k, v, attn_mask=mask[: q.shape[2], : k.shape[2]]))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
 def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, bounds: tuple[Tensor, Tensor], longest: tuple[int, int], scaling: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    longest: tuple[int, int],
+    scaling: float | None,
+    causal: bool,
 ) -> Tensor:
-    """Causal attention of packed rows on a GPU; q, k, v (P, heads, D), of k and v perhaps fewer heads."""
+    """Attention of packed rows on a GPU; q, k, v (P, heads, D), of k and v perhaps fewer heads."""
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0 if causal else -1)}
     if "enable_gqa" in signature(varlen_attn).parameters:  # PyTorch 2.12 and later
         options["enable_gqa"] = True
     else:
