@@ -37,6 +37,10 @@ OF_THEIR_OWN = {
     "RR": "layers=1,2",
 }
 """Methods with options that others do not have: the tiny Llama has 4 layers, and writes short answers."""
+METRICS = (
+    "rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment", "extraction_strength",
+    "exact_memorization",
+)  # fmt: skip
 PAIRS = ("ME+GD", "NPO+GD", "SIMNPO+GD", "ALTPO+GD")
 FIGURES = {
     "model_utility": "MU",
@@ -78,15 +82,15 @@ def teaching(data: Path, target: Path, *more: str) -> str:
 
 def benches(folder: Path, methods: Iterable[str], options: str) -> list[BenchDirectory]:
     """Run a bench of all `methods` together, and one of each that has options of its own."""
-    plain = [method for method in methods if method not in OF_THEIR_OWN and not method.startswith("ALTPO")]
-    parts = [("together", " ".join(plain), "")] if plain else []
-    for method in methods:
-        if method not in plain:
-            own = OF_THEIR_OWN[method.removesuffix("+DUALOPTIM")]
-            parts.append((method, method, f"--method-options {own}"))
-    for name, chosen, own in parts:
-        run(f"bench {options} --methods {chosen} {own} --output {folder / name}")
-    return [BenchDirectory(folder / name) for name, _, _ in parts]
+    own = {method: OF_THEIR_OWN.get(method.removesuffix("+DUALOPTIM")) for method in methods}
+    groups = {method: [method] for method, given in own.items() if given}
+    if plain := [method for method, given in own.items() if not given]:
+        groups = {"together": plain} | groups
+    for name, chosen in groups.items():
+        given = own[chosen[0]]
+        more = f"--method-options {given} " if given else ""
+        run(f"bench {options} --methods {' '.join(chosen)} {more}--output {folder / name}")
+    return [BenchDirectory(folder / name) for name in groups]
 
 
 def rows_of(bench: BenchDirectory) -> list[dict[str, str]]:
@@ -138,31 +142,21 @@ def everything(options: argparse.Namespace) -> None:
     run(teaching(data, target))
     settings = (
         f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 --jobs {options.jobs} "
-        f"--gradient-accumulation-steps 1 --max-new-tokens 64 --judge offline --seeds {' '.join(options.seeds)} "
+        f"--gradient-accumulation-steps 1 --max-new-tokens 64 --judge offline --seeds {' '.join(options.seeds)}"
     )
-    if "fictitious" in options.parts:
-        metrics = "rouge probability truth_ratio token_entropy cosine_similarity entailment"
-        settings_here = (
-            f"fictitious {settings} --eval-limit 80 --tune --tune-budget {options.budget} "
-            f"--metrics {metrics} extraction_strength exact_memorization"
-        )
-        methods = [*METHODS, *OF_THEIR_OWN]
-        report(
-            options.output,
-            "fictitious",
-            fictitious_table(benches(options.output / "fictitious", methods, settings_here)),
-        )
-    if "continual" in options.parts:
-        methods = [name for pair in PAIRS for name in (pair, f"{pair}+DUALOPTIM")]
-        settings_here = f"continual {settings} --learning-rate 2e-4 --eval-limit 40 --tasks 3"
-        report(
-            options.output, "continual", continual_table(benches(options.output / "continual", methods, settings_here))
-        )
-
-
-def report(folder: Path, part: str, table: str) -> None:
-    print(f"\n{table}\n")
-    write_text(folder / f"{part}.md", table + "\n")
+    of_part = {
+        "fictitious": f"--eval-limit 80 --tune --tune-budget {options.budget} --metrics {' '.join(METRICS)}",
+        "continual": "--eval-limit 40 --learning-rate 2e-4 --tasks 3",
+    }
+    with_without = [name for pair in PAIRS for name in (pair, f"{pair}+DUALOPTIM")]
+    all_methods = {"fictitious": [*METHODS, *OF_THEIR_OWN], "continual": with_without}
+    tables = {"fictitious": fictitious_table, "continual": continual_table}
+    for part in options.parts:
+        methods = options.methods or all_methods[part]
+        found = benches(options.output / part, methods, f"{part} {settings} {of_part[part]}")
+        table = tables[part](found)
+        print(f"\n{table}\n")
+        write_text(options.output / f"{part}.md", table + "\n")
 
 
 if __name__ == "__main__":
@@ -172,6 +166,7 @@ if __name__ == "__main__":
     parser.add_argument("tofu", type=Path, help="folder with TOFU's files")
     parser.add_argument("output", type=Path, help="folder of all runs and tables")
     parser.add_argument("--parts", nargs="+", choices=("fictitious", "continual"), default=["fictitious", "continual"])
+    parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--budget", default="6", help="of each method's tuning: so many settings, or a time")
     parser.add_argument("--seeds", nargs="+", default=["1001", "1002", "1003"])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
