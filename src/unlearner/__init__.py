@@ -19,24 +19,32 @@ if TYPE_CHECKING:
         probe,
         report,
     )
+    from unlearner.audit.run import Audit
     from unlearner.comparing.compare import Compared
     from unlearner.data.records import Record
     from unlearner.errors import UserError
     from unlearner.evaluation.result import Evaluation
     from unlearner.methods import Method
     from unlearner.options import TrainingArguments
+    from unlearner.prepare.knowledge import Probe
+    from unlearner.prepare.prepare import Prepared
+    from unlearner.search.subject import SubjectResult
     from unlearner.workflows.fine_tune import FinetuneResult
     from unlearner.workflows.forget import ForgetResult
     from unlearner.workflows.negate import NegateResult
 
 _HOME = {
+    "Audit": "unlearner.audit.run",
     "Compared": "unlearner.comparing.compare",
     "Evaluation": "unlearner.evaluation.result",
     "FinetuneResult": "unlearner.workflows.fine_tune",
     "ForgetResult": "unlearner.workflows.forget",
     "Method": "unlearner.methods",
     "NegateResult": "unlearner.workflows.negate",
+    "Prepared": "unlearner.prepare.prepare",
+    "Probe": "unlearner.prepare.knowledge",
     "Record": "unlearner.data.records",
+    "SubjectResult": "unlearner.search.subject",
     "TrainResult": "unlearner.api",
     "TrainingArguments": "unlearner.options",
     "Unlearner": "unlearner.api",
@@ -52,13 +60,17 @@ _HOME = {
     "report": "unlearner.api",
 }
 __all__ = [
+    "Audit",
     "Compared",
     "Evaluation",
     "FinetuneResult",
     "ForgetResult",
     "Method",
     "NegateResult",
+    "Prepared",
+    "Probe",
     "Record",
+    "SubjectResult",
     "TrainResult",
     "TrainingArguments",
     "Unlearner",

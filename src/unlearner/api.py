@@ -103,8 +103,11 @@ class Unlearner:
         reference_model: Any = None,
         **options: Any,
     ) -> None:
+        if args is not None and not isinstance(args, TrainingArguments):
+            raise UserError(f"args must be unlearner.TrainingArguments, not {type(args).__name__}.")
         given = {**({} if args is None else vars(args)), **options, "forget": forget, "method": method}
-        given |= {"retain": retain, "reference_model": reference_model, "output": output_dir}
+        given |= {"retain": retain, "reference_model": reference_model}
+        given |= {} if output_dir is None else {"output_dir": output_dir}
         model, tokenizer = _subject(model, tokenizer)
         config = config_from(ForgetConfig, model, given)
         self._job = Forgetting(
@@ -137,7 +140,7 @@ class Unlearner:
         """Attack the model as it is now: `u.audit(controls=rows, budget="quick").verdicts`.
 
         Forget set, retain set, tokenizer and seed are this object's. `before` is the model that the unlearning began
-        from; it may be left out where that came from a directory or a hub id, for training changes a model in memory.
+        from; it may be left out where that came from a directory or a hub id; a model in memory is changed by training.
         `options` are those of `unlearner audit` (`AuditConfig`); without `output` nothing is written. Raises UserError.
         """
         held = self._job.config
@@ -305,6 +308,9 @@ def report(runs: Any, output: str | Path | None = None, *, redact: bool = False)
     folders: list[Any] = [run.output if isinstance(run, ForgetResult) else run for run in given]
     if None in folders:
         raise UserError("a run without an output directory has no report: give output.")
+    for folder in folders:
+        if not isinstance(folder, str | Path):
+            raise UserError(f"report takes directories and ForgetResults, not {type(folder).__name__}.")
     paths = [Path(folder) for folder in folders]
     beside = paths[0] if len(paths) == 1 else Path()
     return write_report(paths, Path(output or RunDirectory(beside).report), redact=redact)

@@ -97,6 +97,11 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
         if self.continual and self.task is None:
             raise UserError("--continual needs --task, the task that is to be unlearned now.")
         check_not_negative(self, "forget_coeff", "retain_coeff")
+        of_losses = ("forget_coeff", "retain_coeff", "beta", "me_direction", "method_options")
+        if not isinstance(self.method, str) and (given := [name for name in of_losses if getattr(self, name)]):
+            raise UserError(
+                f"the method is an object, which has its own {given[0]}: leave it out, or give the method's name."
+            )
         if self.parallel == "deepspeed" and self.evaluate == "epochs":
             raise UserError(
                 "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
@@ -187,7 +192,8 @@ class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, Mo
         self.check_note()
         if self.official and self.engine == "vllm":
             raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")
-        if not any((self.forget, self.retain, self.real_authors, self.world_facts, self.benchmarks)):
+        sources = (self.forget, self.retain, self.real_authors, self.world_facts)
+        if all(source is None for source in sources) and not self.benchmarks:
             raise UserError(
                 "nothing to evaluate: give --forget, --retain, --real-authors, --world-facts or --benchmarks."
             )

@@ -1,10 +1,13 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import wraps
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from unlearner.errors import UserError, did_you_mean, install
+
+Options = TypeVar("Options")
 
 ALIASES = {
     "lr": "learning_rate",
@@ -17,6 +20,7 @@ ALIASES = {
     "log_every": "logging_steps",
     "tracker": "report_to",
     "output_dir": "output",
+    "num_train_epochs": "epochs",
 }
 """Other names of options: older ones, and those of transformers and TRL where ours differ."""
 
@@ -126,7 +130,7 @@ class AuditOptions(ModelOptions):
 @dataclass(kw_only=True)
 class ExecutionOptions:
     execution: dict[str, str] = field(default_factory=dict)
-    """How to compute, in pairs, where the choice made by itself does not please: rows packed, by-length or padded;
+    """How to compute, in pairs, in the place of what is chosen by itself: rows packed, by-length or padded;
     prefix shared or repeated; scores triton or torch; linear onednn or torch. Never changes the result; run.json tells
     what was chosen."""
 
@@ -138,6 +142,27 @@ class ExecutionOptions:
                 raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
 
 
+def takes_any_name(options: "type[Options]") -> "type[Options]":
+    """Has a class of options take them by any of their names. Raises UserError for a name that is none."""
+    plain = options.__init__
+    known = [field.name for field in fields(options)]  # type: ignore[arg-type]
+
+    @wraps(plain)
+    def init(self: Any, **given: Any) -> None:
+        named: dict[str, Any] = {}
+        for name, value in given.items():
+            if own_name(name) not in known:
+                raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
+            if own_name(name) in named:
+                raise UserError(f"{own_name(name)} is given twice, as {name} too: leave one out.")
+            named[own_name(name)] = value
+        plain(self, **named)
+
+    options.__init__ = init  # type: ignore[method-assign]
+    return options
+
+
+@takes_any_name
 @dataclass(kw_only=True)
 class TrainingArguments(ExecutionOptions, Numerics):
     """How to train; names as in transformers and TRL where they have one."""

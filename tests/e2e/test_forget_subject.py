@@ -122,14 +122,17 @@ def test_without_a_search_the_held_out_sets_are_measured_too(options: dict[str, 
     """In Python; the usual setting of the method, fitted to few rows and a tiny model."""
     result = unlearner.forget_subject(
         str(options["model"]), prepared=[str(options["prepared"])], output=tmp_path / "out", judge="offline",
-        metrics=["rouge"], epochs=2, leak_samples=4,
+        metrics=["rouge"], epochs=6, leak_samples=4,
     )  # fmt: skip
     assert result.setting["method"] == "ME+GD" and result.config.forget_coeff == 0.5 and result.trials == []
     assert result.config.learning_rate == 1e-3  # the highest, for a model so small
     assert [(each.name, each.questions) for each in result.sets] == [
         ("unseen_wordings", 4), ("forget", 6), ("neighbours_held_out", 6), ("general_held_out", 6)
     ]  # fmt: skip
-    assert 0 <= result.found.leak < 1 and (Path(result.model) / "model.safetensors").is_file()
+    asked = {each.name: each for each in result.sets}
+    trained, others = asked["forget"], asked["unseen_wordings"]  # few samples: of the others one more or less is chance
+    assert trained.after < trained.before / 2 and result.found.leak == pytest.approx(others.after / others.before)
+    assert (Path(result.model) / "model.safetensors").is_file()
     with pytest.raises(UserError, match="--subject writes what it prepares: give output"):
         unlearner.forget_subject(str(options["model"]), NAME)
 

@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from global_state import STATE
+
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 
 
@@ -15,8 +17,15 @@ def test_the_notebook_runs_and_writes_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("UNLEARNER_CACHE", str(cache))
     (tmp_path / "here").mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    first, last = (
+        f"{STATE}\nfirst = state()",
+        "print({k: [v, state()[k]] for k, v in first.items() if v != state()[k]})",
+    )
+    notebook.cells = [nbformat.v4.new_code_cell(first), *notebook.cells, nbformat.v4.new_code_cell(last)]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "here")}}).execute()
     assert not cache.exists() and not list((tmp_path / "here").iterdir())
+    changed = eval(notebook.cells[-1].outputs[0]["text"])
+    assert not changed.keys() - {"environment"}, "what is the whole process's is as it was"
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pages = [output["data"].get("text/html", "") for output in shown if "data" in output]
     tables = [page for page in pages if "<table" in page]

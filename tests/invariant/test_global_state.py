@@ -7,46 +7,11 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = """
-import csv, json, logging, os, random, signal, sys, warnings
-from pathlib import Path
+from global_state import STATE
 
-# A user's own imports; what they change is theirs.
-import accelerate, bitsandbytes, datasets, numpy, peft, scipy.stats, sentence_transformers, torch, transformers
-from accelerate.state import AcceleratorState, PartialState
-from transformers.utils import logging as transformers_logging
-
-os.environ["UNLEARNER_CACHE"] = str(Path.cwd() / "cache")
-mine = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
-torch.set_num_threads(2)
-
-
-def state():
-    return {
-        "excepthook": repr(sys.excepthook),
-        "signals": [repr(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
-        "levels": {name: logging.getLogger(name).level for name in LOGGERS},
-        "verbosity": transformers_logging.get_verbosity(),
-        "bars": transformers_logging.is_progress_bar_enabled(),
-        "attention": sorted(transformers.AttentionInterface._global_mapping),
-        "masks": sorted(transformers.AttentionMaskInterface._global_mapping),
-        "threads": torch.get_num_threads(),
-        "dtype": str(torch.get_default_dtype()),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "grad": torch.is_grad_enabled(),
-        "csv": csv.field_size_limit(),
-        "warnings": [each for each in map(repr, warnings.filters) if "Sparse CSR" not in each],  # scipy's and torch's
-        "random": hash(random.getstate()),
-        "numpy": hash(numpy.random.get_state()[1].tobytes()),
-        "torch": hash(torch.get_rng_state().numpy().tobytes()),
-        "accelerate": [mine.mixed_precision, id(mine.state._shared_state) == id(AcceleratorState._shared_state)],
-        "environment": {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")},
-        "folder": os.getcwd(),
-        "path": sys.path,
-    }
-
-
-LOGGERS = ["", "transformers", "bitsandbytes", "accelerate", "torch", "peft", "datasets"]
+PROGRAM = (
+    STATE
+    + """
 first = state()
 import unlearner
 assert state() == first, "import"
@@ -63,9 +28,21 @@ result = unlearner.forget(
     judge="offline",
 )
 assert result.after.summary["forget_efficacy"] is not None
+from transformers import TrainerCallback
+model = transformers.AutoModelForCausalLM.from_pretrained(result.model)
+tokenizer = transformers.AutoTokenizer.from_pretrained(result.model)
+u = unlearner.Unlearner(
+    model, tokenizer, forget=rows[:3], retain=rows[3:], method="ME+GD", callbacks=[TrainerCallback()],
+    peft_config=peft.LoraConfig(r=2, target_modules="all-linear"), args=unlearner.TrainingArguments(epochs=1),
+    judge="offline", max_new_tokens=4,
+)
+u.evaluate()
+u.train()
+u.evaluate()
 after = state()
 print(json.dumps({key: [first[key], after[key]] for key in first if first[key] != after[key]}))
 """
+)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     if config.output is not None:
         check_output(config.output, "audit", settings)
     forget = load_forget(config.forget, config.columns, config.task)
-    retain = load_records(config.retain, config.columns) if config.retain is not None else []
+    retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     controls = read_controls(config.controls, config.forget, config.columns)
     neighbours = [load_records(source, config.columns) for source in config.neighbours]
     groups = read_groups(forget, retain, controls, neighbours)

@@ -19,7 +19,7 @@ from unlearner.console import warn
 from unlearner.errors import UserError, first_line, install
 
 Job = Cell | Before
-DIED = "its process died ({}), perhaps for want of memory"
+DIED = "its process died ({}), perhaps because memory ran out"
 
 
 def run_all(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:

@@ -16,7 +16,7 @@ from unlearner.commands.help import show_help
 from unlearner.config import TUNE_BUDGET, BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
-from unlearner.options import own_name
+from unlearner.options import ALIASES, own_name
 
 
 def parse(config_type: type, arguments: Sequence[str], program: str, example: str = "") -> Any:
@@ -41,7 +41,9 @@ def parse(config_type: type, arguments: Sequence[str], program: str, example: st
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in {*known, *switches}:
-            near = difflib.get_close_matches(option, [*known, *switches, "--config", "--help-all"], n=1, cutoff=0.7)
+            others = ["--" + name.replace("_", "-") for name, ours in ALIASES.items() if _flag(ours) in known]
+            names = [*known, *switches, *others, "--config", "--help-all"]
+            near = difflib.get_close_matches(option, names, n=1, cutoff=0.7)
             remedy = f"did you mean {near[0]!r}?" if near else f"{program} --help-all names them all."
             raise UserError(f"unknown option {option}: {remedy}")
         if "=" in argument and option in known and known[option].type is bool:

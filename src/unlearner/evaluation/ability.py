@@ -50,7 +50,7 @@ def general_ability(
     and in all processes but the main one, which measures.
 
     What is there is not computed again, nor what lies in `known`, a folder of this very model. Raises UserError for a
-    task that cannot be run, for want of its data in most cases.
+    task that cannot be run, in most cases because its data are missing.
     """
     if not options.lm_eval:
         return None

@@ -26,7 +26,7 @@ def load_sets(
     for name in ("real_authors", "world_facts"):
         source = getattr(sources, name)
         if source is not None:
-            records = tuple(load_records(source, sources.eval_columns))
+            records = tuple(load_records(source, sources.eval_columns, name=name))
             left_out = len(records) - len(records[kept])
             sets.append(EvalSet(name, records[kept], short_answers=True, left_out=left_out))
     return sets
@@ -55,7 +55,7 @@ def cut_in_two(document: Record) -> Record:
     return replace(document, question=text[:cut], answer=text[cut:])
 
 
-def load_forget(source: Any, columns: Mapping[str, str], task: str | None) -> list[Record]:
-    """A forget set, or its evaluation rows: one task of it where `task` is given."""
-    records = load_records(source, columns)
+def load_forget(source: Any, columns: Mapping[str, str], task: str | None, *, name: str = "forget") -> list[Record]:
+    """A forget set, or its evaluation rows: one task of it where `task` is given. `name` is the option's."""
+    records = load_records(source, columns, name=name)
     return records if task is None else select_task(records, task)

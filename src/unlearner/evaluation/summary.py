@@ -246,7 +246,7 @@ def _interval(draws: np.ndarray) -> list[float]:
 
 
 def _left_out(sets: Iterable[str], measured: Container[str]) -> list[str]:
-    """Which of the two totals cannot be, for want of a metric that was not chosen."""
+    """Which of the two totals cannot be computed, because a metric was not chosen."""
     kinds = {name == "forget" for name in sets}
     totals = (("model utility", MODEL_UTILITY, False), ("forget efficacy", FORGET_EFFICACY, True))
     return [

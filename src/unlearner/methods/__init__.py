@@ -162,7 +162,7 @@ class Method:
 
     @property
     def alternates(self) -> Alternates | None:
-        """How other answers to the forget questions are had, where a loss reads some."""
+        """Where other answers to the forget questions come from, if a loss reads some."""
         return self.forget.alternates
 
     @property

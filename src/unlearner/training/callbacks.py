@@ -8,10 +8,24 @@ import torch
 
 from unlearner import distributed
 from unlearner.data.batches import Plan
+from unlearner.errors import UserError
 from unlearner.options import TrainOptions
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
+
+
+def callbacks_of(given: Any) -> "tuple[TrainerCallback, ...]":
+    """The callbacks as transformers' Trainer takes them: a list, or None; classes are made objects. Raises UserError
+    for anything else."""
+    from transformers import TrainerCallback
+
+    several = () if given is None else given if isinstance(given, list | tuple) else (given,)
+    found = tuple(each() if isinstance(each, type) else each for each in several)
+    for each in found:
+        if not isinstance(each, TrainerCallback):
+            raise UserError(f"callbacks are transformers' TrainerCallbacks, not {type(each).__name__}.")
+    return found
 
 
 class Callbacks:

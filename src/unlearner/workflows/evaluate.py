@@ -88,7 +88,7 @@ def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
         check_output(config.output, "evaluate", settings)
     config = replace(config, eval_columns=config.eval_columns or config.columns, model=resolve_model(config.model))
     forget = load_forget(config.forget, config.columns, config.task) if config.forget is not None else []
-    retain = load_records(config.retain, config.columns) if config.retain is not None else []
+    retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     sets = load_sets(config, config, forget=forget, retain=retain) + benchmark_sets(config.benchmarks)
     odd = data_warnings(
         {name: rows for name, rows in (("forget", forget), ("retain", retain)) if rows}

@@ -30,6 +30,7 @@ from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.scenarios.fit import ACCUMULATION, EPOCHS
 from unlearner.settings import resolved
 from unlearner.training import checkpoint
+from unlearner.training.callbacks import callbacks_of
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.loop import train
@@ -92,7 +93,7 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
         model, log = train(
             subject.model, subject.tokenizer, Method("finetune", Learn(), None), views, plan, config, folder,
             accelerator=accelerator, parallel=choose(subject.model, config, weights_dtype(config)),
-            peft_config=peft_config, callbacks=callbacks,
+            peft_config=peft_config, callbacks=callbacks_of(callbacks),
         )  # fmt: skip
         if trained is None:
             model = model.merge_and_unload() if config.merge else model

@@ -29,6 +29,7 @@ from unlearner.scenarios.fit import Size
 from unlearner.settings import resolved
 from unlearner.stopping import kept_epoch, told
 from unlearner.training.best_epoch import Listener
+from unlearner.training.callbacks import callbacks_of
 from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
@@ -88,9 +89,14 @@ class Forgetting:
         known: Path | None = None,
         listens: type[Listens] | None = None,
     ) -> None:
+        if peft_config is not None and not hasattr(peft_config, "peft_type"):
+            raise UserError(
+                f"peft_config must be one of peft's, such as a LoraConfig, not {type(peft_config).__name__}."
+            )
         if peft_config is not None or hasattr(config.model, "peft_config"):
             config = replace(config, lora=True)
         config.check()
+        callbacks = callbacks_of(callbacks)
         check_tracker(config)
         check_in_memory(config)
         inputs = read_inputs(with_preset(config))
@@ -130,7 +136,7 @@ class Forgetting:
             config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, self.folder, accelerator, known
         )
         self.unlearning = Unlearning(
-            config, inputs.method, plan, views, self.folder, accelerator, reference, peft_config, tuple(callbacks)
+            config, inputs.method, plan, views, self.folder, accelerator, reference, peft_config, callbacks
         )
 
     @property

@@ -54,7 +54,7 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     method = method_of(config)
     check_surgery(method, config)
     forget = load_forget(config.forget, config.columns, config.task)
-    retain = load_records(config.retain, config.columns) if config.retain is not None else []
+    retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     if config.continual:
         assert config.task is not None  # config.check()
         retain = retain + later_tasks(load_records(config.forget, config.columns), config.task)
@@ -78,13 +78,19 @@ def read_inputs(config: ForgetConfig) -> Inputs:
         return Inputs(forget, retain, refusals, [], {}, None, method, _warnings(config, named))
     config = replace(config, eval_columns=config.eval_columns or config.columns)
     columns = config.eval_columns
-    forget_rows = load_forget(config.forget_eval, columns, config.task) if config.forget_eval else forget
-    retain_rows = load_records(config.retain_eval, columns) if config.retain_eval else retain
+    forget_rows, retain_rows = forget, retain
+    if config.forget_eval is not None:
+        forget_rows = load_forget(config.forget_eval, columns, config.task, name="forget_eval")
+    if config.retain_eval is not None:
+        retain_rows = load_records(config.retain_eval, columns, name="retain_eval")
     sets = load_sets(config, config, forget=forget_rows, retain=retain_rows) + benchmark_sets(config.benchmarks)
     earlier = {}
     if config.continual:
         assert config.task is not None
-        rows = load_records(config.forget_eval or config.forget, columns if config.forget_eval else config.columns)
+        if config.forget_eval is None:
+            rows = load_records(config.forget, config.columns)
+        else:
+            rows = load_records(config.forget_eval, columns)
         for task in earlier_tasks(rows, config.task):
             earlier[task] = load_sets(config, EvalSources(), forget=select_task(rows, task))[0]
     judges = judges_for(config)
@@ -94,9 +100,9 @@ def read_inputs(config: ForgetConfig) -> Inputs:
     check_ability(config)
     if config.retrained is not None:
         check_retrained(config.retrained, sets, config)
-    if config.forget_eval:
+    if config.forget_eval is not None:
         named["forget_eval"] = forget_rows
-    if config.retain_eval:
+    if config.retain_eval is not None:
         named["retain_eval"] = retain_rows
     named |= {s.name: list(s.records) for s in sets if s.name not in named and s.metric is None}
     return Inputs(forget, retain, refusals, sets, earlier, judges, method, _warnings(config, named))
