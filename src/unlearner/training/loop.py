@@ -1,7 +1,7 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,27 +77,30 @@ def train(
     trained model and the log. Raises UserError, naming the step, when a loss or gradient is no longer finite;
     checkpoints only ever hold finite ones.
     """
-    if not is_sharded(model):
-        model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
-    steps = _steps(model, reference_model, tokenizer, method, views, plan, options, folder, accelerator, parallel)
-    del reference_model  # where no step asks it, it has answered: its memory is the training's
-    checkpoints = None if folder is None else RunDirectory(folder).checkpoints
-    done = 0
-    if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
-        done = newest[0]
-        checkpoint.load(model, steps.optimizers, newest[1], steps.states)
-    told = Callbacks(
-        callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=steps.optimizers[0]
-    )
-    log = Log(folder, done, accelerator, told)
-    told.on_train_begin(done)
-    best = None if listener is None else BestEpoch(listener, plan.epoch_ends(), checkpoints, log)
-    done = _Training(steps, checkpoints, told, log, best, at_epoch).go_on(done)
-    log.flush()
-    if best is not None:
-        best.put_back(model, done)
-    told.on_train_end(done)
-    return Trained(accelerator.unwrap_model(steps.wrapped).model, log.rows)
+    with ExitStack() as undo:
+        if not is_sharded(model):
+            model, reference_model = place(
+                model, reference_model, method, options, accelerator, parallel, peft_config, undo
+            )
+        steps = _steps(model, reference_model, tokenizer, method, views, plan, options, folder, accelerator, parallel)
+        del reference_model  # where no step asks it, it has answered: its memory is the training's
+        checkpoints = None if folder is None else RunDirectory(folder).checkpoints
+        done = 0
+        if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
+            done = newest[0]
+            checkpoint.load(model, steps.optimizers, newest[1], steps.states)
+        told = Callbacks(
+            callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=steps.optimizers[0]
+        )
+        log = Log(folder, done, accelerator, told)
+        told.on_train_begin(done)
+        best = None if listener is None else BestEpoch(listener, plan.epoch_ends(), checkpoints, log)
+        done = _Training(steps, checkpoints, told, log, best, at_epoch).go_on(done)
+        log.flush()
+        if best is not None:
+            best.put_back(model, done)
+        told.on_train_end(done)
+        return Trained(accelerator.unwrap_model(steps.wrapped).model, log.rows)
 
 
 def _steps(
