@@ -125,6 +125,26 @@ def test_a_run_that_was_trained_to_the_end_is_measured_without_training(
     assert measured is not None and measured.summary["counts"]["forget"] == len(FORGET)
 
 
+def test_a_run_taken_up_again_has_its_log(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    other = copy.deepcopy(model)
+    log = quick(model, tokenizer, output_dir=tmp_path / "run").train().log
+    assert log and quick(other, tokenizer, output_dir=tmp_path / "run").train().log == log
+
+
+def test_a_training_cut_short_is_not_begun_again(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    other, whole = copy.deepcopy(model), copy.deepcopy(model)
+    more: dict[str, Any] = {"output_dir": tmp_path / "run", "args": replace(ARGS, save_steps=1)}
+    u = quick(model, tokenizer, callbacks=[Interrupting(2)], **more)
+    with pytest.raises(KeyboardInterrupt):
+        u.train()
+    for again in (u.train, u.evaluate):
+        with pytest.raises(UserError, match="half trained: make the model and its Unlearner anew"):
+            again()
+    quick(other, tokenizer, **more).train()
+    quick(whole, tokenizer).train()
+    assert same_weights(other, whole)
+
+
 def test_a_data_frame_and_records_are_data_too(model: Any, tokenizer: Any, made: tuple[Any, Any]) -> None:
     frame = pd.DataFrame(FORGET).rename(columns={"question": "prompt"})
     one = quick(model, tokenizer, forget=frame, columns={"question": "prompt"}, retain=None, method="NPO")
@@ -186,8 +206,12 @@ def hooks(model: nn.Module) -> int:
 
 
 class Interrupting(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["whole", "adapter"])
@@ -199,7 +223,7 @@ def test_what_a_method_freezes_is_trained_by_the_next(adapter: bool, model: Any,
         model.model.norm.weight.requires_grad_(False)
     own = kept(model)
     args = replace(ARGS, gradient_checkpointing=True)
-    for callbacks, ending in (((), nullcontext()), ([Interrupting()], pytest.raises(KeyboardInterrupt))):
+    for callbacks, ending in (((), nullcontext()), ([Interrupting(1)], pytest.raises(KeyboardInterrupt))):
         with ending:
             quick(
                 model, tokenizer, args=args, callbacks=callbacks,

@@ -41,6 +41,8 @@ class Unlearning:
     execution: Execution | None = None
     """How it computes; known once it is placed."""
     log: list[dict[str, float]] = field(default_factory=list)
+    begun: bool = False
+    """Whether training has begun, and the model is no longer what it was."""
 
     @property
     def made(self) -> Path | None:
@@ -86,6 +88,7 @@ class Unlearning:
         self.place(subject)
         assert self.engine is not None
         training = subject.model.training
+        self.begun = True
         model, self.log = train(
             subject.model, subject.tokenizer, self.method, self.views, self.plan, self.config, self.folder,
             accelerator=self.accelerator, parallel=self.engine, reference_model=self.reference,
