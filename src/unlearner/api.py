@@ -122,7 +122,7 @@ class Unlearner:
         return self._job.subject.tokenizer
 
     def evaluate(self) -> Evaluation | None:
-        """Measure the model as it is now; None with `evaluate="none"`. Raises UserError where training was cut short."""
+        """Measure the model as it is now; None with `evaluate="none"`. Raises UserError after a training cut short."""
         if self._trained:
             return self._job.after()
         self._check_whole()
