@@ -71,8 +71,8 @@ def train(
 ) -> Trained:
     """Train `model` by `method` on the items of `plan`, in place.
 
-    `parallel` is how several processes share the work; with fsdp, `place` may have been called already. `how` it
-    computes is decided here where it is not given.
+    `parallel` is how several processes share the work; with fsdp, `place` may have been called already. `how` the run
+    computes is decided here where it is not given. Afterwards the same parameters are to be trained as before.
     Goes on from the newest checkpoint in `folder`/checkpoints. Every step's losses, gradient norm and learning rate
     are a line of `folder`/log.jsonl. Without a folder nothing is written. `callbacks` are told what happens, and may
     end the training; so may a `listener`, which is asked after every epoch: then the best epoch is kept. Returns the
