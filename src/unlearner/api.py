@@ -125,16 +125,28 @@ class Unlearner:
         return self._job.subject.tokenizer
 
     def evaluate(self) -> Evaluation | None:
-        """Measure the model as it is now; None with `evaluate="none"`."""
-        return self._job.after() if self._trained else self._job.before()
+        """Measure the model as it is now; None with `evaluate="none"`. Raises UserError after a training cut short."""
+        if self._trained:
+            return self._job.after()
+        self._check_whole()
+        return self._job.before()
 
     def train(self) -> TrainResult:
-        """Train the model, once. Raises UserError where a loss is no longer finite."""
+        """Train the model, once. Raises UserError where a loss is no longer finite, or training was begun before."""
         if self._trained:
             raise UserError("this Unlearner has trained its model: make another one to train on.")
+        self._check_whole()
         self._job.unlearn()
         self._trained = True
-        return TrainResult(self.model, self._job.unlearning.log)
+        return TrainResult(self.model, self._job.log)
+
+    def _check_whole(self) -> None:
+        """Raises UserError for a model whose training was begun and not ended."""
+        if self._job.unlearning.begun:
+            raise UserError(
+                "training was cut short, and the model is half trained: make the model and its Unlearner anew "
+                "(with the same output_dir, train() goes on from the newest checkpoint)."
+            )
 
     def audit(self, **options: Any) -> Audit:
         """Attack the model as it is now: `u.audit(controls=rows, budget="quick").verdicts`.

@@ -6,7 +6,8 @@ import os
 import pydoc
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from contextlib import nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 import unlearner
-from unlearner import TrainingArguments, Unlearner, UserError
+from unlearner import Method, TrainingArguments, Unlearner, UserError
 from unlearner.commands.parse import parse
 from unlearner.config import FinetuneConfig, ForgetConfig
 from unlearner.data.profiles import builtin
@@ -124,6 +125,26 @@ def test_a_run_that_was_trained_to_the_end_is_measured_without_training(
     assert measured is not None and measured.summary["counts"]["forget"] == len(FORGET)
 
 
+def test_a_run_taken_up_again_has_its_log(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    other = copy.deepcopy(model)
+    log = quick(model, tokenizer, output_dir=tmp_path / "run").train().log
+    assert log and quick(other, tokenizer, output_dir=tmp_path / "run").train().log == log
+
+
+def test_a_training_cut_short_is_not_begun_again(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    other, whole = copy.deepcopy(model), copy.deepcopy(model)
+    more: dict[str, Any] = {"output_dir": tmp_path / "run", "args": replace(ARGS, save_steps=1)}
+    u = quick(model, tokenizer, callbacks=[Interrupting(2)], **more)
+    with pytest.raises(KeyboardInterrupt):
+        u.train()
+    for again in (u.train, u.evaluate):
+        with pytest.raises(UserError, match="half trained: make the model and its Unlearner anew"):
+            again()
+    quick(other, tokenizer, **more).train()
+    quick(whole, tokenizer).train()
+    assert same_weights(other, whole)
+
+
 def test_a_data_frame_and_records_are_data_too(model: Any, tokenizer: Any, made: tuple[Any, Any]) -> None:
     frame = pd.DataFrame(FORGET).rename(columns={"question": "prompt"})
     one = quick(model, tokenizer, forget=frame, columns={"question": "prompt"}, retain=None, method="NPO")
@@ -172,6 +193,62 @@ def test_the_reference_of_a_peft_model_is_with_its_adapter(model: Any, tokenizer
 def test_an_adapter_that_is_frozen_is_refused(model: Any, tokenizer: Any) -> None:
     with pytest.raises(UserError, match=r"no weights to train: .*is_trainable=True"):
         quick(model.requires_grad_(False), tokenizer)
+
+
+def kept(model: nn.Module) -> Any:
+    """What training must leave as it was: what is trained, hooks, and what is recomputed."""
+    recomputed = [vars(m).get("gradient_checkpointing") for m in model.modules()]
+    return {n: p.requires_grad for n, p in model.named_parameters()}, hooks(model), recomputed
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+class Interrupting(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["whole", "adapter"])
+def test_what_a_method_freezes_is_trained_by_the_next(adapter: bool, model: Any, tokenizer: Any) -> None:
+    """And what the user has frozen stays so."""
+    if adapter:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    else:
+        model.model.norm.weight.requires_grad_(False)
+    own = kept(model)
+    args = replace(ARGS, gradient_checkpointing=True)
+    for callbacks, ending in (((), nullcontext()), ([Interrupting(1)], pytest.raises(KeyboardInterrupt))):
+        with ending:
+            quick(
+                model, tokenizer, args=args, callbacks=callbacks,
+                method=Method.parse("RMU+GD", layer=1, trained="layers.1.mlp"),
+            ).train()  # fmt: skip
+        assert kept(model) == own
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    quick(model, tokenizer, method="GA+GD").train()
+    moved = {name: not torch.equal(p, before[name]) for name, p in model.named_parameters()}
+    assert moved == own[0]
+
+
+def test_a_users_own_recomputing_stays(model: Any, tokenizer: Any) -> None:
+    model.gradient_checkpointing_enable()
+    own, function = kept(model), model.model.layers[0]._gradient_checkpointing_func
+    quick(model, tokenizer, args=replace(ARGS, gradient_checkpointing=True)).train()
+    assert kept(model) == own and model.model.layers[0]._gradient_checkpointing_func is function
+
+
+def test_a_new_adapter_leaves_no_hooks(model: Any, tokenizer: Any) -> None:
+    u = quick(model, tokenizer, args=replace(ARGS, gradient_checkpointing=True), lora=True)
+    u.train()
+    trained, left, recomputed = kept(u.model)
+    assert not left and not any(recomputed)
+    assert {name for name, on in trained.items() if on} == {name for name in trained if "lora_" in name}
 
 
 class Recorder(TrainerCallback):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from unlearner import Method
+from unlearner import Method, Unlearner
 from unlearner.bench.cells import typed
 from unlearner.config import EvaluateConfig
 from unlearner.data.prompts import TokenTable
@@ -23,7 +23,7 @@ from unlearner.options import TrainOptions
 from unlearner.results.layout import RunDirectory
 from unlearner.scoring import token_scores
 from unlearner.training import execution
-from unlearner.training.execution import executing, plan_evaluation, plan_training
+from unlearner.training.execution import executing, plan_evaluation, plan_training, sharing
 from unlearner.training.setup import make_accelerator
 
 MODEL, _ = new_model("new:hidden=32,layers=2,heads=2,vocabulary=300", ["Who is she?\n She is a poet."], seed=0)
@@ -76,6 +76,34 @@ def test_tokens_that_all_rows_begin_with_are_shared_where_that_saves(tmp_path: P
     before = {key: value for key, value in asdict(plan).items() if "prefix" not in key}
     run.manifest.write_text(json.dumps({"version": 2, "hashes": {}, "execution": [{"step": 0, **before}]}))
     assert planned(folder=tmp_path, views=[short, long]) == repeated, "so was it begun by an earlier version"
+
+
+def test_views_that_come_later_share_too(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.manifest.write_text(json.dumps({"version": 2, "hashes": {}}))
+    views = [view([1, 2, 3, 4], [1, 2, 3, 5, 6])]
+    plan = planned(folder=tmp_path, views=views)
+    assert plan.prefix_tokens == 3
+    fewer = sharing(plan, [*views, view([1, 2, 7, 8])], tmp_path)
+    assert fewer == replace(plan, prefix_tokens=2)
+    assert [each["prefix_tokens"] for each in json.loads(run.manifest.read_text())["execution"]] == [3, 2]
+    none = sharing(plan, [*views, view([7, 2, 3])], None)
+    assert none == replace(plan, prefix="repeated", prefix_tokens=0)
+    assert sharing(none, views, None) == none, "what was decided stays"
+
+
+def test_it_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = []
+    settled = execution._settled
+    monkeypatch.setattr(execution, "_settled", lambda *given, **more: decided.append(1) or settled(*given, **more))
+    model, tokenizer = new_model("new:hidden=32,layers=2,heads=2,vocabulary=300", ["Who is she?\n She is."], seed=0)
+    rows = [{"question": "Who is she?", "answer": f"She is {n}."} for n in range(3)]
+    u = Unlearner(
+        model, tokenizer, forget=rows[:1], retain=rows, method="GA+GD", epochs=1, learning_rate=1e-3, evaluate="none"
+    )
+    u.evaluate()
+    u.train()
+    assert len(decided) == 1
 
 
 def test_a_model_that_cannot_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:

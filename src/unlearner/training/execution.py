@@ -6,7 +6,7 @@ kept in run.json, with the step from which it holds: a run that is continued com
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,18 @@ def _settled(
     chosen["prefix_tokens"] = prefix_tokens if chosen["prefix"] == "shared" else 0
     chosen |= {**layout, "processes": distributed.count(), "threads": torch.get_num_threads()}
     plan = distributed.agreed(Execution(**chosen))
-    if folder is not None and asdict(plan) != begun:
+    return _kept(plan, begun, folder)
+
+
+def sharing(plan: Execution, views: Collection[View], folder: Path | None) -> Execution:
+    """`plan`, where more views are trained on than were known when it was made: with the tokens that all share."""
+    count = shared_tokens(views)[0] if plan.prefix == "shared" else 0
+    return _kept(replace(plan, prefix="shared" if count else "repeated", prefix_tokens=count), asdict(plan), folder)
+
+
+def _kept(plan: Execution, before: Mapping[str, Any] | None, folder: Path | None) -> Execution:
+    """`plan`, kept in the run's directory if it has one and was another one before."""
+    if folder is not None and asdict(plan) != before:
         newest = checkpoint.latest(RunDirectory(folder).checkpoints)
         keep_execution(folder, {"step": newest[0] if newest else 0, **asdict(plan)})
     return plan

@@ -1,7 +1,7 @@
 """The one training loop: from a plan of items to a trained model, resumable at any step, top to bottom in this file."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from unlearner.data.views import View
 from unlearner.methods import Method
 from unlearner.models import deepspeed
 from unlearner.models.anatomy import Head
-from unlearner.models.execution import using
+from unlearner.models.execution import Execution, using
 from unlearner.models.sharding import Engine, is_sharded
 from unlearner.options import TrainOptions
 from unlearner.random_state import own_random_state
@@ -67,37 +67,46 @@ def train(
     at_epoch: AtEpoch | None = None,
     listener: Listener | None = None,
     callbacks: "Sequence[TrainerCallback]" = (),
+    how: Execution | None = None,
 ) -> Trained:
     """Train `model` by `method` on the items of `plan`, in place.
 
-    `parallel` is how several processes share the work; with fsdp, `place` may have been called already.
+    `parallel` is how several processes share the work; with fsdp, `place` may have been called already. `how` the run
+    computes is decided here where it is not given. Afterwards the same parameters are to be trained as before.
     Goes on from the newest checkpoint in `folder`/checkpoints. Every step's losses, gradient norm and learning rate
     are a line of `folder`/log.jsonl. Without a folder nothing is written. `callbacks` are told what happens, and may
     end the training; so may a `listener`, which is asked after every epoch: then the best epoch is kept. Returns the
     trained model and the log. Raises UserError, naming the step, when a loss or gradient is no longer finite;
     checkpoints only ever hold finite ones.
     """
-    if not is_sharded(model):
-        model, reference_model = place(model, reference_model, method, options, accelerator, parallel, peft_config)
-    steps = _steps(model, reference_model, tokenizer, method, views, plan, options, folder, accelerator, parallel)
-    del reference_model  # where no step asks it, it has answered: its memory is the training's
-    checkpoints = None if folder is None else RunDirectory(folder).checkpoints
-    done = 0
-    if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
-        done = newest[0]
-        checkpoint.load(model, steps.optimizers, newest[1], steps.states)
-    told = Callbacks(
-        callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=steps.optimizers[0]
-    )
-    log = Log(folder, done, accelerator, told)
-    told.on_train_begin(done)
-    best = None if listener is None else BestEpoch(listener, plan.epoch_ends(), checkpoints, log)
-    done = _Training(steps, checkpoints, told, log, best, at_epoch).go_on(done)
-    log.flush()
-    if best is not None:
-        best.put_back(model, done)
-    told.on_train_end(done)
-    return Trained(accelerator.unwrap_model(steps.wrapped).model, log.rows)
+    with ExitStack() as undo:
+        if not is_sharded(model):
+            model, reference_model = place(
+                model, reference_model, method, options, accelerator, parallel, peft_config, undo
+            )
+        if how is None:
+            asked = [model] if reference_model is None else [model, reference_model]
+            read = [views[name] for name in method.needs]
+            how = execution.plan_training(asked, method, options, parallel, accelerator, folder, read)
+        steps = _steps(model, reference_model, tokenizer, method, views, plan, options, how, accelerator, parallel)
+        del reference_model  # where no step asks it, it has answered: its memory is the training's
+        checkpoints = None if folder is None else RunDirectory(folder).checkpoints
+        done = 0
+        if checkpoints is not None and (newest := distributed.agreed(checkpoint.latest(checkpoints))):
+            done = newest[0]
+            checkpoint.load(model, steps.optimizers, newest[1], steps.states)
+        told = Callbacks(
+            callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=steps.optimizers[0]
+        )
+        log = Log(folder, done, accelerator, told)
+        told.on_train_begin(done)
+        best = None if listener is None else BestEpoch(listener, plan.epoch_ends(), checkpoints, log)
+        done = _Training(steps, checkpoints, told, log, best, at_epoch).go_on(done)
+        log.flush()
+        if best is not None:
+            best.put_back(model, done)
+        told.on_train_end(done)
+        return Trained(accelerator.unwrap_model(steps.wrapped).model, log.rows)
 
 
 def _steps(
@@ -108,17 +117,15 @@ def _steps(
     views: Mapping[str, View],
     plan: Plan,
     options: TrainOptions,
-    folder: Path | None,
+    how: Execution,
     accelerator: Accelerator,
     parallel: Engine,
 ) -> Steps:
-    """The steps to take, from models that are placed: how they compute is decided, what is asked of the reference once
-    is known, the objective is wrapped."""
+    """The steps to take, from models that are placed: what is asked of the reference once is known, the objective is
+    wrapped."""
     pad_id = tokenizer.eos_token_id  # as the official code pads; a pad token may lack an embedding
     pad_to = options.max_length if method.official else None
     asked = [model] if reference_model is None else [model, reference_model]
-    read = [views[name] for name in method.needs]
-    how = execution.plan_training(asked, method, options, parallel, accelerator, folder, read)
     passing = (pad_id, pad_to, options.max_tokens_per_forward, accelerator)
     with using(how):
         known_nll = {name: reference_nll(asked[-1], views[name], *passing) for name in method.reference_nll}

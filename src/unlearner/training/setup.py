@@ -1,8 +1,8 @@
 """What training starts from: the accelerator, the model on its device with its adapter, the optimiser."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -133,24 +133,30 @@ def place(
     accelerator: Accelerator,
     parallel: Engine,
     peft_config: Any = None,
+    undo: ExitStack | None = None,
 ) -> tuple[Any, Any]:
     """The model as it is to be trained, with its adapter, and the reference model: on their device, with fsdp spread
-    over the processes. With deepspeed the model stays where it is, and the reference is spread as with fsdp."""
+    over the processes. With deepspeed the model stays where it is, and the reference is spread as with fsdp.
+
+    With `undo`, models that are not spread are trained and recomputed as before once it is closed.
+    """
     set_seed(options.seed)
     dtype = weights_dtype(options)
     if parallel != "ddp" and reference is None and needs_copy(method, options, parallel):
         reference = frozen(model)
+    undo = undo if undo is not None and parallel == "ddp" else ExitStack()
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+        undo.callback(_recompute(model))
     if parallel == "ddp":
         widen(model, dtype).to(accelerator.device)
     elif parallel == "deepspeed":
         widen(model, dtype)
     if options.lora and not hasattr(model, "peft_config"):
         model = add_lora(model, options, peft_config)
+    undo.callback(_trained(model))
     train_only(model, method)
     if reference is not None:
+        undo.callback(_trained(reference))
         reference.eval().requires_grad_(False)
         if parallel == "ddp":
             widen(reference, dtype).to(accelerator.device)
@@ -159,6 +165,38 @@ def place(
         if part is not None:
             shard(part, accelerator.device, dtype, bf16=bf16, offload=options.cpu_offload)
     return model, reference
+
+
+def _trained(model: nn.Module) -> Callable[[], None]:
+    """What has the same parameters trained as now."""
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+    def undo() -> None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained.get(name, parameter.requires_grad))
+
+    return undo
+
+
+def _recompute(model: Any) -> Callable[[], None]:
+    """Have layers compute their activations anew in the backward pass. Gives what takes that back."""
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func", "_require_grads_hook", "_require_grads_hooks")
+    modules = list(model.modules())
+    values = [{name: vars(module)[name] for name in names if name in vars(module)} for module in modules]
+    hooks = [set(module._forward_hooks) for module in modules]
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+
+    def undo() -> None:
+        for module, own, before in zip(modules, values, hooks, strict=True):
+            for name in names:
+                vars(module).pop(name, None)
+            vars(module).update(own)
+            for key, hook in list(module._forward_hooks.items()):  # peft may have added one more
+                if key not in before and "make_inputs_require_grad" in getattr(hook, "__name__", ""):
+                    del module._forward_hooks[key]
+
+    return undo
 
 
 def make_optimizer(objective: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:

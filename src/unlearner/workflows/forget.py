@@ -188,8 +188,8 @@ class Forgetting:
                 unlearning.accelerator.autocast,
             )  # fmt: skip
         inputs = replace(self.inputs, forget=rows)
-        unlearning.views |= make_views(
-            ["forget_alternate"], unlearning.plan, self.config, inputs, subject.tokenizer, subject.template
+        unlearning.add(
+            make_views(["forget_alternate"], unlearning.plan, self.config, inputs, subject.tokenizer, subject.template)
         )
 
     def after(self) -> Evaluation | None:

@@ -15,7 +15,7 @@ from unlearner.models.sharding import Engine, choose, placed, widen
 from unlearner.results.layout import RunDirectory
 from unlearner.training import checkpoint, setup
 from unlearner.training.best_epoch import Listener
-from unlearner.training.execution import plan_training
+from unlearner.training.execution import plan_training, sharing
 from unlearner.training.loop import AtEpoch, train
 from unlearner.training.reference import needs_copy
 from unlearner.training.setup import weights_dtype
@@ -41,6 +41,8 @@ class Unlearning:
     execution: Execution | None = None
     """How it computes; known once it is placed."""
     log: list[dict[str, float]] = field(default_factory=list)
+    begun: bool = False
+    """Whether training has begun, and the model is no longer what it was."""
 
     @property
     def made(self) -> Path | None:
@@ -81,15 +83,23 @@ class Unlearning:
             models, self.method, config, self.engine, self.accelerator, self.folder, list(self.views.values())
         )
 
+    def add(self, views: dict[str, View]) -> None:
+        """Train on these views too."""
+        self.views |= views
+        if self.execution is not None:
+            self.execution = sharing(self.execution, self.views.values(), self.folder)
+
     def train(self, subject: Subject, at_epoch: AtEpoch | None = None, listener: Listener | None = None) -> None:
         """Train the subject's model in place and save it to `made`. It ends in the mode it was in."""
         self.place(subject)
         assert self.engine is not None
         training = subject.model.training
+        self.begun = True
         model, self.log = train(
             subject.model, subject.tokenizer, self.method, self.views, self.plan, self.config, self.folder,
             accelerator=self.accelerator, parallel=self.engine, reference_model=self.reference,
             peft_config=self.peft_config, at_epoch=at_epoch, listener=listener, callbacks=self.callbacks,
+            how=self.execution,
         )  # fmt: skip
         subject.model = model
         if self.made is not None:
