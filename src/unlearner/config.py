@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unlearner.errors import UserError, did_you_mean
+from unlearner.option_names import own_name
 from unlearner.options import (
     AuditOptions,
     DocumentOptions,
@@ -18,7 +19,6 @@ from unlearner.options import (
     check_not_negative,
     check_positive,
     flag_of,
-    own_name,
 )
 from unlearner.scenarios import SCENARIOS
 from unlearner.stopping import read_conditions

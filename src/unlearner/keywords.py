@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.methods import Method
-from unlearner.options import ALIASES, own_name
+from unlearner.option_names import ALIASES, own_name
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config")

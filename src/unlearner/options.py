@@ -1,35 +1,11 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
-from dataclasses import dataclass, field, fields
-from functools import wraps
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from unlearner.errors import UserError, did_you_mean, install
-
-Options = TypeVar("Options")
-
-ALIASES = {
-    "lr": "learning_rate",
-    "accumulation": "gradient_accumulation_steps",
-    "max_tokens": "max_tokens_per_forward",
-    "clip": "max_grad_norm",
-    "compile": "torch_compile",
-    "save_every": "save_steps",
-    "keep_checkpoints": "save_total_limit",
-    "log_every": "logging_steps",
-    "tracker": "report_to",
-    "output_dir": "output",
-    "num_train_epochs": "epochs",
-}
-"""Other names of options: older ones, and those of transformers and TRL where ours differ."""
-
-
-def own_name(name: str) -> str:
-    """The name of an option, `_` for `-`, from any of its names."""
-    name = name.replace("-", "_")
-    return ALIASES.get(name, name)
-
+from unlearner.option_names import takes_any_name
 
 EXECUTION = {
     "rows": ("packed", "by-length", "padded"),
@@ -140,26 +116,6 @@ class ExecutionOptions:
                 raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, EXECUTION)}")
             if value not in EXECUTION[name]:
                 raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
-
-
-def takes_any_name(options: "type[Options]") -> "type[Options]":
-    """Has a class of options take them by any of their names. Raises UserError for a name that is none."""
-    plain = options.__init__
-    known = [field.name for field in fields(options)]  # type: ignore[arg-type]
-
-    @wraps(plain)
-    def init(self: Any, **given: Any) -> None:
-        named: dict[str, Any] = {}
-        for name, value in given.items():
-            if own_name(name) not in known:
-                raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
-            if own_name(name) in named:
-                raise UserError(f"{own_name(name)} is given twice, as {name} too: leave one out.")
-            named[own_name(name)] = value
-        plain(self, **named)
-
-    options.__init__ = init  # type: ignore[method-assign]
-    return options
 
 
 @takes_any_name

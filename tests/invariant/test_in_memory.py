@@ -313,7 +313,7 @@ def test_functions_take_objects_too(model: Any, tokenizer: Any) -> None:
         ({"batch_size": 4.0}, "batch_size must be a whole number, not 4.0"),
         ({"lora": "no"}, "lora must be True or False, not 'no'"),
         ({"columns": ["question"]}, "columns must be a dict of texts"),
-        ({"retain": 3}, "the int is no data"),
+        ({"retain": 3}, "the int given as retain is no data"),
         ({"learning_rates": 1e-3}, "unknown option 'learning_rates': did you mean 'learning_rate'"),
         ({"lr": 1e-3, "learning_rate": 1e-3}, "learning_rate is given twice, as lr and learning_rate: leave one out."),
         ({"method": "ME+GDD"}, "unknown method"),

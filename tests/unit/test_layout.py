@@ -17,6 +17,7 @@ FLOORS = [
     {"console"},
     {"plugins"},
     {"scenarios"},
+    {"option_names"},
     {"options", "stopping"},
     {"config"},
     {"settings"},

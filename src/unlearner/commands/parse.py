@@ -16,7 +16,7 @@ from unlearner.commands.help import show_help
 from unlearner.config import TUNE_BUDGET, BenchConfig, ForgetConfig
 from unlearner.console import warn
 from unlearner.errors import UserError, did_you_mean
-from unlearner.options import ALIASES, own_name
+from unlearner.option_names import ALIASES, own_name
 
 
 def parse(config_type: type, arguments: Sequence[str], program: str, example: str = "") -> Any:
