@@ -37,6 +37,7 @@ from unlearner.results.layout import EvaluationDirectory
 from unlearner.results.records import sha256
 from unlearner.results.run import records_hash
 from unlearner.results.texts import redacted
+from unlearner.settings import metric_as_text
 
 OFFICIAL_MAX_LENGTH = 200
 EVALUATION_REMEDY = "lower --eval-max-length or --max-new-tokens, or leave out long questions"
@@ -121,8 +122,9 @@ def way_of_measuring(options: EvalOptions, like: ModelOptions, template: Templat
     metrics = [
         [m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in find_metrics(options.metrics)
     ]
+    given = [metric_as_text(metric) for metric in options.metrics if isinstance(metric, Metric)]
     content = [
-        chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more)
+        chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more), *given
     ]  # fmt: skip
     return sha256(content)[:24]
 

@@ -84,7 +84,7 @@ def per_example(
     for index, example in enumerate(examples):
         _check(example, f"row {index} of the set {eval_set.name!r}")
     values: dict[str, list[float]] = {name: [math.nan] * len(examples) for name in METRICS}
-    values |= {metric.name: metric.values(examples, eval_set, judges) for metric in metrics}
+    values |= {metric.name: _values(metric, examples, eval_set, judges) for metric in metrics}
     rows = [
         {
             "set": eval_set.name,
@@ -105,6 +105,16 @@ def per_example(
         for index, example in enumerate(examples)
     ]
     return with_ids(rows)
+
+
+def _values(metric: Metric, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
+    found = list(metric.values(examples, eval_set, judges))
+    if len(found) != len(examples):
+        raise UserError(
+            f"the metric {metric.name!r} gave {len(found)} values for the {len(examples)} rows of the set "
+            f"{eval_set.name!r}: it must give one a row, NaN where it is not defined."
+        )
+    return found
 
 
 def summarise(
