@@ -122,7 +122,8 @@ def way_of_measuring(options: EvalOptions, like: ModelOptions, template: Templat
     metrics = [
         [m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in find_metrics(options.metrics)
     ]
-    given = [metric_as_text(metric) for metric in options.metrics if isinstance(metric, Metric)]
+    named: Sequence[str | Metric] = options.metrics
+    given = [metric_as_text(metric) for metric in named if isinstance(metric, Metric)]
     content = [
         chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more), *given
     ]  # fmt: skip
