@@ -1,5 +1,6 @@
 """Metrics that are given as objects of Python: their options, their classes, and what they may ask and answer."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 import unlearner
+from unlearner.commands.tables import summary_table
 from unlearner.config import EvaluateConfig
 from unlearner.data.prompts import TEMPLATES, encode
 from unlearner.data.records import Record
@@ -21,6 +24,7 @@ from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.evaluate import way_of_measuring
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import Judges, load_judges
+from unlearner.evaluation.metrics import METRICS
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.requests import Request, Score, Scored
 from unlearner.evaluation.store import Store
@@ -200,3 +204,21 @@ def test_a_score_without_statistics_is_the_request_that_it_was() -> None:
     for wrong, said in ((("rang",), "did you mean 'rank'"), ("rank", "a tuple of names")):
         with pytest.raises(UserError, match=said):
             Score("q", "a", statistics=wrong)  # type: ignore[arg-type]
+
+
+def test_tables_show_the_chosen_metrics_only(measured: Any) -> None:
+    def shown(*metrics: Any) -> tuple[str, str]:
+        found, file = measured(list(metrics)), io.StringIO()
+        Console(file=file, width=150).print(summary_table({"after": found.summary}, Console(width=150)))
+        return found._repr_html_(), file.getvalue()
+
+    html, table = shown("rouge", "truth_ratio", Tenths(2))
+    for name, heading in (
+        ("rouge", METRICS["rouge"].short),
+        ("truth_ratio", METRICS["truth_ratio"].short),
+        ("own", "Own"),
+    ):
+        assert f"<th>{name}</th>" in html and heading in table  # also where no row has a value
+    assert "entailment" not in html and "token_entropy" not in html
+    assert METRICS["entailment"].short not in table
+    assert METRICS["entailment"].short in shown()[1]

@@ -66,39 +66,43 @@ def scoring_pass(
     rounds = list(_rounds(table, groups, prefixes))
     rows = [np.concatenate([groups[i] for i in chosen]) for chosen in rounds]
 
+    def compute(i: int) -> list[Any]:
+        chosen = [groups[g] for g in rounds[i]]
+        return _score_round(model, table, chosen, prefixes[rounds[i]], budget, known, each, is_argmax, statistics)
+
     def join(results: list[list[Any]]) -> Any:
         found: list[Any] = [None] * len(table)
         for part, result in zip(rows, results, strict=True):
             for row, value in zip(part.tolist(), result, strict=True):
                 found[row] = value
-        return np.array(found, dtype=np.float64) if plain else found
+        more = each or is_argmax is not None or statistics is not None
+        return found if more else np.array(found, dtype=np.float64)
 
-    plain = not each and is_argmax is None and statistics is None
     name = "open answers" if each else "answers"
-    batches = [[name, [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows]
-    if is_argmax is not None:
-        batches = [[*batch, is_argmax[part].tolist()] for batch, part in zip(batches, rows, strict=True)]
-    if statistics is not None:
-        told = [{"statistics": [list(statistics[row]) for row in part]} for part in rows]
-        batches = [[*batch, asked] for batch, asked in zip(batches, told, strict=True)]
     return BatchJob(
         name,
-        batches,
-        lambda i: _score_round(
-            model,
-            table,
-            [groups[g] for g in rounds[i]],
-            prefixes[rounds[i]],
-            budget,
-            known,
-            each,
-            is_argmax,
-            statistics,
-        ),
+        [_content(name, table, part, is_argmax, statistics) for part in rows],
+        compute,
         [len(chosen) for chosen in rounds],
         [float(table.lengths[part].sum()) for part in rows],
         join,
     )
+
+
+def _content(
+    name: str,
+    table: TokenTable,
+    rows: np.ndarray,
+    is_argmax: np.ndarray | None,
+    statistics: Sequence[Sequence[str]] | None,
+) -> list[Any]:
+    """What a batch is known by in the store: its tokens, and what else is asked of them."""
+    content = [name, [table.row(row).tolist() for row in rows], table.start[rows].tolist()]
+    if is_argmax is not None:
+        content.append(is_argmax[rows].tolist())
+    if statistics is not None:
+        content.append({"statistics": [list(statistics[row]) for row in rows]})
+    return content
 
 
 def common_prefix(table: TokenTable, rows: np.ndarray) -> int:

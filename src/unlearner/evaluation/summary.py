@@ -31,6 +31,7 @@ The summary (`summarise`):
   `forget_efficacy`, `sets.<set>.<metric>`; null where the figure is.
 - `notes`: sentences on what the figures leave out (undefined truth ratios, metrics not chosen); empty if nothing.
 - `embedding_model`, `judge`: the models behind cosine similarity and entailment.
+- `measured`: the names of the metrics that were chosen; only where one of the paper's six was not.
 - `metrics.<metric>`: title, short, formula and source of metrics that are none of the paper's six; only where there are
   some.
 
@@ -166,7 +167,6 @@ def summarise(
         name: {m: None if value is None else _interval(draws[name][m]) for m, value in metrics.items()}
         for name, metrics in figures.items()
     }
-    theirs = {m.name: {key: getattr(m, key) for key in ABOUT} for m in metrics if m.name not in METRICS}
     return {
         **summary,
         "sets": figures,
@@ -175,8 +175,19 @@ def summarise(
         "notes": [*_left_out(rows_by_set, measured), *_undefined(rows_by_set, metrics)],
         "embedding_model": embedding_model,
         "judge": judge,
-        **({"metrics": theirs} if theirs else {}),
+        **_about(metrics),
     }
+
+
+def _about(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Which metrics were chosen, where one of the six was not, and what a page says of those that are not of the six.
+
+    The six have their keys in every set, null where not chosen, as the report and other readers expect; tables show
+    what was measured."""
+    measured = [metric.name for metric in metrics]
+    theirs = {m.name: {key: getattr(m, key) for key in ABOUT} for m in metrics if m.name not in METRICS}
+    chosen = {} if set(METRICS) <= set(measured) else {"measured": measured}
+    return chosen | ({"metrics": theirs} if theirs else {})
 
 
 def _generation(example: Example, eval_set: EvalSet, metrics: Sequence[Metric]) -> str | None:
