@@ -5,8 +5,6 @@ from dataclasses import fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
-from unlearner.evaluation.metrics.base import Metric
-
 UNTOLD = ("output", "time_limit", "execution", "audit", "audit_controls")
 """Options that do not make a run another run, such as what is done once it has ended."""
 UNTOLD_BY_DEFAULT = ("note", "redact", "stop_when", "benchmarks", "chunk_documents")
@@ -27,13 +25,18 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if is_dataclass(value) and not isinstance(value, type):
         return repr(value)
-    if isinstance(value, list) and all(isinstance(item, str | int | float | Metric) for item in value):
-        return [metric_as_text(item) if isinstance(item, Metric) else item for item in value]
+    if isinstance(value, list) and all(isinstance(item, str | int | float) or _is_metric(item) for item in value):
+        return [item.as_text() if _is_metric(item) else item for item in value]
     size = f", {len(value)} rows" if hasattr(value, "__len__") else ""
     return f"{type(value).__name__} in memory{size}"
 
 
-def metric_as_text(metric: Metric) -> str:
+def _is_metric(value: Any) -> bool:
+    """Whether it is a metric that was given as an object; their class stands above this module."""
+    return hasattr(value, "as_text") and not isinstance(value, type)
+
+
+def metric_as_text(metric: Any) -> str:
     """A metric that was given as an object: its name, its class and its options, the same in every process."""
     kind = type(metric)
     if is_dataclass(metric):

@@ -30,7 +30,6 @@ from unlearner.evaluation.requests import Request, Score, Scored
 from unlearner.evaluation.store import Store
 from unlearner.files import read_json
 from unlearner.prepare.asking import _answer, _plain
-from unlearner.settings import metric_as_text
 
 ROWS = [{"question": f"Where was {name} born?", "answer": f"In {name}ville."} for name in ("Ada", "Bo", "Cy")]
 
@@ -104,7 +103,7 @@ def test_rows_are_shared_between_like_metrics_only(monkeypatch: pytest.MonkeyPat
 def test_a_metric_as_text_has_no_address_in_it() -> None:
     odd = Plain(2)
     vars(odd).update(words={"b", "a"}, rule=len, thing=object(), pair=(1, {"x": None}))
-    assert metric_as_text(odd) == (
+    assert odd.as_text() == (
         f"own ({__name__}:Plain(k=2, words={{'a', 'b'}}, rule=builtins:len, thing=object, pair=[1, {{'x': None}}]))"
     )
 

@@ -37,7 +37,6 @@ from unlearner.results.layout import EvaluationDirectory
 from unlearner.results.records import sha256
 from unlearner.results.run import records_hash
 from unlearner.results.texts import redacted
-from unlearner.settings import metric_as_text
 
 OFFICIAL_MAX_LENGTH = 200
 EVALUATION_REMEDY = "lower --eval-max-length or --max-new-tokens, or leave out long questions"
@@ -123,7 +122,7 @@ def way_of_measuring(options: EvalOptions, like: ModelOptions, template: Templat
         [m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in find_metrics(options.metrics)
     ]
     named: Sequence[str | Metric] = options.metrics
-    given = [metric_as_text(metric) for metric in named if isinstance(metric, Metric)]
+    given = [metric.as_text() for metric in named if isinstance(metric, Metric)]
     content = [
         chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more), *given
     ]  # fmt: skip
