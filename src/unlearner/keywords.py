@@ -67,7 +67,7 @@ def config_from(config_type: type[Config], model: Any, options: dict[str, Any]) 
         if ours in given:
             names = " and ".join(other for other in options if own_name(other) == ours)
             raise UserError(f"{ours} is given twice, as {names}: leave one out.")
-        given[ours] = text_of(value)
+        given[ours] = _made(value, name) if ours == "metrics" else text_of(value)
         if ours in OBJECTS and _is_object(given[ours], OBJECTS[ours]):
             continue
         if ours not in SOURCES | MODELS and not (ours == "output" and value is None):
@@ -81,6 +81,25 @@ def config_from(config_type: type[Config], model: Any, options: dict[str, Any]) 
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given.")
     return config_type(**given)
+
+
+def _made(value: Any, option: str) -> Any:
+    """A list of metrics as it was given, with an object in the place of each class; a metric alone as a list."""
+    if isinstance(value, Metric) or (isinstance(value, type) and issubclass(value, Metric)):
+        value = [value]
+    if not isinstance(value, list):
+        return value
+    made = []
+    for item in value:
+        if isinstance(item, type) and issubclass(item, Metric):
+            try:
+                item = item()
+            except TypeError as error:
+                raise UserError(
+                    f"{option} has the class {item.__name__}, which needs options ({error}): give an object."
+                ) from None
+        made.append(item)
+    return made
 
 
 def _is_object(value: Any, kind: type) -> bool:

@@ -12,7 +12,7 @@ from unlearner.console import discard_output, warn
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
-from unlearner.evaluation.result import interval, three_digits
+from unlearner.evaluation.result import interval, measured_metrics, three_digits
 from unlearner.report.audit_tables import p_value
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
@@ -53,7 +53,7 @@ def _new_table(*headings: str, left: int) -> Table:
 
 def _metrics(summaries: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """All metrics of some evaluations by name, with their headings."""
-    found = (name for summary in summaries.values() for metrics in summary["sets"].values() for name in metrics)
+    found = measured_metrics(*summaries.values())
     return {name: metric_text(name, "short", *summaries.values()) for name in found}
 
 

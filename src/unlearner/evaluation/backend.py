@@ -103,27 +103,38 @@ def _scoring(
     batch_tokens: int | None,
 ) -> Job:
     """All that is to be scored, each text once; what follows the same prompt stands together."""
-    plain = {key: (key[0], replace(key[1], is_argmax=False)) for key in keys}
+    plain = {key: (key[0], replace(key[1], is_argmax=False, statistics=())) for key in keys}
     groups: dict[tuple[int, str | None], list[tuple[int, Score]]] = {}
     for part, text in dict.fromkeys(plain.values()):
         groups.setdefault((part, text.prompt), []).append((part, text))
     rows = [row for group in groups.values() for row in group]
     told = {plain[key] for key in keys if key[1].is_argmax}
     is_argmax = np.array([row in told for row in rows]) if told else None
+    named: dict[tuple[int, Score], set[str]] = {}
+    for key in keys:
+        named.setdefault(plain[key], set()).update(key[1].statistics)
+    statistics = [sorted(named[row]) for row in rows] if any(named.values()) else None
     table = _table(tokenizer, template, [request for _, request in rows], max_length, official)
     each = keys[0][1].open
     sizes = [len(group) for group in groups.values()]
-    job = scoring_pass(model, table, sizes, batch_tokens=batch_tokens, each=each, is_argmax=is_argmax)
+    job = scoring_pass(
+        model, table, sizes, batch_tokens=batch_tokens, each=each, is_argmax=is_argmax, statistics=statistics
+    )
     counts = labelled_tokens(table).tolist()
 
     def join(results: list[Any]) -> dict[Key, Answer]:
         found = job.join(results)
-        pairs = found if told else [(score, ()) for score in (found if each else found.tolist())]
-        by_text = {}
-        for row, (score, hits), count in zip(rows, pairs, counts, strict=True):
+        if not told and statistics is None:
+            found = [(score, ()) for score in (found if each else found.tolist())]
+        by_text, more = {}, {}
+        for row, (score, hits, *others), count in zip(rows, found, counts, strict=True):
             nll, logp = (-sum(score), tuple(score)) if each else (score, ())
             by_text[row] = Scored(nll, count, logp, tuple(map(bool, hits)))
-        return {key: by_text[text] for key, text in plain.items()}
+            more[row] = others[0] if others else {}
+        return {
+            key: replace(by_text[text], statistics={name: tuple(more[text][name]) for name in key[1].statistics})
+            for key, text in plain.items()
+        }
 
     return replace(job, join=join)
 

@@ -121,8 +121,10 @@ def way_of_measuring(options: EvalOptions, like: ModelOptions, template: Templat
     metrics = [
         [m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in find_metrics(options.metrics)
     ]
+    named: Sequence[str | Metric] = options.metrics
+    given = [metric.as_text() for metric in named if isinstance(metric, Metric)]
     content = [
-        chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more)
+        chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more), *given
     ]  # fmt: skip
     return sha256(content)[:24]
 

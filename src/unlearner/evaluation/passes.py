@@ -17,6 +17,7 @@ from unlearner.models import generation
 from unlearner.models.anatomy import Head, backbone, bare
 from unlearner.models.batch_jobs import BatchJob
 from unlearner.models.execution import shares
+from unlearner.scoring.constants import STATISTICS
 from unlearner.scoring.token_scores import token_scores
 
 BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}
@@ -39,12 +40,14 @@ def scoring_pass(
     share: bool = True,
     each: bool = False,
     is_argmax: np.ndarray | None = None,
+    statistics: Sequence[Sequence[str]] | None = None,
 ) -> BatchJob[Any]:
     """NLL of each row of `table` summed over its labelled tokens, float64 of shape (rows,); with `each` the
     log-probabilities of these tokens, a list of lists.
 
     With `is_argmax`, bool of shape (rows,), a list of pairs: the row's score, and a list with 1 for each labelled token
-    that is the likeliest at its place and 0 for the others, empty for a row that is false there.
+    that is the likeliest at its place and 0 for the others, empty for a row that is false there. With `statistics`, for
+    each row the names of some of `TOKEN_STATISTICS`, a list of triples: these two, and by name one number a token.
 
     Group i is the next `sizes[i]` rows. Without `share`, and for any model that keeps anything but keys and values of
     past tokens, the question is encoded again for each row.
@@ -63,27 +66,43 @@ def scoring_pass(
     rounds = list(_rounds(table, groups, prefixes))
     rows = [np.concatenate([groups[i] for i in chosen]) for chosen in rounds]
 
+    def compute(i: int) -> list[Any]:
+        chosen = [groups[g] for g in rounds[i]]
+        return _score_round(model, table, chosen, prefixes[rounds[i]], budget, known, each, is_argmax, statistics)
+
     def join(results: list[list[Any]]) -> Any:
         found: list[Any] = [None] * len(table)
         for part, result in zip(rows, results, strict=True):
             for row, value in zip(part.tolist(), result, strict=True):
                 found[row] = value
-        return found if each or is_argmax is not None else np.array(found, dtype=np.float64)
+        more = each or is_argmax is not None or statistics is not None
+        return found if more else np.array(found, dtype=np.float64)
 
     name = "open answers" if each else "answers"
-    batches = [[name, [table.row(r).tolist() for r in part], table.start[part].tolist()] for part in rows]
-    if is_argmax is not None:
-        batches = [[*batch, is_argmax[part].tolist()] for batch, part in zip(batches, rows, strict=True)]
     return BatchJob(
         name,
-        batches,
-        lambda i: _score_round(
-            model, table, [groups[g] for g in rounds[i]], prefixes[rounds[i]], budget, known, each, is_argmax
-        ),
+        [_content(name, table, part, is_argmax, statistics) for part in rows],
+        compute,
         [len(chosen) for chosen in rounds],
         [float(table.lengths[part].sum()) for part in rows],
         join,
     )
+
+
+def _content(
+    name: str,
+    table: TokenTable,
+    rows: np.ndarray,
+    is_argmax: np.ndarray | None,
+    statistics: Sequence[Sequence[str]] | None,
+) -> list[Any]:
+    """What a batch is known by in the store: its tokens, and what else is asked of them."""
+    content = [name, [table.row(row).tolist() for row in rows], table.start[rows].tolist()]
+    if is_argmax is not None:
+        content.append(is_argmax[rows].tolist())
+    if statistics is not None:
+        content.append({"statistics": [list(statistics[row]) for row in rows]})
+    return content
 
 
 def common_prefix(table: TokenTable, rows: np.ndarray) -> int:
@@ -116,6 +135,7 @@ def _score_round(
     known: int = 0,
     each: bool = False,
     is_argmax: np.ndarray | None = None,
+    statistics: Sequence[Sequence[str]] | None = None,
 ) -> list[Any]:
     """`scoring_pass` of all rows of `groups`: the prefixes in one forward, of which the first `known` tokens, the same
     in all, are encoded before that; then rows of like length together."""
@@ -124,23 +144,27 @@ def _score_round(
     prefix = prefixes[group]
     past = _encode_prefixes(model, table, [members[0] for members in groups], prefixes, known) if prefix[0] else None
     told = np.zeros(len(rows), dtype=bool) if is_argmax is None else is_argmax[rows]
-    kinds = ("logp", "is_argmax") if told.any() else ("logp",)
+    named = [() if statistics is None else statistics[row] for row in rows]
+    wanted = {name for names in named for name in names} | ({"is_argmax"} if told.any() else set())
+    kinds = ("logp", *(kind for kind in STATISTICS if kind in wanted))
     scores, owners = [], []
     for batch in generation.length_batches((table.lengths[rows] - prefix).tolist(), batch_tokens):
         found, row = _score_rows(model, table, rows[batch], prefix[batch], past, group[batch], kinds)
         scores.append(found)
         owners.append(np.array(batch)[row])
-    weights, *hits = torch.cat(scores, dim=1).double().cpu().numpy()  # the round's one copy from the device
-    owner = np.concatenate(owners)
+    copied = torch.cat(scores, dim=1).double().cpu().numpy()  # the round's one copy from the device
+    columns, owner = dict(zip(kinds, copied, strict=True)), np.concatenate(owners)
     if each:
-        values = [weights[owner == row].tolist() for row in range(len(rows))]
+        values = [columns["logp"][owner == row].tolist() for row in range(len(rows))]
     else:
-        values = np.bincount(owner, -weights, minlength=len(rows)).tolist()
-    if is_argmax is None:
+        values = np.bincount(owner, -columns["logp"], minlength=len(rows)).tolist()
+    if is_argmax is None and statistics is None:
         return values
-    return [
-        [value, hits[0][owner == row].astype(int).tolist() if told[row] else []] for row, value in enumerate(values)
-    ]
+    hits = [columns["is_argmax"][owner == row].astype(int).tolist() if told[row] else [] for row in range(len(rows))]
+    if statistics is None:
+        return [list(pair) for pair in zip(values, hits, strict=True)]
+    more = [{name: columns[name][owner == row].tolist() for name in names} for row, names in enumerate(named)]
+    return [list(triple) for triple in zip(values, hits, more, strict=True)]
 
 
 def _encode_prefixes(

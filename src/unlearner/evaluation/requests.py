@@ -1,10 +1,14 @@
 """What metrics ask of a model: continuations to score, answers to write. Equal contents are equal requests."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, did_you_mean
 from unlearner.models.sampling import Sampling
+
+TOKEN_STATISTICS = ("logp", "is_argmax", "rank", "expected_logp", "variance_logp")
+"""What a `Score` may ask for each labelled token: its log-probability in nats, 1 where no token is likelier and else 0,
+how many tokens are likelier, and mean and variance of log p under the model's own distribution there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,21 @@ class Score:
     """The text may go on: no end token is scored, nothing is cut at max_length, and every token's score is told."""
     is_argmax: bool = False
     """Told beside the score: which of the scored tokens are the likeliest at their place."""
+    statistics: tuple[str, ...] = ()
+    """Told beside the score, of each labelled token: these of `TOKEN_STATISTICS`, found in the same pass."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.statistics, str):
+            raise UserError(f"statistics must be a tuple of names, such as ({self.statistics!r},).")
+        object.__setattr__(self, "statistics", tuple(self.statistics))
+        for name in self.statistics:
+            if name not in TOKEN_STATISTICS:
+                raise UserError(f"unknown statistic {name!r} of a token: {did_you_mean(name, TOKEN_STATISTICS)}")
+
+    def __repr__(self) -> str:
+        """Kept answers are found by it: without statistics as it was before there were any."""
+        names = ["prompt", "continuation", "open", "is_argmax", *(["statistics"] if self.statistics else [])]
+        return f"Score({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +99,8 @@ class Scored:
     """Of an open score: the log-probability of each token, in nats."""
     is_argmax: tuple[bool, ...] = ()
     """Where it was asked: whether the model finds no other token likelier, for each of the labelled ones."""
+    statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    """By name, the statistics that were asked: one number for each labelled token."""
 
 
 @dataclass(frozen=True, slots=True)

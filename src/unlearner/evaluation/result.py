@@ -49,8 +49,7 @@ class Evaluation:
         return f"Evaluation({', '.join(f'{name} {three_digits(self.summary[name])}' for name in AGGREGATES)})"
 
     def _repr_html_(self) -> str:
-        sets = self.summary["sets"]
-        metrics = list(dict.fromkeys(name for values in sets.values() for name in values))
+        sets, metrics = self.summary["sets"], measured_metrics(self.summary)
         head = "".join(f"<th>{escape(name)}</th>" for name in ("set", *metrics))
         body = "".join(
             f"<tr><td>{escape(name)}</td>{''.join(f'<td>{three_digits(values.get(m))}</td>' for m in metrics)}</tr>"
@@ -68,6 +67,19 @@ class Evaluation:
 
 
 AGGREGATES = ("model_utility", "forget_efficacy")
+
+
+def measured_metrics(*summaries: Mapping[str, Any]) -> list[str]:
+    """The metrics that a table of these summaries shows: those that were chosen."""
+    return list(
+        dict.fromkeys(
+            name
+            for summary in summaries
+            for values in summary["sets"].values()
+            for name in values
+            if name in summary.get("measured", values)
+        )
+    )
 
 
 def three_digits(value: Any) -> str:

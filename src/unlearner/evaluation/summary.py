@@ -31,6 +31,7 @@ The summary (`summarise`):
   `forget_efficacy`, `sets.<set>.<metric>`; null where the figure is.
 - `notes`: sentences on what the figures leave out (undefined truth ratios, metrics not chosen); empty if nothing.
 - `embedding_model`, `judge`: the models behind cosine similarity and entailment.
+- `measured`: the names of the metrics that were chosen; only where one of the paper's six was not.
 - `metrics.<metric>`: title, short, formula and source of metrics that are none of the paper's six; only where there are
   some.
 
@@ -84,7 +85,7 @@ def per_example(
     for index, example in enumerate(examples):
         _check(example, f"row {index} of the set {eval_set.name!r}")
     values: dict[str, list[float]] = {name: [math.nan] * len(examples) for name in METRICS}
-    values |= {metric.name: metric.values(examples, eval_set, judges) for metric in metrics}
+    values |= {metric.name: _values(metric, examples, eval_set, judges) for metric in metrics}
     rows = [
         {
             "set": eval_set.name,
@@ -105,6 +106,16 @@ def per_example(
         for index, example in enumerate(examples)
     ]
     return with_ids(rows)
+
+
+def _values(metric: Metric, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
+    found = list(metric.values(examples, eval_set, judges))
+    if len(found) != len(examples):
+        raise UserError(
+            f"the metric {metric.name!r} gave {len(found)} values for the {len(examples)} rows of the set "
+            f"{eval_set.name!r}: it must give one a row, NaN where it is not defined."
+        )
+    return found
 
 
 def summarise(
@@ -156,7 +167,6 @@ def summarise(
         name: {m: None if value is None else _interval(draws[name][m]) for m, value in metrics.items()}
         for name, metrics in figures.items()
     }
-    theirs = {m.name: {key: getattr(m, key) for key in ABOUT} for m in metrics if m.name not in METRICS}
     return {
         **summary,
         "sets": figures,
@@ -165,8 +175,19 @@ def summarise(
         "notes": [*_left_out(rows_by_set, measured), *_undefined(rows_by_set, metrics)],
         "embedding_model": embedding_model,
         "judge": judge,
-        **({"metrics": theirs} if theirs else {}),
+        **_about(metrics),
     }
+
+
+def _about(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Which metrics were chosen, where one of the six was not, and what a page says of those that are not of the six.
+
+    The six have their keys in every set, null where not chosen, as the report and other readers expect; tables show
+    what was measured."""
+    measured = [metric.name for metric in metrics]
+    theirs = {m.name: {key: getattr(m, key) for key in ABOUT} for m in metrics if m.name not in METRICS}
+    chosen = {} if set(METRICS) <= set(measured) else {"measured": measured}
+    return chosen | ({"metrics": theirs} if theirs else {})
 
 
 def _generation(example: Example, eval_set: EvalSet, metrics: Sequence[Metric]) -> str | None:

@@ -101,5 +101,6 @@ def _plain(answer: Answer) -> Any:
 
 def _answer(held: Any) -> Answer:
     if isinstance(held, dict):
-        return Scored(held["nll"], held["tokens"], tuple(held["logp"]), tuple(held["is_argmax"]))
+        statistics = {name: tuple(values) for name, values in held.get("statistics", {}).items()}
+        return Scored(held["nll"], held["tokens"], tuple(held["logp"]), tuple(held["is_argmax"]), statistics)
     return held if isinstance(held, str) else tuple(Written(each["text"], tuple(each["ids"])) for each in held)

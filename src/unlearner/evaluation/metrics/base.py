@@ -7,6 +7,7 @@ from unlearner.data.records import Record
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.judges import Judges
 from unlearner.evaluation.requests import Request
+from unlearner.settings import metric_as_text
 
 PAPER = "arXiv 2410.08109"
 
@@ -41,3 +42,7 @@ class Metric:
     def texts(self, examples: Sequence[Example], judges: Judges) -> list[str]:
         """The texts whose embeddings `values` will need."""
         return []
+
+    def as_text(self) -> str:
+        """How a run writes it down where it was given as an object: its name, its class and its options."""
+        return metric_as_text(self)
