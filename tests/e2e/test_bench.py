@@ -263,7 +263,7 @@ class Dies:
 def test_a_process_that_dies_takes_no_other_cell_with_it(tmp_path: Path) -> None:
     job: Any = Dies(tmp_path)
     assert list(_in_processes([job], 2)) == [job]
-    assert (tmp_path / "said").read_text() == "its process died (exit code 9), perhaps for want of memory"
+    assert (tmp_path / "said").read_text() == "its process died (exit code 9), perhaps because memory ran out"
 
 
 @pytest.mark.slow
