@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.methods import Method
-from unlearner.option_names import ALIASES, own_name
+from unlearner.option_names import by_own_name, own_name
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -60,14 +60,10 @@ def config_from(config_type: type[Config], model: Any, options: dict[str, Any]) 
     known: dict[str, Field[Any]] = {f.name: f for f in fields(config_type)}  # type: ignore[arg-type]
     kinds = get_type_hints(config_type)
     given: dict[str, Any] = {"model": model}
+    by_own_name(options, known)
     for name, value in options.items():
         ours = own_name(name)
-        if ours not in known:
-            raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
-        if ours in given:
-            names = " and ".join(other for other in options if own_name(other) == ours)
-            raise UserError(f"{ours} is given twice, as {names}: leave one out.")
-        given[ours] = _made(value, name) if ours == "metrics" else text_of(value)
+        given[ours] = _metrics_of(value, name) if ours == "metrics" else text_of(value)
         if ours in OBJECTS and _is_object(given[ours], OBJECTS[ours]):
             continue
         if ours not in SOURCES | MODELS and not (ours == "output" and value is None):
@@ -83,7 +79,7 @@ def config_from(config_type: type[Config], model: Any, options: dict[str, Any]) 
     return config_type(**given)
 
 
-def _made(value: Any, option: str) -> Any:
+def _metrics_of(value: Any, option: str) -> Any:
     """A list of metrics as it was given, with an object in the place of each class; a metric alone as a list."""
     if isinstance(value, Metric) or (isinstance(value, type) and issubclass(value, Metric)):
         value = [value]

@@ -1,5 +1,6 @@
 """The names of options: ours, older ones, and those of transformers and TRL where ours differ."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from functools import wraps
 from typing import Any, TypeVar
@@ -30,6 +31,20 @@ def own_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
+def by_own_name(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Options by their own names. Raises UserError for a name that is none of the `known`, or one given twice."""
+    named: dict[str, Any] = {}
+    for name, value in given.items():
+        ours = own_name(name)
+        if ours not in known:
+            raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
+        if ours in named:
+            names = " and ".join(other for other in given if own_name(other) == ours)
+            raise UserError(f"{ours} is given twice, as {names}: leave one out.")
+        named[ours] = value
+    return named
+
+
 def takes_any_name(options: "type[Options]") -> "type[Options]":
     """Has a class of options take them by any of their names. Raises UserError for a name that is none."""
     plain = options.__init__
@@ -37,14 +52,7 @@ def takes_any_name(options: "type[Options]") -> "type[Options]":
 
     @wraps(plain)
     def init(self: Any, **given: Any) -> None:
-        named: dict[str, Any] = {}
-        for name, value in given.items():
-            if own_name(name) not in known:
-                raise UserError(f"unknown option {name!r}: {did_you_mean(name, [*known, *ALIASES])}")
-            if own_name(name) in named:
-                raise UserError(f"{own_name(name)} is given twice, as {name} too: leave one out.")
-            named[own_name(name)] = value
-        plain(self, **named)
+        plain(self, **by_own_name(given, known))
 
     options.__init__ = init  # type: ignore[method-assign]
     return options

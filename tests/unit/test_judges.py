@@ -194,6 +194,15 @@ def test_embeddings_are_those_of_sentence_transformers(packable: bool, embedder:
     assert found == pytest.approx(np.stack(expected), abs=1e-6)
 
 
+def test_what_fills_a_strip_needs_no_position_that_the_texts_do_not(embedder: Embedder, tmp_path: Path) -> None:
+    """A model may have fewer positions than a strip has tokens."""
+    found = embedder.embed(TEXTS)
+    again = Embedder(embedder.name, embedder._directory, "cpu", tmp_path)
+    table = again._model.transformers_model.embeddings.position_embeddings
+    table.weight = torch.nn.Parameter(table.weight[:16].detach().clone())
+    assert np.array_equal(again.embed(TEXTS), found)
+
+
 @pytest.mark.parametrize("tokens", [8, 16, 64])
 def test_strips_hold_every_text_once(tokens: int) -> None:
     lengths = [random.Random(tokens).randrange(1, 20) for _ in range(50)]

@@ -197,8 +197,9 @@ def _encode_strip(model: "SentenceTransformer", texts: list[dict[str, list[int]]
 
     ids = [text["input_ids"] for text in texts]
     lengths = [len(each) for each in ids]
-    if filler := block.length - sum(lengths):
-        ids.append([0] * filler)
+    filler = block.length - sum(lengths)
+    longest = max(lengths)  # more positions the model may not have
+    ids += [[0] * min(longest, filler - start) for start in range(0, filler, longest)]
     packed = Packed.of(torch.tensor([len(each) for each in ids])).to(model.device)
     with torch.inference_mode():
         row = torch.tensor([list(chain.from_iterable(ids))], device=model.device)
