@@ -102,10 +102,10 @@ def measure(folder: Path) -> Peaks:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     peak = 0
 
-    def at_epoch(_: Any, epoch: int) -> bool:
+    def at_epoch(_: Any, epoch: int) -> loop.Measured:
         nonlocal peak
         peak = resident("VmHWM")
-        return False
+        return loop.Measured({}, enough=False)
 
     views = dict.fromkeys(method.needs, view)
     loop.train(

@@ -1,10 +1,11 @@
-"""The field's methods, and the continual scenario, on TOFU's text with a tiny Llama that knows a part of it by heart.
+"""The field's methods, and the continual scenario, on TOFU's text with a model that knows a part of it by heart.
 
     python -m benchmarks.tiny_tofu path/to/tofu runs/tiny-tofu --jobs 2
+    python -m benchmarks.tiny_tofu path/to/tofu runs/smollm2 --model smollm2 --parts fictitious --budget 2 --seeds 1001
 
 A slice of TOFU is written to runs/tiny-tofu/data in TOFU's own layout: forget01's ten tasks (20 authors, 400
 questions), the first 18 authors of retain90 (360), real authors and world facts as they are. A new Llama of 4 million
-parameters learns all of it. Then
+parameters learns all of it; SmolLM2-135M-Instruct learns the first task (40 questions) and the retain set. Then
 
 - `fictitious`: every method forgets the first task, at the best of equally many settings of its own grid;
 - `continual`: some pairs, with DUALOPTIM and without, forget three tasks one after another.
@@ -18,6 +19,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from unlearner.commands.main import main
 from unlearner.evaluation.result import markdown_table
@@ -30,19 +32,47 @@ METHODS = (
     "SATIMP+GD", "UL+GD", "CEU+GD", "UNILOGIT+GD", "UNDIAL+GD", "JENSUN+JS", "PDU+DUAL", "FLAT+GD", "LLMU", "MP-ME",
     "MP-IDK", "NPO+GD+GRU", "NPO+GD+BLUR", "NPO+GD+SAM",
 )  # fmt: skip
-OF_THEIR_OWN = {
-    "ALTPO+GD": "max_new_tokens=64 samples=2",
-    "RMU+REP": "layer=2",
-    "ARMU+REP": "layer=2",
-    "RR": "layers=1,2",
-}
-"""Methods with options that others do not have: the tiny Llama has 4 layers, and writes short answers."""
+
+
+class Model(NamedTuple):
+    """What is taught, and how it is made to forget."""
+
+    teaching: str
+    """Of `unlearner finetune`; {data} is the folder of the slice."""
+    own: dict[str, str]
+    """Methods with options that others do not have."""
+    rates: str
+    """In the place of those in the methods' grids."""
+    forgetting: str
+    """Of every run."""
+    kept: int
+    """Rows of each set that is to be kept, in evaluation."""
+
+
+MODELS = {
+    "tiny": Model(
+        "--model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {data}:forget01 {data}:retain90 "
+        "{data}:real_authors_perturbed {data}:world_facts_perturbed --learning-rate 1e-3 --epochs 25",
+        {
+            "ALTPO+GD": "max_new_tokens=64 samples=2", "RMU+REP": "layer=2", "ARMU+REP": "layer=2", "RR": "layers=1,2",
+        },
+        "5e-5,1e-4,2e-4,4e-4",
+        "--epochs 5 --max-new-tokens 64",
+        80,
+    ),
+    "smollm2": Model(
+        "--model builtin:smollm2 --data {data}:forget01[:40] {data}:retain90 --learning-rate 1e-4 --epochs 5",
+        {"ALTPO+GD": "max_new_tokens=64 samples=1", "RMU+REP": "", "ARMU+REP": "", "RR": ""},
+        "1e-5,3e-5",
+        "--epochs 3 --max-new-tokens 48",
+        20,
+    ),
+}  # fmt: skip
+"""The tiny Llama has 4 layers, SmolLM2 has 30; both write short answers."""
 METRICS = (
     "rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment", "extraction_strength",
     "exact_memorization",
 )  # fmt: skip
-RATES = "learning_rate=5e-5,1e-4,2e-4,4e-4"
-"""For a model of this size, in the place of those in the methods' grids."""
 PAIRS = ("ME+GD", "NPO+GD", "SIMNPO+GD", "ALTPO+GD")
 FIGURES = {
     "model_utility": "MU",
@@ -71,20 +101,15 @@ def run(command: str) -> None:
     main(shlex.split(command))
 
 
-def teaching(data: Path, target: Path, *more: str) -> str:
-    """The command by which a new Llama learns the slice by heart."""
-    known = " ".join(
-        f"{data}:{name}" for name in ("forget01", "retain90", "real_authors_perturbed", "world_facts_perturbed")
-    )
-    return (
-        f"finetune --model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {known} --learning-rate 1e-3 "
-        f"--epochs 25 --batch-size 16 --gradient-accumulation-steps 1 {' '.join(more)} --output {target}"
-    )
+def teaching(data: Path, target: Path, *more: str, model: str = "tiny") -> str:
+    """The command by which a model learns the slice by heart."""
+    what = MODELS[model].teaching.format(data=data)
+    return f"finetune {what} --batch-size 16 --gradient-accumulation-steps 1 {' '.join(more)} --output {target}"
 
 
-def benches(folder: Path, methods: Iterable[str], options: str) -> list[BenchDirectory]:
+def benches(folder: Path, methods: Iterable[str], options: str, model: Model) -> list[BenchDirectory]:
     """Run a bench of all `methods` together, and one of each that has options of its own."""
-    own = {method: OF_THEIR_OWN.get(method.removesuffix("+DUALOPTIM")) for method in methods}
+    own = {method: model.own.get(method.removesuffix("+DUALOPTIM")) for method in methods}
     groups = {method: [method] for method, given in own.items() if given}
     if plain := [method for method, given in own.items() if not given]:
         groups = {"together": plain} | groups
@@ -139,23 +164,26 @@ def continual_table(found: Sequence[BenchDirectory]) -> str:
 
 
 def everything(options: argparse.Namespace) -> None:
-    data, target = options.output / "data", options.output / "target"
+    data, target, model = options.output / "data", options.output / "target", MODELS[options.model]
     write_slice(options.tofu, data)
-    run(teaching(data, target))
+    run(teaching(data, target, model=options.model))
     settings = (
-        f"--data {data} --model {target}/model --splits forget01 --epochs 5 --batch-size 4 --jobs {options.jobs} "
-        f"--gradient-accumulation-steps 1 --max-new-tokens 64 --judge offline --seeds {' '.join(options.seeds)}"
+        f"--data {data} --model {target}/model --splits forget01 {model.forgetting} --batch-size 4 --judge offline "
+        f"--gradient-accumulation-steps 1 --jobs {options.jobs} --seeds {' '.join(options.seeds)}"
     )
     of_part = {
-        "fictitious": f"--eval-limit 80 --tune {RATES} --tune-budget {options.budget} --metrics {' '.join(METRICS)}",
+        "fictitious": (
+            f"--tune learning_rate={model.rates} --tune-budget {options.budget} --metrics {' '.join(METRICS)} "
+            f"--eval-limit {model.kept}"
+        ),
         "continual": "--eval-limit 40 --learning-rate 2e-4 --tasks 3",
     }
     with_without = [name for pair in PAIRS for name in (pair, f"{pair}+DUALOPTIM")]
-    all_methods = {"fictitious": [*METHODS, *OF_THEIR_OWN], "continual": with_without}
+    all_methods = {"fictitious": [*METHODS, *model.own], "continual": with_without}
     tables = {"fictitious": fictitious_table, "continual": continual_table}
     for part in options.parts:
         methods = options.methods or all_methods[part]
-        found = benches(options.output / part, methods, f"{part} {settings} {of_part[part]}")
+        found = benches(options.output / part, methods, f"{part} {settings} {of_part[part]}", model)
         table = tables[part](found)
         print(f"\n{table}\n")
         write_text(options.output / f"{part}.md", table + "\n")
@@ -167,6 +195,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("tofu", type=Path, help="folder with TOFU's files")
     parser.add_argument("output", type=Path, help="folder of all runs and tables")
+    parser.add_argument("--model", choices=MODELS, default="tiny")
     parser.add_argument("--parts", nargs="+", choices=("fictitious", "continual"), default=["fictitious", "continual"])
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--budget", default="6", help="of each method's tuning: so many settings, or a time")

@@ -75,6 +75,8 @@ class AuditOptions(ModelOptions):
     number of minutes."""
     attacks: list[str] = field(default_factory=list)
     """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
+    attack_options: list[str] = field(default_factory=list)
+    """Options of attacks, NAME.OPTION=VALUE ..., such as sampling.n=64 or relearning.steps=0,5,10."""
     templates: str | None = None
     """Your own prompt templates: a text file, one a line; or what `compare --history` kept of a --subject."""
     tau: float = 0.01
@@ -224,6 +226,8 @@ class EvalOptions:
     """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
     metrics: list[str] = field(default_factory=list)
     """What to measure: names (see `unlearner metrics`) or module:Name, by default the paper's six; nothing else is."""
+    metric_options: list[str] = field(default_factory=list)
+    """Options of metrics, NAME.OPTION=VALUE ...; `unlearner metrics` lists them with their defaults."""
     benchmarks: list[str] = field(default_factory=list)
     """Benchmarks of the field to measure, too, each with sets and metrics of its own: muse:PLACE, wmdp:PLACE,
     rwku:PLACE:SUBJECT, lume:FOLDER, knowundo:PLACE:KIND, pistol:FOLDER:SET:EDGE; PLACE is a folder, or News or Books of

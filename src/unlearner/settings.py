@@ -7,7 +7,7 @@ from typing import Any
 
 UNTOLD = ("output", "time_limit", "execution", "audit", "audit_controls")
 """Options that do not make a run another run, such as what is done once it has ended."""
-UNTOLD_BY_DEFAULT = ("note", "redact", "stop_when", "benchmarks", "chunk_documents")
+UNTOLD_BY_DEFAULT = ("note", "redact", "stop_when", "benchmarks", "chunk_documents", "metric_options", "attack_options")
 """Options that are written down only where they are given: runs without them are the runs they were before."""
 
 

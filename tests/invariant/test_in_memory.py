@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 import unlearner
 from unlearner import Method, TrainingArguments, Unlearner, UserError
@@ -295,6 +295,43 @@ def test_a_callback_ends_the_training(model: Any, tokenizer: Any) -> None:
     heard = Recorder(stop_after=2)
     assert [row["step"] for row in quick(model, tokenizer, callbacks=[heard]).train().log] == [1, 2]
     assert heard.seen[-1] == ("end", 2)
+
+
+def test_transformers_early_stopping(model: Any, tokenizer: Any) -> None:
+    """It watches forget efficacy, of which there is more after every epoch, or not."""
+    heard: list[dict[str, float]] = []
+
+    class Hears(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **objects: Any) -> None:
+            heard.append(metrics)
+
+    stops = EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=1.0)  # nothing gains so much
+    args = replace(ARGS, epochs=4)
+    u = Unlearner(
+        model, tokenizer, forget=FORGET[:4], retain=RETAIN[:4], args=args, callbacks=[stops, Hears()],
+        evaluate="epochs", **JUDGED,
+    )  # fmt: skip
+    u.evaluate()
+    log = u.train().log
+    assert len(heard) == 2 and log[-1]["epoch"] == 2  # the first is the best so far, the second gains too little
+    after = u.evaluate()
+    assert after is not None
+    assert heard[-1]["eval_forget_efficacy"] == pytest.approx(after.summary["forget_efficacy"])
+    assert heard[-1]["eval_forget_rouge"] == pytest.approx(after.summary["sets"]["forget"]["rouge"])
+    with pytest.raises(AssertionError, match="metric_for_best_model"):  # transformers' own, where nothing is measured
+        quick(model, tokenizer, callbacks=[EarlyStoppingCallback()]).train()
+
+
+def test_a_merged_model_is_trained_by_the_next(model: Any, tokenizer: Any) -> None:
+    model.model.embed_tokens.weight.requires_grad_(False)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    u = quick(model, tokenizer, lora=True, merge=True)
+    u.train()
+    assert {name: p.requires_grad for name, p in u.model.named_parameters()} == before
+    taught = unlearner.finetune(
+        u.model, tokenizer=tokenizer, data=RETAIN, epochs=1, learning_rate=1e-3, max_length=64, lora=True, merge=True
+    )
+    assert {name: p.requires_grad for name, p in taught.model.named_parameters()} == before
 
 
 def test_functions_take_objects_too(model: Any, tokenizer: Any) -> None:

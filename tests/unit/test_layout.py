@@ -17,7 +17,7 @@ FLOORS = [
     {"console"},
     {"plugins"},
     {"scenarios"},
-    {"option_names"},
+    {"option_names", "values"},
     {"options", "stopping"},
     {"config"},
     {"settings"},

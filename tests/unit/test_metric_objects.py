@@ -100,6 +100,35 @@ def test_rows_are_shared_between_like_metrics_only(monkeypatch: pytest.MonkeyPat
     assert [len(metric) for metric in content[1]] == [3]
 
 
+def test_options_of_a_metric_from_anywhere(measured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "somebodys_metric.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from unlearner.evaluation.metrics.base import Metric\n"
+        "@dataclass(frozen=True)\n"
+        "class Tenths(Metric):\n"
+        "    name = title = short = formula = source = 'tenths'\n"
+        "    k: int = 2\n"
+        "    def requests(self, record, eval_set):\n"
+        "        return []\n"
+        "    def values(self, examples, eval_set, judges):\n"
+        "        return [self.k / 10 for _ in examples]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    output = str(tmp_path / "out")
+    named = ["rouge", "somebodys_metric:Tenths"]
+    first = measured(named, metric_options=["tenths.k=5"], output=output)
+    assert first.summary["sets"]["forget"]["tenths"] == pytest.approx(0.5)
+    assert measured(named).summary["sets"]["forget"]["tenths"] == pytest.approx(0.2)
+    with pytest.raises(UserError, match=r"another run .*tenths\.k=5"):
+        measured(named, metric_options=["tenths.k=6"], output=output)
+
+    def way(*options: str) -> str:
+        config = EvaluateConfig(model="m", output="o", metrics=named, metric_options=list(options))
+        return way_of_measuring(config, config, TEMPLATES["plain"], load_judges("offline"))
+
+    assert way() != way("tenths.k=5") != way("tenths.k=6")
+
+
 def test_a_metric_as_text_has_no_address_in_it() -> None:
     odd = Plain(2)
     vars(odd).update(words={"b", "a"}, rule=len, thing=object(), pair=(1, {"x": None}))

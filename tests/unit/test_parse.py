@@ -136,7 +136,7 @@ def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("typed", "proposed"),
-    [(["fin"], ["finetune"]), (["forget", "--met"], ["--method", "--method-options", "--metrics"])],
+    [(["fin"], ["finetune"]), (["forget", "--met"], ["--method", "--method-options", "--metrics", "--metric-options"])],
 )
 def test_bash_completes(
     typed: list[str], proposed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,9 @@ import random
 from itertools import product
 from pathlib import Path
 
+import pytest
+
+from unlearner.data import quality
 from unlearner.data.profiles import builtin
 from unlearner.data.quality import GRAM, NEAR, data_warnings, near_duplicates, plain
 from unlearner.data.records import Record
@@ -157,3 +160,19 @@ def test_plain_keeps_what_tells_texts_apart() -> None:
     assert plain("東京?") != plain("大阪?") != ""
     assert len({plain(text) for text in ("C", "C++", "C#", "3", "-3", "35", "3.5", "3%")}) == 8
     assert plain("?!") == ""
+
+
+def test_many_rows_are_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a small set with much of a large one; of two large ones the first rows."""
+    monkeypatch.setattr(quality, "MOST", 4)
+    rows = [Record(f"{letter * 5} {letter * 7}?", f"{letter * 9} {letter * 6}.") for letter in "abcdefghijklmnopqrst"]
+    near = [Record(f"{row.question[0]}{row.question}", row.answer) for row in rows]
+    assert told(rows[:1], near[1:16] + near[:1])[0].startswith("1 of 1 forget rows are nearly the same")
+    assert told(rows[:1], near[1:17] + near[:1]) == [
+        "near-duplicates were sought among 1 of 1 forget rows and 16 of 17 retain rows"
+    ]
+    assert told(rows[:8], near) == [
+        "4 of 8 forget rows are nearly the same as one of the retain set (forget row 1 and retain row 1; forget row 2 "
+        "and retain row 2; forget row 3 and retain row 3; and 1 more)",
+        "near-duplicates were sought among 4 of 8 forget rows and 4 of 20 retain rows",
+    ]

@@ -748,6 +748,20 @@ def test_a_plug_ins_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         load_plugins.cache_clear()
 
 
+def test_a_source_from_any_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "plugin"))
+    name = "unlearner_test_plugin.sources:capitals"
+    assert [record.subject for record in load_records(f"{name}:2")] == ["Ardun", "Brisk"]
+    assert load_records(f"{name}[3:]") == load_records(f"{name}:")[3:]
+    assert refusal(f"{name}:many").startswith(f"{name}:many cannot be loaded (ValueError: invalid literal")
+    assert "has no 'capital': did you mean 'capitals'" in refusal("unlearner_test_plugin.sources:capital:2")
+    # A folder in TOFU's layout is read as one, whatever module has its name.
+    monkeypatch.chdir(tmp_path)
+    Path("json").mkdir()
+    write_lines(Path("json/forget01.jsonl"), json.dumps(FULL))
+    assert len(load_records("json:forget01")) == 1
+
+
 def test_reading_changes_nothing_global(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     assert len(load_records(write_csv(tmp_path / "a.csv", [{"text": "long " * 100_000}]))[0].answer) == 500_000

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from unlearner.audit.attack import Attack, WeightAttack
-from unlearner.audit.attacks import find_attacks
+from unlearner.audit.attacks import attacks, find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import UTILITY_ROWS, Relearning
 from unlearner.audit.attacks.sampling import Sampling
@@ -16,6 +16,7 @@ from unlearner.audit.quantise import SCHEMES
 from unlearner.audit.questions import Groups
 from unlearner.audit.verdict import PLAIN, SAMPLED
 from unlearner.config import AuditConfig
+from unlearner.values import with_options
 
 SAMPLES = {"quick": 16, "standard": 256, "deep": 1024}
 """Samples of each question."""
@@ -52,7 +53,8 @@ UNIT_ANSWERS = 6
 
 
 def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attack]:
-    """The attacks of a config: those it names, else all of its budget, and its own templates. Raises UserError."""
+    """The attacks of a config: those it names, else all of its budget, and its own templates; with their
+    options. Raises UserError."""
     budget = budget or (config.budget if config.budget in SAMPLES else "deep")
     names: list[str | Attack] = list(config.attacks)
     if not names:
@@ -63,7 +65,12 @@ def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attac
     if PLAIN not in (getattr(name, "label", name) for name in names):
         names.insert(0, PLAIN)
     own = read_templates(config.templates) if config.templates is not None else []
-    return [_sized(attack, budget, config.seed) for attack in find_attacks([*names, *own])]
+    found = [_sized(attack, budget, config.seed) for attack in find_attacks([*names, *own])]
+    options = config.attack_options
+    if config.budget not in SAMPLES:  # there may be no time for an attack that has some
+        left_out = attacks().keys() - {attack.label for attack in found}
+        options = [pair for pair in options if pair.partition("=")[0].rpartition(".")[0].strip() not in left_out]
+    return with_options("--attack-options", found, options, lambda attack: attack.label, "sampling.n=64")
 
 
 def _sized(attack: Attack, budget: str, seed: int) -> Attack:
@@ -132,12 +139,12 @@ def fitted(config: AuditConfig, groups: Groups, models: Sequence[str], speed: Sp
         plan = Plan(budget, chosen_attacks(config, budget), [])
         if plan.seconds(models, groups, speed) <= left:
             return plan
-    attacks = chosen_attacks(config, "quick")
+    chosen = chosen_attacks(config, "quick")
     order = (PLAIN, *WORTH)
     kept = []
-    for attack in sorted(attacks, key=lambda a: order.index(a.label) if a.label in order else len(order)):
+    for attack in sorted(chosen, key=lambda a: order.index(a.label) if a.label in order else len(order)):
         price = sum(cost(model, attack, groups, speed) for model in models)
         if attack.label == PLAIN or price <= left:
             kept.append(attack.label)
             left -= price
-    return Plan("quick", [a for a in attacks if a.label in kept], [a.label for a in attacks if a.label not in kept])
+    return Plan("quick", [a for a in chosen if a.label in kept], [a.label for a in chosen if a.label not in kept])

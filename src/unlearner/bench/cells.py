@@ -18,7 +18,7 @@ from unlearner.data.benchmarks import is_benchmark
 from unlearner.data.readers import DOCUMENTS, READERS, STANDARD_INPUT
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError, did_you_mean
-from unlearner.evaluation.metrics import find_metrics
+from unlearner.evaluation.metrics import chosen_metrics
 from unlearner.evaluation.summary import FORGET_EFFICACY
 from unlearner.files import read_json, write_json
 from unlearner.methods import Method
@@ -187,7 +187,7 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
         tasks = rows.tasks[: config.tasks] if scenario.continual else rows.tasks[:1]
         runs = [replace(first, task=task, continual=True) for task in tasks]
     if scenario.continual:
-        if missing := set(FORGET_EFFICACY) - {metric.name for metric in find_metrics(first.metrics)}:
+        if missing := set(FORGET_EFFICACY) - {metric.name for metric in chosen_metrics(first)}:
             raise UserError(f"the continual scenario follows forget efficacy: add {min(missing)} to --metrics.")
         frozen = config.reference == "frozen" and Method.parse(method).needs_reference
         for number, run in enumerate(runs):

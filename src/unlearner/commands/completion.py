@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Literal
 
 from unlearner.commands import (
+    attacks,
     audit,
     bench,
     compare,
@@ -41,7 +42,7 @@ OTHERS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         demo, probe, prepare, finetune, forget, negate, compare, evaluate, audit, bench, report, purge, methods,
-        metrics,
+        metrics, attacks,
     )
 }  # fmt: skip
 """Every command but this one, by name."""

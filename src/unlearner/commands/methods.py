@@ -38,8 +38,8 @@ def _table() -> None:
 
     from unlearner.commands.tables import out
     from unlearner.methods import COMBINED_METHODS, Method, losses, surgeries
-    from unlearner.methods.options import defaults
     from unlearner.methods.registry import ALIASES
+    from unlearner.values import defaults
 
     console = out()
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -101,7 +101,7 @@ def _one(name: str) -> None:
 def _about(part: "type[Loss] | type[Surgery]") -> list[str]:
     """A loss or a surgery: what it is, its formula, source, options, and where their defaults come from."""
     from unlearner.methods import Loss
-    from unlearner.methods.options import defaults
+    from unlearner.values import defaults
 
     what, presets = f"surgery (behind the losses: NPO+GD+{part.name})", {}
     if issubclass(part, Loss):

@@ -165,8 +165,8 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
             names = [f.name for f in known.values()]
             raise UserError(f"--config {file}: unknown option {key!r}, {did_you_mean(str(key), names)}")
         option = known[flag]
-        if isinstance(value, dict) and option.name == "method_options":
-            value = [f"{name}={each}" for name, each in value.items()]
+        if isinstance(value, dict) and option.name.endswith("_options"):
+            value = _pairs(value)
         if isinstance(value, dict | list) and get_origin(option.type) is not type(value):
             raise UserError(f"--config {file}: {key} takes one value, not {value!r}.")
         if option.type is bool and not isinstance(value, bool):
@@ -182,6 +182,18 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
         else:
             arguments.append(f"{flag}={value}")  # so joined, a value may begin with a dash
     return arguments
+
+
+def _pairs(values: dict[str, Any], within: str = "") -> list[str]:
+    """Options in a mapping as the command line has them: NAME=VALUE, of a metric or attack NAME.OPTION=VALUE."""
+    found: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _pairs(value, f"{within}{name}.")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            found.append(f"{within}{name}={text}")
+    return found
 
 
 def _flag(name: str) -> str:

@@ -6,8 +6,8 @@ The sentences hold no text of the rows, so that they may be kept wherever the ru
 import math
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from unlearner.data.records import Record
 
@@ -15,6 +15,8 @@ SHOWN = 3
 """Places that a sentence names; of more it gives the number."""
 NEAR = 0.8
 """Least Jaccard similarity of near-duplicates."""
+MOST = 5_000
+"""Rows among which near-duplicates are sought; more of the one set where the other is smaller."""
 GRAM = 5
 """Letters of the pieces that are compared."""
 _WORDS = re.compile(r"[^\W_]+|(?<!\w)[-−](?=\d)|[#%+*=<>/$€£°]")
@@ -33,10 +35,11 @@ def data_warnings(
         for a, b in columns.items()
         if a < b and columns.get(b) == a
     ]
+    plains = {name: [(plain(r.question), plain(r.answer)) for r in records] for name, records in sets.items()}
     for name, records in sets.items():
-        found += _within(name, records)
+        found += _within(name, records, plains[name])
     if overlap is not None:
-        found += _between(overlap, sets[overlap[0]], sets[overlap[1]])
+        found += _between(overlap, [sets[name] for name in overlap], [plains[name] for name in overlap])
     return found
 
 
@@ -45,20 +48,20 @@ def plain(text: str | None) -> str:
     return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text or "").casefold()))
 
 
-def _within(name: str, records: Sequence[Record]) -> list[str]:
+def _within(name: str, records: Sequence[Record], plains: Sequence[tuple[str, str]]) -> list[str]:
     places = _places(name, records)
     remarked: dict[str, list[int]] = defaultdict(list)
     asked: dict[str, list[int]] = defaultdict(list)
-    answers = [plain(record.answer) for record in records]
+    answers = [answer for _, answer in plains]
     for row, record in enumerate(records):
         for remark in record.remarks:
             remarked[remark].append(row)
-        key = answers[row] if record.question is None else plain(record.question)
+        key = answers[row] if record.question is None else plains[row][0]
         asked[key or (record.question or record.answer)].append(row)
         if key and record.question is not None and key == answers[row]:
             remarked["have the same text as question and as answer"].append(row)
-        right = {answers[row], plain(record.paraphrased_answer)} - {""}
-        if right & {plain(wrong) for wrong in record.perturbed_answer}:
+        wrong = {plain(each) for each in record.perturbed_answer}
+        if wrong and wrong & ({answers[row], plain(record.paraphrased_answer)} - {""}):
             remarked["count a right answer among the wrong ones"].append(row)
     for rows in asked.values():
         if len({answers[row] for row in rows}) > 1:
@@ -73,17 +76,20 @@ def _within(name: str, records: Sequence[Record]) -> list[str]:
             for remark, rows in remarked.items()]  # fmt: skip
 
 
-def _between(names: tuple[str, str], a: Sequence[Record], b: Sequence[Record]) -> list[str]:
+def _between(
+    names: tuple[str, str], sets: Sequence[Sequence[Record]], plains: Sequence[Sequence[tuple[str, str]]]
+) -> list[str]:
     """How the rows of a set that is to be forgotten recur in one that is to be kept."""
+    (a, b), (a_plain, b_plain) = sets, plains
     a_places, b_places = _places(names[0], a), _places(names[1], b)
     exact = _first((record.question, record.answer) for record in b)
-    alike = _first((plain(record.question), plain(record.answer)) for record in b)
-    asked = _first(plain(record.question) for record in b if record.question is not None)
+    alike = _first(b_plain)
     rows_asked = [row for row, record in enumerate(b) if record.question is not None]
+    asked = _first(b_plain[row][0] for row in rows_asked)
     kinds: dict[str, list[str]] = defaultdict(list)
     left = []
     for row, record in enumerate(a):
-        question, answer = plain(record.question), plain(record.answer)
+        question, answer = a_plain[row]
         if (twin := exact.get((record.question, record.answer))) is not None:
             kind = f"are also in the {names[1]} set; what is retained is hardly forgotten"
         elif answer and (twin := alike.get((question, answer))) is not None:
@@ -95,47 +101,59 @@ def _between(names: tuple[str, str], a: Sequence[Record], b: Sequence[Record]) -
             left.append(row)
             continue
         kinds[kind].append(f"{a_places[row]} and {b_places[twin]}")
-    near = near_duplicates([_text(a[row]) for row in left], [_text(record) for record in b])
+    sought = left[:MOST], b_plain[: max(MOST, MOST**2 // max(1, len(left)))]
+    near = near_duplicates([_text(a_plain[row]) for row in sought[0]], list(map(_text, sought[1])))
     if near:
         kinds[f"are nearly the same as one of the {names[1]} set"] = [
             f"{a_places[left[row]]} and {b_places[twin]}" for row, twin in near.items()
         ]
-    return [_sentence(f"{len(places)} of {len(a)} {names[0]} rows {kind}", places) for kind, places in kinds.items()]
+    told = [_sentence(f"{len(places)} of {len(a)} {names[0]} rows {kind}", places) for kind, places in kinds.items()]
+    if len(sought[0]) < len(left) or len(sought[1]) < len(b):
+        told.append(
+            f"near-duplicates were sought among {len(sought[0]):,} of {len(a):,} {names[0]} rows and "
+            f"{len(sought[1]):,} of {len(b):,} {names[1]} rows"
+        )
+    return told
 
 
 def near_duplicates(texts: Sequence[str], others: Sequence[str]) -> dict[int, int]:
     """For each of `texts` that has a near-duplicate among `others` the first one.
 
     Two texts are near-duplicates where the Jaccard similarity of their sets of `GRAM` consecutive letters is at least
-    `NEAR`. No pair is missed: of what a text shares with all of `texts`, so few pieces, the rarest, are looked up that
-    a partner without any of them would share too little (prefix filtering, Bayardo et al. 2007, WWW).
+    `NEAR`. No pair is missed: texts are compared that have one of their rarest pieces in common, so few that any other
+    two share too little (prefix filtering, Bayardo et al. 2007, WWW).
     """
     grams = [_grams(text) for text in texts]
+    counts = Counter(piece for pieces in grams for piece in pieces)
     holders: dict[str, list[int]] = defaultdict(list)
     for row, pieces in enumerate(grams):
-        for piece in pieces:
+        for piece in _rarest(pieces, len(pieces), counts):
             holders[piece].append(row)
     found: dict[int, int] = {}
     for twin, text in enumerate(others):
         pieces = _grams(text)
-        shared = [piece for piece in pieces if piece in holders]
-        surplus = len(shared) - math.ceil(NEAR * len(pieces)) + 1
-        if surplus <= 0:
-            continue
-        rarest = sorted(shared, key=lambda piece: len(holders[piece]))[:surplus]
-        for row in {row for piece in rarest for row in holders[piece]} - found.keys():
-            common = len(pieces & grams[row])
-            if common >= NEAR * (len(pieces) + len(grams[row]) - common):
-                found[row] = twin
+        shared = [piece for piece in pieces if piece in counts]
+        for row in {row for piece in _rarest(shared, len(pieces), counts) for row in holders.get(piece, ())}:
+            size = len(grams[row])
+            if row not in found and NEAR * len(pieces) <= size and NEAR * size <= len(pieces):
+                common = len(pieces & grams[row])
+                if common >= NEAR * (len(pieces) + size - common):
+                    found[row] = twin
     return dict(sorted(found.items()))
+
+
+def _rarest(pieces: Collection[str], size: int, counts: Mapping[str, int]) -> list[str]:
+    """So few of the `pieces` of a text with `size` of them, the rarest, that a near-duplicate must share one."""
+    surplus = len(pieces) - math.ceil(NEAR * size) + 1
+    return sorted(pieces, key=lambda piece: (counts[piece], piece))[: max(0, surplus)]
 
 
 def _grams(text: str) -> set[str]:
     return {text[start : start + GRAM] for start in range(max(1, len(text) - GRAM + 1))} if text else set()
 
 
-def _text(record: Record) -> str:
-    return plain(f"{record.question or ''} {record.answer}")
+def _text(question_and_answer: tuple[str, str]) -> str:
+    return " ".join(filter(None, question_and_answer))
 
 
 def _first(keys: Iterable[object]) -> dict[object, int]:

@@ -8,6 +8,7 @@ and every further column is ignored. Texts are kept as they are: stripping would
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from unlearner.data.readers import find_file, read_documents, read_rows
 from unlearner.data.records import Record
 from unlearner.data.rows import FIELDS, make_records, numbered, rows_in_memory
 from unlearner.errors import UserError, did_you_mean, first_line
-from unlearner.plugins import load_plugins
+from unlearner.plugins import load_object, load_plugins
 
 TOFU_FILE = re.compile(r"(forget|retain|holdout|full)(\d+(_perturbed)?|_perturbed|(?<=full))")
 TOFU_ROWS_PER_AUTHOR = 20
+MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 SLICE = re.compile(r"(?P<source>.+)\[(?P<first>-?\d+)?:(?P<last>-?\d+)?\]")
 
 Source = str | Path | Iterable[Mapping[str, Any] | Record]
@@ -43,7 +45,7 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
     - `muse:`, `wmdp:`, `rwku:`, `lume:`, `knowundo:`, `pistol:`: data sets of the field, see `data/benchmarks.py`;
     - `builtin:NAME` or `builtin:NAME:people=100,seed=3`, options as in `unlearner.data.profiles.builtin`;
     - `PLUGIN:SPEC`, where an installed package has an entry point PLUGIN in the group `unlearner.sources`: a function
-      of SPEC that gives the rows as mappings;
+      of SPEC that gives the rows as mappings; or `module:NAME:SPEC`, such a function in any module;
     - rows in memory: a list (or any other iterable) of dicts or of `Record`s, a `datasets.Dataset`, a pandas DataFrame.
       Messages about them say "row 3 of the list given as NAME", with `name` for NAME.
 
@@ -91,6 +93,9 @@ def _read(source: str, columns: Mapping[str, str]) -> list[Record]:
         return make_records(source, read_benchmark(prefix, spec), columns)
     if colon and (plugin := load_plugins("unlearner.sources").get(prefix)) is not None:
         return make_records(source, numbered(_asked(plugin, source, spec)), columns)
+    if colon and _is_module(prefix) and not (Path(source).exists() or Path(prefix).is_dir()):
+        name, _, spec = spec.partition(":")
+        return make_records(source, numbered(_asked(load_object(f"{prefix}:{name}"), source, spec)), columns)
     try:
         if (documents := read_documents(source)) is not None:
             return make_records(source, documents, {})
@@ -101,6 +106,11 @@ def _read(source: str, columns: Mapping[str, str]) -> list[Record]:
             f"{source} cannot be read ({error.strerror or error}); check the path and its rights."
         ) from error
     return records if path == Path(source) else _name_authors(path.stem, records)
+
+
+def _is_module(name: str) -> bool:
+    """Whether it names a module that Python finds."""
+    return bool(MODULE.fullmatch(name)) and find_spec(name.partition(".")[0]) is not None
 
 
 def _asked(plugin: Callable[[str], Iterable[Mapping[str, Any]]], source: str, spec: str) -> list[Mapping[str, Any]]:

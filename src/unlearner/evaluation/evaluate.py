@@ -21,7 +21,7 @@ from unlearner.evaluation.benchmarks import benchmark_summary
 from unlearner.evaluation.examples import EvalSet, Example
 from unlearner.evaluation.forget_quality import check_forget_set, read_retrained
 from unlearner.evaluation.judges import Judges
-from unlearner.evaluation.metrics import find_metrics, metrics_of
+from unlearner.evaluation.metrics import chosen_metrics, metrics_of
 from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.passes import labelled_tokens
 from unlearner.evaluation.requests import Generate, Request, Score, batch_kind
@@ -67,7 +67,7 @@ def check_answers(
     scored: before a run begins."""
     length = max_length(options, official)
     highest = longest = 0
-    for eval_set, requests in zip(sets, _asked(sets, find_metrics(options.metrics)), strict=True):
+    for eval_set, requests in zip(sets, _asked(sets, chosen_metrics(options)), strict=True):
         prompt = DOCUMENT if eval_set.documents else template
         scored = [(i, r) for i, of_record in enumerate(requests) for r in of_record if isinstance(r, Score)]
         for rows in ([row for row in scored if row[1].open == is_open] for is_open in (False, True)):
@@ -110,21 +110,22 @@ class _Way:
 
     @property
     def metrics(self) -> list[Metric]:
-        return find_metrics(self.options.metrics)
+        return chosen_metrics(self.options)
 
 
 def way_of_measuring(options: EvalOptions, like: ModelOptions, template: Template, judges: Judges, *more: Any) -> str:
     """A hash of all that decides, beside model and records, what is measured: two evaluations of the same may share
     their rows. `more` is what else the caller's arithmetic depends on."""
-    free = ("eval_tokens", "eval_limit", "retrained", "judge", "embedding_model", "metrics", "benchmarks")
+    free = (
+        "eval_tokens", "eval_limit", "retrained", "judge", "embedding_model", "metrics", "metric_options", "benchmarks",
+    )  # fmt: skip
     chosen = {field.name: getattr(options, field.name) for field in fields(EvalOptions) if field.name not in free}
-    metrics = [
-        [m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in find_metrics(options.metrics)
-    ]
+    metrics = [[m.name, f"{type(m).__module__}:{type(m).__qualname__}", m.formula] for m in chosen_metrics(options)]
     named: Sequence[str | Metric] = options.metrics
     given = [metric.as_text() for metric in named if isinstance(metric, Metric)]
     content = [
-        chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more), *given
+        chosen, metrics, asdict(template), like.precision, judges.embedding_model, judges.judge, *map(str, more),
+        *given, *options.metric_options,
     ]  # fmt: skip
     return sha256(content)[:24]
 
@@ -282,7 +283,7 @@ def _together(sets: Sequence[EvalSet], official: bool) -> list[list[EvalSet]]:
 
 def check_retrained(source: str, sets: Sequence[EvalSet], config: EvaluateConfig | ForgetConfig) -> None:
     """Raises UserError where `source` is neither an evaluation of the forget set nor a model."""
-    if all(metric.name != "truth_ratio" for metric in find_metrics(config.metrics)):
+    if all(metric.name != "truth_ratio" for metric in chosen_metrics(config)):
         raise UserError("--retrained compares truth ratios: add truth_ratio to --metrics.")
     forget = check_forget_set(sets)
     if EvaluationDirectory(Path(source)).records.is_file():

@@ -39,6 +39,13 @@ class Evaluation:
             return self.rows
         return [] if self.folder is None else EvaluationDirectory(self.folder).read_records()
 
+    def figures(self) -> dict[str, float]:
+        """Model utility, forget efficacy and the mean of every metric on every set (`forget_rouge`), as far as they
+        were measured."""
+        means = {f"{name}_{m}": value for name, values in self.summary["sets"].items() for m, value in values.items()}
+        found = {name: self.summary[name] for name in AGGREGATES} | means
+        return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
     def to_pandas(self) -> "pd.DataFrame":
         """The records as a DataFrame, one row each."""
         import pandas as pd

@@ -2,6 +2,7 @@
 other."""
 
 from collections.abc import Iterable
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -155,6 +156,7 @@ def _imported(reference: str, role: str) -> type[Loss]:
     return found
 
 
+@cache
 def _plugged_in() -> "dict[str, type[Loss] | type[Surgery]]":
     """The losses and surgeries of entry points, each one, several, or a module that holds some; by their own names."""
     found: dict[str, type[Loss] | type[Surgery]] = {}

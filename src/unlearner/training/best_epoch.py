@@ -38,24 +38,25 @@ class BestEpoch:
     @property
     def step(self) -> int | None:
         """The step that ended the best epoch so far."""
-        steps = [step for step in self.epochs if step <= len(self.log.rows) and self._measured(step)]
-        rows = [self._measured(step) for step in steps]
+        steps = [step for step in self.epochs if step <= len(self.log.rows) and self.measured(step)]
+        rows = [self.measured(step) for step in steps]
         return steps[best(self.listener.conditions, rows)] if steps else None
 
-    def _measured(self, step: int) -> dict[str, float]:
+    def measured(self, step: int) -> dict[str, float]:
+        """What was measured after the epoch that `step` ends; empty before that."""
         row = self.log.rows[step - 1]
         names = [condition.measure for condition in self.listener.conditions]
         return {name: row[name] for name in names if name in row}
 
     def after_epoch(self, model: nn.Module, step: int) -> bool:
         """Measure; whether that is good enough. A run that goes on takes what it measured before."""
-        if not self._measured(step):
+        if not self.measured(step):
             found = distributed.agreed(self.listener.measure(model))
             self.log.amend(step, found)
             note(f"epoch {self.epochs[step]}: {measures(found)}")
         if self.checkpoints is None and self.step == step:
             self.weights = checkpoint.weights(model)
-        return met(self.listener.conditions, self._measured(step))
+        return met(self.listener.conditions, self.measured(step))
 
     def put_back(self, model: nn.Module, step: int) -> None:
         """Give the model, which is at `step`, the weights of the best epoch, and say in the log which that is."""

@@ -34,7 +34,8 @@ class Callbacks:
     They get what transformers' Trainer gives them: its TrainingArguments, a TrainerState, a TrainerControl, and as
     keywords model, processing_class (the tokenizer) and optimizer. Of the control, `should_training_stop` is followed,
     from whichever process it comes. `on_log` has a row for every step: loss, forget, retain, grad_norm, learning_rate,
-    epoch.
+    epoch. `on_evaluate` has what was measured after an epoch as `metrics`, eval_forget_efficacy and others; `followed`,
+    a figure and whether more of it is better, is what EarlyStoppingCallback watches.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class Callbacks:
         options: TrainOptions,
         folder: Path | None,
         plan: Plan,
+        followed: tuple[str, bool] | None,
         **objects: Any,
     ) -> None:
         self.callbacks = [*given, *_tracker(options.report_to)]
-        self.plan, self.objects = plan, objects
+        self.plan, self.followed, self.objects = plan, followed, objects
         self.stopped = False
         """Whether the training is to end."""
         if not self.callbacks:
@@ -63,7 +65,9 @@ class Callbacks:
             output_dir=str(folder or ""), report_to=[], use_cpu=not torch.cuda.is_available(), seed=options.seed,
             learning_rate=options.learning_rate or 0.0, num_train_epochs=plan.epochs, max_steps=plan.steps,
             per_device_train_batch_size=options.batch_size, gradient_accumulation_steps=plan.accumulation,
-            weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm, logging_steps=options.logging_steps,
+            eval_strategy="no" if followed is None else "epoch", metric_for_best_model=followed and followed[0],
+            greater_is_better=followed and followed[1], logging_steps=options.logging_steps,
+            weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm,
             accelerator_config={"use_configured_state": True},  # or it would make accelerate's state anew
         )  # fmt: skip
 
@@ -76,8 +80,14 @@ class Callbacks:
     def on_epoch_end(self, step: int) -> None:
         self._tell("on_epoch_end", step)
 
-    def on_evaluate(self, step: int) -> None:
-        self._tell("on_evaluate", step)
+    def on_evaluate(self, step: int, figures: dict[str, float]) -> None:
+        self._tell("on_evaluate", step, metrics={f"eval_{name}": value for name, value in figures.items()})
+        if not self.callbacks or self.followed is None or self.followed[0] not in figures:
+            return
+        name, more = self.followed
+        best, value = self.state.best_metric, figures[name]
+        if best is None or (value > best if more else value < best):
+            self.state.best_metric, self.state.best_global_step = value, step
 
     def on_save(self, step: int) -> None:
         self._tell("on_save", step)

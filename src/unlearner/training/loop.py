@@ -38,8 +38,18 @@ from unlearner.training.step import Steps
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-AtEpoch = Callable[[nn.Module, int], bool]
-"""Called with the model and the number of the epoch just done; True ends the training."""
+
+class Measured(NamedTuple):
+    """What was measured after an epoch."""
+
+    figures: dict[str, float]
+    """By name, such as forget_efficacy; the same in all processes."""
+    enough: bool
+    """Whether training may end."""
+
+
+AtEpoch = Callable[[nn.Module, int], Measured]
+"""Called with the model and the number of the epoch just done."""
 
 
 class Trained(NamedTuple):
@@ -96,8 +106,9 @@ def train(
             done = newest[0]
             checkpoint.load(model, steps.optimizers, newest[1], steps.states)
         told = Callbacks(
-            callbacks, options, folder, plan, model=model, processing_class=tokenizer, optimizer=steps.optimizers[0]
-        )
+            callbacks, options, folder, plan, _followed(at_epoch, listener), model=model, processing_class=tokenizer,
+            optimizer=steps.optimizers[0],
+        )  # fmt: skip
         log = Log(folder, done, accelerator, told)
         told.on_train_begin(done)
         best = None if listener is None else BestEpoch(listener, plan.epoch_ends(), checkpoints, log)
@@ -207,11 +218,14 @@ class _Training(NamedTuple):
         if self.at_epoch is None and self.best is None:
             return
         with torch.compiler.set_stance("force_eager") if self.steps.options.torch_compile else nullcontext():
+            figures: dict[str, float] = {}
             if self.at_epoch is not None:
-                told.stopped |= self.at_epoch(model, epoch)
+                figures, enough = self.at_epoch(model, epoch)
+                told.stopped |= enough
             if self.best is not None:
                 told.stopped |= self.best.after_epoch(model, step)
-        told.on_evaluate(step)
+                figures |= self.best.measured(step)
+        told.on_evaluate(step, figures)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, where there is a folder for it."""
@@ -221,6 +235,14 @@ class _Training(NamedTuple):
         keep = steps.options.save_total_limit
         checkpoint.save(steps.objective.model, steps.optimizers, self.checkpoints, step, keep, steps.states, spared)
         self.told.on_save(step)
+
+
+def _followed(at_epoch: AtEpoch | None, listener: Listener | None) -> tuple[str, bool] | None:
+    """The figure by which a callback may judge an epoch, and whether more is better; None where nothing is measured."""
+    if listener is not None:
+        first = listener.conditions[0]
+        return first.measure, first.test[0] == ">"
+    return None if at_epoch is None else ("forget_efficacy", True)
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:

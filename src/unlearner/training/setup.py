@@ -1,7 +1,7 @@
 """What training starts from: the accelerator, the model on its device with its adapter, the optimiser."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -122,6 +122,14 @@ def add_lora(model: Any, options: TrainOptions, peft_config: Any = None) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def merged(model: Any, trained: Sequence[tuple[nn.Parameter, bool]]) -> Any:
+    """The base model with its adapter added to its weights; of these, the ones that were `trained` before it came."""
+    base = model.merge_and_unload()
+    for parameter, was in trained:
+        parameter.requires_grad_(was)
+    return base
 
 
 @own_random_state()

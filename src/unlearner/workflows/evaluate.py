@@ -30,7 +30,7 @@ from unlearner.evaluation.evaluate import (
 )
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges, load_judges
-from unlearner.evaluation.metrics import find_metrics
+from unlearner.evaluation.metrics import chosen_metrics
 from unlearner.evaluation.result import Evaluation
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.files import write_text
@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig, *, tokenizer: Any = None) -> Evaluation:
 def _evaluated(config: EvaluateConfig, tokenizer: Any) -> Evaluation:
     config.check()
     check_in_memory(config)
-    find_metrics(config.metrics)  # a mistyped name is told before anything is loaded or taught
+    chosen_metrics(config)  # a mistyped name is told before anything is loaded or taught
     settings = resolved(config)
     if config.output is not None:
         check_output(config.output, "evaluate", settings)

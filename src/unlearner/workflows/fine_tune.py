@@ -1,9 +1,12 @@
-"""`unlearner finetune`: teach a model questions and answers."""
+"""Fine-tuning: a subject and rows in, the subject taught; and `unlearner finetune`."""
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
 
 from unlearner import distributed
 from unlearner.config import FinetuneConfig
@@ -23,6 +26,7 @@ from unlearner.methods.learn import Learn
 from unlearner.models import new
 from unlearner.models.sharding import choose
 from unlearner.models.smollm2 import directory
+from unlearner.options import TrainOptions
 from unlearner.results.evidence import finish_run
 from unlearner.results.layout import RunDirectory
 from unlearner.results.lock import released
@@ -34,7 +38,7 @@ from unlearner.training.callbacks import callbacks_of
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.loop import train
-from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
+from unlearner.training.setup import check_tracker, make_accelerator, merged, weights_dtype
 from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.subject import Subject
 
@@ -47,6 +51,59 @@ class FinetuneResult:
     tokenizer: Any
     log: list[dict[str, float]]
     """A row for each step: step, epoch, lr, loss, forget, retain, grad_norm."""
+
+
+class Lessons(NamedTuple):
+    """What is taught, and in which order."""
+
+    plan: Plan
+    views: dict[str, View]
+
+
+def lessons_of(
+    subject: Subject, records: Sequence[Record], options: TrainOptions, *, cache: Path | None = None
+) -> Lessons:
+    """The lessons of `records` for a subject, by `options`' epochs and batches; `cache` keeps tokens."""
+    assert options.epochs is not None and options.gradient_accumulation_steps is not None
+    plan = Plan(
+        len(records), options.epochs, options.batch_size, options.gradient_accumulation_steps, options.seed
+    )  # fmt: skip
+    views = build_views(
+        ["train"], records, [], [], [pair(len(records), 0, 0)], subject.tokenizer, subject.template,
+        max_length=options.max_length, cache=cache,
+    )  # fmt: skip
+    return Lessons(plan, {name: view.every_epoch(plan.pass_count) for name, view in views.items()})
+
+
+def fine_tune(
+    subject: Subject,
+    lessons: Lessons,
+    options: TrainOptions,
+    *,
+    accelerator: Accelerator,
+    folder: Path | None = None,
+    made: Path | None = None,
+    peft_config: Any = None,
+    callbacks: Sequence[Any] = (),
+) -> list[dict[str, float]]:
+    """Train a subject's model in place, and save it to `made`; it ends in the mode it was in. Gives a row for each
+    step.
+
+    Checkpoints and the log go to the run's directory `folder`; without one nothing is written.
+    """
+    mode, trained = subject.model.training, [(p, p.requires_grad) for p in subject.model.parameters()]
+    model, log = train(
+        subject.model, subject.tokenizer, Method("finetune", Learn(), None), lessons.views, lessons.plan, options,
+        folder, accelerator=accelerator, parallel=choose(subject.model, options, weights_dtype(options)),
+        peft_config=peft_config, callbacks=callbacks,
+    )  # fmt: skip
+    if made is not None:
+        checkpoint.save_model(model, subject.tokenizer, made, merge=options.merge)
+        distributed.barrier()
+    elif options.merge:
+        model = merged(model, trained)
+    subject.model = model.train(mode)
+    return log
 
 
 def finetune(
@@ -71,8 +128,8 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
     config = replace(config, model=directory(config.model))
     odd = data_warnings({"data": records}, config.columns)
     subject = _subject(config, records, tokenizer)
-    plan, views = _plan(config, records, subject)
-    check_training_fits(subject.model, subject.tokenizer, views)
+    lessons = _lessons(config, records, subject)
+    check_training_fits(subject.model, subject.tokenizer, lessons.views)
     for sentence in odd:
         warn(sentence)
     accelerator = make_accelerator(config)
@@ -86,21 +143,14 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
             note(f"{folder} is finished already")
             return FinetuneResult(trained, subject.tokenizer, read_jsonl(run.log))
 
-    views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
-    warn_truncated(views, config.max_length, chunked=config.chunk_documents)
+    warn_truncated(lessons.views, config.max_length, chunked=config.chunk_documents)
     if trained is None or not trained.is_dir():
-        mode = subject.model.training
-        model, log = train(
-            subject.model, subject.tokenizer, Method("finetune", Learn(), None), views, plan, config, folder,
-            accelerator=accelerator, parallel=choose(subject.model, config, weights_dtype(config)),
-            peft_config=peft_config, callbacks=callbacks_of(callbacks),
+        log = fine_tune(
+            subject, lessons, config, folder=folder, made=trained, accelerator=accelerator, peft_config=peft_config,
+            callbacks=callbacks_of(callbacks),
         )  # fmt: skip
         if trained is None:
-            model = model.merge_and_unload() if config.merge else model
-            return FinetuneResult(model.train(mode), subject.tokenizer, log)
-        checkpoint.save_model(model, subject.tokenizer, trained, merge=config.merge)
-        distributed.barrier()
-        model.train(mode)
+            return FinetuneResult(subject.model, subject.tokenizer, log)
     assert folder is not None and run is not None
     if accelerator.is_main_process:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -108,7 +158,7 @@ def _finetuned(config: FinetuneConfig, tokenizer: Any, peft_config: Any, callbac
             trained, base=base if isinstance(base, str) else subject.name, method="fine-tuning",
             settings=card_settings(config), data={"data": records_hash(records)},
         )  # fmt: skip
-        finish_run(folder, steps=plan.steps, model=trained.name)
+        finish_run(folder, steps=lessons.plan.steps, model=trained.name)
     return FinetuneResult(trained, subject.tokenizer, read_jsonl(run.log))
 
 
@@ -124,18 +174,13 @@ def _with_defaults(config: FinetuneConfig, peft_config: Any) -> FinetuneConfig:
     )
 
 
-def _plan(config: FinetuneConfig, records: list[Record], subject: Subject) -> tuple[Plan, dict[str, View]]:
-    """What is trained in which order. Raises UserError where that is nothing, or a row has no room for its answer."""
-    assert config.epochs is not None and config.gradient_accumulation_steps is not None
+def _lessons(config: FinetuneConfig, records: list[Record], subject: Subject) -> Lessons:
+    """What is taught. Raises UserError where that is nothing, or a row has no room for its answer."""
     rows = chunked(records, subject.tokenizer, config.max_length) if config.chunk_documents else records
-    plan = Plan(len(rows), config.epochs, config.batch_size, config.gradient_accumulation_steps, config.seed)
-    check_steps(plan)
-    views = build_views(
-        ["train"], rows, [], [], [pair(len(rows), 0, 0)], subject.tokenizer, subject.template,
-        max_length=config.max_length, cache=None if config.output is None else cache_directory() / "tokens",
-    )  # fmt: skip
-    check_room(views, config.max_length)
-    return plan, views
+    found = lessons_of(subject, rows, config, cache=None if config.output is None else cache_directory() / "tokens")
+    check_steps(found.plan)
+    check_room(found.views, config.max_length)
+    return found
 
 
 def _records(config: FinetuneConfig) -> list[Record]:

@@ -32,6 +32,7 @@ from unlearner.training.best_epoch import Listener
 from unlearner.training.callbacks import callbacks_of
 from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
+from unlearner.training.loop import Measured
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.alternates import check_prompts_fit, with_alternates
 from unlearner.workflows.builtin import resolve_model
@@ -165,7 +166,8 @@ class Forgetting:
             if self.listener is not None:
                 with self._executing():
                     self.listener.begin()
-            self.unlearning.train(self.subject, self._at_epoch, self.listener)
+            at_epoch = self._at_epoch if config.evaluate == "epochs" else None
+            self.unlearning.train(self.subject, at_epoch, self.listener)
             if self.kept is not None:
                 note(self.kept)
             if self.unlearning.engine != "deepspeed":
@@ -250,12 +252,11 @@ class Forgetting:
         assert self.unlearning.execution is not None
         return using(self.unlearning.execution)
 
-    def _at_epoch(self, trained: nn.Module, epoch: int) -> bool:
-        if self.config.evaluate != "epochs":
-            return False
+    def _at_epoch(self, trained: nn.Module, epoch: int) -> Measured:
         measured = self.evaluations.epoch(trained, epoch)
         assert measured is not None
-        return should_stop(self.config, measured.summary, self.first and self.first.summary, epoch)
+        enough = should_stop(self.config, measured.summary, self.first and self.first.summary, epoch)
+        return Measured(measured.figures(), enough)
 
 
 def forget(config: ForgetConfig, *, known: Path | None = None, **given: Any) -> ForgetResult:

@@ -20,7 +20,7 @@ from unlearner.evaluation.benchmarks import benchmark_sets
 from unlearner.evaluation.evaluate import check_retrained
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import Judges
-from unlearner.evaluation.metrics import find_metrics
+from unlearner.evaluation.metrics import chosen_metrics
 from unlearner.evaluation.sets import load_forget, load_sets
 from unlearner.evaluation.summary import MODEL_UTILITY
 from unlearner.files import cache_directory
@@ -94,7 +94,7 @@ def read_inputs(config: ForgetConfig) -> Inputs:
         for task in earlier_tasks(rows, config.task):
             earlier[task] = load_sets(config, EvalSources(), forget=select_task(rows, task))[0]
     judges = judges_for(config)
-    missing = set(MODEL_UTILITY) - {metric.name for metric in find_metrics(config.metrics)}
+    missing = set(MODEL_UTILITY) - {metric.name for metric in chosen_metrics(config)}
     if missing and not (config.stop_forget_efficacy is None and config.stop_utility_share is None):
         raise UserError(f"stopping early needs all of the paper's metrics: add {min(missing)} to --metrics.")
     check_ability(config)

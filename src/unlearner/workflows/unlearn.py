@@ -18,7 +18,7 @@ from unlearner.training.best_epoch import Listener
 from unlearner.training.execution import plan_training, sharing
 from unlearner.training.loop import AtEpoch, train
 from unlearner.training.reference import needs_copy
-from unlearner.training.setup import weights_dtype
+from unlearner.training.setup import merged, weights_dtype
 from unlearner.workflows.subject import Subject
 
 
@@ -93,7 +93,7 @@ class Unlearning:
         """Train the subject's model in place and save it to `made`. It ends in the mode it was in."""
         self.place(subject)
         assert self.engine is not None
-        training = subject.model.training
+        training, trained = subject.model.training, [(p, p.requires_grad) for p in subject.model.parameters()]
         self.begun = True
         model, self.log = train(
             subject.model, subject.tokenizer, self.method, self.views, self.plan, self.config, self.folder,
@@ -106,5 +106,5 @@ class Unlearning:
             checkpoint.save_model(model, subject.tokenizer, self.made, merge=self.config.merge)
             distributed.barrier()
         elif self.config.merge:
-            subject.model = model.merge_and_unload()
+            subject.model = merged(model, trained)
         subject.model.train(training)

@@ -19,17 +19,13 @@ from unlearner.audit.attack import Finding, Question, Target, WeightAttack, writ
 from unlearner.audit.detector import Fact
 from unlearner.audit.relearned import FORGOTTEN, RELEARNED, RETAINED, UNKNOWN
 from unlearner.console import quiet
-from unlearner.data.batches import Plan
-from unlearner.data.pairs import pair
 from unlearner.data.records import Record
-from unlearner.data.views import build_views
 from unlearner.evaluation.requests import Generate
-from unlearner.methods import Method
-from unlearner.methods.learn import Learn
 from unlearner.models.sharding import is_sharded, widen
 from unlearner.options import TrainOptions
-from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator, weights_dtype
+from unlearner.workflows.fine_tune import fine_tune, lessons_of
+from unlearner.workflows.subject import Subject
 
 LARGE = 1_000_000_000
 SMALL = 20_000_000
@@ -148,7 +144,7 @@ class Relearning(WeightAttack):
             gradient_accumulation_steps=1, epochs=(max(self.steps) * self.batch_size + 0.5) / len(rows),
             warmup_epochs=0.0, weight_decay=0.0, lora=lora, lora_rank=16, lora_alpha=32.0, lora_dropout=0.0,
             precision=target.options.precision if lora else "fp32", seed=target.options.seed + seed,
-            max_length=target.options.max_length,
+            max_length=target.options.max_length, parallel="ddp",
         )  # fmt: skip
 
 
@@ -180,20 +176,12 @@ class _At(TrainerCallback):
 
 
 def _teach(target: Target, rows: Sequence[Record], options: TrainOptions, callback: TrainerCallback) -> None:
-    assert options.epochs is not None  # _options
-    plan = Plan(len(rows), options.epochs, options.batch_size, 1, options.seed)
-    views = build_views(
-        ["train"], rows, [], [], [pair(len(rows), 0, 0)], target.tokenizer, target.template,
-        max_length=options.max_length,
-    )  # fmt: skip
-    views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
+    subject = Subject(target.model, target.tokenizer, target.template, None)
+    accelerator = make_accelerator(options, alone=True)
     with quiet():  # a bar for every short training would hide the audit's own
-        trained = train(
-            target.model, target.tokenizer, Method("relearning", Learn(), None), views, plan, options, None,
-            accelerator=make_accelerator(options, alone=True), callbacks=[callback],
-        ).model  # fmt: skip
-    if hasattr(trained, "peft_config"):
-        trained.unload()
+        fine_tune(subject, lessons_of(subject, rows, options), options, accelerator=accelerator, callbacks=[callback])
+    if options.lora:
+        subject.model.unload()
 
 
 @contextmanager

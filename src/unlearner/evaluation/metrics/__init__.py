@@ -18,7 +18,9 @@ from unlearner.evaluation.metrics.rouge import Rouge, Rouge1
 from unlearner.evaluation.metrics.rwku import RwkuRecall
 from unlearner.evaluation.metrics.token_entropy import TokenEntropy
 from unlearner.evaluation.metrics.truth_ratio import TruthRatio
+from unlearner.options import EvalOptions
 from unlearner.plugins import load_object, load_plugins
+from unlearner.values import with_options
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -82,12 +84,18 @@ def find_metric(name: str) -> Metric:
     return metric
 
 
-def find_metrics(names: Sequence[str | Metric]) -> list[Metric]:
-    """The metrics called so, or given, in this order; the paper's six where there is none.
+def chosen_metrics(options: EvalOptions) -> list[Metric]:
+    """The metrics that `options` choose, with their own options. Raises UserError as `find_metrics`."""
+    return find_metrics(options.metrics, options.metric_options)
 
-    Raises UserError for an unknown one, or two of one name."""
+
+def find_metrics(names: Sequence[str | Metric], options: Sequence[str] = ()) -> list[Metric]:
+    """The metrics called so, or given, in this order, with `options` (NAME.OPTION=VALUE); the paper's six where there
+    is none.
+
+    Raises UserError for an unknown metric or option, or two metrics of one name."""
     metrics = [name if isinstance(name, Metric) else find_metric(name) for name in names] or list(METRICS.values())
     found = [metric.name for metric in metrics]
     if twice := {name for name in found if found.count(name) > 1}:
         raise UserError(f"--metrics has {min(twice)} twice: leave one out.")
-    return metrics
+    return with_options("--metric-options", metrics, options, lambda metric: metric.name, "leaked.samples=8")

@@ -1,0 +1,83 @@
+"""Options of losses, metrics and attacks are their dataclass fields: values given for these, in Python or as text."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from unlearner.errors import UserError, did_you_mean
+
+Part = TypeVar("Part")
+TEXTS = {"true": True, "false": False}
+LONG = 40
+"""Characters of a default value that are shown."""
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def with_options(
+    flag: str, parts: Sequence[Part], pairs: Iterable[str], name_of: Callable[[Part], str], example: str
+) -> list[Part]:
+    """`parts` (metrics, attacks) with the options that `pairs` give them as NAME.OPTION=VALUE texts.
+
+    Raises UserError, with the nearest name, for a part that is not among them and for an option that it does not have.
+    """
+    found = list(parts)
+    names = [name_of(part) for part in parts]
+    for pair in pairs:
+        text, equals, value = pair.partition("=")
+        name, dot, option = text.strip().rpartition(".")
+        if not (equals and dot and name and option):
+            raise UserError(f"{flag} takes NAME.OPTION=VALUE, such as {example}, not {pair!r}.")
+        if name not in names:
+            raise UserError(f"{flag} {pair}: {name!r} is not among what was chosen: {did_you_mean(name, names)}")
+        place, option = names.index(name), option.replace("-", "_")
+        part: Any = found[place]
+        known = [field.name for field in fields(part) if field.init] if is_dataclass(part) else []
+        if option not in known:
+            remedy = did_you_mean(option, known) if known else "it has none."
+            raise UserError(f"{flag}: {name} has no option {option!r}: {remedy}")
+        kind = get_type_hints(type(part))[option]
+        found[place] = replace(part, **{option: convert(f"{name}'s option {option}", value.strip(), kind)})
+        if name_of(found[place]) != name:
+            raise UserError(f"{flag}: {name} is called so for its {option}, which cannot be another one.")
+    return found
+
+
+def defaults(part: Any) -> str:
+    """The options of a loss, metric or attack with their values, `beta=0.1`, in one line; those without a default
+    alone. A class's are its defaults."""
+    shown = []
+    for each in fields(part) if is_dataclass(part) else ():
+        value = each.default if isinstance(part, type) else getattr(part, each.name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        text = text if len(text) <= LONG else f"{text[:LONG]!r}…"
+        shown.append(each.name if value is MISSING else f"{each.name}={text}")
+    return " ".join(shown)
+
+
+def convert(what: str, value: Any, kind: Any) -> Any:
+    """`value`, or what it says as text, as the type `kind` of a field. Raises UserError that says `what` it is."""
+    if get_origin(kind) in (Union, UnionType):
+        choices = [choice for choice in get_args(kind) if choice is not type(None)]
+        if len(choices) < len(get_args(kind)) and (value is None or value in ("none", "null")):
+            return None
+        assert len(choices) == 1, f"an option of several types: {kind}"
+        return convert(what, value, choices[0])
+    if get_origin(kind) is tuple:
+        given = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        return tuple(convert(what, each, get_args(kind)[0]) for each in given)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise UserError(f"{what} cannot be {value!r}: {did_you_mean(str(value), map(str, get_args(kind)))}")
+        return value
+    if kind is bool and isinstance(value, str):
+        value = TEXTS.get(value.lower(), value)
+    elif kind in (int, float) and isinstance(value, str):
+        with suppress(ValueError):
+            value = kind(value)
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind in KINDS and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise UserError(f"{what} must be {KINDS[kind]}, not {value!r}.")
+    return value
