@@ -37,11 +37,17 @@ def with_options(
         if option not in known:
             remedy = did_you_mean(option, known) if known else "it has none."
             raise UserError(f"{flag}: {name} has no option {option!r}: {remedy}")
-        kind = get_type_hints(type(part))[option]
-        found[place] = replace(part, **{option: convert(f"{name}'s option {option}", value.strip(), kind)})
+        what, kind = f"{name}'s option {option}", get_type_hints(type(part))[option]
+        several = get_origin(kind) is tuple
+        values = [convert(what, v.strip(), get_args(kind)[0] if several else kind) for v in _split(value, several)]
+        found[place] = replace(part, **{option: tuple(values) if several else values[0]})
         if name_of(found[place]) != name:
             raise UserError(f"{flag}: {name} is called so for its {option}, which cannot be another one.")
     return found
+
+
+def _split(value: str, several: bool) -> list[str]:
+    return value.split(",") if several else [value]
 
 
 def defaults(part: Any) -> str:
@@ -64,9 +70,6 @@ def convert(what: str, value: Any, kind: Any) -> Any:
             return None
         assert len(choices) == 1, f"an option of several types: {kind}"
         return convert(what, value, choices[0])
-    if get_origin(kind) is tuple:
-        given = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        return tuple(convert(what, each, get_args(kind)[0]) for each in given)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise UserError(f"{what} cannot be {value!r}: {did_you_mean(str(value), map(str, get_args(kind)))}")

@@ -2,20 +2,15 @@
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
-from torch.distributed.checkpoint import FileSystemReader
-from transformers import TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from unlearner import Method
@@ -33,12 +28,9 @@ from unlearner.models.new import new_model
 from unlearner.models.packing import Packed
 from unlearner.models.sharding import choose
 from unlearner.options import TrainOptions
-from unlearner.scoring.batch import Batch
-from unlearner.training import checkpoint, loop, setup
-from unlearner.training.loop import train
-from unlearner.training.objective import Objective
-from unlearner.training.reference import Reference
-from unlearner.training.setup import add_lora, make_accelerator
+from unlearner.training import checkpoint, setup
+from unlearner.training.loop import Measured, train
+from unlearner.training.setup import make_accelerator
 
 FORGET = builtin("forget", people=3, forget=1)
 RETAIN = builtin("retain", people=3, forget=1)
@@ -423,271 +415,13 @@ class Killed(Exception):
     pass
 
 
-def killed_at_epoch(number: int) -> Callable[[nn.Module, int], bool]:
-    def at_epoch(model: nn.Module, epoch: int) -> bool:
+def killed_at_epoch(number: int) -> Callable[[nn.Module, int], Measured]:
+    def at_epoch(model: nn.Module, epoch: int) -> Measured:
         if epoch == number:
             raise Killed
-        return False
+        return Measured({}, enough=False)
 
     return at_epoch
-
-
-KINDS: dict[str, tuple[str, Callable[[], Any], dict[str, Any]]] = {
-    "ME+GD": ("ME+GD", fresh_model, {}),
-    "IDK+AP, tied": ("IDK+AP", lambda: fresh_model(tied=True), {}),
-    "NPO+KL": ("NPO+KL", fresh_model, {}),
-    "NPO+KL, LoRA with dropout": ("NPO+KL", fresh_model, {"lora": True}),
-    "ME+GD, pure-bf16": ("ME+GD", lambda: fresh_model(dtype=torch.bfloat16), {"precision": "pure-bf16"}),
-    "ME+GD, 8-bit states": ("ME+GD", fresh_model, {"optimizer": "adamw-8bit"}),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_run_goes_on_to_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after an epoch, and between epochs with log lines unwritten and a checkpoint half written."""
-    name, make, changed = KINDS[kind]
-    options = replace(OPTIONS, **changed)
-    whole = run(name, tmp_path / "whole", model=make(), options=options)
-    log = (tmp_path / "whole" / "log.jsonl").read_bytes()
-    assert len(log_of(tmp_path / "whole")) == 8
-
-    with pytest.raises(Killed):
-        run(name, tmp_path / "epoch", model=make(), options=options, at_epoch=killed_at_epoch(2))
-    assert [p.name for p in (tmp_path / "epoch" / "checkpoints").iterdir()] == ["step-000005"]
-    assert len(log_of(tmp_path / "epoch")) == 5
-    resumed = run(name, tmp_path / "epoch", model=make(), options=options)
-    assert_same_weights(resumed, whole, atol=0)
-    assert (tmp_path / "epoch" / "log.jsonl").read_bytes() == log
-
-    save = checkpoint.save
-
-    def save_and_die(model: Any, optimizer: Any, folder: Path, step: int, *more: Any) -> None:
-        if step < 6:
-            save(model, optimizer, folder, step, *more)
-            return
-        (folder / f".step-{step:06d}.tmp").mkdir()
-        (folder / f".step-{step:06d}.tmp" / "__0_0.distcp").write_bytes(b"half")
-        raise Killed
-
-    often = replace(options, save_steps=2)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.checkpoint, "save", save_and_die)
-        run(name, tmp_path / "often", model=make(), options=often)
-    resumed = run(name, tmp_path / "often", model=make(), options=often)
-    assert_same_weights(resumed, whole, atol=0)
-    assert (tmp_path / "often" / "log.jsonl").read_bytes() == log
-    assert not list((tmp_path / "often" / "checkpoints").glob(".*"))
-
-
-def test_a_run_goes_on_from_its_last_checkpoint_not_from_the_start(tmp_path: Path) -> None:
-    """The weights that are handed over the second time are not those that are trained."""
-    with pytest.raises(Killed):
-        run("ME+GD", tmp_path, at_epoch=killed_at_epoch(2))
-    other = fresh_model()
-    nn.init.zeros_(other.lm_head.weight)
-    resumed = run("ME+GD", tmp_path, model=other)
-    assert_same_weights(resumed, run("ME+GD", tmp_path / "whole"), atol=0)
-
-
-def test_checkpoints_are_few_and_with_lora_small(tmp_path: Path) -> None:
-    run("ME+GD", tmp_path / "full", options=replace(OPTIONS, save_steps=1, save_total_limit=2))
-    assert sorted(p.name for p in (tmp_path / "full" / "checkpoints").iterdir()) == ["step-000006", "step-000007"]
-    assert checkpoint.latest(tmp_path / "full" / "checkpoints")[0] == 7
-    run("ME+GD", tmp_path / "lora", options=replace(OPTIONS, lora=True, lora_rank=1))
-    assert [p.name for p in (tmp_path / "lora" / "checkpoints").iterdir()] == ["step-000005"], "none of the last step"
-    held = FileSystemReader(tmp_path / "lora" / "checkpoints" / "step-000005").read_metadata().state_dict_metadata
-    weights = [name for name in held if name.startswith("model.")]
-    assert weights and all("lora_" in name for name in weights), "the base weights do not change"
-
-
-def test_at_epoch_sees_every_epoch_and_can_end_the_run(tmp_path: Path) -> None:
-    seen: list[tuple[int, bool]] = []
-
-    def at_epoch(model: nn.Module, epoch: int) -> bool:
-        seen.append((epoch, bool((weights(model)["lm_head.weight"] != weights(fresh_model())["lm_head.weight"]).any())))
-        return epoch == 2
-
-    stopped = run("ME+GD", tmp_path, at_epoch=at_epoch)
-    assert seen == [(1, True), (2, True)]
-    assert len(log_of(tmp_path)) == 5
-    assert_same_weights(load_model(str(tmp_path / "model")), stopped.cpu(), atol=0)
-
-
-# -------------------------------------------------------------------------------------------------------- not finite
-
-
-def test_a_run_that_diverges_names_its_step_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    """Weights poisoned after step 5: found when the log is next written, and before a checkpoint is."""
-
-    def poison(model: nn.Module, epoch: int) -> bool:
-        if epoch == 2:
-            nn.init.constant_(model.lm_head.weight, torch.nan)
-        return False
-
-    with pytest.raises(UserError) as error:
-        run("ME+GD", tmp_path, at_epoch=poison)
-    last = tmp_path / "checkpoints" / "step-000005"
-    assert str(error.value).startswith("step 6: the loss is nan")
-    assert f"the last good state is {last}: try a lower --learning-rate" in str(error.value)
-    assert [p.name for p in last.parent.iterdir()] == ["step-000005"]
-    assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3, 4, 5]
-    assert not (tmp_path / "model").exists()
-    assert_same_weights(run("ME+GD", tmp_path), run("ME+GD", tmp_path / "healthy"), atol=0)
-
-
-def test_a_learning_rate_that_is_far_too_high_says_so(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"^step \d: the loss is .*no checkpoint had been written yet: try a lower --learning-rate"
-    ):
-        run("ME+GD", tmp_path, options=replace(OPTIONS, learning_rate=1e30, warmup_epochs=0))
-    assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
-
-
-def test_weights_that_a_last_step_broke_are_not_saved(tmp_path: Path) -> None:
-    """No loss is computed after the last step: a single one with such a rate ended as a success."""
-    options = replace(OPTIONS, learning_rate=1e30, warmup_epochs=0, epochs=0.4)
-    with pytest.raises(
-        UserError, match=r"^step 1: the weights are no longer finite, or too large .*: try a lower --learning-rate"
-    ):
-        run("ME+GD", tmp_path, options=options)
-    assert not (tmp_path / "model").exists() and not (tmp_path / "checkpoints").exists()
-
-
-def test_broken_weights_after_the_last_step_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
-    class Poison(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
-            if state.global_step == state.max_steps:
-                nn.init.constant_(model.lm_head.weight, torch.inf)
-
-    with pytest.raises(UserError) as error:
-        run("ME+GD", tmp_path, callbacks=[Poison()])
-    (last,) = (tmp_path / "checkpoints").iterdir()
-    assert str(error.value).startswith("step 8: the weights are no longer finite")
-    assert f"the last good state is {last}" in str(error.value)
-    assert not (tmp_path / "model").exists()
-    assert_same_weights(run("ME+GD", tmp_path), run("ME+GD", tmp_path / "healthy"), atol=0)
-
-
-def test_a_first_loss_that_is_not_finite_is_no_fault_of_the_learning_rate(tmp_path: Path) -> None:
-    model = fresh_model()
-    nn.init.constant_(model.lm_head.weight, torch.nan)
-    with pytest.raises(
-        UserError, match=r"^step 1: the loss is nan .* before any weight has changed: .*--beta"
-    ) as error:
-        run("ME+GD", tmp_path, model=model)
-    assert "--learning-rate" not in str(error.value)
-
-
-def test_saved_files_have_the_rights_of_the_umask_and_one_order(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        run("ME+GD", tmp_path, options=replace(OPTIONS, lora=True, epochs=0.4))
-    finally:
-        os.umask(before)
-    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()} == {0o640}
-    modules = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
-    assert len(modules) == 14 and modules == sorted(modules)  # of a set, in an order that differs between processes
-
-
-# ------------------------------------------------------------------------------------------------------------ reference
-
-
-def storage(*modules: nn.Module) -> int:
-    """Bytes of all weights and buffers, each memory once."""
-    tensors = chain.from_iterable((*module.parameters(), *module.buffers()) for module in modules)
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
-
-
-def batch_of(ids: torch.Tensor) -> Batch:
-    return Batch.build({"retain": {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}})
-
-
-def test_with_lora_the_reference_is_no_second_copy() -> None:
-    model = add_lora(fresh_model(), OPTIONS)
-    reference = Reference.of(model)
-    objective = Objective(model, Method.parse("ME+KL"), reference)
-    assert not reference.holds_copy
-    assert storage(objective, reference.model) == storage(model) < 1.5 * storage(fresh_model())
-
-
-def test_without_lora_the_reference_is_a_frozen_copy() -> None:
-    model = fresh_model()
-    reference = Reference.of(model)
-    objective = Objective(model, Method.parse("ME+KL"), reference)
-    assert reference.holds_copy
-    assert storage(objective, reference.model) == pytest.approx(2 * storage(model), rel=0.01)
-    assert not any(p.requires_grad for p in reference.model.parameters())
-    assert len(list(objective.parameters())) == len(list(model.parameters())), "it is neither trained nor saved"
-    assert objective.state_dict().keys() == {f"model.{key}" for key in model.state_dict()}
-    asked = batch_of(torch.arange(3, 9)[None])
-    before = reference.ask(asked, {})
-    for parameter in model.parameters():
-        nn.init.constant_(parameter, 0.5)
-    after = reference.ask(asked, {})
-    assert torch.equal(before.states.last, after.states.last)
-    assert torch.equal(before.head.weight, after.head.weight)
-
-
-def test_with_the_adapter_off_the_model_is_its_own_reference() -> None:
-    """Whatever the adapter holds, without dropout, and everything as it was afterwards."""
-    model = add_lora(fresh_model(), OPTIONS).train()
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            nn.init.normal_(parameter)
-    ids = torch.arange(3, 23).reshape(2, 10)
-    states = Reference.of(model).ask(batch_of(ids), {}).states.last
-    expected = fresh_model().model(input_ids=ids).last_hidden_state.flatten(0, 1)
-    torch.testing.assert_close(states, expected, rtol=0, atol=0)
-    assert not states.requires_grad
-    assert model.training and all(module.training for module in model.modules())
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert trained and all("lora_" in name for name in trained)
-    assert (model.get_base_model().model(input_ids=ids).last_hidden_state.flatten(0, 1) - expected).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("lora", [False, True], ids=["copy", "adapter off"])
-def test_the_reference_is_asked_without_dropout(lora: bool) -> None:
-    """Neither the adapter's nor the model's own, while the model trains with it."""
-    model = fresh_model()
-    for layer in model.model.layers:
-        layer.self_attn.attention_dropout = 0.5
-    model = (add_lora(model, OPTIONS) if lora else model).train()
-    ids = torch.arange(3, 43)[None]
-    states = Reference.of(model).ask(batch_of(ids), {}).states.last[None]
-    torch.testing.assert_close(states, fresh_model().eval().model(input_ids=ids).last_hidden_state)
-    body = model.get_base_model().model if lora else model.model
-    assert (body(input_ids=ids).last_hidden_state - states).abs().max() > 0.01
-
-
-def test_kl_with_the_adapter_off_is_kl_with_an_explicit_copy(tmp_path: Path) -> None:
-    """Loss by loss along the run; with dropout in the adapter, which the reference must not feel."""
-    options = replace(OPTIONS, lora=True)
-    own = run("NPO+KL", tmp_path / "own", options=options)
-    copied = run("NPO+KL", tmp_path / "copy", options=options, reference_model=fresh_model())
-    rows = log_of(tmp_path / "own")
-    for a, b in zip(rows, log_of(tmp_path / "copy"), strict=True):
-        assert a == pytest.approx(b, rel=1e-6, abs=1e-6)
-    assert max(row["retain"] for row in rows) > 1e-4, "KL should have left 0"
-    assert_same_weights(own, copied, atol=1e-5)
-
-
-def test_another_reference_model_is_used_where_one_is_given(tmp_path: Path) -> None:
-    """NPO's first step: margin 0 with the model itself, (2/β) log 2; not so with another one."""
-    run("NPO+KL", tmp_path / "itself")
-    run("NPO+KL", tmp_path / "other", reference_model=fresh_model(tied=True))
-    itself, other = log_of(tmp_path / "itself")[0], log_of(tmp_path / "other")[0]
-    assert itself["forget"] == pytest.approx(13.862944, rel=1e-4)
-    assert itself["retain"] == pytest.approx(0, abs=1e-5)
-    assert other["forget"] != pytest.approx(13.862944, rel=1e-2)
-    assert other["retain"] > 0.1
-
-
-def test_the_processes_stay_joined_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`forget` evaluates when training is done, and there its processes wait for one another."""
-    ended: list[bool] = []
-    monkeypatch.setattr(PartialState, "destroy_process_group", lambda self, group=None: ended.append(True))
-    run("ME+GD", tmp_path, options=replace(OPTIONS, epochs=1))
-    assert not ended
 
 
 # ------------------------------------------------------------------------------------------------ found, not yet mended
