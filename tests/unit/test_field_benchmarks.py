@@ -136,6 +136,9 @@ def test_figures_of_muse(muse: Path) -> None:
     assert swapped["auc"] == 1 and swapped["privleak"] == pytest.approx(109.56, abs=0.01)
     elsewhere = benchmark_figures(["muse:my_corpus"], rows)["muse"]
     assert elsewhere["privleak"] is None and elsewhere["auc"] == 1
+    rows["muse_holdout_texts"] = [{"min_k": None}]
+    undefined = benchmark_figures(["muse:Books"], rows)["muse"]
+    assert undefined["auc"] is None and undefined["privleak"] is None
 
 
 def test_prompts_of_muse(muse: Path) -> None:
@@ -165,6 +168,8 @@ def test_wmdp(tmp_path: Path) -> None:
     assert benchmark_figures([f"wmdp:{tmp_path}"], rows)["wmdp"] == {
         "wmdp_bio": 100, "wmdp_chem": 0, "wmdp_cyber": 100, "wmdp": 50,
     }  # fmt: skip
+    del rows["wmdp_bio"]
+    assert benchmark_figures([f"wmdp:{tmp_path}"], rows)["wmdp"]["wmdp_bio"] is None
 
 
 def test_rwku(tmp_path: Path) -> None:
@@ -223,6 +228,9 @@ def test_lume(tmp_path: Path) -> None:
     # Eleven halves and 1 − 0 of a forgotten set: 12/(11/0.5 + 1/1).
     gone = half | {"lume_forget_task1_qa": [{"exact_answer": 0.0}]}
     assert benchmark_figures(["lume:x"], gone)["lume"]["task_aggregate"] == pytest.approx(12 / 23)
+    # Of eleven sets no figure that could be compared with one of twelve.
+    for lacking in ({n: v for n, v in half.items() if n != "lume_retain_task1_qa"}, members):
+        assert benchmark_figures(["lume:x"], lacking)["lume"]["task_aggregate"] is None
     write(tmp_path / "data/retain.jsonl", [rows[0] | {"id": "77"}])
     with pytest.raises(UserError, match=r"retain, line 1: 'task' must be one of Task1"):
         benchmark_sets([f"lume:{tmp_path}"])

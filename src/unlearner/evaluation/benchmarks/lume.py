@@ -5,6 +5,7 @@ The folder holds `forget` and `retain`, maybe in `data/`, and for membership inf
 shares; the final score is the mean of `task_aggregate`, `mia` and MMLU, which `--lm-eval mmlu` measures.
 """
 
+from itertools import product
 from pathlib import Path
 from statistics import harmonic_mean
 
@@ -54,16 +55,14 @@ def _set_name(side: str, task: str, kind: str) -> str:
 
 
 def _figures(place: str, rows: RowsBySet) -> Figures:
-    """`task_aggregate`: harmonic mean of the twelve means, those of forget sets as 1 − mean; 0 if one is 0. `mia`:
-    1 − 2 |AUC − ½|, of the mean loss on members and others."""
-    means = [
-        (side, value)
-        for side in ("forget", "retain")
-        for task in TASKS
-        for kind, metric in KINDS.items()
-        if (value := mean(rows, _set_name(side, task, kind), metric)) is not None
-    ]
-    found: Figures = {"task_aggregate": harmonic_mean([1 - m if side == "forget" else m for side, m in means])}
+    """`task_aggregate`: harmonic mean of the twelve means, those of forget sets as 1 − mean; 0 if one is 0, None unless
+    all twelve are there. `mia`: 1 − 2 |AUC − ½|, of the mean loss on members and others."""
+    scores = []
+    for side, task, (kind, metric) in product(("forget", "retain"), TASKS, KINDS.items()):
+        value = mean(rows, _set_name(side, task, kind), metric)
+        scores.append(value if value is None or side == "retain" else 1 - value)
+    there = [score for score in scores if score is not None]
+    found: Figures = {"task_aggregate": harmonic_mean(there) if len(there) == len(scores) else None}
     member, other = (values(rows, f"lume_{name}", "text_probability") for name in DOCUMENTS)
     if member and other:
         found["mia"] = 1 - 2 * abs(auc(member, other) - 0.5)

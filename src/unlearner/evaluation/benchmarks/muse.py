@@ -44,13 +44,13 @@ def _figures(place: str, rows: RowsBySet) -> Figures:
     scores above a forget text): with that of another retrained model PrivLeak is 100 (auc/auc_retrained − 1)."""
     forget, holdout = (values(rows, f"muse_{side}_texts", "min_k") for side in ("forget", "holdout"))
     retrained = RETRAINED_AUC.get(Path(place).name.lower())
-    found = auc(forget, holdout)
+    found = auc(forget, holdout) if forget and holdout else None
     return {
         "verbmem_f": mean(rows, "muse_forget_verbatim", "verbmem", 100),
         "knowmem_f": mean(rows, "muse_forget_knowledge", "knowmem", 100),
         "knowmem_r": mean(rows, "muse_retain_knowledge", "knowmem", 100),
         "auc": found,
-        "privleak": None if retrained is None else privleak(1 - found, 1 - retrained),
+        "privleak": None if found is None or retrained is None else privleak(1 - found, 1 - retrained),
     }
 
 

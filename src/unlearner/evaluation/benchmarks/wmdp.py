@@ -55,7 +55,7 @@ def _asked(field: str, record: Record, cells: dict[str, Any]) -> Record:
 
 def _figures(place: str, rows: RowsBySet) -> Figures:
     found: Figures = {_set_name(name): mean(rows, _set_name(name), "choice", 100) for _, name in _names(place)}
-    together = {"wmdp": [row for name in found for row in rows[name]]}
+    together = {"wmdp": [row for name in found for row in rows.get(name, ())]}
     return found | {"wmdp": mean(together, "wmdp", "choice", 100)}
 
 
