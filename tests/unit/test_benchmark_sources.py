@@ -57,6 +57,26 @@ def test_wmdp(tmp_path: Path) -> None:
         load_records(f"wmdp:{tmp_path}:broken")
 
 
+def test_empty_rows_of_a_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["", " = Title = \n", " \n", None, "A paragraph."]
+    corpus, kept = [{"text": line} for line in lines], [Record(None, " = Title = \n"), Record(None, "A paragraph.")]
+    monkeypatch.setattr(sources, "read_hub", lambda spec: numbered(corpus))
+    found = load_records("hub:Salesforce/wikitext:wikitext-2-raw-v1:test")
+    assert found == kept and found[1].place is not None and found[1].place.endswith("row 5")
+    assert ":test: 3 of 5 rows are empty and were left out" in capsys.readouterr().err
+    write(tmp_path / "bio-retain-corpus.jsonl", corpus)
+    assert load_records(f"wmdp:{tmp_path}:bio-retain-corpus") == kept
+    assert "3 of 5 rows are empty" in capsys.readouterr().err
+    # A question without a text is a slip, and so is an empty row of one's own.
+    corpus.append({"question": None, "text": ""})
+    with pytest.raises(UserError, match="row 6"):
+        load_records("hub:somebody/data")
+    with pytest.raises(UserError, match="'text' is empty"):
+        load_records(f"{tmp_path}:bio-retain-corpus")
+
+
 def test_rwku(tmp_path: Path) -> None:
     probe = {"level": "1", "type": "cloze", "query": "Ada Voss was born in ___.", "answer": "Lund"}
     other = probe | {"query": "Bo Lind was born in ___.", "answer": "Oslo"}

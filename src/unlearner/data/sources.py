@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from unlearner.console import note
 from unlearner.data.benchmarks import is_benchmark, read_benchmark
 from unlearner.data.builtin import read_builtin
 from unlearner.data.hub import read_hub
@@ -86,11 +87,12 @@ def _read(source: str, columns: Mapping[str, str]) -> list[Record]:
     if colon and prefix == "builtin":
         return read_builtin(spec)
     if colon and prefix == "hub":
-        records = make_records(source, read_hub(spec), columns)
+        records = make_records(source, _without_empty(source, read_hub(spec), columns), columns)
         name, _, config = spec.partition(":")
         return _name_authors(config.partition(":")[0], records) if name.endswith("/TOFU") else records
     if colon and is_benchmark(prefix, spec):
-        return make_records(source, read_benchmark(prefix, spec), columns)
+        rows = read_benchmark(prefix, spec)
+        return make_records(source, _without_empty(source, rows, columns) if prefix == "wmdp" else rows, columns)
     if colon and (plugin := load_plugins("unlearner.sources").get(prefix)) is not None:
         return make_records(source, numbered(_asked(plugin, source, spec)), columns)
     if colon and _is_module(prefix) and not (Path(source).exists() or Path(prefix).is_dir()):
@@ -106,6 +108,20 @@ def _read(source: str, columns: Mapping[str, str]) -> list[Record]:
             f"{source} cannot be read ({error.strerror or error}); check the path and its rights."
         ) from error
     return records if path == Path(source) else _name_authors(path.stem, records)
+
+
+def _without_empty(source: str, rows: Iterable[tuple[str, Any]], columns: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """The rows but for empty ones of a corpus, of which a note gives the number: a blank line of WikiText is a row."""
+    rows, text = list(rows), columns.get("text", "text")
+    pair = {columns.get(field, field) for field in ("question", "answer")}
+    left = [
+        (where, cells)
+        for where, cells in rows
+        if not isinstance(cells, Mapping) or text not in cells or pair & cells.keys() or str(cells[text] or "").strip()
+    ]
+    if len(left) < len(rows):
+        note(f"{source}: {len(rows) - len(left):,} of {len(rows):,} rows are empty and were left out")
+    return left
 
 
 def _is_module(name: str) -> bool:
