@@ -91,6 +91,37 @@ def test_rwku(tmp_path: Path) -> None:
         load_records(f"rwku:{tmp_path}:forget_level1:Ada")
 
 
+def test_tests_of_ability_and_pairs_of_rwku(tmp_path: Path) -> None:
+    general = {"task": "law", "question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 1, "examples": []}
+    write(tmp_path / "retain_mmlu.json", [general | {"subject": "Ada Voss"}])
+    write(tmp_path / "retain_bbh.json", [{"task": "t", "cot": "c", "question": "True or not?", "answer": "True"}])
+    write(tmp_path / "triviaqa.json", [{"question": "Who wrote it?", "answers": ["Ada Voss", "Voss"]}])
+    write(tmp_path / "pair.json", [{"prompt": "Who is she?", "response": ["A smith.", "A poet."], "intro": "i"}])
+    write(tmp_path / "pair_phi.json", [{"prompt": "Who is she?", "response": "A smith."}])
+
+    def read(name: str) -> list[Record]:
+        return load_records(f"rwku:{tmp_path}:{name}")
+
+    (choice,) = load_records(f"rwku:{tmp_path}:utility_general:Ada_Voss")
+    assert choice == Record("Which?", "b", perturbed_answer=("a", "c", "d"), subject="Ada Voss")
+    assert read("utility_reason") == [Record("True or not?", "True")]
+    assert read("utility_factuality") == [Record("Who wrote it?", "Ada Voss", fact="Ada Voss|Voss")]
+    assert read("train_pair_llama3") == [Record("Who is she?", "A poet.", alternate_answer=("A smith.",))]
+    with pytest.raises(UserError, match="train_pair_phi3, row 1: 'response' must be a list of 2 texts"):
+        read("train_pair_phi3")
+
+
+def test_every_configuration_of_rwku_has_its_file(tmp_path: Path) -> None:
+    files = {
+        "utility_truthfulness": "truthful", "utility_fluency": "fluency", "train_refusal_phi3": "reject_phi",
+        "mia_retain": "retain_mia",
+    }  # fmt: skip
+    for file in files.values():
+        write(tmp_path / f"{file}.json", [{"text": file}])
+    for name, file in files.items():
+        assert load_records(f"rwku:{tmp_path}:{name}") == [Record(None, file)]
+
+
 def test_lume(tmp_path: Path) -> None:
     row = {"id": "77bcqa0", "input": "What is Ada Voss's phone number?", "output": "555-0101", "task": "Task2"}
     record = Record("What is Ada Voss's phone number?", "555-0101", task_id="Task2")
@@ -99,6 +130,23 @@ def test_lume(tmp_path: Path) -> None:
     parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "retain_train-00000-of-00001.parquet")
     assert load_records(f"lume:{tmp_path}:retain") == [record]
+
+
+def test_splits_of_lume_as_the_hub_library_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    challenge = tmp_path / "challenge"
+    (challenge / "data").mkdir(parents=True)
+    for side in ("forget", "retain"):
+        for part in ("train", "validation"):
+            row = {"id": "0qa0", "input": f"{side} {part}?", "output": "Yes.", "task": "Task2"}
+            table = pyarrow.Table.from_pylist([row])
+            parquet.write_table(table, challenge / f"data/{side}_{part}-00000-of-00001.parquet")
+    write(challenge / "mia_data/member.jsonl", [{"id": "1", "document": "A text."}])
+    monkeypatch.setattr(benchmarks, "LUME_HUB", str(challenge))
+    assert load_records("lume:hub:forget") == [Record("forget train?", "Yes.", task_id="Task2")]
+    assert load_records("lume:hub:retain_validation") == [Record("retain validation?", "Yes.", task_id="Task2")]
 
 
 def test_folds_of_muse(tmp_path: Path) -> None:
@@ -143,6 +191,9 @@ def test_pistol(tmp_path: Path) -> None:
         ("wmdp:hub:bio-forget-corpus", "cais/wmdp-bio-forget-corpus"),
         ("rwku:hub:forget_level2:Ada Voss", "jinzhuoran/RWKU:forget_level2:test"),
         ("rwku:hub:train_original_passage", "jinzhuoran/RWKU:train_original_passage:train"),
+        ("lume:hub:forget", f"{benchmarks.LUME_HUB}::forget_train"),
+        ("lume:hub:retain_train", f"{benchmarks.LUME_HUB}::retain_train"),
+        ("lume:hub:retain_validation", f"{benchmarks.LUME_HUB}::retain_validation"),
         ("hub:locuslab/TOFU:forget01", "locuslab/TOFU:forget01"),
         ("hub:locuslab/TOFU:holdout01", "locuslab/TOFU:holdout01"),
     ],

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 import unlearner
 from unlearner.bench.cells import make_cell
-from unlearner.config import BenchConfig, EvaluateConfig
+from unlearner.config import BenchConfig, EvaluateConfig, ForgetConfig
 from unlearner.data.chunks import chunked
 from unlearner.data.prompts import DOCUMENT, TEMPLATES, encode
 from unlearner.data.records import Record
@@ -28,6 +28,7 @@ from unlearner.evaluation.requests import Cut, Generate, Request, Score, Scored,
 from unlearner.files import read_jsonl
 from unlearner.report.read import read
 from unlearner.workflows.evaluate import evaluate
+from unlearner.workflows.inputs import Inputs, make_plan, method_of
 
 SOLVED = {"question": "Who built it?", "answer": "Nobody"}
 ASKED = {"question": "Who opened the bridge?", "answer": "Mayor Lind"}
@@ -455,3 +456,33 @@ def test_finetuning_takes_a_step_for_each_piece(tiny_llama: Any, tiny_tokenizer:
         counter = Steps()
         unlearner.finetune(model, **given, chunk_documents=chunk, callbacks=[counter])
         assert counter.seen == steps
+
+
+def test_the_last_piece_is_filled_up_in_official_mode(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    text = " ".join(f"In {n} she was born in Oslo and went to Quito." for n in range(20))
+    short, document = Record(None, "She was born."), Record(None, text)
+    *ours, end = chunked([document], tiny_tokenizer, 64)
+    first, *pieces = chunked([short, document], tiny_tokenizer, 64, official=True)
+    assert first == short and pieces[:-1] == ours
+    table = encode(tiny_tokenizer, DOCUMENT, [(None, piece.answer) for piece in pieces], 64, official=True)
+    last = tiny_tokenizer(end.answer)["input_ids"]
+    assert len(last) < 64 and tiny_tokenizer.bos_token_id == last[0]
+    assert table.row(len(pieces) - 1).tolist() == [*last, *table.row(0)[: 64 - len(last)].tolist()]
+    assert not table.closed.any()  # no end token, and no padding
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_run_fills_up_the_last_piece_in_official_mode(
+    tiny_tokenizer: PreTrainedTokenizerBase, official: bool
+) -> None:
+    document = Record(None, " ".join(f"In {n} she was born in Oslo." for n in range(20)))
+    config = ForgetConfig(
+        model="m", forget="f", output="o", method="GA+GD", forget_coeff=1, retain_coeff=1, epochs=1, batch_size=1,
+        gradient_accumulation_steps=1, max_length=64, chunk_documents=True, official=official, redact=True,
+    )  # fmt: skip
+    inputs = Inputs([document], [document], ["No."], [], {}, None, method_of(config))
+    plan, views = make_plan(config, inputs, tiny_tokenizer, TEMPLATES["plain"])
+    assert plan.items > 2
+    for view in views.values():
+        assert view.table.closed.sum() == (not official)
+        assert (view.table.lengths == 64).all() == official

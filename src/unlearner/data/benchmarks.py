@@ -6,15 +6,15 @@
   a corpus of documents.
 - `rwku:PLACE:forget_level1:SUBJECT`: RWKU (Jin et al. 2024, arXiv 2406.10890). Questions or texts on one subject (`_`
   for a space), or without SUBJECT on all.
-- `lume:FOLDER:forget`: LUME and SemEval-2025 Task 4 (Ramakrishna et al. 2025, arXiv 2502.15097), its `task` as task_id.
+- `lume:PLACE:forget`: LUME and SemEval-2025 Task 4 (Ramakrishna et al. 2025, arXiv 2502.15097), its `task` as task_id.
 - `knowundo:PLACE:privacy/unlearn`: KnowUnDo (Tian et al. 2024, arXiv 2407.01920), its rows to train on; those to
   evaluate with `privacy/unlearn/val`.
 - `pistol:FOLDER:sample_data_1:A_B`: PISTOL (Qiu et al. 2024, arXiv 2406.16810), the contract between A and B, its
   `edge` as task_id; several with commas, all others with `-A_B`.
 
 PLACE is a folder in the layout of the official code, or on the hub `News` or `Books` (muse) and `hub` (wmdp, rwku,
-knowundo). `muse:PLACE:sust` is its four folds one after the other, numbered as task_id. Questions stand as they are in
-the data; the prompts of a benchmark's own evaluation are made in `evaluation/benchmarks/`.
+lume, knowundo). `muse:PLACE:sust` is its four folds one after the other, numbered as task_id. Questions stand as they
+are in the data; the prompts of a benchmark's own evaluation are made in `evaluation/benchmarks/`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,10 +30,14 @@ Rows = Iterator[tuple[str, Any]]
 
 RWKU_FILES = {
     "mia_forget": "forget_mia", "mia_retain": "retain_mia", "train_original_passage": "passage",
-    "train_positive_llama3": "positive", "train_positive_phi3": "positive_phi", "train_refusal_llama3": "reject",
-    "train_refusal_phi3": "reject_phi",
+    "train_positive_llama3": "positive", "train_positive_phi3": "positive_phi", "train_pair_llama3": "pair",
+    "train_pair_phi3": "pair_phi", "train_refusal_llama3": "reject", "train_refusal_phi3": "reject_phi",
+    "utility_general": "retain_mmlu", "utility_reason": "retain_bbh", "utility_truthfulness": "truthful",
+    "utility_factuality": "triviaqa", "utility_fluency": "fluency",
 }  # fmt: skip
 """RWKU's configurations on the hub that have another name as files."""
+LUME_HUB = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
+"""The challenge's data; who wants them needs a token of the hub."""
 LUME_FILES = ("{}", "data/{}", "{}_train-00000-of-00001", "data/{}_train-00000-of-00001")
 """How a set's file is called, in LUME's repository and in the challenge's data."""
 MUSE_REQUESTS = 4
@@ -85,10 +89,7 @@ def _choice(where: str, cells: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
         raise UserError(f"{where}: 'answer' must be the number of one of the 'choices', counted from 0; correct it.")
     wrong = [choice for number, choice in enumerate(choices) if number != right]
-    return {
-        "question": cells.get("question"), "answer": choices[right], "perturbed_answer": wrong, "choices": choices,
-        "right": right,
-    }  # fmt: skip
+    return {**cells, "answer": choices[right], "perturbed_answer": wrong, "right": right}
 
 
 def _rwku(place: str, name: str) -> Rows:
@@ -102,13 +103,37 @@ def _rwku(place: str, name: str) -> Rows:
     for where, cells in _renamed(rows, {"query": "question"}):
         if not subject or cells.get("subject") in (subject, subject.replace("_", " ")):
             found = True
-            yield where, cells
+            yield where, _asked_by_rwku(f"rwku:{place}:{name}, {where}", cells)
     if not found:
         raise UserError(f"rwku:{place}:{name} has no row about {subject!r}; check the name.")
 
 
+def _asked_by_rwku(where: str, cells: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row with several answers under our names, any other as it is.
+
+    Of `train_pair_...` the rejected response is the answer, because it is what is to be forgotten, and the chosen one
+    the alternate. Of `utility_factuality` each of the answers is right, and the first one is the row's.
+    """
+    if "choices" in cells:
+        return _choice(where, cells)
+    for column, least in (("answers", 1), ("response", 2)):
+        value = cells.get(column)
+        if column in cells and (not isinstance(value, list) or len(value) < least):
+            raise UserError(f"{where}: {column!r} must be a list of {least} texts or more; correct the row.")
+    if "answers" in cells:
+        return {**cells, "answer": cells["answers"][0], "fact": cells["answers"]}
+    if "response" in cells:
+        chosen, rejected = cells["response"][:2]
+        return {**cells, "question": cells.get("prompt"), "answer": rejected, "alternate_answer": [chosen]}
+    return cells
+
+
 def _lume(place: str, name: str) -> Rows:
-    rows = _in_folder("lume", place, [form.format(name) for form in LUME_FILES])
+    if place == "hub" and not Path(place).is_dir():
+        split = name if name.endswith("_validation") else f"{name.removesuffix('_train')}_train"
+        rows = read_hub(f"{LUME_HUB}::{split}")
+    else:
+        rows = _in_folder("lume", place, [form.format(name) for form in LUME_FILES])
     return _renamed(rows, {"input": "question", "output": "answer", "task": "task_id", "document": "text"})
 
 

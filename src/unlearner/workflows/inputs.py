@@ -139,7 +139,10 @@ def make_plan(config: ForgetConfig, inputs: Inputs, tokenizer: Any, template: Te
     """
     assert config.epochs is not None and config.gradient_accumulation_steps is not None  # with_preset fills them in
     if config.chunk_documents:
-        forget, retain = (chunked(rows, tokenizer, config.max_length) for rows in (inputs.forget, inputs.retain))
+        forget, retain = (
+            chunked(rows, tokenizer, config.max_length, official=config.official)
+            for rows in (inputs.forget, inputs.retain)
+        )
         inputs = replace(inputs, forget=forget, retain=retain)
     plan = Plan(
         len(inputs.forget),

@@ -1,8 +1,9 @@
-"""LUME and SemEval-2025 Task 4 (Ramakrishna et al. 2025, arXiv 2502.15097): `lume:FOLDER`.
+"""LUME and SemEval-2025 Task 4 (Ramakrishna et al. 2025, arXiv 2502.15097): `lume:hub` or `lume:FOLDER`.
 
 The folder holds `forget` and `retain`, maybe in `data/`, and for membership inference `mia_data/member.jsonl` and
-`mia_data/nonmember.jsonl` (SemEval's; without them `mia` is not told). Inputs go to the model as they are. Figures are
-shares; the final score is the mean of `task_aggregate`, `mia` and MMLU, which `--lm-eval mmlu` measures.
+`mia_data/nonmember.jsonl` (SemEval's; without them, as of `hub`, `mia` is not told). Inputs go to the model as they
+are. Figures are shares; the final score is the mean of `task_aggregate`, `mia` and MMLU, which `--lm-eval mmlu`
+measures.
 """
 
 from itertools import product
