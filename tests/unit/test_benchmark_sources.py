@@ -70,9 +70,10 @@ def test_empty_rows_of_a_corpus(
     assert load_records(f"wmdp:{tmp_path}:bio-retain-corpus") == kept
     assert "3 of 5 rows are empty" in capsys.readouterr().err
     # A question without a text is a slip, and so is an empty row of one's own.
-    corpus.append({"question": None, "text": ""})
-    with pytest.raises(UserError, match="row 6"):
-        load_records("hub:somebody/data")
+    for slip in ({"question": None, "text": ""}, {"prompt": "q", "completion": "a", "text": ""}):
+        monkeypatch.setattr(sources, "read_hub", lambda spec, slip=slip: numbered([*corpus, slip]))
+        with pytest.raises(UserError, match="row 6"):
+            load_records("hub:somebody/data")
     with pytest.raises(UserError, match="'text' is empty"):
         load_records(f"{tmp_path}:bio-retain-corpus")
 

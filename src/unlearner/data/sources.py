@@ -19,6 +19,7 @@ from unlearner.data.hub import read_hub
 from unlearner.data.readers import find_file, read_documents, read_rows
 from unlearner.data.records import Record
 from unlearner.data.rows import FIELDS, make_records, numbered, rows_in_memory
+from unlearner.data.shapes import PAIRS
 from unlearner.errors import UserError, did_you_mean, first_line
 from unlearner.plugins import load_object, load_plugins
 
@@ -113,11 +114,11 @@ def _read(source: str, columns: Mapping[str, str]) -> list[Record]:
 def _without_empty(source: str, rows: Iterable[tuple[str, Any]], columns: Mapping[str, str]) -> list[tuple[str, Any]]:
     """The rows but for empty ones of a corpus, of which a note gives the number: a blank line of WikiText is a row."""
     rows, text = list(rows), columns.get("text", "text")
-    pair = {columns.get(field, field) for field in ("question", "answer")}
+    asked = {columns.get(field, field) for field in ("question", "answer", "messages")}.union(*PAIRS)
     left = [
         (where, cells)
         for where, cells in rows
-        if not isinstance(cells, Mapping) or text not in cells or pair & cells.keys() or str(cells[text] or "").strip()
+        if not isinstance(cells, Mapping) or text not in cells or asked & cells.keys() or str(cells[text] or "").strip()
     ]
     if len(left) < len(rows):
         note(f"{source}: {len(rows) - len(left):,} of {len(rows):,} rows are empty and were left out")
