@@ -72,3 +72,29 @@ def test_names_of_the_reference_have_docstrings() -> None:
     assert names
     for name in names:
         assert (resolve_name(name).__doc__ or "").strip(), name
+
+
+def test_one_table_of_methods_has_each_once_with_its_kind_needs_and_cost() -> None:
+    from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN, SURGERY, Method
+    from unlearner.scoring.views import layers_of, reads_output
+
+    page = (DOCS / "guide/methods.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| name \| kind \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert all(len(row) == 6 and all(row) for row in rows)
+    told = {name: (kind, needs, cost) for name, kind, _, _, needs, cost in rows}
+    assert [*told][-1].startswith("[negate]")
+    assert sorted([*told][:-1]) == sorted([*FORGET, *RETAIN, *COMBINED_METHODS, *SURGERY])
+    assert len(rows) == len(told)
+    for name in (*FORGET, *RETAIN, *COMBINED_METHODS):
+        kind, needs, cost = told[name]
+        method = Method(name, RETAIN[name](), None) if name in RETAIN else Method.parse(name)
+        half = "retain" if name in RETAIN else "whole" if name in COMBINED_METHODS else "forget"
+        assert kind.split(", ")[0] == half, name
+        assert ("targeted" in kind, "states" in kind) == (method.targeted, not reads_output(method.needs)), name
+        assert ("questions" in needs, "retain set" in needs) == (method.needs_questions, method.needs_retain), name
+        assert ("refusals" in needs) == any("refusal" in view for view in method.needs), name
+        assert cost.startswith(f"{len(method.needs)} row"), name
+        assert ("to the layer" in cost) == bool(layers_of(method.needs)), name
+        assert ("reference" in cost) == bool(method.asked), name
+        assert ("scored once" in cost) == bool(method.reference_nll or method.reference_logp), name

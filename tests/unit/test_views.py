@@ -140,6 +140,16 @@ def test_without_a_question_mask_the_forget_view_is_labelled_whole(
     assert (views["retain"].first_label > 5).all()
 
 
+@pytest.mark.parametrize("official", [False, True])
+def test_a_documents_first_token_has_no_label(tiny_tokenizer: PreTrainedTokenizerBase, official: bool) -> None:
+    """What the guide says of SIMNPO, PDU and RMU in official mode rests on it."""
+    documents = [Record(None, "Ada Voss was born in Lund."), Record(None, "The lamp is made of brass.")]
+    views, _ = views_of(["forget"], documents, documents, tiny_tokenizer, official=official)
+    labels = padded(views["forget"], np.arange(2), pad_id=0, width=200 if official else None)["labels"]
+    assert (labels[:, 0] == -100).all()
+    assert (labels[:, 1] != -100).all()
+
+
 def test_one_pairing_can_serve_every_epoch(
     tiny_tokenizer: PreTrainedTokenizerBase, forget_records: list[Record], retain_records: list[Record]
 ) -> None:
