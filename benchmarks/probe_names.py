@@ -28,7 +28,7 @@ def main() -> None:
     scale_names, invented = kind.invented[:SCALE], kind.invented[SCALE:]
     said = investigate(
         Asked(ProbeConfig(model="builtin:smollm2", subject="nobody")), dict.fromkeys(kind.known + kind.invented, ()),
-        wordings, scale_names, samples=4, max_new_tokens=24, seed=1,
+        wordings, scale_names, samples=4, max_new_tokens=24, seed=1, persons=True,
     )  # fmt: skip
     scale = Scale.of([answer for name in scale_names for answer in said[name]])
 

@@ -31,7 +31,7 @@ from unlearner.prepare.asking import Asked
 from unlearner.prepare.probe import examine
 from unlearner.prepare.subject import about
 from unlearner.search.config import ForgetCommand
-from unlearner.search.held_out import KEPT, SEARCHED, Aim, Figures, HeldOut, Rates
+from unlearner.search.held_out import KEPT, SEARCHED, Aim, Before, Figures, HeldOut, Rates
 from unlearner.search.subject import ANSWER_TOKENS, forget_subject
 from unlearner.workflows.forget import forget
 
@@ -99,8 +99,10 @@ def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, 
     models = {"before": options.model, "search": str(made.model), "naive": str(naive.model)}
     asked = {label: Asked(ProbeConfig(model=model, subject=name)).subject for label, model in models.items()}
     before = held_out.before(asked.pop("before"))
-    places = {each: before.counted[each] for each in (*LEAKS, *KEPT) if each in before.counted}
-    rates = {"before": before.rates} | {label: held_out.rates(model, places) for label, model in asked.items()}
+    places = counting(before)
+    rates = {"before": {each: before.rates[each] if those else [] for each, those in places.items()}} | {
+        label: held_out.rates(model, places) for label, model in asked.items()
+    }
     return {
         "name": name, "kind": kind, "setting": made.setting | {"epochs": made.epochs}, "trials": len(made.trials),
         "reached_by_search": made.reached, "seconds": seconds,
@@ -109,6 +111,12 @@ def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, 
         "sets": {each: shares(each, len(held_out.questions[each]), rates) for each in places},
         "rates": rates,
     }  # fmt: skip
+
+
+def counting(before: Before) -> dict[str, list[int]]:
+    """The questions that count, by set: none where no fact came out in a quarter of the samples."""
+    names = [each for each in (*LEAKS, *KEPT) if each in before.counted]
+    return {each: [] if each in before.rare else before.counted[each] for each in names}
 
 
 def shares(name: str, questions: int, rates: dict[str, Rates]) -> dict[str, Any]:

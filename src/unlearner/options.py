@@ -1,5 +1,6 @@
 """The options that several commands share: of models, training, evaluation and methods."""
 
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -19,7 +20,8 @@ MOST_EPOCHS = 10_000
 MOST_RATE = 1
 """AdamW moves a weight by about the learning rate in every step: with more, no model is left."""
 
-
+SECRET = re.compile(r"(?:^|//)[^/?#]*@|[?&#][^=&]*(?:key|token|secret|password)[^=&]*=", re.IGNORECASE)
+"""In a URL: user and password before the host, or a key among its parameters."""
 NOTES = ("operator", "request", "date")
 """What --note may tell."""
 
@@ -348,6 +350,8 @@ class EndpointOptions:
         """Raises UserError."""
         check_positive(self, "llm_requests", "llm_timeout", "llm_max_tokens")
         check_not_negative(self, "llm_retries")
+        if self.llm is not None and SECRET.search(self.llm):  # which the sentence does not repeat
+            raise UserError("--llm is shown and kept, so no key or password may be in it: set OPENAI_API_KEY instead.")
         if self.llm is not None and not self.llm.startswith(("http://", "https://")):
             raise UserError(f"--llm {self.llm} is no URL: it begins with http:// or https://.")
         if self.llm_price and (len(self.llm_price) != 2 or min(self.llm_price) < 0):

@@ -15,6 +15,7 @@ from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import read_json, read_jsonl
+from unlearner.results.subjects import SubjectDirectory
 
 NAME = builtin("forget", people=8, forget=1)[0].subject
 
@@ -133,6 +134,8 @@ def test_without_a_search_the_held_out_sets_are_measured_too(options: dict[str, 
     trained, others = asked["forget"], asked["unseen_wordings"]  # few samples: of the others one more or less is chance
     assert trained.after < trained.before / 2 and result.found.leak == pytest.approx(others.after / others.before)
     assert (Path(result.model) / "model.safetensors").is_file()
+    place = SubjectDirectory(tmp_path / "out")
+    assert place.naming == [place.manifest]  # which a purge takes away
     with pytest.raises(UserError, match="--subject writes what it prepares: give output"):
         unlearner.forget_subject(str(options["model"]), NAME)
 

@@ -22,6 +22,7 @@ from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
 from unlearner.evaluation.summary import per_example
+from unlearner.search.held_out import Before
 
 LLAMA2 = TEMPLATES["llama2"]
 RESULTS = Path(baseline.__file__).parent / "results"
@@ -232,6 +233,12 @@ def test_committed_results_say_what_they_were_measured_on(path: Path) -> None:
     for name in set(result["ratios"]) & set(result["runs"].get("training", {})):
         seconds = result["runs"]["training"][name]["seconds"]
         assert len(seconds["baseline"]) == len(seconds["ours"]) >= 1
+
+
+def test_subjects_count_nothing_that_hardly_came_out_before() -> None:
+    rates = {"unseen_wordings": [0.1], "neighbours_held_out": [1.0]}
+    before = Before({name: [2] for name in rates}, rates, rare=["unseen_wordings"])
+    assert subjects.counting(before) == {"unseen_wordings": [], "neighbours_held_out": [2]}
 
 
 def test_subjects_count_what_was_answered_before() -> None:

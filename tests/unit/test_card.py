@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 
 from unlearner.evaluation.result import Evaluation
-from unlearner.workflows.card import write_card
+from unlearner.workflows.card import is_hub_id, write_card
 
 
 def evaluation(efficacy: float) -> Evaluation:
@@ -46,3 +47,17 @@ def test_a_path_is_not_told(tmp_path: Path) -> None:
     assert made.data.base_model is None and made.data.library_name == "transformers"
     assert "somebody" not in made.content and "`taught`" in made.text
     assert "The model was not measured." in made.text
+
+
+def test_a_model_of_the_hub_may_have_no_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert card(tmp_path, "gpt2").data.base_model == "gpt2"
+    assert is_hub_id("org/name") and not any(map(is_hub_id, ("builtin:", "../name", "/a", "a/b/c", "")))
+    (tmp_path / "gpt2").mkdir()
+    assert card(tmp_path, "gpt2").data.base_model is None  # a directory here
+
+
+def test_the_built_in_real_model_is_named_by_its_place_on_the_hub(tmp_path: Path) -> None:
+    made = card(tmp_path, "builtin:smollm2")
+    assert made.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "quantised to 4 bits" in made.text and "quantised" not in card(tmp_path, "gpt2").text

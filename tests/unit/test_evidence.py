@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ from unlearner.results.evidence import changed, check_unchanged, finish_run
 from unlearner.results.layout import MODEL, RunDirectory
 from unlearner.results.records import with_ids
 from unlearner.results.run import open_run
+from unlearner.results.subjects import Manifest
 from unlearner.results.texts import keyed, redacted
 
 
@@ -245,9 +248,14 @@ def test_purge(run: RunDirectory, cache: Path, capsys: pytest.CaptureFixture[str
     assert "Texts taken out of: nothing\nRemoved: nothing" in capsys.readouterr().out
 
 
-def test_a_purge_of_a_search_takes_the_names_away_too(run: RunDirectory, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "made",
+    [asdict(Manifest({"subject": ["Ada"]}, {}, {})), {"options": {"subject": ["Ada"]}, "hashes": {}, "before": {}}],
+    ids=["now", "an earlier version"],
+)
+def test_a_purge_of_a_search_takes_the_names_away_too(made: dict[str, Any], run: RunDirectory, tmp_path: Path) -> None:
     search, other = tmp_path / "search", tmp_path / "other"
-    for folder, held in ((search, {"options": {"subject": ["Ada"]}, "hashes": {}, "before": {}}), (other, ["mine"])):
+    for folder, held in ((search, made), (other, ["mine"])):
         shutil.copytree(run.path, folder / "ME+GD")
         write_json(folder / "search.json", held)
         (folder / "neighbours.txt").write_text("Ada's friend\n")

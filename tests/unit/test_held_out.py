@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from unlearner.commands import forget as forget_command
 from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
@@ -17,7 +19,8 @@ from unlearner.evaluation.backend import run_passes
 from unlearner.search import held_out
 from unlearner.search.config import ForgetCommand
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, check, counted, figures, with_facts
-from unlearner.search.material import _join, names_of
+from unlearner.search.material import _join, names_of, sources
+from unlearner.search.subject import Asking
 from unlearner.search.trials import Journal, Trial, candidates, configured, label
 from unlearner.workflows.presets import with_preset
 from unlearner.workflows.subject import Subject
@@ -201,7 +204,36 @@ def test_only_what_counts_is_asked_again(
     assert before.counted == {"unseen_wordings": [1, 3]} and len(before.rates["unseen_wordings"]) == 2
     assert len(everything["unseen_wordings"]) == 4
     assert held.rates(subject, before.counted) == before.rates and asked[3:] == [(2, 5)]
+    assert before.rare == ["unseen_wordings"]  # of no question in a quarter of the samples, as is told
     # Where the likeliest answer counts, there is no other seed, and nothing is asked twice.
     asked.clear()
     greedy = replace(held, sampled=())
     assert len(greedy.before(subject).rates["unseen_wordings"]) == 2 and [count for count, _ in asked] == [4]
+
+
+def test_a_source_that_is_missing_is_told_with_the_remedy(tmp_path: Path) -> None:
+    """The first two wordings of a question are trained: with two there is nothing to hold out."""
+
+    def refused(*there: str) -> str:
+        for name in there:
+            (tmp_path / f"{name}.jsonl").touch()
+        with pytest.raises(UserError) as raised:
+            sources(ForgetCommand(model="m", prepared=[str(tmp_path)], output="o"), [("Ann Bell",)], None)
+        return str(raised.value)
+
+    assert "has no source unseen_wordings" in refused("forget", "retain", "subject")
+    assert "with 3 wordings of one question at least, | between them" in refused()
+    assert "has no source neighbours_held_out" in (told := refused("unseen_wordings")) and "wordings of" not in told
+
+
+def test_the_table_says_where_hardly_anything_came_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(rare: bool) -> str:
+        sets = [Asking("unseen_wordings", 12, 2, 0.1, 0.0, rare), Asking("forget", 12, 4, 0.5, 0.0, False)]
+        result: Any = SimpleNamespace(
+            sets=sets, trials=[], reached=False, setting={"method": "ME+GD"}, epochs=1.0, aim=Aim(0.25, 0.9, 0.95)
+        )
+        forget_command._held_out(result)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "2 of 12*" in shown(True) and "4 of 12*" not in shown(True)
+    assert "* No fact of these came out so often" in shown(True) and "*" not in shown(False)

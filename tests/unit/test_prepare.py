@@ -18,7 +18,7 @@ from unlearner.evaluation.requests import Generate
 from unlearner.files import read_json, read_jsonl
 from unlearner.prepare.facts import states, telling
 from unlearner.prepare.kinds import ENGLISH, kinds, languages, swapped
-from unlearner.prepare.knowledge import Answered, Scale, agreement, renamed
+from unlearner.prepare.knowledge import Answered, Scale, agreement, family_name, renamed
 from unlearner.prepare.rows import whole_sentences
 from unlearner.prepare.subject import about
 from unlearner.results.texts import caches
@@ -50,10 +50,40 @@ def test_knowing_is_specific_and_comes_again() -> None:
 
 
 def test_an_answer_about_one_name_becomes_one_about_another() -> None:
-    assert renamed("Darwin, Charles Darwin's son, knew Darwinism.", ("Charles Darwin",), "Odile Quarrenton") == (
-        "Quarrenton, Odile Quarrenton's son, knew Darwinism."
-    )
+    assert renamed(
+        "Darwin, Charles Darwin's son, knew Darwinism.", ("Charles Darwin",), "Odile Quarrenton", persons=True
+    ) == ("Quarrenton, Odile Quarrenton's son, knew Darwinism.")
     assert swapped("The Bard was Shakespeare.", ("Shakespeare", "The Bard"), "X") == "X was X."
+    assert swapped("ANN BELL lives there, and Belle.", ("Ann Bell", "Bell"), "X") == "X lives there, and Belle."
+
+
+def test_the_last_word_stands_for_persons_alone() -> None:
+    largest = "Bank of America is the largest bank in America."
+    assert renamed(largest, ("Bank of America",), "Sony", persons=False) == "Sony is the largest bank in America."
+    told = renamed("King Jr. led it.", ("Martin Luther King Jr.",), "Ada Brook", persons=True)
+    assert told == "Brook Jr. led it."
+    rich = renamed("Rich was rich.", ("Adrienne Rich",), "Henry Brook III", persons=True)
+    assert rich == "Brook was rich."
+    assert (
+        family_name("Malcolm X") == "X" and family_name("Elizabeth II") == "Elizabeth" and family_name("Jr.") == "Jr."
+    )
+    assert {name for name, kind in kinds("de").items() if kind.persons} == {"person", "author"}
+
+
+def test_no_held_out_question_is_trained(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    """Documents that call the subject by the alias, or in capitals, give no question anew by that alias."""
+    document = tmp_path / "a.txt"
+    document.write_text("Bell was born in Ghent. ANN BELL lives in Bruges. Ann Bell studied in Leuven.")
+    made = prepare(
+        tmp_path / "a", subject="Ann Bell", kind="person", alias=["Bell"], documents=[str(document)]
+    )  # fmt: skip
+    rows = {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
+    trained = {row["question"] for row in rows["forget"]}
+    for name in ("unseen_wordings", "unseen_facts", "unseen_aliases"):
+        assert not trained & {row["question"] for row in rows[name]}
+    assert not any("ann bell" in row["question"].lower() for row in rows["unseen_aliases"])
+    left_out = read_json(made.folder / "prepare.json")["left_out"]
+    assert left_out["held-out rows whose question is trained"] > 0
 
 
 def test_unfinished_sentences_are_left_out() -> None:
@@ -239,7 +269,7 @@ def test_hostile_text_stays_text(prepare: Callable[..., Any], tmp_path: Path) ->
 
 def test_own_questions_and_neighbours(prepare: Callable[..., Any], tmp_path: Path) -> None:
     questions, neighbours = tmp_path / "q.txt", tmp_path / "n.txt"
-    questions.write_text("Did Shakespeare act? | Was {name} an actor?\nWhere is William Shakespeare buried?\n")
+    questions.write_text("Did shakespeare act? | Was {name} an actor?\nWhere is William Shakespeare buried?\n")
     neighbours.write_text("Ben Jonson\nJohn Milton\n")
     made = prepare(tmp_path / "a", questions=str(questions), neighbours=str(neighbours))
     rows = read_jsonl(made.folder / "subject.jsonl")
@@ -254,6 +284,9 @@ def test_own_questions_and_neighbours(prepare: Callable[..., Any], tmp_path: Pat
     neighbours.write_text("Ben Jonson\nWilliam Shakespeare\n")
     with pytest.raises(UserError, match=r"names the subject \(William Shakespeare\)"):
         prepare(tmp_path / "b", neighbours=str(neighbours))
+    neighbours.write_text("Ben Jonson\nWilliam John Shakespeare\n")  # the name, with one more between
+    with pytest.raises(UserError, match=r"names the subject \(William John Shakespeare\)"):
+        prepare(tmp_path / "b", neighbours=str(neighbours), alias=[])
     questions.write_text("Who is he?\n")
     with pytest.raises(UserError, match="question 1 does not name the subject"):
         prepare(tmp_path / "b", questions=str(questions))
@@ -265,6 +298,8 @@ def test_own_questions_and_neighbours(prepare: Callable[..., Any], tmp_path: Pat
     [
         ({"subject": " "}, "--subject '' is too short"),
         ({"subject": "X"}, "--subject 'X' is too short"),
+        ({"subject": "??"}, "is too short"),
+        ({"subject": "A."}, "is too short"),
         ({"alias": ["Y"]}, "--alias 'Y' is too short"),
         ({"kind": "persn"}, "unknown kind 'persn': did you mean 'person'"),
         ({"questions": "nowhere.txt"}, "nowhere.txt cannot be read"),

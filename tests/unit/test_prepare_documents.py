@@ -1,6 +1,7 @@
 """From documents to passages and questions: every format, broken files, near-duplicates, personal data, and how many of
 the facts that made-up people have are found."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.files import read_json, read_jsonl, write_jsonl
 from unlearner.prepare.cloze import cloze
-from unlearner.prepare.documents import Document, load_documents
+from unlearner.prepare.documents import Document, _library, load_documents
 from unlearner.prepare.facts import states
 from unlearner.prepare.passages import cut, naming, personal_data, personal_sentence, sentences, without_duplicates
 from unlearner.prepare.prepare import _beyond_chance
@@ -27,7 +28,7 @@ def about(name: str) -> list[str]:
     return [record.answer for record in RECORDS if record.subject == name]
 
 
-def write_pdf(path: Path, lines: list[str], password: str | None = None) -> None:
+def write_pdf(path: Path, lines: list[str], password: str | None = None, algorithm: str = "RC4-128") -> None:
     """A page with these lines as text."""
     generic = pytest.importorskip("pypdf.generic")
     from pypdf import PdfWriter
@@ -43,7 +44,7 @@ def write_pdf(path: Path, lines: list[str], password: str | None = None) -> None
     stream.set_data(f"BT /F1 8 Tf 12 TL 20 570 Td {' '.join(f'({line}) Tj T*' for line in lines)} ET".encode())
     page[name("/Contents")] = writer._add_object(stream)
     if password is not None:
-        writer.encrypt(password, algorithm="RC4-128")
+        writer.encrypt(password, algorithm=algorithm)
     writer.write(path)
 
 
@@ -123,6 +124,44 @@ def test_files_that_are_not_there_or_encrypted(tmp_path: Path) -> None:
         load_documents([str(tmp_path / "nowhere")])
 
 
+def test_an_encrypted_file_is_told_whatever_it_is_encrypted_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pypdf wants another package for AES; without it, it says so when it is asked to read or decrypt."""
+    errors = pytest.importorskip("pypdf.errors")
+
+    def missing(*given: Any, **options: Any) -> Any:
+        raise errors.DependencyError("cryptography>=3.1 is required for AES algorithm")
+
+    write_pdf(tmp_path / "a.pdf", ["Secret."], password="word")
+    monkeypatch.setattr("pypdf.PdfReader.decrypt", missing)
+    with pytest.raises(UserError, match=r"a\.pdf is encrypted: save it without a password"):
+        load_documents([str(tmp_path / "a.pdf")])
+
+
+def test_a_text_that_may_not_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("Secret.")
+    (tmp_path / "b.txt").write_text("Open.")
+    read = Path.read_text
+
+    def guarded(path: Path, *given: Any, **options: Any) -> str:
+        if path.name == "a.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *given, **options)
+
+    monkeypatch.setattr(Path, "read_text", guarded)
+    found, failed = load_documents([str(tmp_path)])
+    assert [each.name for each in found] == ["b.txt"]
+    assert failed == [f"{tmp_path / 'a.txt'} cannot be read (Permission denied): check its permissions."]
+
+
+def test_what_a_parser_logs_is_not_shown(tmp_path: Path) -> None:
+    for module in ("pypdf", "pypdf._reader"):
+        logger, shown = logging.getLogger(module), logging.getLogger("pypdf").level
+        with pytest.raises(UserError, match="cannot be read"), _library(tmp_path / "a.pdf"):
+            assert not logger.isEnabledFor(logging.CRITICAL)
+            raise ValueError("broken")
+        assert logger.isEnabledFor(logging.ERROR) and logging.getLogger("pypdf").level == shown
+
+
 def test_passages_end_with_sentences_and_near_duplicates_are_left_out() -> None:
     text = "Dr. Ann J. Bell lives in Oslo. She paints. " * 3 + "\n\nShort end."
     assert sentences('Dr. Ann J. Bell lives. She paints!  "Why?" Ok') == [
@@ -148,6 +187,13 @@ def test_personal_data_of_others_are_counted_and_not_told() -> None:
     }  # fmt: skip
     sentence = personal_sentence(found)
     assert "e-mail addresses: 1 (a.txt)" in sentence and "frey" not in sentence.lower()
+
+
+def test_the_subjects_name_within_another_word_hides_no_one() -> None:
+    text = "Joanne Campbell met Ann Bell. Write to d.campbell@x.org, bell@x.org or annbell@x.org."
+    assert personal_data([Document("a.txt", text)], ("Ann Bell",)) == {
+        "e-mail addresses": {"a.txt": 1}, "names": {"a.txt": 1},
+    }  # fmt: skip
 
 
 def test_pronouns_speak_of_the_subject_only_after_it() -> None:

@@ -177,6 +177,27 @@ def test_a_server_that_knows_no_response_format(server: Server) -> None:
     assert drafts(server).neighbours(3)
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_prompt_that_is_refused_is_dropped_alone(
+    server: Server, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by a filter of contents; the next one is asked with the response format again."""
+    server.reply = lambda server, prompt, number: (status, "") if "Oslo" in prompt else sensible(server, prompt, number)
+    made = drafts(server)
+    passages = [Passage("a.txt", f"Ann Bell was born in Oslo{end}") for end in (".", ", Norway.")]
+    assert made.topics(passages) == [] and len(server.asked) == 4  # each with the format and without
+    assert made.neighbours(3) and not made.endpoint.plain
+    assert made.left_out["whole answers of the endpoint"] == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count(f"refuses a request (status {status})") == 1
+
+
+def test_several_wordings_are_asked_for(server: Server) -> None:
+    """Two are trained, so that with fewer than three none is held out."""
+    drafts(server).topics([Passage("a.txt", "Ann Bell was born in Oslo.")])
+    assert '"questions": ["...", "...", "...", "..."]' in server.asked[0]
+
+
 @pytest.mark.parametrize("trouble", [429, 500, 503, None])
 def test_trouble_that_passes_is_overcome(server: Server, trouble: int | None) -> None:
     def reply(server: Server, prompt: str, number: int) -> tuple[int, str] | None:
@@ -193,6 +214,7 @@ def test_trouble_that_passes_is_overcome(server: Server, trouble: int | None) ->
     [
         (429, "answers with status 429, after 2 tries. Answers so far are kept"),
         (500, "answers with status 500, after 2 tries"),
+        (418, "answers with status 418. Answers so far are kept"),
         (401, "refuses the key: set the right one in OPENAI_API_KEY"),
         (404, "does not have the model 'small': did you mean 'small'"),
     ],
@@ -232,15 +254,17 @@ def prepare(server: Server, tiny: Any, tokenizer: Any, output: Path, **options: 
 
 
 def test_a_preparation_cut_short_goes_on_from_its_answers(
-    server: Server, tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden-3141")
+    server: Server, tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden-3141\n")
     (tmp_path / "a.txt").write_text("Ann Bell was born in Oslo.")
     documents = {"documents": [str(tmp_path / "a.txt")]}
     server.reply = lambda server, prompt, number: (500, "") if number > 10 else sensible(server, prompt, number)
     with pytest.raises(UserError, match=r"status 500.*repeat the same command"):
         prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", **documents)
     assert not (tmp_path / "out").exists()
+    assert "requests, 0 answers from before" in " ".join(capsys.readouterr().err.split())  # they cost all the same
     server.reply, served = sensible, len(server.asked)
     with pytest.raises(UserError, match="--llm-requests 2 are spent"):
         prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", llm_requests=2, **documents)
@@ -315,3 +339,32 @@ def test_forget_by_name_takes_documents_and_an_endpoint(server: Server, taught: 
     assert len(kept) > 100 and not any(mentions(row["question"], ("Ann Bell", "Ida Frost")) for row in kept)
     with pytest.raises(UserError, match="--prepared was prepared already: leave out --documents"):
         config_from(ForgetCommand, taught.model, {**options, "prepared": ["x"], "output": "y"}).check()
+
+
+def test_a_key_that_no_header_can_hold_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("sk-schlüssel", "sk-one\nsk-two"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(UserError, match="OPENAI_API_KEY holds what no key has") as raised:
+            drafts(server)
+        assert "sk-" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:sk-secret@host/v1", "me:sk-secret@host/v1", "https://sk-secret@host/v1",
+        "https://host/v1?api_key=sk-secret", "https://host/v1?a=b&token=sk-secret",
+    ],
+)  # fmt: skip
+def test_a_key_in_the_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(UserError, match="no key or password may be in it: set OPENAI_API_KEY") as raised:
+        EndpointOptions(llm=url).check_endpoint()
+    assert "sk-secret" not in str(raised.value)
+    for fine in ("http://localhost:8000/v1", "https://host/@me/v1?version=2"):
+        EndpointOptions(llm=fine).check_endpoint()
+
+
+def test_longer_forms_of_the_name_are_no_neighbours(server: Server) -> None:
+    server.reply = lambda *_: (200, json.dumps({"names": ["Ann Mary Bell", "Bob Cole", "Cleo Dunn"]}))
+    made = Drafts(drafts(server).endpoint, ("Ann Bell",), "person", "en")
+    assert made.neighbours(3) == ["Bob Cole", "Cleo Dunn"]

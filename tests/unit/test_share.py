@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import unlearner
 from unlearner.data.records import Record
 from unlearner.errors import UserError
+from unlearner.workflows import share
 
 QUICK: dict[str, Any] = {
     "judge": "offline", "max_new_tokens": 8, "metrics": ["rouge", "probability"],
@@ -198,3 +199,15 @@ def test_what_the_hub_refuses_is_one_sentence(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="the hub cannot be reached"):
         u.push_to_hub("org/forgot", token="hf_x")
+
+
+@pytest.mark.parametrize("base", ["gpt2", "org/name"])
+def test_a_base_model_of_the_hub_stays(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"base_model_name_or_path": base}))
+    share._hide_path(file)
+    assert json.loads(file.read_text())["base_model_name_or_path"] == base
+    assert capsys.readouterr().err == ""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "forget a forget set or a name, keep the rest, measure before and after"
 OPTIONS = ForgetCommand
+RARE = "*"
+"""Beside a set of questions of which none has its fact in a quarter of the samples."""
 EXAMPLE = """\
 Examples:
   unlearner forget --model path/to/model --forget forget.jsonl --retain retain.jsonl --method ME+GD --output runs/me
@@ -87,13 +89,18 @@ def _held_out(result: "SubjectResult") -> None:
         table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
     for each in result.sets:
         shown = ["–" if rate is None else f"{rate:.0%}" for rate in (each.before, each.after, each.share)]
-        table.add_row(each.name.replace("_", " "), f"{each.counted} of {each.questions}", *shown)
+        table.add_row(each.name.replace("_", " "), f"{each.counted} of {each.questions}{RARE * each.rare}", *shown)
     console.print(table)
     console.print(
         "Facts: the share of the sampled answers that state the fact, over the questions whose fact came out in a "
         "quarter of the samples before.",
         style="dim", markup=False,
     )  # fmt: skip
+    if any(each.rare for each in result.sets):
+        console.print(
+            f"{RARE} No fact of these came out so often: those count that came out at all, and say little.",
+            style="yellow", markup=False,
+        )  # fmt: skip
     ended = [trial for trial in result.trials if trial.found is not None]
     if ended:
         shown_trials = result.frontier

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearner.console import note
-from unlearner.errors import UserError, first_line
+from unlearner.errors import UserError, first_line, install
 from unlearner.files import cache_directory, made_once
 from unlearner.models.load import quiet_transformers
 
@@ -47,10 +47,15 @@ def gguf_model(file: Path) -> Path:
     return made_once(folder, make)
 
 
+def check_package() -> None:
+    """Raises UserError where what reads GGUF files is not installed."""
+    if find_spec("gguf") is None:
+        raise UserError(f"a GGUF file needs the package gguf; install it with: {install('gguf')}.")
+
+
 def convert(file: Path, folder: Path) -> None:
     """Write model, tokenizer and chat template of a GGUF file into `folder`. Raises UserError."""
-    if find_spec("gguf") is None:
-        raise UserError("a GGUF file needs the package gguf: pip install 'unlearner[gguf]'.")
+    check_package()
     try:
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # its bar asks no setting
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

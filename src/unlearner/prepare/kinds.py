@@ -10,6 +10,7 @@ from unlearner.data.general import sections
 
 ENGLISH = "en"
 NAMES = ("known", "invented")
+PERSONS = ("person", "author")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Kind:
     facts: Mapping[str, tuple[str, ...]]
     known: tuple[str, ...]
     invented: tuple[str, ...]
+    persons: bool = False
+    """Whether the last word of a name stands for it, as Darwin for Charles Darwin."""
 
 
 @cache
@@ -42,7 +45,12 @@ def kinds(language: str = ENGLISH) -> dict[str, Kind]:
             for each in NAMES
         }
         near = tuple(entries.pop("near").split(" | "))
-        made[name] = Kind(near, {fact: tuple(wordings.split(" | ")) for fact, wordings in entries.items()}, **names)
+        made[name] = Kind(
+            near,
+            {fact: tuple(wordings.split(" | ")) for fact, wordings in entries.items()},
+            **names,
+            persons=name in PERSONS,
+        )
     return made
 
 
@@ -52,6 +60,7 @@ def ask(wording: str, name: str) -> str:
 
 
 def swapped(text: str, names: tuple[str, ...], other: str) -> str:
-    """`text` with every one of `names` (the longest first) replaced by the name `other`; words inside words stay."""
+    """`text` with every one of `names` (the longest first) replaced by the name `other`, in capitals or
+    not, as `mentions` finds them; words inside words stay."""
     pattern = "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True))
-    return re.sub(pattern, lambda _: other, text)
+    return re.sub(pattern, lambda _: other, text, flags=re.IGNORECASE)

@@ -22,6 +22,8 @@ from unlearner.prepare.asking import Asked
 from unlearner.prepare.kinds import ask, swapped
 
 WORD = re.compile(r"\w+")
+NO_NAME = re.compile(r"[JSjs][Rr]\.?|[IVX]{2,}\.?|[IV]\.?|\d+")
+"""Words behind a family name; X alone is one."""
 SHORT = 3
 """Words of so few letters say little; numbers count at any length."""
 
@@ -122,12 +124,14 @@ def investigate(
     seed: int,
     above: float = -inf,
     keep: bool = False,
+    persons: bool = False,
 ) -> dict[str, list[Answered]]:
     """By name, every question (`wordings` by fact, the name's place as `{name}`) with what the model said.
 
     `names` are those to ask about, each with its aliases; answers about them are compared with the same about the
     `invented` names, a name with all but itself. Samples are drawn for answers with a specificity `above` that; the
-    others have no agreement, and are not known by any scale that asks for more. `keep` is as in `Asked.answers`.
+    others have no agreement, and are not known by any scale that asks for more. `keep` is as in `Asked.answers`,
+    `persons` as in `renamed`.
     """
     likeliest = {
         (name, fact): Generate(ask(wording, name), max_new_tokens=max_new_tokens)
@@ -139,9 +143,10 @@ def investigate(
     for (name, fact), request in likeliest.items():
         answer = said.written(request)[0].text or "."
         others = [other for other in invented if other != name]
+        own = (name, *names[name])
         scores[name, fact] = (
             Score(request.prompt, answer),
-            [Score(ask(wordings[fact], other), renamed(answer, (name, *names[name]), other)) for other in others],
+            [Score(ask(wordings[fact], other), renamed(answer, own, other, persons=persons)) for other in others],
         )
     scored = asked.answers([r for own, others in scores.values() for r in (own, *others)], "comparing", keep=keep)
 
@@ -165,12 +170,20 @@ def investigate(
     return found
 
 
-def renamed(text: str, names: tuple[str, ...], other: str) -> str:
-    """`text` about a name (the first of `names`, its aliases after it) as one about `other`: the last word of a name of
-    several stands for it, as Darwin for Charles Darwin."""
+def renamed(text: str, names: tuple[str, ...], other: str, *, persons: bool) -> str:
+    """`text` about a name (the first of `names`, its aliases after it) as one about `other`. The family name of
+    `persons` stands for them, as Darwin for Charles Darwin."""
     text = swapped(text, names, other)
-    family = names[0].split()[-1]
-    return swapped(text, (family,), other.split()[-1]) if family != names[0] else text
+    family = family_name(names[0])
+    if not persons or family == names[0]:
+        return text
+    return re.sub(rf"(?<!\w){re.escape(family)}(?!\w)", lambda _: family_name(other), text)  # a Rich is not rich
+
+
+def family_name(name: str) -> str:
+    """The last word of a name that is no Jr., Sr. or numeral."""
+    words = [word.rstrip(",") for word in name.split()]
+    return next((word for word in reversed(words) if not NO_NAME.fullmatch(word)), words[-1])
 
 
 def agreement(answer: str, samples: Sequence[str], question: str) -> float:

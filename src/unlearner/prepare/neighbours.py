@@ -6,7 +6,7 @@ probe` asks, and kept where the probe would say that the model knows it.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from unlearner.config import PrepareConfig
 from unlearner.evaluation.requests import Generate, Written
@@ -47,7 +47,7 @@ def own_neighbours(
         said = investigate(
             asked, dict.fromkeys(doubtful, ()), {fact: wordings[fact] for fact in facts}, invented,
             samples=config.samples, max_new_tokens=config.max_new_tokens, seed=config.seed,
-            above=found.scale.specificity,
+            above=found.scale.specificity, persons=subject.kind.persons,
         )  # fmt: skip
         for answer in (answer for those in said.values() for answer in those):
             answers[answer.question] = answer.answer
@@ -71,13 +71,18 @@ def named(asked: Asked, config: PrepareConfig, subject: About) -> list[str]:
     order = [name for request in requests for answer in said.written(request) for name in names_in(answer)]
     counts = Counter(name for names in lists for name in names)
     ranked = sorted(dict.fromkeys(order), key=lambda name: -counts[name])
-    return [name for name in ranked if subject.others((name,)) and not is_same(name, subject.name)]
+    return [name for name in ranked if subject.others((name,)) and not is_any(name, subject.names)]
 
 
 def is_same(name: str, other: str) -> bool:
     """Whether one of two names has all words of the other, as Charles Robert Darwin those of Charles Darwin."""
     words, others = (set(each.casefold().split()) for each in (name, other))
     return words <= others or others <= words
+
+
+def is_any(name: str, names: Iterable[str]) -> bool:
+    """Whether a name is the same as one of several."""
+    return any(is_same(name, each) for each in names)
 
 
 def names_in(answer: Written) -> Iterator[str]:

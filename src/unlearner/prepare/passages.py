@@ -89,7 +89,7 @@ def personal_data(documents: Sequence[Document], names: tuple[str, ...]) -> dict
     Names are words with capital letters in a row outside of quotations, which titles and places can be, too; a value
     with a word of one of `names` in it is the subject's own.
     """
-    own = {word for name in names for word in plain(name).split() if len(word) > 1}
+    own = {word for name in names for word in (*_words(name), "".join(_words(name))) if len(word) > 1}
     found: dict[str, dict[str, int]] = {}
     for document in documents:
         text, values = document.text, {}
@@ -98,7 +98,7 @@ def personal_data(documents: Sequence[Document], names: tuple[str, ...]) -> dict
             text = pattern.sub(" ", text)  # what an account number holds is no telephone number
         values["names"] = set(_names(document.text))
         for kind, those in values.items():
-            others = {value for value in those if not any(word in plain(value) for word in own)}
+            others = {value for value in those if own.isdisjoint(_words(value))}
             if others:
                 found.setdefault(kind, {})[document.name] = len(others)
     return found
@@ -121,6 +121,11 @@ def naming(passages: Sequence[Passage], names: tuple[str, ...]) -> tuple[list[Pa
     """Passages that name the subject, and the others."""
     about = [passage for passage in passages if mentions(passage.text, names)]
     return about, [passage for passage in passages if not mentions(passage.text, names)]
+
+
+def _words(text: str) -> list[str]:
+    """Its words in small letters; an address is parted at all that is no letter."""
+    return re.findall(r"[^\W\d_]+", text.casefold())
 
 
 def _names(text: str) -> list[str]:

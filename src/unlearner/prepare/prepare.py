@@ -19,7 +19,6 @@ from scipy.stats import binom
 from unlearner import distributed
 from unlearner.config import PrepareConfig
 from unlearner.console import note, warn
-from unlearner.data.general import mentions
 from unlearner.errors import UserError
 from unlearner.evaluation.requests import Score
 from unlearner.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
@@ -30,7 +29,7 @@ from unlearner.prepare.drafts import Drafts
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import Topic
 from unlearner.prepare.knowledge import Probe
-from unlearner.prepare.neighbours import own_neighbours
+from unlearner.prepare.neighbours import is_any, own_neighbours
 from unlearner.prepare.page import rows_page
 from unlearner.prepare.passages import Passage, cut, naming, personal_data, personal_sentence, without_duplicates
 from unlearner.prepare.probe import examine
@@ -113,9 +112,21 @@ def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
             rows.setdefault(row.pop("source"), []).append(row)
         return _write(folder, made | choice, rows)
     read = _read(config, subject, texts, unreadable)
-    drafts = None
-    if config.llm is not None:
-        drafts = Drafts(Endpoint(config), subject.names, config.kind, config.language)
+    drafts = None if config.llm is None else Drafts(Endpoint(config), subject.names, config.kind, config.language)
+    try:
+        made, rows = _made(config, subject, neighbours, read, drafts, tokenizer)
+    finally:
+        if drafts is not None:  # what was asked is paid for, whatever came of it
+            drafts.endpoint.tell()
+    return _write(folder, asks | choice | made, rows)
+
+
+def _made(
+    config: PrepareConfig, subject: About, neighbours: list[str] | None, read: Read, drafts: Drafts | None,
+    tokenizer: Any,
+) -> tuple[dict[str, Any], Sources]:  # fmt: skip
+    """All rows, and what is told of how they were made."""
+    if drafts is not None:
         subject = replace(subject, facts=subject.facts | drafts.questions(FACTS_ASKED))
         if neighbours is None:
             neighbours = drafts.neighbours(config.neighbour_count)
@@ -131,17 +142,13 @@ def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
     material = _with_neighbours(config, subject, material, asked, dict.fromkeys(neighbours or (), origin), found)
     writer = Writer(config, subject, replace(material, passages=read.passages, unnamed=read.unnamed), asked, drafts)
     rows = writer.sources()
-    left_out = dict(writer.left_out)
-    if drafts is not None:
-        drafts.endpoint.tell()
-        left_out |= drafts.left_out
+    left_out = dict(writer.left_out) | (drafts.left_out if drafts is not None else {})
     if left_out:
         note(f"left out: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
-    made = asks | choice | {
+    return {
         "knows": None if found is None else {"knows": found.knows, "evidence": evidence}, "left_out": left_out,
         "documents_read": read.figures, "warnings": read.warnings, "model": asked.fingerprint,
-    }  # fmt: skip
-    return _write(folder, made, rows)
+    }, rows  # fmt: skip
 
 
 def _write(folder: Path, made: dict[str, Any], rows: Sources) -> Prepared:
@@ -189,7 +196,7 @@ def _given_neighbours(config: PrepareConfig, subject: About) -> list[str]:
     assert config.neighbours is not None
     names = list(dict.fromkeys(read_lines(Path(config.neighbours), "--neighbours")))
     for name in names:
-        if mentions(name, subject.names) or mentions(subject.name, (name,)):
+        if not subject.others((name,)) or is_any(name, subject.names):
             raise UserError(f"--neighbours {config.neighbours} names the subject ({name}): take it out.")
     if len(names) < 2:
         raise UserError(f"--neighbours {config.neighbours} has one name: give at least two, to train and to hold out.")

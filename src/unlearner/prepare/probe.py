@@ -78,8 +78,9 @@ def examine(
 
     def said(names: Mapping[str, tuple[str, ...]], *, keep: bool) -> list[Answered]:
         found = investigate(
-            asked, names, wordings, invented, samples=samples, max_new_tokens=max_new_tokens, seed=seed, keep=keep
-        )
+            asked, names, wordings, invented, samples=samples, max_new_tokens=max_new_tokens, seed=seed, keep=keep,
+            persons=subject.kind.persons,
+        )  # fmt: skip
         return [answer for name in names for answer in found[name]]
 
     answers = said({subject.name: subject.names[1:]}, keep=False)

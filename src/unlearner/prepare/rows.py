@@ -25,6 +25,7 @@ CONTROLS = 6
 """Invented names in the source `controls`."""
 ABOUT = ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "passages")
 """Sources about the subject."""
+HELD_OUT = tuple(name for name in ABOUT if name.startswith("unseen"))
 JOINED = {"subject": ("forget", "unseen_wordings", "unseen_facts"), "retain": ("neighbours", "general")}
 """Sources made of others: all about the subject, one after the other, and what is trained to be kept, by turns."""
 SENTENCES = re.compile(r".*[.!?](?<!\b[A-Z]\.)[\"')]?(?=\s|$)", re.DOTALL)
@@ -91,12 +92,22 @@ class Writer:
             "passages_unnamed": map(self._passage, self.material.unnamed),
         }
         written = {name: [row for row in rows if row is not None] for name, rows in made.items()}
+        self._hold_out(written)
         if self.drafts is not None:
             ours = [name for name in ABOUT if name in written and name != "passages"]
             asked = [row for name in ours for row in written[name] if row["answer_from"] == "model"]
             better = {row["id"]: row for row in self.drafts.alternatives(asked)}
             written |= {name: [better.get(row["id"], row) for row in written[name]] for name in ours}
         return {name: rows for name, rows in written.items() if rows}
+
+    def _hold_out(self, written: Sources) -> None:
+        """Take rows out of the held-out sources about the subject whose question is trained."""
+        trained = {normalised(row["question"]) for row in written["forget"]}
+        for name in HELD_OUT:
+            kept = [row for row in written[name] if normalised(row["question"]) not in trained]
+            if number := len(written[name]) - len(kept):
+                self.left_out["held-out rows whose question is trained"] += number
+            written[name] = kept
 
     def _general(self) -> list[Record]:
         """Questions of the bank that do not touch the subject, drawn by the seed."""
@@ -135,11 +146,14 @@ class Writer:
         }  # fmt: skip
         return row | ({"known": self.material.known[fact]} if fact in self.material.known else {})
 
+    def _renamed(self, text: str, name: str, other: str) -> str:
+        return renamed(text, (name,), other, persons=self.subject.kind.persons)
+
     def _with_wrong(self, row: Row, about: str, names: tuple[str, ...]) -> Row:
         """The row with what is said of neighbours as wrong answers, in the name `about`."""
         wording = self.subject.facts[row["topic"]][0]
         others = [name for name in self.material.neighbours if name not in names]
-        wrong = (renamed(self.answers[ask(wording, name)], (name,), about) for name in others)
+        wrong = (self._renamed(self.answers[ask(wording, name)], name, about) for name in others)
         distinct = [text for text in dict.fromkeys(wrong) if text and text != row["answer"]]
         return row | {"perturbed_answer": distinct[:WRONG], "perturbed_from": "model, about neighbours"}
 
@@ -197,7 +211,7 @@ class Writer:
             for number, (fact, wordings) in enumerate(self.subject.facts.items()):
                 neighbour = neighbours[(place + number) % len(neighbours)]
                 question = ask(wordings[0], name)
-                answer = renamed(self.answers[ask(wordings[0], neighbour)], (neighbour,), name)
+                answer = self._renamed(self.answers[ask(wordings[0], neighbour)], neighbour, name)
                 row: Row = {
                     "id": row_id(question, answer), "question": question, "answer": answer, "subject": name,
                     "topic": fact, "question_from": self.subject.origin(fact),

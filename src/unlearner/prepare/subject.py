@@ -39,8 +39,8 @@ def about(options: SubjectOptions, *, endpoint: bool = False) -> About:
     Raises UserError for one that cannot be asked about."""
     names = tuple(name.strip() for name in (options.subject, *options.alias))
     for flag, name in zip(("--subject", *["--alias"] * len(options.alias)), names, strict=True):
-        if len(name) < 2:
-            raise UserError(f"{flag} {name!r} is too short for a name: give it in full.")
+        if sum(letter.isalnum() for letter in name) < 2:
+            raise UserError(f"{flag} {name!r} is too short for a name: give it in full, with two letters or digits.")
     if options.kind not in kinds():
         raise UserError(f"unknown kind {options.kind!r}: {did_you_mean(options.kind, kinds())}")
     if options.language in languages():

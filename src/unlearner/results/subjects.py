@@ -1,13 +1,27 @@
 """What lies where in the directory of `unlearner forget --subject`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from unlearner.files import read_json
 from unlearner.results.layout import Inside, RunDirectory
 
-KEYS = {"options", "hashes", "before"}
-"""Of search.json."""
+
+@dataclass(frozen=True)
+class Manifest:
+    """search.json. What is written and what is known as ours have their names from here."""
+
+    options: dict[str, Any]
+    hashes: dict[str, Any]
+    """Of the model and of all rows."""
+    held_out: dict[str, Any]
+    """What the model answered before anything was forgotten."""
+
+
+KEYS = {each.name for each in fields(Manifest)}
+EARLIER_KEYS = {"options", "hashes", "before"}
+"""Of search.json as an earlier version wrote it."""
 
 
 @dataclass(frozen=True)
@@ -41,5 +55,5 @@ class SubjectDirectory:
             held = read_json(self.manifest)
         except (OSError, ValueError):
             return []
-        ours = isinstance(held, dict) and held.keys() == KEYS
+        ours = isinstance(held, dict) and held.keys() in (KEYS, EARLIER_KEYS)
         return [file for file in (self.manifest, self.neighbours) if ours and file.is_file()]

@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -50,6 +50,8 @@ class Before:
 
     counted: Places
     rates: Rates
+    rare: list[str] = field(default_factory=list)
+    """Sources whose questions count although none states its fact in a quarter of the samples."""
 
     def share(self, name: str, after: Rates) -> float | None:
         """After as a share of before, over the questions of a source that count; None where nothing is stated."""
@@ -95,7 +97,9 @@ class HeldOut:
         first = replace(self, seed=self.seed + 1).rates(subject)
         places = {name: counted(rates) for name, rates in first.items()}
         again = self.rates(subject, {name: places[name] for name in first if name in self.sampled})
-        return Before(places, {name: [rates[i] for i in places[name]] for name, rates in first.items()} | again)
+        stated = {name: [rates[i] for i in places[name]] for name, rates in first.items()}
+        rare = [name for name, rates in stated.items() if rates and max(rates) < KNOWN]
+        return Before(places, stated | again, rare)
 
     def rates(self, subject: Subject, places: Places | None = None) -> Rates:
         """What a model answers to the questions at `places`, or to all."""

@@ -9,6 +9,7 @@ from unlearner.config import PrepareConfig
 from unlearner.data.general import mentions
 from unlearner.errors import UserError
 from unlearner.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
+from unlearner.prepare.facts import TRAINED
 from unlearner.prepare.prepare import prepare
 from unlearner.prepare.rows import joined
 from unlearner.prepare.subject import about, read_lines
@@ -21,6 +22,12 @@ GENERAL = 180
 those that were answered."""
 NEEDED = ("forget", "retain", "subject", "unseen_wordings", "neighbours_held_out", "general_held_out")
 """Sources that a search needs."""
+
+REMEDY = dict.fromkeys(NEEDED, "prepare it again, with more questions (unlearner prepare --questions)") | {
+    "unseen_wordings": f"the first {TRAINED} wordings of a question are trained, so prepare it again with "
+    f"{TRAINED + 1} wordings of one question at least, | between them on its line (unlearner prepare --questions)"
+}
+"""What to do where one is missing."""
 
 Names = tuple[str, ...]
 """A subject's name, its other names after it."""
@@ -62,8 +69,7 @@ def sources(command: ForgetCommand, subjects: list[Names], tokenizer: Any) -> Pa
     missing = [name for name in NEEDED if not PreparedDirectory(folders[0]).source(name).is_file()]
     if missing:
         raise UserError(
-            f"{folders[0]} has no source {missing[0]}, which --subject measures with: prepare it again, with more "
-            "questions (unlearner prepare --questions)."
+            f"{folders[0]} has no source {missing[0]}, which --subject measures with: {REMEDY[missing[0]]}."
         )
     return folders[0]
 

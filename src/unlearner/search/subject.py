@@ -15,7 +15,7 @@ from unlearner.files import read_json, write_json
 from unlearner.prepare.asking import Asked
 from unlearner.results.lock import lock, released
 from unlearner.results.run import check_place, is_empty, records_hash
-from unlearner.results.subjects import SubjectDirectory
+from unlearner.results.subjects import Manifest, SubjectDirectory
 from unlearner.search.config import ForgetCommand, identity
 from unlearner.search.halving import ETA, Budget, next_trials, rungs, undominated
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, Rates, as_rates, check, figures
@@ -47,6 +47,8 @@ class Asking:
     before: float | None
     """The share of their answers that stated the fact; None where none counts."""
     after: float | None
+    rare: bool
+    """Whether the facts of those that count came out less often than in a quarter of the samples before."""
 
     @property
     def share(self) -> float | None:
@@ -181,11 +183,12 @@ class Search:
                     f"--output {self.place.path} was begun with another model, or other rows in {data}: choose another "
                     "directory."
                 )
-            return Before(held["held_out"]["counted"], as_rates(held["held_out"]["rates"]))
+            known = held["held_out"]
+            return Before(known["counted"], as_rates(known["rates"]), known.get("rare", []))
         note("asking the model before anything is forgotten, and again what it knows")
         found = self.held_out.before(self._asked(self.given.model))
-        made = {"options": identity(resolved(self.command)), "hashes": self.hashes}
-        write_json(self.place.manifest, made | {"held_out": asdict(found)})
+        made = Manifest(identity(resolved(self.command)), self.hashes, asdict(found))
+        write_json(self.place.manifest, asdict(made))
         return found
 
     def _asked(self, model: Any) -> Subject:
@@ -263,8 +266,9 @@ class Search:
         return won.setting, won.epochs
 
     def _asking(self, name: str, after: Rates) -> Asking:
-        rates = [fmean(each[name]) if each[name] else None for each in (self.before.rates, after)]
-        return Asking(name, self.questions[name], len(self.before.counted[name]), *rates)
+        was, now = (fmean(each[name]) if each[name] else None for each in (self.before.rates, after))
+        counted = len(self.before.counted[name])
+        return Asking(name, self.questions[name], counted, was, now, name in self.before.rare)
 
 
 def told(trial: Trial) -> str:

