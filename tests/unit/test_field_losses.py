@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_methods import EOS, QUESTION, Plain, Views, gradient, make_views, models, scored  # noqa: F401 - a fixture
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearner import Method
 from unlearner.config import ForgetConfig
@@ -324,6 +325,25 @@ def test_official_undial_counts_every_position(models: tuple[Any, Any]) -> None:
     assert QUESTION > 1 and (labels == -100).any()
 
 
+def test_official_pdu_needs_one_position_more_only_for_a_full_row() -> None:
+    """Its labels stand one later; a model with learned positions has none behind its last."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=32, n_embd=8, n_layer=1, n_head=1, n_positions=8, bos_token_id=0, eos_token_id=1)
+    model = GPT2LMHeadModel(config).eval()
+    method = Method.parse("PDU", official=True)
+    ids = torch.randint(32, (2, 8))
+    labels = ids.clone()
+    labels[:, :3], labels[:, 7:] = -100, -100
+    view = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+    logits = model(ids).logits[:, 3:7]
+    spread = (logits.amax(-1) - logits.mean(-1)).square().mean()
+    assert method.losses(model, {"forget": view}).forget.item() == pytest.approx(spread.item(), rel=1e-5)
+    view["labels"] = ids.clone()
+    moved = method.forget.official_view(view, 32)
+    assert moved["labels"].shape == moved["input_ids"].shape == (2, 9)
+    assert torch.equal(moved["labels"][:, 1:], ids)
+
+
 # ----------------------------------------------------------------------------------------------------- names, bad input
 
 
@@ -345,6 +365,10 @@ def test_openunlearnings_names_are_known_in_any_case(alias: str, name: str) -> N
         ("CEU", {"ignore_frist": 1}, "did you mean 'ignore_first'"),
         ("FLAT", {"divergence": "pearson"}, "divergence cannot be 'pearson': did you mean 'Pearson'"),
         ("GA+DUAL", {"weight": 0.0}, "weight must be positive"),
+        ("GA+DUAL", {"epsilon": -0.1}, "epsilon must not be negative"),
+        ("GA+DUAL", {"epsilon": math.nan}, "epsilon must not be negative, not nan"),
+        ("SIMNPO", {"delta": math.nan}, "delta must be a finite number, not nan"),
+        ("SIMNPO", {"delta": math.inf}, "delta must be a finite number, not inf"),
     ],
 )
 def test_options_that_cannot_be(name: str, options: dict[str, Any], words: str) -> None:

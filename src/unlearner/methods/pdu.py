@@ -25,6 +25,7 @@ class PDU(Loss):
     formula = "mean_t (max_k z_t(k) − mean_k z_t(k))² on forget"
     source = "arXiv 2506.05314"
     needs = {"forget": ["spread"]}
+    official_shift = 1
     defaults_from = "no options"
     presets = {
         "openunlearning": {
@@ -33,10 +34,14 @@ class PDU(Loss):
     }  # fmt: skip
 
     def official_view(self, view: Mapping[str, Tensor], vocabulary: int) -> Mapping[str, Tensor]:
-        # Labels one later, and one more column for the last: what predicts them is then where they stood.
+        # Labels one later: what predicts them is then where they stood. One more column only where a row is full,
+        # because a model whose positions were learned may have none for it.
+        labels = pad(view["labels"], (1, 0), value=IGNORE)
+        if not bool((labels[:, -1] != IGNORE).any()):
+            return {**view, "labels": labels[:, :-1]}
         return {
             "input_ids": pad(view["input_ids"], (0, 1)),
-            "labels": pad(view["labels"], (1, 0), value=IGNORE),
+            "labels": labels,
             "attention_mask": pad(view["attention_mask"], (0, 1)),
         }
 
@@ -73,6 +78,8 @@ class Dual(Loss):
         check_positive("weight", self.weight)
         for name in ("rate", "slack", "warmup_steps"):
             check_not_negative(name, getattr(self, name))
+        if self.epsilon is not None:
+            check_not_negative("epsilon", self.epsilon)
 
     def setup(self, config: Any, seed: int) -> State:
         bound = math.nan if self.epsilon is None else self.epsilon

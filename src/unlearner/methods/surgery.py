@@ -56,10 +56,16 @@ class Surgery(ABC):
     """Whether it needs a retain loss beside the forget loss."""
     optimizers: ClassVar[int] = 1
     """How many optimisers, each with states of its own, there are for the same parameters."""
-    memory: ClassVar[str]
-    """What it holds beside weights, one gradient and the optimiser's states, in words."""
-    copies: ClassVar[int] = 1
-    """How many numbers a trained weight that is."""
+
+    @property
+    def memory(self) -> str:
+        """What it holds beside weights, one gradient and the optimiser's states, in words."""
+        raise NotImplementedError
+
+    @property
+    def copies(self) -> int:
+        """How many numbers a trained weight that is."""
+        return 1
 
     @property
     def passes(self) -> Mapping[Role, int]:

@@ -30,7 +30,7 @@ from unlearner.settings import resolved
 from unlearner.stopping import kept_epoch, told
 from unlearner.training.best_epoch import Listener
 from unlearner.training.callbacks import callbacks_of
-from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
+from unlearner.training.checks import check_adapter, check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.loop import Measured
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
@@ -117,7 +117,9 @@ class Forgetting:
             self.listener = listens(config, inputs, subject)
         subject.load_to_train(config)
         check_parts(subject.model, inputs.method, lora=config.lora)
-        check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
+        check_adapter(subject.model, inputs.method, config, peft_config)
+        official = (config.max_length, inputs.method.forget.official_shift) if config.official else (0, 0)
+        check_training_fits(subject.model, subject.tokenizer, views, *official)
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
         if (how := inputs.method.alternates) is not None:
             check_prompts_fit(subject.model, subject.tokenizer, subject.template, inputs.forget, how)
