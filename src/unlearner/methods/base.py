@@ -57,7 +57,7 @@ class Loss:
     """Where the options' defaults come from."""
     logged: ClassVar[tuple[str, ...]] = ()
     """Which of the loss's own tensors, numbers, are in every row of the log, after the step."""
-    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
     """Published settings by the preset's name: learning_rate, forget_coeff, retain_coeff, and the loss's options."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """What `bench --tune` tries of the loss's options and of learning_rate (as factors), forget_coeff and retain_coeff;

@@ -56,8 +56,10 @@ class Dual(Loss):
 
     The value is CE(retain), the gradient λ times its own. λ, `dual` in the log, starts at `weight`; η is `rate`; λ
     stays as it is in the first `warmup_steps`. ε is `epsilon` or, by default, (1 + `slack`) times the CE of the first
-    step, where the paper takes that of the model before. The official code changes λ in every micro-batch and every
-    process apart: here once a step, from the loss of the whole step, the same in all processes.
+    step, where the paper takes that of the model before. OpenUnlearning's warm-up is 5 epochs. It is not in the preset,
+    because steps are counted here: to follow it give `warmup_steps`, 5 times the steps of an epoch. The official code
+    changes λ in every micro-batch and every process apart: here once a step, from the loss of the whole step, the same
+    in all processes.
     """
 
     name = "DUAL"
@@ -66,7 +68,10 @@ class Dual(Loss):
     source = "arXiv 2506.05314"
     needs = {"retain": ["logp"]}
     logged = ("dual",)
-    defaults_from = "weight and rate OpenUnlearning's for TOFU; slack and warmup_steps ours"
+    defaults_from = (
+        "weight and rate OpenUnlearning's for TOFU, where λ stays as it is for 5 epochs; here "
+        "warmup_steps counts steps, and is ours, as slack is"
+    )
 
     weight: float = 100.0
     rate: float = 5.0

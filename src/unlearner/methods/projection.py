@@ -101,6 +101,7 @@ class GRU(Projection):
     formula = "g = g_f − ⟨g_f, m⟩/‖m‖² · m if ⟨g_f, m⟩ < 0, m ← μ g_r + (1 − μ) m"
     source = "Wang et al. 2025, arXiv 2503.09117"
     defaults_from = "the official code's"
+    grid = {"momentum": (0.6, 0.8, 0.99)}
 
     momentum: float = 0.8
 
