@@ -12,8 +12,9 @@ from unlearner.commands.main import main
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl
+from unlearner.methods import Method
 from unlearner.models import generation
-from unlearner.workflows.alternates import _alternates
+from unlearner.workflows.alternates import _alternates, _request
 
 METHOD: dict[str, Any] = {"method": "ALTPO+GD", "method_options": ["samples=3", "max_new_tokens=12"]}
 
@@ -154,3 +155,10 @@ def test_what_the_model_wrote_is_cut_and_sifted() -> None:
         UserError, match=r"forget\.jsonl, line 3: the model wrote no other answer in 2 tries: give a column"
     ):
         _alternates(record, ["Ada Smith", "Question: what?"])
+
+
+def test_a_question_with_braces_is_asked_as_it_is() -> None:
+    how = Method.parse("ALTPO", instruction="{question} / {answer}").alternates
+    assert how is not None
+    asked = _request(Record("What is {answer} or {question}?", "A {question}."), how, seed=0)
+    assert asked.prompt == "What is {answer} or {question}? / A {question}."

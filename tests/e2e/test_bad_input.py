@@ -51,6 +51,7 @@ def place(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         write_rows(folder / name, [ROW, second])
     write_rows(folder / "text.jsonl", [{"text": "Once upon a time."}])
+    write_rows(folder / "long.jsonl", [{"text": "Once upon a time. " * 20}])
     write_rows(folder / "who.jsonl", [ROW])
     write_rows(folder / "many.jsonl", [{"question": f"Who is {i}?", "answer": "Nobody."} for i in range(2000)])
     write_rows(folder / "tasks.jsonl", [{**ROW, "task_id": "a"}])
@@ -254,6 +255,23 @@ def test_data_that_does_not_fit(typed: list[str], parts: list[str], refused: Cal
         (forgetting(method="NPO+BLUR"), ["BLUR works on the gradients of two losses", "NPO+GD+BLUR"]),
         (forgetting(method="NPO+GD+BLURR"), ["did you mean 'NPO+GD+BLUR'?"]),
         (forgetting(method="GA+GD+GRU", method_options="moment=0.5"), ["no option 'moment'", "'momentum'"]),
+        (forgetting(method="RMU+REP", method_options="layer=40"), ["layer 40 is not there"]),
+        (
+            forgetting(method="RMU+REP", method_options=["layer=1", "trained=no_such"]),
+            ["trains only parameters named no_such"],
+        ),
+        (
+            forgetting(method="RMU+REP", method_options=["layer=1", "trained=no_such"], lora=True),
+            ["trains only parameters named no_such"],
+        ),
+        (
+            forgetting(method="RMU+REP", method_options=["layer=1", "trained=embed_tokens"], lora=True),
+            ["trains only parameters named embed_tokens"],
+        ),
+        (
+            forgetting(method="CEU", method_options="ignore_first=500", official=True, batch_size=1, accumulation=1),
+            ["labels that the loss leaves out", "forget rows: lower --method-options ignore_first="],
+        ),
         (forgetting(method="GA+GD+SAM", parallel="deepspeed"), ["SAM does not go with --parallel deepspeed"]),
         (["forget", "--forget", "f.jsonl"], ["--model and --output must be given"]),
         ([*forgetting(), "--learning-rate"], ["--learning-rate needs a value"]),
@@ -432,6 +450,19 @@ def test_a_tokenizer_of_another_model(command: Callable[..., list[str]], refused
         (
             forgetting(model="few_positions", forget="who.jsonl", batch_size=1, accumulation=1, official=True),
             "lower --max-length",
+        ),
+        (
+            forgetting(
+                model="few_positions",
+                method="PDU",
+                forget="long.jsonl",
+                retain=None,
+                batch_size=1,
+                accumulation=1,
+                official=True,
+                max_length=24,
+            ),
+            "a text takes 25 tokens: lower --max-length",
         ),
         (finetuning(model="few_positions"), "lower --max-length"),
         (evaluating(model="few_positions", forget="who.jsonl"), "lower --eval-max-length or --max-new-tokens"),

@@ -110,11 +110,26 @@ def test_methods_tells_all_about_one(capfd: pytest.CaptureFixture[str]) -> None:
         assert "memory: a second copy of the weights; none with --lora" in lines
 
 
+def test_methods_tells_what_writing_alternates_costs(capfd: pytest.CaptureFixture[str]) -> None:
+    told = run_arguments(capfd, ["methods", "ALTPO+GD"]).out
+    assert "once: the model writes 5 answers to every forget question without other answers" in told
+    assert "other answers, each at most 200 tokens" in told
+
+
+def test_methods_takes_openunlearnings_names_and_tells_presets(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_arguments(capfd, ["methods", "nll"]).out.splitlines()[0] == "GD"
+    assert "--preset openunlearning: learning_rate=1e-05 retain_coeff=1 layer=7 steering=2 trained=." in run_arguments(
+        capfd, ["methods", "RMU"]
+    ).out.replace("\n", " ")
+    assert "--preset paper (with NPO): " in run_arguments(capfd, ["methods", "SAM"]).out
+    assert "--preset paper: retain_coeff=0 beta=5 (it names no" in run_arguments(capfd, ["methods", "UNDIAL"]).out
+
+
 def test_methods_tells_what_a_surgery_costs(capfd: pytest.CaptureFixture[str]) -> None:
     """By itself, and of a method over whose rows; passes of the losses together are then none."""
     for name, surgery in SURGERY.items():
         told = " ".join(run_arguments(capfd, ["methods", name.lower()]).out.split())
-        for each in (surgery.formula, surgery.source, surgery.memory, surgery.defaults_from):
+        for each in (surgery.formula, surgery.source, surgery().memory, surgery.defaults_from):
             assert each in told
     told = run_arguments(capfd, ["methods", "dpo+gd+dualoptim"]).out
     assert "a step: 1 forward and backward pass over the forget loss's rows (forget, forget_refusal)" in told

@@ -1,9 +1,11 @@
-"""Surgeries from the command line: what a run is told, keeps and goes on with."""
+"""Surgeries and presets from the command line: what a run is told, keeps and goes on with."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from conftest import Files, arguments, contents, run_arguments
 from unlearner.files import read_jsonl
@@ -66,3 +68,27 @@ def test_without_a_preset_the_settings_are_those_of_the_losses(
             assert row["loss"] == pytest.approx(coeff * row["forget"] + row["retain"], rel=1e-5)
         plain, projected = (read_jsonl(tmp_path / n / "log.jsonl") for n in (method, f"{method}+GRU"))
         assert [row["lr"] for row in plain] == [row["lr"] for row in projected]
+
+
+def test_a_preset_that_names_no_learning_rate_is_told_and_kept_in_the_run(
+    given: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = given | {"method": "UNDIAL+GD", "preset": "paper", "lr": None, "epochs": 1, "output": tmp_path / "out"}
+    ended = run_arguments(capfd, ["forget", *arguments(typed)])
+    assert ended.code == 0, ended.err
+    assert "the preset paper of UNDIAL+GD names no learning rate" in " ".join(ended.err.split())
+    assert "names no learning rate" in (tmp_path / "out" / "run.json").read_text()
+
+
+def test_official_pdu_on_a_model_with_no_position_to_spare(
+    given: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are padded to as many tokens as the model has positions, and none is that long."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(given["model"])
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=96, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    typed = given | {"model": tmp_path / "gpt2", "method": "PDU+GD", "official": True, "max_length": 96}
+    ended = run_arguments(capfd, ["forget", *arguments(typed | {"output": tmp_path / "out"})])
+    assert ended.code == 0, ended.err

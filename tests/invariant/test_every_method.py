@@ -38,6 +38,8 @@ METHODS = [
     *COMBINED_METHODS,
     "RMU+REP",  # nothing behind their layer is computed
     *(f"NPO+GD+{name}" for name in SURGERY),
+    "RMU+REP+GRU",  # a surgery where few weights are trained, and with a loss that has a state
+    "PDU+DUAL+DUALOPTIM",
 ]
 BREAKERS = {"layers": "0,1", "schedule_steps": 4}
 SETTINGS: dict[str, dict[str, Any]] = {

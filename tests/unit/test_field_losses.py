@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_methods
+import test_state_losses
 import torch
 from test_methods import EOS, QUESTION, Plain, Views, gradient, make_views, models, scored  # noqa: F401 - a fixture
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearner import Method
 from unlearner.config import ForgetConfig
@@ -18,15 +21,15 @@ from unlearner.data.pairs import pair
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.views import build_views
 from unlearner.errors import UserError
-from unlearner.methods import FORGET, RETAIN
+from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN, SURGERY
 from unlearner.methods.pdu import Dual
-from unlearner.methods.registry import ALIASES
+from unlearner.methods.registry import ALIASES, RETAIN_ALIASES
 from unlearner.models.anatomy import Head
 from unlearner.scoring.batch import without_first
 from unlearner.scoring.token_scores import token_scores
 from unlearner.scoring.views import ViewScores
 from unlearner.workflows.inputs import method_of
-from unlearner.workflows.presets import with_preset
+from unlearner.workflows.presets import with_preset, without_rate
 
 # ----------------------------------------------------------------------------------------------- numbers worked by hand
 
@@ -115,6 +118,33 @@ def test_scores_of_four_words_by_hand(
     found[kinds[-1]].sum().backward()
     if slopes is not None:
         assert bias.grad is not None and bias.grad.tolist() == pytest.approx(slopes, rel=1e-3)
+
+
+@pytest.mark.parametrize(("beta", "divergence"), [(3.0, 0.655935), (10.0, 1.013446)])
+def test_undials_divergence_by_hand(beta: float, divergence: float) -> None:
+    """KL(q′ ‖ p): the cross entropy that is trained less the entropy of q′, which no weight changes."""
+    nothing, zero = torch.zeros(1, 2), torch.zeros(4, 2)
+    method = Method.parse("UNDIAL", beta=beta)
+    found = token_scores(
+        nothing, Head(zero, torch.tensor(Z)), torch.tensor([3]), ("distilled",),
+        reference=(nothing, Head(zero, torch.tensor(Z_REF))), demote=method.demote,
+    )  # fmt: skip
+    lowered = torch.tensor(Z_REF) - torch.tensor([0, 0, 0, beta])
+    loss = method.combine({"forget": ViewScores(one_token(), 4, found)}).forget
+    assert loss.item() - torch.distributions.Categorical(logits=lowered).entropy().item() == pytest.approx(
+        divergence, rel=1e-5
+    )
+
+
+def test_pdu_by_hand() -> None:
+    nothing, head = torch.zeros(1, 2), Head(torch.zeros(4, 2), torch.tensor(Z))
+    view = ViewScores(one_token(), 4, token_scores(nothing, head, torch.tensor([3]), ("spread",)))
+    assert Method.parse("PDU").combine({"forget": view}).forget.item() == pytest.approx(1.5625)
+
+
+def one_token() -> Any:
+    """Where one labelled token of one sequence stands."""
+    return scored([[0.0]]).view
 
 
 # ------------------------------------------------------------------------------------------------------- plain formulas
@@ -256,6 +286,18 @@ def test_losses_and_gradients_are_those_of_the_plain_formulas(name: str, models:
     assert torch.norm(ours - theirs) < 1e-4 * torch.norm(theirs)
 
 
+ELSEWHERE = ("GA+DUAL", "MP-ME", "MP-IDK")
+"""Methods whose plain formulas have tests of their own, below and in test_mixed_prompts."""
+
+
+def test_every_registered_loss_has_a_plain_formula() -> None:
+    names = [*test_methods.CASES, *CASES, *(case[0] for case in test_state_losses.CASES.values()), *ELSEWHERE]
+    tested = {part for name in names for part in Method.parse(name).parts}
+    registered = {*FORGET.values(), *RETAIN.values(), *(loss for two in COMBINED_METHODS.values() for loss in two)}
+    assert sorted(loss.name for loss in registered - {type(part) for part in tested}) == []
+    assert {*COMBINED_METHODS} <= {*names}
+
+
 def test_dual_is_cross_entropy_with_a_weight_of_its_own(models: tuple[Any, Any]) -> None:  # noqa: F811
     """Value CE, gradient λ times that of CE; λ rises by η (CE − ε) a step, not below 0, and not in the warm-up."""
     model, _ = models
@@ -324,15 +366,48 @@ def test_official_undial_counts_every_position(models: tuple[Any, Any]) -> None:
     assert QUESTION > 1 and (labels == -100).any()
 
 
+def test_official_pdu_needs_one_position_more_only_for_a_full_row() -> None:
+    """Its labels stand one later; a model with learned positions has none behind its last."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=32, n_embd=8, n_layer=1, n_head=1, n_positions=8, bos_token_id=0, eos_token_id=1)
+    model = GPT2LMHeadModel(config).eval()
+    method = Method.parse("PDU", official=True)
+    ids = torch.randint(32, (2, 8))
+    labels = ids.clone()
+    labels[:, :3], labels[:, 7:] = -100, -100
+    view = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+    logits = model(ids).logits[:, 3:7]
+    spread = (logits.amax(-1) - logits.mean(-1)).square().mean()
+    assert method.losses(model, {"forget": view}).forget.item() == pytest.approx(spread.item(), rel=1e-5)
+    view["labels"] = ids.clone()
+    moved = method.forget.official_view(view, 32)
+    assert moved["labels"].shape == moved["input_ids"].shape == (2, 9)
+    assert torch.equal(moved["labels"][:, 1:], ids)
+
+
 # ----------------------------------------------------------------------------------------------------- names, bad input
 
 
 @pytest.mark.parametrize(
-    ("alias", "name"), [("GradDiff", "GA+GD"), ("idknll", "IDK+GD"), ("IdkDPO", "DPO+GD"), ("SimNPO", "SIMNPO")]
+    ("alias", "name"),
+    [
+        ("GradDiff", "GA+GD"),
+        ("idknll", "IDK+GD"),
+        ("IdkDPO", "DPO+GD"),
+        ("SimNPO", "SIMNPO"),
+        ("GradDiff+KL", "GA+KL"),
+        ("GradDiff+none", "GA"),
+        ("GradDiff+GRU", "GA+GD+GRU"),
+        ("IdkDPO+KL+SAM", "DPO+KL+SAM"),
+        ("RMU+embed_diff", "RMU+REP"),
+        ("NPO+NLL", "NPO+GD"),
+    ],
 )
 def test_openunlearnings_names_are_known_in_any_case(alias: str, name: str) -> None:
     assert Method.parse(alias) == Method.parse(name)
-    assert all(key == key.upper() for key in ALIASES)
+    assert all(key == key.upper() for key in ALIASES | RETAIN_ALIASES)
+    with pytest.raises(UserError, match=r"did you mean 'GA\+KL'"):
+        Method.parse("GRADDIFF+KLL")
 
 
 @pytest.mark.parametrize(
@@ -345,6 +420,10 @@ def test_openunlearnings_names_are_known_in_any_case(alias: str, name: str) -> N
         ("CEU", {"ignore_frist": 1}, "did you mean 'ignore_first'"),
         ("FLAT", {"divergence": "pearson"}, "divergence cannot be 'pearson': did you mean 'Pearson'"),
         ("GA+DUAL", {"weight": 0.0}, "weight must be positive"),
+        ("GA+DUAL", {"epsilon": -0.1}, "epsilon must not be negative"),
+        ("GA+DUAL", {"epsilon": math.nan}, "epsilon must not be negative, not nan"),
+        ("SIMNPO", {"delta": math.nan}, "delta must be a finite number, not nan"),
+        ("SIMNPO", {"delta": math.inf}, "delta must be a finite number, not inf"),
     ],
 )
 def test_options_that_cannot_be(name: str, options: dict[str, Any], words: str) -> None:
@@ -382,6 +461,65 @@ def test_every_preset_names_options_that_there_are() -> None:
         loss = Method.parse(name).parts[-1]
         for preset in loss.presets:
             assert settled(method="PDU+DUAL" if name == "PDU" else name, preset=preset).learning_rate is not None
+
+
+@pytest.mark.parametrize("name", ["NPO+GD", "GradDiff", "IdkDPO", "IdkNLL", "ALTPO+GD"])
+def test_openunlearnings_defaults_are_the_same_for_these(name: str) -> None:
+    config = settled(method=name, preset="openunlearning")
+    assert (config.learning_rate, config.forget_coeff, config.retain_coeff) == (1e-5, 1.0, 1.0)
+    assert getattr(method_of(config).forget, "beta", 0.1) == 0.1
+
+
+def test_a_combined_method_has_no_preset_of_its_forget_loss_alone() -> None:
+    with pytest.raises(UserError, match="no settings of LLMU are known as preset 'openunlearning': give"):
+        settled(method="LLMU", preset="openunlearning")
+    with pytest.raises(UserError, match=r"'paper': give --learning-rate.*, or take --preset openunlearning"):
+        settled(method="IDK+AP", preset="paper")
+
+
+def test_openunlearnings_rmu_trains_all_weights() -> None:
+    assert method_of(settled(method="RMU+REP", preset="openunlearning")).trains == ["."]
+    assert method_of(settled(method="RMU+REP", preset="paper")).trains != ["."]
+
+
+def test_a_surgerys_preset_holds_of_what_it_was_published_with() -> None:
+    config = settled(method="NPO+GD+SAM", preset="paper")
+    method = method_of(config)
+    assert (config.learning_rate, config.retain_coeff, method.forget.beta, method.surgery.rho) == (
+        5e-6,
+        2.25,
+        0.015,
+        0.01,
+    )
+    for name in ("ME+GD+DUALOPTIM", "IDK+AP+DUALOPTIM"):
+        config = settled(method=name, preset="paper")
+        assert (config.learning_rate, config.forget_coeff, config.retain_coeff) == (1e-5, 1.0, 1.0)
+    assert settled(method="SIMNPO+GD+SAM", preset="paper").retain_coeff == 1.0
+    with pytest.raises(UserError, match=r"no settings of DPO\+GD are known as preset 'paper'"):
+        settled(method="DPO+GD+SAM", preset="paper")
+
+
+def test_a_preset_without_a_learning_rate_is_told() -> None:
+    given = {"model": "m", "forget": "f", "retain": "r", "output": "o"}
+    told = without_rate(ForgetConfig(**given, method="UNDIAL+GD", preset="paper"))
+    assert told is not None and "names no learning rate" in told and "give --learning-rate" in told
+    for other in (
+        {"preset": "openunlearning"},
+        {"preset": "paper", "learning_rate": 1e-4},
+        {},
+        {"preset": "fictitious"},
+    ):
+        assert without_rate(ForgetConfig(**given, method="UNDIAL+GD", **other)) is None
+
+
+def test_every_loss_and_surgery_says_where_its_defaults_are_from() -> None:
+    parts = [
+        *FORGET.values(),
+        *RETAIN.values(),
+        *SURGERY.values(),
+        *(p for two in COMBINED_METHODS.values() for p in two),
+    ]
+    assert [part.name for part in parts if not part.defaults_from] == []
 
 
 def test_a_method_without_the_preset_is_refused() -> None:

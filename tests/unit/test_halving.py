@@ -153,6 +153,17 @@ def test_a_loss_without_a_grid_is_tried_with_what_its_presets_name() -> None:
     assert grid_of("GA") == {"learning_rate": (0.5, 1.0, 2.0, 5.0)}
 
 
+def test_grids_beside_the_published_ones_hold_the_defaults() -> None:
+    for name, axes in {
+        "ALTPO": {"beta": (0.05, 0.1, 0.5)}, "RMU": {"steering": (1.0, 10.0, 20.0, 100.0)}, "WGA": {"beta": (1.0, 5.0)},
+        "TNPO": {"beta": (0.1, 1.0, 4.0)}, "WTNPO": {"beta": (0.1, 4.0), "alpha": (1.0, 1.5)},
+        "NPO+GD+SAM": {"rho": (0.01, 0.1)}, "NPO+GD+GRU": {"momentum": (0.6, 0.8, 0.99)},
+    }.items():  # fmt: skip
+        found, usual = grid_of(name), usual_options(name)
+        assert {option: found[option] for option in axes} == axes
+        assert all(usual[option] in values for option, values in axes.items())
+
+
 def test_the_usual_setting_is_tried_first_then_others_in_an_order_of_the_seed() -> None:
     axes = rated(grid_of("NPO+GD"), 3e-4)
     usual = {"learning_rate": 3e-4, "retain_coeff": 1.0, **usual_options("NPO+GD")}

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from test_methods import Views, make_views, models  # noqa: F401 - one is a fixture
 from torch import Tensor
 from torch.nn.functional import relu
 
 from unlearner import Method
 from unlearner.errors import UserError
-from unlearner.training.checks import check_parts
+from unlearner.options import TrainOptions
+from unlearner.training.checks import check_adapter, check_parts
 from unlearner.training.reference import Reference, train_only
 
 U = torch.linspace(-1, 2, 32)
@@ -226,3 +228,19 @@ def test_what_the_model_has_not_is_named(
 ) -> None:
     with pytest.raises(UserError, match=said):
         check_parts(tiny_llama(), Method.parse(name, **options), lora=False)
+
+
+def test_an_adapter_that_has_nothing_to_train_is_refused_and_the_model_left_as_it_is(
+    tiny_llama: Callable[[], Any],
+) -> None:
+    model, options = tiny_llama(), TrainOptions(model="m", lora=True)
+    names, drawn = [name for name, _ in model.named_parameters()], torch.get_rng_state()
+    found = Method.parse("RMU", layer=1)
+    check_adapter(model, found, options)
+    with pytest.raises(UserError, match="RMU trains only parameters named lm_head"):  # LoRA leaves it out
+        check_adapter(model, Method.parse("RMU", layer=1, trained="lm_head"), options)
+    with pytest.raises(UserError, match="RMU trains only parameters named"):
+        check_adapter(model, found, options, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == names
+    assert not any("lora" in name for name, _ in model.named_modules()) and not hasattr(model, "peft_config")
+    assert torch.equal(torch.get_rng_state(), drawn)

@@ -116,6 +116,13 @@ def test_gru_adds_the_retain_gradient_itself_where_asked() -> None:
     )
 
 
+def test_what_a_projection_holds_is_told() -> None:
+    """With an average, the gradient that is added is not what is projected on."""
+    held = [GRU(), BLUR(), GRU(momentum=1.0, add=1.0), GRU(add=1.0), BLUR(momentum=0.5)]
+    assert [surgery.copies for surgery in held] == [1, 1, 1, 2, 2]
+    assert [surgery.memory.startswith("two numbers") for surgery in held] == [False, False, False, True, True]
+
+
 def test_a_clipped_cosine_takes_out_half_the_norm_at_most() -> None:
     """g_f = (0, 3, −4), m = (0, 0, 1): cosine −.8, clipped to −.5, so 2.5 of the 4 are taken out."""
     taken = step((0, 3, -4), (0, 0, 1))

@@ -38,7 +38,7 @@ def _table() -> None:
 
     from unlearner.commands.tables import out
     from unlearner.methods import COMBINED_METHODS, Method, losses, surgeries
-    from unlearner.methods.registry import ALIASES
+    from unlearner.methods.registry import ALIASES, RETAIN_ALIASES
     from unlearner.values import defaults
 
     console = out()
@@ -67,7 +67,7 @@ def _table() -> None:
         "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
         "A surgery stands behind them and changes the step: NPO+GD+GRU.\n"
         "The paper's: ME+GD (untargeted), IDK+AP (targeted). Untargeted methods also forget plain text.\n"
-        f"Other names: {', '.join(f'{alias} = {name}' for alias, name in ALIASES.items())}.\n"
+        f"Other names: {', '.join(f'{alias} = {name}' for alias, name in (ALIASES | RETAIN_ALIASES).items())}.\n"
         "`unlearner methods NAME` tells what one needs and costs, and where its defaults come from.\n\n"
         "CE: mean negative log-likelihood of labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
         "mean_t: mean over labelled tokens; sg: taken without gradient; g_f, g_r: gradients of the two losses;\n"
@@ -80,15 +80,15 @@ def _one(name: str) -> None:
     from unlearner.commands.tables import out
     from unlearner.methods import Method, losses, surgeries
     from unlearner.methods.grids import grid_of
-    from unlearner.methods.registry import find
+    from unlearner.methods.registry import RETAIN_ALIASES, find
 
-    alone = losses("retain").get(name.upper())
+    alone = losses("retain").get(RETAIN_ALIASES.get(name.upper(), name.upper()))
     surgery = surgeries().get(name.upper())
     if surgery is not None:
         lines = [surgery.name, *_about(surgery), "", "costs", *(f"  {each}" for each in _surgery_costs(surgery()))]
     else:
         parts = [alone] if alone is not None else find(name).parts
-        method = Method(name.upper(), alone(), None) if alone is not None else Method.parse(name)
+        method = Method(alone.name, alone(), None) if alone is not None else Method.parse(name)
         needs = _needs(method) or ["the forget set alone"]
         lines = [method.name, *(line for part in parts for line in _about(part))]
         if alone is None:
@@ -103,24 +103,30 @@ def _about(part: "type[Loss] | type[Surgery]") -> list[str]:
     from unlearner.methods import Loss
     from unlearner.values import defaults
 
-    what, presets = f"surgery (behind the losses: NPO+GD+{part.name})", {}
+    what = f"surgery (behind the losses: NPO+GD+{part.name})"
     if issubclass(part, Loss):
-        what, presets = f"{part.role} loss ({_kind(part)})", dict(part.presets)
+        what = f"{part.role} loss ({_kind(part)})"
     lines = ["", f"{part.name}, {what}", f"  formula   {part.formula}", f"  source    {part.source}"]
     if options := defaults(part):
         lines += [f"  options   {options}"]
     if part.defaults_from:
         lines += [f"  defaults  {part.defaults_from}"]
-    for preset, values in presets.items():
-        settings = " ".join(f"{option}={value:g}" for option, value in values.items())
-        lines += [f"  --preset {preset}: {settings}"]
+    for preset, values in part.presets.items():
+        settings = " ".join(f"{option}={_value(value)}" for option, value in values.items())
+        only = "" if issubclass(part, Loss) else f" (with {' or '.join(part.published_with)})"
+        rate = "" if "learning_rate" in values else " (it names no learning rate)"
+        lines += [f"  --preset {preset}{only}: {settings}{rate}"]
     return lines
 
 
 def _values(option: str, values: "Sequence[Any]") -> str:
     """`0.05, 0.1`; of the learning rate factors: `× 0.5, 1`."""
-    told = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    told = ", ".join(map(_value, values))
     return f"× {told}" if option == "learning_rate" else told
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _kind(loss: "Loss | type[Loss] | Method") -> str:
@@ -161,6 +167,11 @@ def _costs(method: "Method") -> list[str]:
         costs.append(f"once: a forward pass over {', '.join(method.reference_nll)}; a number a row is kept")
     if method.reference_logp:
         costs.append(f"once: a forward pass over {', '.join(method.reference_logp)}; 4 bytes a labelled token are kept")
+    if (how := method.alternates) is not None and how.samples:
+        costs.append(
+            f"once: the model writes {how.samples} answers to every forget question without other answers, each at "
+            f"most {how.max_new_tokens} tokens"
+        )
     if method.trains:
         costs.append(f"trained: only parameters named {' or '.join(method.trains)}")
     if own := _with_state(method):

@@ -34,7 +34,11 @@ class AltPO(Loss):
     reference = {"forget": ["nll"], "forget_alternate": ["nll"]}
     needs_questions = True
     defaults_from = "the paper's code; the instruction is ours"
-    presets = {"paper": {"learning_rate": 5e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1}}
+    presets = {
+        "paper": {"learning_rate": 5e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1},
+        "openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1},
+    }
+    grid = {"beta": (0.05, 0.1, 0.5)}
 
     beta: float = 0.1
     samples: int = 5

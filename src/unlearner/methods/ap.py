@@ -21,6 +21,7 @@ class AP(Loss):
     source = PAPER
     needs = {"retain": ["logp"], "retain_refusal": ["logp"]}
     targeted = True
+    defaults_from = "the official code's"
 
     beta: float = 0.1
 

@@ -51,11 +51,13 @@ class Loss:
     """Whether question tokens of the forget view go unlabelled."""
     official_everywhere: ClassVar[bool] = False
     """Whether in official mode every position of the forget view is labelled, padding too (by `official_view`)."""
+    official_shift: ClassVar[int] = 0
+    """By how many positions `official_view` moves the labels on: a row takes so many more than it has tokens."""
     defaults_from: ClassVar[str] = ""
     """Where the options' defaults come from."""
     logged: ClassVar[tuple[str, ...]] = ()
     """Which of the loss's own tensors, numbers, are in every row of the log, after the step."""
-    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
     """Published settings by the preset's name: learning_rate, forget_coeff, retain_coeff, and the loss's options."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """What `bench --tune` tries of the loss's options and of learning_rate (as factors), forget_coeff and retain_coeff;
@@ -127,6 +129,11 @@ def has_after_step(loss: Loss) -> bool:
 def check_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise UserError(f"{name} must be positive, not {value}.")
+
+
+def check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, not {value}.")
 
 
 def check_not_negative(name: str, value: float) -> None:

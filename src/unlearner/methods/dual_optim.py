@@ -16,13 +16,16 @@ class DualOptim(Surgery):
 
     k is `retain_steps`. Each retain step has retain rows of its own, k of them an item and epoch, and `retain_share` of
     the learning rate. Each gradient is clipped by itself; the log's gradient norm is the largest, its retain loss the
-    first. The official code alternates in the same way, 1 : 5, by batches.
+    first. The official code alternates in the same way, 1 : 5, by batches. It was published with ME+GD and IDK+AP and
+    both coefficients 1, which is the preset; without a preset ME has its usual forget coefficient, 0.1.
     """
 
     name = "DUALOPTIM"
     formula = "θ ← AdamW_f(θ, g_f), then k times θ ← AdamW_r(θ, g_r), each with its own state"
     source = "Zhong et al. 2025, arXiv 2504.15827"
     defaults_from = "the official code's"
+    presets = {"paper": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0}}
+    published_with = ("ME", "IDK")
     optimizers = 2
     memory = "two numbers a trained weight: the second optimiser's states (in checkpoints)"
     copies = 2

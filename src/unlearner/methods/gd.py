@@ -16,6 +16,7 @@ class GD(Loss):
     formula = "CE(retain)"
     source = "Liu et al. 2022, arXiv 2203.12817"
     needs = {"retain": ["logp"]}
+    defaults_from = "no options"
 
     def __call__(self, views: Views) -> Tensor:
         retain = views["retain"]

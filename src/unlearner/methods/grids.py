@@ -1,8 +1,8 @@
-"""Which settings are tried when a method is tuned: each method's own grid, of what its losses declare.
+"""Which settings are tried when a method is tuned: each method's own grid, of what its losses and its surgery declare.
 
 `Loss.grid` names values by option. Where a loss has none, an option is tried with its default and with the values of
 the loss's presets. All methods share the axes of OpenUnlearning's published search (arXiv 2506.12618): the learning
-rate, and the weight of the retain loss.
+rate, and the weight of the retain loss. RMU's layer is no axis here: layers of one model are none of another's.
 """
 
 import random
@@ -25,12 +25,14 @@ Axes = dict[str, tuple[Any, ...]]
 
 def grid_of(method: str) -> Axes:
     """The axes of a method by option; those of the learning rate are factors. Raises UserError for a name not known."""
-    losses = find(method).losses
+    losses, surgery = find(method).losses, find(method).surgery
     found: Axes = {RATE: RATES}
     if len(losses) > 1:
         found["retain_coeff"] = COEFFICIENTS["retain_coeff"]
     for loss in reversed(losses):  # the forget loss's word counts
         found |= {name: tuple(values) for name, values in loss.grid.items()} if loss.grid else _declared(loss)
+    if surgery is not None:
+        found |= {name: tuple(values) for name, values in surgery.grid.items()}
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
@@ -57,5 +59,5 @@ def settings(axes: Mapping[str, tuple[Any, ...]], usual: Mapping[str, Any], seed
 
 
 def usual_options(method: str) -> dict[str, Any]:
-    """The defaults of a method's losses, by option."""
-    return {name: field.default for loss in reversed(find(method).losses) for name, field in options_of(loss).items()}
+    """The defaults of a method's losses and its surgery, by option."""
+    return {name: field.default for part in reversed(find(method).parts) for name, field in options_of(part).items()}

@@ -16,6 +16,8 @@ class IDK(Loss):
     source = "Maini et al. 2024, arXiv 2401.06121"
     needs = {"forget_refusal": ["logp"]}
     targeted = True
+    defaults_from = "no options"
+    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0}}
 
     def __call__(self, views: Views) -> Tensor:
         refusal = views["forget_refusal"]

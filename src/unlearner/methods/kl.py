@@ -19,6 +19,7 @@ class KL(Loss):
     formula = "mean_t KL(p_ref‖p_θ) on retain"
     source = "Maini et al. 2024, arXiv 2401.06121"
     needs = {"retain": ["kl"]}
+    defaults_from = "no options"
 
     def __call__(self, views: Views) -> Tensor:
         retain = views["retain"]

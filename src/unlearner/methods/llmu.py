@@ -16,6 +16,7 @@ class Mismatch(Loss):
     formula = "CE(forget_mismatch) + mean_t KL(p_ref‖p_θ) on retain"
     source = "Yao et al. 2024, arXiv 2310.10683"
     needs = {"forget_mismatch": ["logp"], "retain": ["kl"]}
+    defaults_from = "no options"
 
     def __call__(self, views: Views) -> Tensor:
         mismatch, retain = views["forget_mismatch"], views["retain"]

@@ -24,6 +24,7 @@ class ME(Loss):
     formula = "mean_t KL(U‖p_t) = −log V − (1/V) Σ_k log p_t(k)"
     source = PAPER
     mask_question = False
+    defaults_from = "the official code's direction"
     grid = {"forget_coeff": (0.1, 0.5, 1.0)}
 
     direction: Direction = field(default="uniform-to-model", metadata={"option": "me_direction"})

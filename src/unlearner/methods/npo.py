@@ -20,6 +20,8 @@ class NPO(Loss):
     source = "Zhang et al. 2024, arXiv 2404.05868"
     needs = {"forget": ["logp"]}
     reference = {"forget": ["nll"]}
+    defaults_from = "the official code of arXiv 2410.08109, as in OpenUnlearning"
+    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1}}
     grid = {"beta": (0.05, 0.1, 0.5)}
 
     beta: float = 0.1

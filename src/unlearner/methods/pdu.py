@@ -25,6 +25,7 @@ class PDU(Loss):
     formula = "mean_t (max_k z_t(k) − mean_k z_t(k))² on forget"
     source = "arXiv 2506.05314"
     needs = {"forget": ["spread"]}
+    official_shift = 1
     defaults_from = "no options"
     presets = {
         "openunlearning": {
@@ -33,10 +34,14 @@ class PDU(Loss):
     }  # fmt: skip
 
     def official_view(self, view: Mapping[str, Tensor], vocabulary: int) -> Mapping[str, Tensor]:
-        # Labels one later, and one more column for the last: what predicts them is then where they stood.
+        # Labels one later: what predicts them is then where they stood. One more column only where a row is full,
+        # because a model whose positions were learned may have none for it.
+        labels = pad(view["labels"], (1, 0), value=IGNORE)
+        if not bool((labels[:, -1] != IGNORE).any()):
+            return {**view, "labels": labels[:, :-1]}
         return {
             "input_ids": pad(view["input_ids"], (0, 1)),
-            "labels": pad(view["labels"], (1, 0), value=IGNORE),
+            "labels": labels,
             "attention_mask": pad(view["attention_mask"], (0, 1)),
         }
 
@@ -51,8 +56,10 @@ class Dual(Loss):
 
     The value is CE(retain), the gradient λ times its own. λ, `dual` in the log, starts at `weight`; η is `rate`; λ
     stays as it is in the first `warmup_steps`. ε is `epsilon` or, by default, (1 + `slack`) times the CE of the first
-    step, where the paper takes that of the model before. The official code changes λ in every micro-batch and every
-    process apart: here once a step, from the loss of the whole step, the same in all processes.
+    step, where the paper takes that of the model before. OpenUnlearning's warm-up is 5 epochs. It is not in the preset,
+    because steps are counted here: to follow it give `warmup_steps`, 5 times the steps of an epoch. The official code
+    changes λ in every micro-batch and every process apart: here once a step, from the loss of the whole step, the same
+    in all processes.
     """
 
     name = "DUAL"
@@ -61,7 +68,10 @@ class Dual(Loss):
     source = "arXiv 2506.05314"
     needs = {"retain": ["logp"]}
     logged = ("dual",)
-    defaults_from = "weight and rate OpenUnlearning's for TOFU; slack and warmup_steps ours"
+    defaults_from = (
+        "weight and rate OpenUnlearning's for TOFU, where λ stays as it is for 5 epochs; here "
+        "warmup_steps counts steps, and is ours, as slack is"
+    )
 
     weight: float = 100.0
     rate: float = 5.0
@@ -73,6 +83,8 @@ class Dual(Loss):
         check_positive("weight", self.weight)
         for name in ("rate", "slack", "warmup_steps"):
             check_not_negative(name, getattr(self, name))
+        if self.epsilon is not None:
+            check_not_negative("epsilon", self.epsilon)
 
     def setup(self, config: Any, seed: int) -> State:
         bound = math.nan if self.epsilon is None else self.epsilon

@@ -26,8 +26,6 @@ class Projection(Surgery):
     backward pass of their own: a step costs about what it costs without surgery. Products are summed in float64.
     """
 
-    memory = "a number a trained weight: the gradient that is kept, or its moving average (in checkpoints)"
-
     keep: Role = "retain"
     when: Literal["conflict", "always"] = "conflict"
     momentum: float = 1.0
@@ -40,6 +38,16 @@ class Projection(Surgery):
         if not -1 <= self.clip < 0:
             raise UserError(f"clip must be at least -1 and below 0, not {self.clip}.")
         check_not_negative("add", self.add)
+
+    @property
+    def memory(self) -> str:
+        if self.copies == 2:
+            return "two numbers a trained weight: the gradient that is kept, and its moving average (in checkpoints)"
+        return "a number a trained weight: the gradient that is kept, or its moving average (in checkpoints)"
+
+    @property
+    def copies(self) -> int:
+        return 1 + (self.momentum < 1 and self.add > 0)
 
     def setup(self, parameters: Mapping[str, Tensor]) -> State:
         if self.momentum == 1:
@@ -93,6 +101,7 @@ class GRU(Projection):
     formula = "g = g_f − ⟨g_f, m⟩/‖m‖² · m if ⟨g_f, m⟩ < 0, m ← μ g_r + (1 − μ) m"
     source = "Wang et al. 2025, arXiv 2503.09117"
     defaults_from = "the official code's"
+    grid = {"momentum": (0.6, 0.8, 0.99)}
 
     momentum: float = 0.8
 

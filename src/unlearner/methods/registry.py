@@ -66,7 +66,10 @@ ALIASES = {
     "IDKDPO": "DPO+GD",
     "UNLIKELIHOOD": "UL",
 }
-"""OpenUnlearning's names of methods, and ours. Its NPO, SimNPO, ... are ours with +GD."""
+"""OpenUnlearning's names of methods, and ours. Its NPO, SimNPO, ... are ours with +GD. A retain loss that is named
+takes the place of the usual one: GRADDIFF+KL is GA+KL."""
+RETAIN_ALIASES = {"EMBED_DIFF": "REP", "NLL": "GD"}
+"""OpenUnlearning's names of retain losses, and ours."""
 
 
 class Found(NamedTuple):
@@ -111,8 +114,7 @@ def method_names() -> list[str]:
 
 def find(name: str) -> Found:
     """A method's canonical name, its losses and its surgery. Raises UserError with the nearest name."""
-    parts = [part if ":" in part else part.upper() for part in name.split("+")]
-    parts[:1] = ALIASES.get(parts[0], parts[0]).split("+")
+    parts = _own_names([part if ":" in part else part.upper() for part in name.split("+")])
     if len(parts) > 1 and parts[1] == "NONE":
         del parts[1]
     whole, surgery = list(parts), None
@@ -129,6 +131,16 @@ def find(name: str) -> Found:
             raise UserError(f"unknown method {name!r}: {did_you_mean(name, _like(parts, surgery))}")
         found.append(loss)
     return Found("+".join(whole), found, surgery)
+
+
+def _own_names(parts: list[str]) -> list[str]:
+    """The parts of a name without aliases."""
+    first, *rest = parts
+    forget, *usual = ALIASES.get(first, first).split("+")
+    rest = [RETAIN_ALIASES.get(part, part) for part in rest]
+    if usual and (not rest or _surgery(rest[0])):
+        rest = [*usual, *rest]
+    return [forget, *rest]
 
 
 def _surgery(part: str) -> type[Surgery] | None:

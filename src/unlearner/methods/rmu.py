@@ -23,7 +23,8 @@ class RMU(Loss):
 
     Averages run over the real tokens, question included. OpenUnlearning, and so `official`, takes the labelled tokens
     alone, and multiplies the mean of the rows' sums by the mean of the rows' 1/n. The paper's code counts padding too.
-    Defaults are those of the paper's code; its weight of the retain loss is 100 there, OpenUnlearning's 1.
+    Defaults are those of the paper's code; its weight of the retain loss is 100 there, OpenUnlearning's 1. Its
+    preset is that for TOFU, where all weights are trained.
     """
 
     name = "RMU"
@@ -32,9 +33,9 @@ class RMU(Loss):
     defaults_from = "the paper's code, for models of 32 blocks"
     presets = {
         "paper": {"learning_rate": 5e-5, "retain_coeff": 100.0, "layer": 7, "steering": 20.0},
-        "openunlearning": {"learning_rate": 1e-5, "retain_coeff": 1.0, "layer": 7, "steering": 2.0},
+        "openunlearning": {"learning_rate": 1e-5, "retain_coeff": 1.0, "layer": 7, "steering": 2.0, "trained": "."},
     }
-    grid = {"steering": (1.0, 10.0, 100.0), "retain_coeff": (1.0,)}
+    grid = {"steering": (1.0, 10.0, 20.0, 100.0), "retain_coeff": (1.0,)}
 
     layer: int = 7
     steering: float = 20.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearner.methods.base import Loss, Views, check_positive
+from unlearner.methods.base import Loss, Views, check_finite, check_positive
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class SimNPO(Loss):
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
+        check_finite("delta", self.delta)
 
     def __call__(self, views: Views) -> Tensor:
         forget = views["forget"]

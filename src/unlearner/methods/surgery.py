@@ -52,14 +52,26 @@ class Surgery(ABC):
     source: ClassVar[str]
     defaults_from: ClassVar[str] = ""
     """Where the options' defaults come from."""
+    presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
+    """Published settings of the whole method by the preset's name, as those of losses."""
+    published_with: ClassVar[tuple[str, ...]] = ()
+    """The forget losses that `presets` were published with; they hold of no other."""
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """What `bench --tune` tries of the surgery's options beside the grids of the losses."""
     both: ClassVar[bool] = True
     """Whether it needs a retain loss beside the forget loss."""
     optimizers: ClassVar[int] = 1
     """How many optimisers, each with states of its own, there are for the same parameters."""
-    memory: ClassVar[str]
-    """What it holds beside weights, one gradient and the optimiser's states, in words."""
-    copies: ClassVar[int] = 1
-    """How many numbers a trained weight that is."""
+
+    @property
+    def memory(self) -> str:
+        """What it holds beside weights, one gradient and the optimiser's states, in words."""
+        raise NotImplementedError
+
+    @property
+    def copies(self) -> int:
+        """How many numbers a trained weight that is."""
+        return 1
 
     @property
     def passes(self) -> Mapping[Role, int]:

@@ -23,6 +23,7 @@ class TNPO(Loss):
     needs = {"forget": ["logp"]}
     reference = {"forget": ["logp"]}
     defaults_from = "floor the authors' code's; their script leaves β to the caller"
+    grid = {"beta": (0.1, 1.0, 4.0)}
 
     beta: float = 4.0
     floor: float = 1e-5
@@ -52,6 +53,7 @@ class WTNPO(TNPO):
     name = "WTNPO"
     formula = "mean_t sg[2 p_t^(β+α) / (p_t^β + q_t^β + floor)] log p_t on forget, q under ref"
     defaults_from = "β and floor the authors' code's; α ours, because their script leaves it to the caller"
+    grid = {"beta": (0.1, 4.0), "alpha": (1.0, 1.5)}
 
     beta: float = 0.1
     alpha: float = 1.0

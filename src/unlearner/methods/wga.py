@@ -21,6 +21,7 @@ class WGA(Loss):
     needs = {"forget": ["logp"]}
     defaults_from = "OpenUnlearning; the authors' script leaves β to the caller"
     presets = {"openunlearning": {"learning_rate": 1e-5, "beta": 1.0}}
+    grid = {"beta": (1.0, 5.0)}
 
     beta: float = 1.0
 

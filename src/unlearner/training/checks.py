@@ -1,5 +1,6 @@
 """What a user should know about the data before training, and what cannot be trained at all: counted, not guessed."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,10 @@ from unlearner.methods import Method
 from unlearner.models.anatomy import bare, check_layers
 from unlearner.models.load import check_fits, load_model
 from unlearner.options import TrainOptions
+from unlearner.random_state import own_random_state
 from unlearner.scoring.views import layers_of
 from unlearner.training.reference import check_trains
-from unlearner.training.setup import weights_dtype
+from unlearner.training.setup import add_lora, weights_dtype
 
 
 def load_to_train(config: TrainOptions) -> Any:
@@ -50,11 +52,13 @@ def warn_truncated(views: Mapping[str, View], max_length: int, *, chunked: bool 
 
 
 def check_training_fits(
-    model: Any, tokenizer: PreTrainedTokenizerBase, views: Mapping[str, View], pad_to: int = 0
+    model: Any, tokenizer: PreTrainedTokenizerBase, views: Mapping[str, View], pad_to: int = 0, shift: int = 0
 ) -> None:
-    """Raises UserError for texts, padded to `pad_to` tokens, that the model has no embeddings for."""
+    """Raises UserError for texts, padded to `pad_to` tokens, that the model has no embeddings for; forget rows take
+    `shift` positions more than they have tokens."""
     tables = [view.table for view in views.values()]
-    longest = max(pad_to, *(int(table.lengths.max()) for table in tables))
+    lengths = (int(view.table.lengths.max()) + shift * (name == "forget") for name, view in views.items())
+    longest = max(pad_to, *lengths)
     check_fits(model, tokenizer, max(int(table.ids.max()) for table in tables), longest, "lower --max-length")
 
 
@@ -92,6 +96,25 @@ def check_parts(model: Any, method: Method, *, lora: bool) -> None:
     method.setup(bare(model).config.get_text_config(), seed=0)
 
 
+def check_adapter(model: Any, method: Method, options: TrainOptions, peft_config: Any = None) -> None:
+    """Raises UserError where the adapter that is to come has none of what the method trains."""
+    if method.trains and options.lora:
+        check_trains(method, _adapted(model, options, peft_config))
+
+
+def _adapted(model: Any, options: TrainOptions, peft_config: Any) -> list[str]:
+    """The names of what the adapter's training changes. The model, and random numbers to come, are left as they are."""
+    grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    if not hasattr(model, "peft_config"):
+        shared: dict[int, Any] = {id(each): each for each in (*model.parameters(), *model.buffers())}
+        with own_random_state():
+            model = add_lora(copy.deepcopy(model, shared), options, copy.deepcopy(peft_config))
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for parameter, wanted in grad.items():  # peft had frozen them
+        parameter.requires_grad_(wanted)
+    return names
+
+
 def check_surgery(method: Method, options: TrainOptions) -> None:
     """Raises UserError for a surgery with DeepSpeed, which keeps gradients to itself."""
     if method.surgery is not None and options.parallel == "deepspeed":
@@ -112,7 +135,13 @@ def check_compiles(method: Method) -> None:
 def check_room(views: Mapping[str, View], max_length: int) -> None:
     """Raises UserError for rows so long that nothing of their answers would be trained."""
     for name, view in views.items():
-        without = int((view.labelled < 1).sum())
+        empty = view.labelled < 1
+        without = int(empty.sum())
+        if without and bool(view.table.closed[empty].all()):  # no row was cut: first labels were left out
+            raise UserError(
+                f"the first labels that the loss leaves out are all there are in {without} of {len(view.table)} "
+                f"{name} rows: lower --method-options ignore_first=, or leave out such rows."
+            )
         if without:
             raise UserError(
                 f"--max-length {max_length} leaves no token of the answer in {without} of {len(view.table)} {name} "

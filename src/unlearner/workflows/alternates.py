@@ -29,6 +29,8 @@ from unlearner.methods.base import Alternates
 from unlearner.models.load import check_fits
 from unlearner.results.layout import RunDirectory
 
+PLACE = re.compile(r"\{(question|answer)\}")
+"""Where an instruction is filled in; in one pass, because a question may have braces of its own."""
 NEXT_QUESTION = re.compile(r"\b(Question|Q):")
 """Where a model has begun to go on by itself, as in the official code."""
 
@@ -98,7 +100,8 @@ def with_alternates(
 
 def _request(record: Record, how: Alternates, seed: int) -> Generate:
     assert record.question is not None
-    said = how.instruction.replace("{question}", record.question).replace("{answer}", record.answer)
+    texts = {"question": record.question, "answer": record.answer}
+    said = PLACE.sub(lambda place: texts[place[1]], how.instruction)
     return Generate(
         said, how.prefix, n=how.samples, temperature=how.temperature, seed=seed, max_new_tokens=how.max_new_tokens
     )

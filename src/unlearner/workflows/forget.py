@@ -13,6 +13,7 @@ from torch import nn
 from unlearner.config import ForgetConfig
 from unlearner.console import note, warn
 from unlearner.data.records import Record
+from unlearner.data.views import View
 from unlearner.errors import UserError
 from unlearner.evaluation.evaluate import EVALUATION_REMEDY, check_answers, retrained_hash
 from unlearner.evaluation.result import Evaluation
@@ -30,7 +31,7 @@ from unlearner.settings import resolved
 from unlearner.stopping import kept_epoch, told
 from unlearner.training.best_epoch import Listener
 from unlearner.training.callbacks import callbacks_of
-from unlearner.training.checks import check_parts, check_training_fits, load_to_train, warn_truncated
+from unlearner.training.checks import check_adapter, check_parts, check_training_fits, load_to_train, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.loop import Measured
 from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
@@ -39,7 +40,7 @@ from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.card import MEASURED, card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, make_views, read_inputs, size_of
-from unlearner.workflows.presets import is_fitted, with_preset
+from unlearner.workflows.presets import is_fitted, with_preset, without_rate
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 
@@ -100,7 +101,7 @@ class Forgetting:
         callbacks = callbacks_of(callbacks)
         check_tracker(config)
         check_in_memory(config)
-        inputs = read_inputs(with_preset(config))
+        inputs = _inputs(config)
         self.base, model = config.model, resolve_model(config.model)
         self.size = size_of(config, len(inputs.forget), model) if is_fitted(config) else None
         config = with_preset(config, self.size)
@@ -116,11 +117,8 @@ class Forgetting:
             assert listens is not None
             self.listener = listens(config, inputs, subject)
         subject.load_to_train(config)
-        check_parts(subject.model, inputs.method, lora=config.lora)
-        check_training_fits(subject.model, subject.tokenizer, views, config.max_length if config.official else 0)
+        _check_model(config, inputs, subject, views, peft_config)
         check_fits(subject.model, subject.tokenizer, *extent, EVALUATION_REMEDY)
-        if (how := inputs.method.alternates) is not None:
-            check_prompts_fit(subject.model, subject.tokenizer, subject.template, inputs.forget, how)
         reference = _reference(config, inputs)
         accelerator = make_accelerator(config)
         for sentence in inputs.warnings:
@@ -294,6 +292,23 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
         config, inputs.sets, inputs.judges, subject.tokenizer, subject.template, Path(config.output), accelerator, known
     )
     evaluations.before(model, config.model, ".")
+
+
+def _inputs(config: ForgetConfig) -> Inputs:
+    """What the run reads, with what is to be said of its preset."""
+    inputs, said = read_inputs(with_preset(config)), without_rate(config)
+    return inputs if said is None else replace(inputs, warnings=[*inputs.warnings, said])
+
+
+def _check_model(config: ForgetConfig, inputs: Inputs, subject: Subject, views: dict[str, View], peft: Any) -> None:
+    """Raises UserError for a model that lacks what the method reads or trains, or room for the texts."""
+    model, tokenizer, method = subject.model, subject.tokenizer, inputs.method
+    check_parts(model, method, lora=config.lora)
+    check_adapter(model, method, config, peft)
+    official = (config.max_length, method.forget.official_shift) if config.official else (0, 0)
+    check_training_fits(model, tokenizer, views, *official)
+    if (how := method.alternates) is not None:
+        check_prompts_fit(model, tokenizer, subject.template, inputs.forget, how)
 
 
 def _fitted(config: ForgetConfig, size: Size) -> str:

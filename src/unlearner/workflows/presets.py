@@ -5,11 +5,14 @@ from typing import Any
 
 from unlearner.config import ForgetConfig
 from unlearner.errors import UserError
-from unlearner.methods import Method
+from unlearner.methods import COMBINED_METHODS, Loss, Method, Surgery
 from unlearner.methods.options import options_of
-from unlearner.methods.registry import find
+from unlearner.methods.registry import Found, find
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.fit import ACCUMULATION, EPOCHS, Size
+
+COEFFICIENTS = ("learning_rate", "forget_coeff", "retain_coeff")
+"""What a published preset may say besides options of its method."""
 
 
 def with_preset(config: ForgetConfig, size: Size | None = None) -> ForgetConfig:
@@ -55,22 +58,53 @@ def _base(method: Any) -> str:
 def _with_published(config: ForgetConfig) -> ForgetConfig:
     """The options with the values that a loss's own preset has, `paper` or `openunlearning`."""
     found = find(config.method)
-    published: dict[str, float] = {}
-    for loss in reversed(found.losses):  # the forget loss's word counts
-        published |= loss.presets.get(config.preset or "", {})
+    published: dict[str, float | str] = {}
+    for part in _published_parts(found):
+        published |= part.presets.get(config.preset or "", {})
     if not published:
-        known = sorted({preset for loss in found.losses for preset in loss.presets})
-        instead = (
-            f"take --preset {' or '.join(known)}" if known else "give --learning-rate and the coefficients yourself"
-        )
-        raise UserError(f"no settings of {found.base} are known as preset {config.preset!r}: {instead}.")
+        raise UserError(f"no settings of {found.base} are known as preset {config.preset!r}: {_instead(found)}.")
     given = {pair.partition("=")[0].strip().replace("-", "_") for pair in config.method_options}
     given |= {"beta"} if config.beta is not None else set()
-    options = {option for loss in found.losses for option in options_of(loss)} & set(published) - given
+    options = {option for part in found.parts for option in options_of(part)} & set(published) - given
+    numbers: dict[str, Any] = {"forget_coeff": 1.0, "retain_coeff": 1.0} | {
+        name: published[name] for name in COEFFICIENTS if name in published
+    }
     return replace(
         config,
-        learning_rate=published.get("learning_rate") if config.learning_rate is None else config.learning_rate,
-        forget_coeff=published.get("forget_coeff", 1.0) if config.forget_coeff is None else config.forget_coeff,
-        retain_coeff=published.get("retain_coeff", 1.0) if config.retain_coeff is None else config.retain_coeff,
+        **{name: value for name, value in numbers.items() if getattr(config, name) is None},
         method_options=[*config.method_options, *(f"{option}={published[option]}" for option in sorted(options))],
     )
+
+
+def without_rate(config: ForgetConfig) -> str | None:
+    """What to tell where a published preset is named that has no learning rate, and none is given."""
+    if config.preset is None or config.preset in SCENARIOS or isinstance(config.method, Method):
+        return None
+    if config.learning_rate is not None or _with_published(config).learning_rate is not None:
+        return None
+    return (
+        f"the preset {config.preset} of {config.method} names no learning rate, so the fictitious scenario's is taken: "
+        "give --learning-rate"
+    )
+
+
+def _published_parts(found: Found) -> "list[type[Loss] | type[Surgery]]":
+    """The parts whose presets hold of a method, those whose word counts behind the others."""
+    losses, surgery = found.losses, found.surgery
+    if found.base in COMBINED_METHODS:  # what was published of its forget loss alone is not of it
+        losses = losses[1:]
+    with_it = surgery is not None and found.losses[0].name in surgery.published_with
+    return [*reversed(losses), *([surgery] if surgery is not None and with_it else [])]
+
+
+def _instead(found: Found) -> str:
+    """What to do without the preset; one that names no option of the method itself says little, and comes last."""
+    own = {option for part in found.parts for option in options_of(part)}
+    known: dict[str, set[str]] = {}
+    for part in _published_parts(found):
+        for preset, values in part.presets.items():
+            known.setdefault(preset, set()).update(own & set(values))
+    taken = f"take --preset {' or '.join(sorted(known))}"
+    if any(known.values()):
+        return taken
+    return "give --learning-rate and the coefficients yourself" + (f", or {taken}" if known else "")
