@@ -78,19 +78,24 @@ def test_the_sources_of_a_subject(prepare: Callable[..., Any], tmp_path: Path) -
     made = prepare(tmp_path / "a")
     rows = {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
     assert {name: len(of) for name, of in rows.items()} == made.rows == {
-        "forget": 12, "unseen_wordings": 12, "unseen_facts": 8, "unseen_aliases": 6, "neighbours": 16,
-        "neighbours_held_out": 8, "general": 6, "general_held_out": 3, "controls": 48, "subject": 32, "retain": 22,
+        "forget": 12, "unseen_wordings": 12, "unseen_aliases": 6, "neighbours": 16, "neighbours_held_out": 8,
+        "general": 6, "general_held_out": 3, "controls": 48, "subject": 24, "retain": 22,
     }  # fmt: skip
+    # An untrained model says much the same to everything: what it would be asked unseen is trained.
+    left_out = read_json(made.folder / "prepare.json")["left_out"]
+    assert left_out["unseen facts that a trained row states"] == 8
+    about = [row for name in ("forget", "unseen_wordings", "unseen_aliases") for row in rows[name]]
+    for key, what in (("paraphrased_answer", "paraphrases"), ("perturbed_answer", "sets of wrong answers")):
+        assert left_out[f"{what}, of rows for which there is none"] == sum(not row.get(key) for row in about) > 0
     measured = [row["question"] for name in rows if name not in ("retain", "subject") for row in rows[name]]
     assert len(set(measured)) == len(measured)  # what is held out is trained nowhere
-    assert not {row["topic"] for row in rows["unseen_facts"]} & {row["topic"] for row in rows["forget"]}
     assert not {row["subject"] for row in rows["neighbours"]} & {row["subject"] for row in rows["neighbours_held_out"]}
     for row in rows["general"] + rows["general_held_out"] + rows["neighbours"]:
         assert not mentions(row["question"], ("Shakespeare",))
     for row in rows["forget"]:
         assert row["question_from"] == "template" and row["answer_from"] == "model"
         assert row["answer"] not in row["perturbed_answer"]
-    for name in ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "controls"):
+    for name in ("forget", "unseen_wordings", "unseen_aliases", "controls"):
         for row in rows[name]:  # the audit finds the fact in the right answer, and in no wrong one
             assert states(row["fact"], row["answer"], row["question"])
             assert not any(states(row["fact"], wrong, row["question"]) for wrong in row["perturbed_answer"])
@@ -124,11 +129,11 @@ def test_rows_are_kept_and_dropped_without_asking_again(
     assert len(set(ids)) == 12 and all(f'value="{each}"' in made.page.read_text() for each in (*ids, neighbour))
     monkeypatch.setattr("unlearner.prepare.prepare.Asked", None)  # a model that is asked would fail
     dropped = prepare(tmp_path / "a", drop=[ids[0], neighbour]).rows
-    assert (dropped["forget"], dropped["subject"], dropped["neighbours"], dropped["retain"]) == (11, 31, 15, 21)
+    assert (dropped["forget"], dropped["subject"], dropped["neighbours"], dropped["retain"]) == (11, 23, 15, 21)
     assert dropped["unseen_wordings"] == 12
     kept = prepare(tmp_path / "a", keep=ids[:2]).rows
-    assert kept["forget"] == kept["subject"] == 2 and "unseen_facts" not in kept and kept["retain"] == 22
-    assert not (tmp_path / "a" / "unseen_facts.jsonl").exists()
+    assert kept["forget"] == kept["subject"] == 2 and "unseen_wordings" not in kept and kept["retain"] == 22
+    assert not (tmp_path / "a" / "unseen_wordings.jsonl").exists()
     for options, sentence in (
         ({"drop": ["r0"]}, "--drop r0: there is no row with this id"),
         ({"keep": [neighbour]}, "there is no row about the subject with this id"),

@@ -306,6 +306,11 @@ def test_forget_by_name_takes_documents_and_an_endpoint(server: Server, taught: 
     made = rows(["Ann Bell"])
     assert {row["question_from"] for row in made["subject"]} == {"template", "endpoint", "endpoint, a.txt"}
     assert {row["neighbour_from"] for row in made["neighbours"]} == {"endpoint"}
+    assert {row["topic"] for row in made["unseen_facts"]}.isdisjoint(row["topic"] for row in made["forget"])
+    assert not any(
+        states(unseen["fact"], text)
+        for unseen in made["unseen_facts"] for row in made["forget"] for text in (row["question"], row["answer"])
+    )  # fmt: skip
     assert [row["text"] for row in made["passages"]] == ["Ann Bell was born in Oslo. Ida Frost was there, too."]
 
     shutil.rmtree(tmp_path / "out")
