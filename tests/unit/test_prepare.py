@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import unlearner
 from unlearner.audit.questions import read_groups
@@ -117,6 +118,27 @@ def test_the_same_input_gives_the_same_folder_and_another_is_refused(
     assert contents(prepare(tmp_path / "c", seed=7).folder)["general.jsonl"] != first["general.jsonl"]
     with pytest.raises(UserError, match="holds something else already"):
         prepare(tmp_path / "a", seed=7)
+
+
+def test_a_folder_from_other_weights_at_the_same_path_is_refused(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    def prepared(model: Any, output: str, **more: Any) -> Any:
+        options = {"samples": 0, "neighbour_count": 2, "general_count": 3, "max_new_tokens": 4, **more}
+        return unlearner.prepare_sources(model, subject="Ann Bell", output=tmp_path / output, **options)
+
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    held = prepared(str(tmp_path / "model"), "a").rows
+    assert prepared(str(tmp_path / "model"), "a").rows == held
+    memory = tiny_llama()
+    prepared(memory, "b", tokenizer=tiny_tokenizer)
+    with torch.no_grad():
+        memory.get_input_embeddings().weight[0] += 1
+    memory.save_pretrained(tmp_path / "model")
+    for model, output, more in ((str(tmp_path / "model"), "a", {}), (memory, "b", {"tokenizer": tiny_tokenizer})):
+        with pytest.raises(UserError, match="was prepared with other weights than the model has now"):
+            prepared(model, output, **more)
 
 
 def test_rows_are_kept_and_dropped_without_asking_again(
