@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import unlearner
 from unlearner.audit.questions import read_groups
 from unlearner.commands import prepare as command
+from unlearner.commands import probe as probe_command
 from unlearner.config import PrepareConfig, ProbeConfig
 from unlearner.data.general import general_knowledge, mentions
 from unlearner.data.sources import load_records
@@ -227,6 +229,28 @@ def test_the_command_ends_with_three_where_nothing_is_known(
     command.run(PrepareConfig(**options, samples=0))
     said = " ".join(capsys.readouterr().out.split())
     assert f"{tmp_path / 'out'}:forget 12" in said and "rows.html" in said
+
+
+def test_the_probe_prints_what_others_reach_and_where_the_page_is(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+
+    def said(**options: Any) -> str:
+        settings = {"model": str(tmp_path / "model"), "subject": "Ann Bell", "samples": 2, "others": 2}
+        with pytest.raises(SystemExit):  # an untrained model
+            probe_command.run(ProbeConfig(**settings, max_new_tokens=4, **options))
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "--output FILE.json keeps this, with a page" in said()
+    told = said(output=str(tmp_path / "p.json"))
+    assert f"All answers, also about the others: {tmp_path / 'p.html'}" in told and "keeps this" not in told
+    held = read_json(tmp_path / "p.json")
+    for what in ("known", "invented"):
+        figures = [fmean(answer[key] for answer in held[what]) for key in ("specificity", "agreement")]
+        assert " ".join(f"{figure:.2f}" for figure in figures) in told
+    assert told.count("The same, of 2") == 2 and "well-known" in told and "knows 0%" in told
 
 
 def test_a_fact_is_what_no_wrong_answer_states() -> None:
