@@ -1,6 +1,7 @@
 """`unlearner report`: what the page says is what the runs hold; what is missing is named; nothing is overwritten."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from conftest import Ended, Files, contents, run, run_arguments, stamps
 from unlearner.errors import install
 from unlearner.evaluation.metrics import METRICS
 from unlearner.files import read_json, read_jsonl, write_json
-from unlearner.report import write_report
+from unlearner.report import add_report, write_report
 from unlearner.report.contents import Measurement, Part, Report, Run
 from unlearner.report.read import read
 from unlearner.report.verdict import verdict
@@ -466,6 +467,68 @@ def test_too_much_text_is_cut_and_said_so(
         tmp_path / "page.html"
     )
     assert len(embedded(tmp_path / "page.html")["rows"]) == 12
+
+
+def searched(single: Path, folder: Path) -> Path:
+    """A run as `forget --subject` has it, beside what was held out and tried; its texts are hostile."""
+    run = folder / "ME+GD,epochs=2"
+    shutil.copytree(single, run)
+    sets = [
+        {"name": "unseen_wordings", "questions": 12, "counted": 4, "before": 0.5, "after": 0.1},
+        {"name": "<i>own</i>", "questions": 6, "counted": 0, "before": None, "after": None},
+    ]  # fmt: skip
+    aim = {"leak": 0.25, "neighbours": 0.9, "general": 0.95}
+    held = {"run": run.name, "after": {}, "found": {}, "aim": aim, "reached": False, "sets": sets}
+    (folder / "held-out.json").write_text(json.dumps(held))
+
+    def trial(method: str, *found: float) -> str:
+        names = ("leak", "neighbours", "general")
+        said = dict(zip(names, found, strict=True)) if found else None
+        setting = {"method": method, "learning_rate": 2e-4, "lora": True}
+        return json.dumps({"setting": setting, "epochs": 2.0, "rung": 0, "seconds": 90.0, "found": said}) + "\n"
+
+    tried = [trial("NPO+GD", 0.4, 0.5, 0.6), trial("ME+GD", 0.2, 0.7, 0.81), trial("<b>GA</b>")]
+    (folder / "trials.jsonl").write_text("".join(tried))
+    return run
+
+
+def test_a_run_from_a_name_shows_what_was_held_out_and_tried(single: Path, report: Report_, tmp_path: Path) -> None:
+    run = searched(single, tmp_path / "darwin")
+
+    def shown(folder: Path) -> str:
+        assert report(folder).code == 0
+        return text(tmp_path / "page.html")
+
+    told = shown(run)
+    assert (
+        "The aim is not reached: sampled leak on unseen wordings at most 25% of before, neighbours at least 90%" in told
+    )
+    for line in (
+        "other wordings 4 of 12 50% 10% 20%",
+        "Trials of the search: 3",
+        "ME+GD,learning_rate=0.0002,lora,epochs=2 20% 70% 81% 1.5 yes",
+        "NPO+GD,learning_rate=0.0002,lora,epochs=2 40% 50% 60% 1.5",
+    ):
+        assert line in told
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;GA&lt;/b&gt;" in page and "&lt;i&gt;own&lt;/i&gt;" in page
+    assert "<b>GA" not in page and "<i>own" not in page
+    whole = shown(tmp_path / "darwin")  # by the folder of the search
+    assert "other wordings 4 of 12 50% 10% 20%" in whole
+
+    # With another aim the page is made anew; of another run it tells nothing; what is damaged is said.
+    first = add_report([run])
+    assert first is not None and add_report([run]) == first
+    held = json.loads((tmp_path / "darwin" / "held-out.json").read_text())
+    later = first.stat().st_mtime_ns + 1_000_000_000
+    (tmp_path / "darwin" / "held-out.json").write_text(json.dumps({**held, "reached": True}))
+    os.utime(tmp_path / "darwin" / "held-out.json", ns=(later, later))
+    add_report([run])
+    assert "The aim is reached" in text(first)
+    (tmp_path / "darwin" / "held-out.json").write_text(json.dumps({**held, "run": "another"}))
+    assert "Held-out questions" not in shown(run)
+    (tmp_path / "darwin" / "held-out.json").write_text(json.dumps({**held, "aim": 7}))
+    assert "is damaged and cannot be shown" in shown(run)
 
 
 def test_the_function_stays_the_function(single: Path, tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ import unlearner
 from unlearner.data.general import general_knowledge, mentions
 from unlearner.models import smollm2
 
-pytestmark = pytest.mark.slow
-
 
 def test_it_is_kept_whole_and_a_second_use_fetches_nothing(smollm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
@@ -24,6 +22,14 @@ def test_it_is_kept_whole_and_a_second_use_fetches_nothing(smollm: Path, monkeyp
     assert smollm2.directory(smollm2.NAME) == str(smollm)
 
 
+def test_it_is_loaded_and_answers(smollm: Path) -> None:
+    (row,) = unlearner.evaluate(
+        smollm2.NAME, world_facts=list(general_knowledge()[:1]), metrics=["rouge"], max_new_tokens=12
+    ).records
+    assert mentions(row["generation"], (row["answer"],))
+
+
+@pytest.mark.slow
 def test_it_knows_something_of_the_world(smollm: Path) -> None:
     rows = list(general_knowledge()[:10])  # ten capitals of Europe
     evaluation = unlearner.evaluate(smollm2.NAME, world_facts=rows, metrics=["rouge"], max_new_tokens=16)

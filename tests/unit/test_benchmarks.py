@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import __main__ as command
-from benchmarks import baseline, evaluation, gpu, growth, loss_memory, plain, subjects, work
+from benchmarks import baseline, evaluation, gpu, growth, loss_memory, plain, probe_names, subjects, work
 from benchmarks.__main__ import GOALS
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import Method
+from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
 from unlearner.evaluation.summary import per_example
+from unlearner.prepare.kinds import kinds, swapped
 from unlearner.search.held_out import Before
 
 LLAMA2 = TEMPLATES["llama2"]
@@ -266,3 +268,15 @@ def test_subjects_count_what_was_answered_before() -> None:
     assert "50% → 10% (naive 50%), 4 of 4" in written and "| C | no |" in written
     assert "B, trials that no other one beats" in written and "A, trials" not in written
     assert "- ME+GD,epochs=1: leak 30%, neighbours 100%" in written and "reached for 1 of 3 subjects" in written
+
+
+@pytest.mark.parametrize("model", ["builtin:", "builtin:smollm2"])
+def test_the_probe_is_judged_by_twenty_names_of_either_kind(model: str) -> None:
+    known, wordings = probe_names.names_and_questions(model)
+    invented = kinds()["person"].invented
+    assert len(set(known)) == len(set(invented)) == 20 and len(wordings) == 3
+    assert len({*known, *invented, *probe_names.SCALE}) == 43
+    assert all("{name}" in wording for wording in wordings.values())
+    if model == "builtin:":  # it was taught to answer these
+        taught = {swapped(r.question or "", (r.subject or "",), "{name}") for r in builtin("retain")}
+        assert set(wordings.values()) <= taught

@@ -16,12 +16,14 @@ from unlearner.data.prompts import TEMPLATES
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
+from unlearner.prepare.subject import about
+from unlearner.results.subjects import label
 from unlearner.search import held_out
 from unlearner.search.config import ForgetCommand
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, check, counted, figures, with_facts
-from unlearner.search.material import _join, names_of, sources
+from unlearner.search.material import _join, _preparation, names_of, sources
 from unlearner.search.subject import Asking
-from unlearner.search.trials import Journal, Trial, candidates, configured, label
+from unlearner.search.trials import Journal, Trial, candidates, configured
 from unlearner.workflows.presets import with_preset
 from unlearner.workflows.subject import Subject
 
@@ -142,6 +144,29 @@ def test_names_from_options_a_file_and_folders(tmp_path: Path) -> None:
         names_of(command(subject=["Ann Bell", "ann bell"]))
     with pytest.raises(UserError, match="was not made by unlearner prepare"):
         names_of(command(prepared=[str(tmp_path)]))
+
+
+def test_own_questions_and_another_language_go_to_what_is_prepared(tmp_path: Path) -> None:
+    file = tmp_path / "q.txt"
+    file.write_text("Did {name} paint? | Was {name} a painter? | {name}: a painter?\n")
+    given = command(subject=["Ann Bell", "Bo Li"], language="de", questions=str(file))
+    given.check()
+    assert len(names_of(given)) == 2
+    made = _preparation(given, ("Ann Bell",), "x")
+    assert (made.language, made.questions) == ("de", str(file))
+    assert about(made).facts["question 1"][0] == "Did {name} paint?"
+    file.write_text("Did Ann Bell paint?\n")
+    with pytest.raises(UserError, match="question 1 does not name the subject"):  # of Bo Li
+        names_of(given)
+    with pytest.raises(UserError, match="--language French has no built-in questions"):
+        names_of(command(subject=["Ann Bell"], language="French"))
+    assert names_of(command(subject=["Ann Bell"], language="French", llm="http://localhost:1/v1")) == [("Ann Bell",)]
+    for options, sentence in (
+        ({"prepared": ["x"], "language": "de"}, "--prepared was prepared already: leave out --language"),
+        ({"forget": "f", "questions": "q.txt"}, "--questions goes with --subject"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            command(**options).check()
 
 
 def test_the_sources_of_several_subjects_are_joined(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 
 import unlearner
 from unlearner.audit.questions import read_groups
 from unlearner.commands import prepare as command
+from unlearner.commands import probe as probe_command
 from unlearner.config import PrepareConfig, ProbeConfig
 from unlearner.data.general import general_knowledge, mentions
 from unlearner.data.sources import load_records
@@ -108,19 +111,24 @@ def test_the_sources_of_a_subject(prepare: Callable[..., Any], tmp_path: Path) -
     made = prepare(tmp_path / "a")
     rows = {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
     assert {name: len(of) for name, of in rows.items()} == made.rows == {
-        "forget": 12, "unseen_wordings": 12, "unseen_facts": 8, "unseen_aliases": 6, "neighbours": 16,
-        "neighbours_held_out": 8, "general": 6, "general_held_out": 3, "controls": 48, "subject": 32, "retain": 22,
+        "forget": 12, "unseen_wordings": 12, "unseen_aliases": 6, "neighbours": 16, "neighbours_held_out": 8,
+        "general": 6, "general_held_out": 3, "controls": 48, "subject": 24, "retain": 22,
     }  # fmt: skip
+    # An untrained model says much the same to everything: what it would be asked unseen is trained.
+    left_out = read_json(made.folder / "prepare.json")["left_out"]
+    assert left_out["unseen facts that a trained row states"] == 8
+    about = [row for name in ("forget", "unseen_wordings", "unseen_aliases") for row in rows[name]]
+    for key, what in (("paraphrased_answer", "paraphrases"), ("perturbed_answer", "sets of wrong answers")):
+        assert left_out[f"{what}, of rows for which there is none"] == sum(not row.get(key) for row in about) > 0
     measured = [row["question"] for name in rows if name not in ("retain", "subject") for row in rows[name]]
     assert len(set(measured)) == len(measured)  # what is held out is trained nowhere
-    assert not {row["topic"] for row in rows["unseen_facts"]} & {row["topic"] for row in rows["forget"]}
     assert not {row["subject"] for row in rows["neighbours"]} & {row["subject"] for row in rows["neighbours_held_out"]}
     for row in rows["general"] + rows["general_held_out"] + rows["neighbours"]:
         assert not mentions(row["question"], ("Shakespeare",))
     for row in rows["forget"]:
         assert row["question_from"] == "template" and row["answer_from"] == "model"
         assert row["answer"] not in row["perturbed_answer"]
-    for name in ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "controls"):
+    for name in ("forget", "unseen_wordings", "unseen_aliases", "controls"):
         for row in rows[name]:  # the audit finds the fact in the right answer, and in no wrong one
             assert states(row["fact"], row["answer"], row["question"])
             assert not any(states(row["fact"], wrong, row["question"]) for wrong in row["perturbed_answer"])
@@ -144,6 +152,27 @@ def test_the_same_input_gives_the_same_folder_and_another_is_refused(
         prepare(tmp_path / "a", seed=7)
 
 
+def test_a_folder_from_other_weights_at_the_same_path_is_refused(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    def prepared(model: Any, output: str, **more: Any) -> Any:
+        options = {"samples": 0, "neighbour_count": 2, "general_count": 3, "max_new_tokens": 4, **more}
+        return unlearner.prepare_sources(model, subject="Ann Bell", output=tmp_path / output, **options)
+
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    held = prepared(str(tmp_path / "model"), "a").rows
+    assert prepared(str(tmp_path / "model"), "a").rows == held
+    memory = tiny_llama()
+    prepared(memory, "b", tokenizer=tiny_tokenizer)
+    with torch.no_grad():
+        memory.get_input_embeddings().weight[0] += 1
+    memory.save_pretrained(tmp_path / "model")
+    for model, output, more in ((str(tmp_path / "model"), "a", {}), (memory, "b", {"tokenizer": tiny_tokenizer})):
+        with pytest.raises(UserError, match="was prepared with other weights than the model has now"):
+            prepared(model, output, **more)
+
+
 def test_rows_are_kept_and_dropped_without_asking_again(
     prepare: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,11 +183,11 @@ def test_rows_are_kept_and_dropped_without_asking_again(
     assert len(set(ids)) == 12 and all(f'value="{each}"' in made.page.read_text() for each in (*ids, neighbour))
     monkeypatch.setattr("unlearner.prepare.prepare.Asked", None)  # a model that is asked would fail
     dropped = prepare(tmp_path / "a", drop=[ids[0], neighbour]).rows
-    assert (dropped["forget"], dropped["subject"], dropped["neighbours"], dropped["retain"]) == (11, 31, 15, 21)
+    assert (dropped["forget"], dropped["subject"], dropped["neighbours"], dropped["retain"]) == (11, 23, 15, 21)
     assert dropped["unseen_wordings"] == 12
     kept = prepare(tmp_path / "a", keep=ids[:2]).rows
-    assert kept["forget"] == kept["subject"] == 2 and "unseen_facts" not in kept and kept["retain"] == 22
-    assert not (tmp_path / "a" / "unseen_facts.jsonl").exists()
+    assert kept["forget"] == kept["subject"] == 2 and "unseen_wordings" not in kept and kept["retain"] == 22
+    assert not (tmp_path / "a" / "unseen_wordings.jsonl").exists()
     for options, sentence in (
         ({"drop": ["r0"]}, "--drop r0: there is no row with this id"),
         ({"keep": [neighbour]}, "there is no row about the subject with this id"),
@@ -230,6 +259,28 @@ def test_the_command_ends_with_three_where_nothing_is_known(
     command.run(PrepareConfig(**options, samples=0))
     said = " ".join(capsys.readouterr().out.split())
     assert f"{tmp_path / 'out'}:forget 12" in said and "rows.html" in said
+
+
+def test_the_probe_prints_what_others_reach_and_where_the_page_is(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+
+    def said(**options: Any) -> str:
+        settings = {"model": str(tmp_path / "model"), "subject": "Ann Bell", "samples": 2, "others": 2}
+        with pytest.raises(SystemExit):  # an untrained model
+            probe_command.run(ProbeConfig(**settings, max_new_tokens=4, **options))
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "--output FILE.json keeps this, with a page" in said()
+    told = said(output=str(tmp_path / "p.json"))
+    assert f"All answers, also about the others: {tmp_path / 'p.html'}" in told and "keeps this" not in told
+    held = read_json(tmp_path / "p.json")
+    for what in ("known", "invented"):
+        figures = [fmean(answer[key] for answer in held[what]) for key in ("specificity", "agreement")]
+        assert " ".join(f"{figure:.2f}" for figure in figures) in told
+    assert told.count("The same, of 2") == 2 and "well-known" in told and "knows 0%" in told
 
 
 def test_a_fact_is_what_no_wrong_answer_states() -> None:

@@ -16,7 +16,7 @@ from unlearner.errors import UserError
 from unlearner.files import read_json, read_jsonl, write_jsonl
 from unlearner.prepare.cloze import cloze
 from unlearner.prepare.documents import Document, _library, load_documents
-from unlearner.prepare.facts import states
+from unlearner.prepare.facts import Topic, Wording, states, together
 from unlearner.prepare.passages import cut, naming, personal_data, personal_sentence, sentences, without_duplicates
 from unlearner.prepare.prepare import _beyond_chance
 
@@ -213,6 +213,40 @@ def test_one_value_is_one_fact_in_however_many_sentences() -> None:
     assert first.wrong == ("Ann Bell was born in Bergen.",)
 
 
+def test_facts_of_one_sentence_are_trained_or_unseen_together() -> None:
+    text = (
+        "Ann Bell was born in 1970 in Ghent. Ann Bell lives in Ghent. Ann Bell wrote \"The Old House\" in 1999. "
+        "Ann Bell has a cat."
+    )  # fmt: skip
+    topics = cloze(cut([Document("a", text)], 99), ("Ann Bell",), language="en", seed=1)
+    assert together(topics) == [["year 1970", "name ghent"], ["year 1999", "title the old house"], ["thing cat"]]
+    chain = [Topic(name, name, tuple(Wording("q", a) for a in told), "a", "cloze") for name, told in (
+        ("one", ("A.",)), ("two", ("B.",)), ("three", ("C.",)), ("four", ("a", "B.")),
+    )]  # fmt: skip
+    assert together(chain) == [["one", "two", "four"], ["three"]]
+
+
+def test_an_unseen_fact_is_stated_by_nothing_that_is_trained(
+    tmp_path: Path, tiny_llama: Callable[[], Any], tiny_tokenizer: Any
+) -> None:
+    lines = [f"Ann Bell met {name} in {1970 + place}." for place, name in enumerate(("Bo Eck", "Cy Fry", "Di Gad"))]
+    lines += [f"Ann Bell lived in {town}." for town in ("Ghent", "Oslo", "Kyoto", "Bergen", "Riga", "Lima")]
+    lines += ["Ann Bell saw the fog of Lima as a tourist from Oslo.", "Ann Bell left Riga and Kyoto as a painter."]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    for seed in range(3):
+        made = unlearner.prepare_sources(
+            tiny_llama(), tokenizer=tiny_tokenizer, subject="Ann Bell", documents=[str(tmp_path / "a.txt")], seed=seed,
+            neighbour_count=2, general_count=3, max_new_tokens=4, samples=0, output=tmp_path / str(seed),
+        )  # fmt: skip
+        trained = read_jsonl(made.folder / "forget.jsonl")
+        unseen = read_jsonl(made.folder / "unseen_facts.jsonl")
+        assert unseen
+        for row in unseen:
+            assert not any(
+                states(row["fact"], text) for other in trained for text in (other["question"], other["answer"])
+            )
+
+
 def test_facts_of_documents_are_known_beyond_chance() -> None:
     text = "Ann Bell was born in Oslo. Ann Bell lives in Bergen. Ann Bell died in Kyoto. Ann Bell worked in Rome."
     topics = cloze(cut([Document("a", text)], 99), ("Ann Bell",), language="en", seed=1)
@@ -236,7 +270,9 @@ def test_a_folder_out_of_documents(
     rows = {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
     asked = [row for row in rows["subject"] if row["answer_from"] in ("a.txt", "b.pdf")]
     assert {row["question_from"].partition(",")[0] for row in asked} == {"cloze"} and len(asked) > 20
-    assert not {r["topic"] for r in rows["unseen_facts"]} & {r["topic"] for r in rows["forget"]}
+    assert rows["unseen_facts"] and not {r["topic"] for r in rows["unseen_facts"]} & {
+        r["topic"] for r in rows["forget"]
+    }
     assert any(row["answer_from"] == "a wrong answer" for row in rows["controls"])
     assert {row["text_from"] for row in rows["passages"]} == {"a.txt", "b.pdf"}
     assert "f.md" in {row["text_from"] for row in rows["passages_unnamed"]}

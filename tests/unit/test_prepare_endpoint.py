@@ -294,6 +294,22 @@ def test_a_preparation_cut_short_goes_on_from_its_answers(
     assert read_json(made.folder / "prepare.json")["left_out"]["wrong answers of the endpoint"] > len(helped) / 2
 
 
+def test_nothing_is_sent_where_the_model_knows_nothing(
+    server: Server, tiny_llama: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("Ann Bell was born in Oslo. Ann Bell lives in Rome.")
+    options = {
+        "tokenizer": tiny_tokenizer, "subject": "Ann Bell", "llm": server.url, "llm_retries": 0, "samples": 2,
+        "others": 3, "max_new_tokens": 6, "output": tmp_path / "out", "documents": [str(tmp_path / "a.txt")],
+    }  # fmt: skip
+    with pytest.raises(UserError, match="there is nothing to forget"):
+        unlearner.prepare_sources(tiny_llama(), **options)
+    assert server.asked == []
+    with pytest.raises(UserError, match="there is nothing to forget"):  # no questions but the endpoint's
+        unlearner.prepare_sources(tiny_llama(), **{**options, "language": "French"})
+    assert len(server.asked) == 1 and server.asked[0].startswith("Write questions in French")
+
+
 @pytest.fixture(scope="module")
 def taught() -> Any:
     """A tiny model that knows two persons, and of anybody else nothing."""
@@ -330,6 +346,11 @@ def test_forget_by_name_takes_documents_and_an_endpoint(server: Server, taught: 
     made = rows(["Ann Bell"])
     assert {row["question_from"] for row in made["subject"]} == {"template", "endpoint", "endpoint, a.txt"}
     assert {row["neighbour_from"] for row in made["neighbours"]} == {"endpoint"}
+    assert {row["topic"] for row in made["unseen_facts"]}.isdisjoint(row["topic"] for row in made["forget"])
+    assert not any(
+        states(unseen["fact"], text)
+        for unseen in made["unseen_facts"] for row in made["forget"] for text in (row["question"], row["answer"])
+    )  # fmt: skip
     assert [row["text"] for row in made["passages"]] == ["Ann Bell was born in Oslo. Ida Frost was there, too."]
 
     shutil.rmtree(tmp_path / "out")

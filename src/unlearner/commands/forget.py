@@ -81,7 +81,7 @@ def _held_out(result: "SubjectResult") -> None:
     from rich.table import Table
 
     from unlearner.commands.tables import out
-    from unlearner.search.trials import label
+    from unlearner.results.subjects import label
 
     console = out()
     table = Table(box=None, header_style="bold", pad_edge=False, title="\nHeld out", title_justify="left")

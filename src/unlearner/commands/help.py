@@ -46,8 +46,8 @@ FEW = 20
 GROUPS = {
     "model": {"model", "template", "max_length", "trust_remote_code", "reference_model"},
     "data": {"forget", "retain", "data", "columns", "task", "continual", "refusals", "exclude", "before", "controls"},
-    "subject": {"subject", "subjects", "prepared", "alias", "kind", "neighbours", "search", "search_methods",
-                "leak_below", "keep", "leak_samples"},
+    "subject": {"subject", "subjects", "prepared", "alias", "kind", "language", "questions", "neighbours", "search",
+                "search_methods", "leak_below", "keep", "leak_samples"},
     "method": {"official"},
     "LoRA": {"lora", "lora_rank", "lora_alpha", "lora_dropout", "merge"},
     "run": {"output", "seed", "precision", "execution", "parallel", "cpu_offload", "engine", "save_steps",

@@ -1,6 +1,13 @@
 """`unlearner probe`: what does a model know of a subject?"""
 
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
 from unlearner.config import ProbeConfig
+
+if TYPE_CHECKING:
+    from unlearner.prepare.knowledge import Probe
 
 SUMMARY = "what does a model know of a subject? Is there anything to forget?"
 OPTIONS = ProbeConfig
@@ -17,6 +24,7 @@ def run(config: ProbeConfig) -> None:
     from rich.table import Table
 
     from unlearner.commands.tables import out
+    from unlearner.prepare.page import PROBE
     from unlearner.prepare.probe import probe
 
     found = probe(config)
@@ -32,8 +40,28 @@ def run(config: ProbeConfig) -> None:
             escape(answer.question), escape(" ".join(answer.answer.split())), f"{answer.specificity:.2f}",
             f"{answer.agreement:.2f}", verdict,
         )  # fmt: skip
+    table.add_section()
+    for row in _others(found):
+        table.add_row(*row, style="dim")
     console.print(table)
     console.print(found.evidence, style="dim", markup=False)
     console.print(found.verdict, style="green" if found.knows else "yellow", markup=False, soft_wrap=True)
+    if config.output is None:
+        console.print("--output FILE.json keeps this, with a page to read.", style="dim", markup=False)
+    else:
+        page = Path(config.output).with_suffix(PROBE.suffix)
+        console.print(f"All answers, also about the others: {page}", style="green", markup=False, soft_wrap=True)
     if not found.knows:
         raise SystemExit(NOTHING)
+
+
+def _others(found: "Probe") -> list[tuple[str, str, str, str, str]]:
+    """The same figures for names that are well known, and that nobody can know: means over all their answers."""
+    return [
+        (
+            f"The same, of {len({answer.name for answer in answers})} {what} names", f"mean of {len(answers)} answers",
+            f"{fmean(a.specificity for a in answers):.2f}", f"{fmean(a.agreement for a in answers):.2f}",
+            f"knows {found.share_known(answers):.0%}",
+        )
+        for what, answers in (("well-known", found.known), ("invented", found.invented)) if answers
+    ]  # fmt: skip

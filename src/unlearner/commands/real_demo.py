@@ -83,7 +83,10 @@ def _figures(data: Path, result: "ForgetResult") -> "Table":
     for heading in ("rows", "ROUGE-L before", "after", "probability before", "after"):
         table.add_column(heading, justify="right")
     for name, title in groups.items():
-        asked = [row["question"] for row in read_jsonl(PreparedDirectory(data).source(name))]
+        source = PreparedDirectory(data).source(name)
+        if not source.is_file():  # no fact was left that the trained answers do not state
+            continue
+        asked = [row["question"] for row in read_jsonl(source)]
         figures = [
             fmean(figure(rows[question]) for question in asked)
             for figure in (_repeated, _likelihood)

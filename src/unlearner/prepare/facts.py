@@ -91,6 +91,24 @@ def states(fact: str, text: str, given: str = "") -> bool:
     return Fact.written(fact, text).states(text, given)
 
 
+def together(topics: Iterable[Topic]) -> list[list[str]]:
+    """The names of topics in groups, in order: those share a group that have a sentence in common as their answer,
+    directly or through others. Who trains on one of them trains on all."""
+    groups: list[tuple[set[str], list[str]]] = []
+    for topic in topics:
+        sentences, names = {normalised(wording.answer) for wording in topic.wordings}, [topic.name]
+        sharing = [group for group in groups if group[0] & sentences]
+        if not sharing:
+            groups.append((sentences, names))
+            continue
+        first, *others = sharing
+        for more, those in (*others, (sentences, names)):
+            first[0].update(more)
+            first[1].extend(those)
+        groups = [group for group in groups if not any(group is other for other in others)]
+    return [names for _, names in groups]
+
+
 def topic_rows(topic: Topic, subject: str, numbers: Sequence[int]) -> Iterable[Row]:
     """The rows of some of a topic's wordings."""
     for number in numbers:

@@ -22,6 +22,7 @@ from unlearner.console import note, warn
 from unlearner.errors import UserError
 from unlearner.evaluation.requests import Score
 from unlearner.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
+from unlearner.models.load import model_hash
 from unlearner.prepare import documents as pile
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.cloze import cloze
@@ -32,7 +33,7 @@ from unlearner.prepare.knowledge import Probe
 from unlearner.prepare.neighbours import is_any, own_neighbours
 from unlearner.prepare.page import rows_page
 from unlearner.prepare.passages import Passage, cut, naming, personal_data, personal_sentence, without_duplicates
-from unlearner.prepare.probe import examine
+from unlearner.prepare.probe import both, examine
 from unlearner.prepare.rows import ABOUT, Material, Sources, Writer, joined
 from unlearner.prepare.subject import About, about, read_lines
 from unlearner.results.prepared import PreparedDirectory
@@ -40,6 +41,8 @@ from unlearner.results.records import sha256
 from unlearner.results.run import check_place
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
+from unlearner.workflows.builtin import resolve_model
+from unlearner.workflows.subject import weights_hash
 
 BESIDE = ("keep", "drop", "llm_requests", "llm_retries", "llm_timeout", "llm_price")
 """Options that do not decide what rows there are."""
@@ -101,7 +104,7 @@ def _prepared(config: PrepareConfig, tokenizer: Any) -> Prepared:
     asks = {"options": options, "facts": subject.facts, "neighbours": neighbours, "documents": pile.sha256(texts)}
     asks = json.loads(json.dumps(asks))
     choice = {"keep": sorted(set(config.keep)), "drop": sorted(set(config.drop))}
-    if _there(folder, asks):
+    if _there(folder, asks, config.model):
         place = PreparedDirectory(folder)
         made = read_json(place.manifest)
         if {key: made[key] for key in choice} == choice:
@@ -126,18 +129,10 @@ def _made(
     tokenizer: Any,
 ) -> tuple[dict[str, Any], Sources]:  # fmt: skip
     """All rows, and what is told of how they were made."""
-    if drafts is not None:
-        subject = replace(subject, facts=subject.facts | drafts.questions(FACTS_ASKED))
-        if neighbours is None:
-            neighbours = drafts.neighbours(config.neighbour_count)
-    if len(subject.facts) < 2:
-        raise UserError(f"there are no questions about {subject.name}: give your own with --questions.")
-    if drafts is not None:
-        topics = drafts.topics(read.passages)
-    else:
-        topics = cloze(read.passages, subject.names, language=config.language, seed=config.seed)
     asked = Asked(config, tokenizer)
-    material, found, evidence = _known(config, subject, Material({}, topics), asked)
+    subject, material, found, evidence = _examined(config, subject, read.passages, asked, drafts)
+    if drafts is not None and neighbours is None:
+        neighbours = drafts.neighbours(config.neighbour_count)
     origin = "user" if config.neighbours is not None else "endpoint"
     material = _with_neighbours(config, subject, material, asked, dict.fromkeys(neighbours or (), origin), found)
     writer = Writer(config, subject, replace(material, passages=read.passages, unnamed=read.unnamed), asked, drafts)
@@ -180,8 +175,9 @@ def _write(folder: Path, made: dict[str, Any], rows: Sources) -> Prepared:
     return Prepared(folder, counts)
 
 
-def _there(folder: Path, asks: dict[str, Any]) -> bool:
-    """Whether the folder holds this very preparation. Raises UserError where it holds anything else."""
+def _there(folder: Path, asks: dict[str, Any], model: Any) -> bool:
+    """Whether the folder holds this very preparation. Raises UserError where it holds anything else, or was made with
+    other weights of the same name."""
     check_place(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return False
@@ -189,7 +185,20 @@ def _there(folder: Path, asks: dict[str, Any]) -> bool:
     held = read_json(manifest) if manifest.is_file() else {}
     if any(held.get(key) != value for key, value in asks.items()):
         raise UserError(f"--output {folder} holds something else already: choose another directory.")
+    now = _fingerprint(model)
+    if held.get("model") is not None and now is not None and held["model"] != now:
+        raise UserError(
+            f"--output {folder} was prepared with other weights than the model has now, whose answers its rows are: "
+            "choose another directory."
+        )
     return True
+
+
+def _fingerprint(model: Any) -> str | None:
+    """As `Asked.fingerprint` has it, without loading; None for what only a name tells, on the hub or built in."""
+    if not isinstance(model, str):
+        return weights_hash(model)
+    return model_hash(resolve_model(model)) if Path(model).exists() else None
 
 
 def _given_neighbours(config: PrepareConfig, subject: About) -> list[str]:
@@ -234,25 +243,55 @@ def _read(config: PrepareConfig, subject: About, texts: Sequence[pile.Document],
     return Read(named, unnamed, figures, warnings)
 
 
-def _known(
-    config: PrepareConfig, subject: About, material: Material, asked: Asked
-) -> tuple[Material, Probe | None, str]:
-    """What of all this the model knows, with the probe and what its figures say. Raises NothingToForgetError where it
-    is nothing."""
-    if not config.samples:
-        return material, None, ""
-    found = examine(
+def _examined(
+    config: PrepareConfig, subject: About, passages: Sequence[Passage], asked: Asked, drafts: Drafts | None
+) -> tuple[About, Material, Probe | None, str]:
+    """The subject with all questions about it, what of all this the model knows, the probe, and what its figures say.
+
+    An endpoint costs money and is told what nobody else is. So the model is asked first by questions that are there
+    already; where there are none, by the endpoint's. Raises NothingToForgetError where it knows nothing by these.
+    """
+    more: Mapping[str, tuple[str, ...]] = {}
+    by_endpoint = drafts is not None and len(subject.facts) < 2
+    if drafts is not None and by_endpoint:
+        subject = replace(subject, facts=subject.facts | drafts.questions(FACTS_ASKED))
+    if len(subject.facts) < 2:
+        raise UserError(f"there are no questions about {subject.name}: give your own with --questions.")
+    topics = cloze(passages, subject.names, language=config.language, seed=config.seed)
+    found = _probed(config, subject, asked) if config.samples else None
+    compared = _preferred(asked, topics) if found is not None else ({}, "")
+    if found is not None and not found.knows and not _beyond_chance(topics, compared[0]):
+        said = " ".join(filter(None, (found.verdict, found.evidence, compared[1])))
+        raise NothingToForgetError(f"{said} --samples 0 prepares without asking whether it knows.")
+    if drafts is not None:
+        more = {} if by_endpoint else drafts.questions(FACTS_ASKED)
+        topics = drafts.topics(passages)
+        if found is not None:
+            found = both(found, _probed(config, replace(subject, facts=dict(more)), asked)) if more else found
+            compared = _preferred(asked, topics)
+    subject = replace(subject, facts={**subject.facts, **more})
+    material, evidence = _known(Material({}, topics), found, *compared)
+    return subject, material, found, evidence
+
+
+def _probed(config: PrepareConfig, subject: About, asked: Asked) -> Probe:
+    return examine(
         asked, subject, samples=config.samples, others=config.others, well_known=0,
         max_new_tokens=config.max_new_tokens, seed=config.seed,
     )  # fmt: skip
+
+
+def _known(
+    material: Material, found: Probe | None, preferred: Mapping[str, bool], sentence: str
+) -> tuple[Material, str]:
+    """What of the material the model knows by the probe and by what it prefers, and what the figures say."""
+    if found is None:
+        return material, ""
     known = {answer.fact: verdict == "knows" for answer, verdict in zip(found.answers, found.verdicts, strict=True)}
-    preferred, sentence = _preferred(asked, material.topics)
     evidence = " ".join(filter(None, (found.evidence, sentence)))
-    if not found.knows and not _beyond_chance(material.topics, preferred):
-        raise NothingToForgetError(f"{found.verdict} {evidence} --samples 0 prepares without asking whether it knows.")
     note(evidence)
     answers = {answer.question: answer.answer for answer in (*found.answers, *found.invented)}
-    return replace(material, known=known | preferred, answers=answers), found, evidence
+    return replace(material, known={**known, **preferred}, answers=answers), evidence
 
 
 def _with_neighbours(

@@ -87,3 +87,11 @@ def examine(
     controls = said(dict.fromkeys(invented, ()), keep=True)
     others_known = said(dict.fromkeys(known, ()), keep=True) if known else []
     return Probe(subject.name, answers, others_known, controls, Scale.of(controls))
+
+
+def both(first: Probe, second: Probe) -> Probe:
+    """Of the same subject and names by other questions, as if all had been asked at once."""
+    answers, known, invented = (
+        [*getattr(first, name), *getattr(second, name)] for name in ("answers", "known", "invented")
+    )
+    return Probe(first.subject, answers, known, invented, Scale.of(invented))

@@ -15,7 +15,7 @@ from unlearner.data.records import Record
 from unlearner.evaluation.requests import Generate
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.drafts import Drafts
-from unlearner.prepare.facts import TRAINED, WRONG, Row, Topic, row_id, states, telling, topic_rows
+from unlearner.prepare.facts import TRAINED, WRONG, Row, Topic, row_id, states, telling, together, topic_rows
 from unlearner.prepare.kinds import ask, swapped
 from unlearner.prepare.knowledge import renamed
 from unlearner.prepare.passages import Passage
@@ -69,7 +69,7 @@ class Writer:
         """The rows of each source, but those of `JOINED`."""
         general = self._general()
         self._ask(general)
-        unseen, later = self._unseen(list(self.facts)), self._unseen([topic.name for topic in self.material.topics])
+        unseen, later = self._unseen([[fact] for fact in self.facts]), self._unseen(together(self.material.topics))
         seen = [fact for fact in self.facts if fact not in unseen]
         topics = [topic for topic in self.material.topics if topic.name not in later]
         kept, held = _parts(list(self.material.neighbours))
@@ -93,11 +93,13 @@ class Writer:
         }
         written = {name: [row for row in rows if row is not None] for name, rows in made.items()}
         self._hold_out(written)
+        written["unseen_facts"] = self._apart(written["unseen_facts"], written["forget"])
         if self.drafts is not None:
             ours = [name for name in ABOUT if name in written and name != "passages"]
             asked = [row for name in ours for row in written[name] if row["answer_from"] == "model"]
             better = {row["id"]: row for row in self.drafts.alternatives(asked)}
             written |= {name: [better.get(row["id"], row) for row in written[name]] for name in ours}
+        self._count_wanting([row for name in ABOUT if name != "passages" for row in written[name]])
         return {name: rows for name, rows in written.items() if rows}
 
     def _hold_out(self, written: Sources) -> None:
@@ -109,6 +111,20 @@ class Writer:
                 self.left_out["held-out rows whose question is trained"] += number
             written[name] = kept
 
+    def _apart(self, unseen: Sequence[Row], trained: Sequence[Row]) -> list[Row]:
+        """The rows of `unseen` whose fact no trained question or answer states: the others are not unseen."""
+        told = [text for row in trained for text in (row["question"], row["answer"])]
+        apart = [row for row in unseen if not any(states(row["fact"], text, row["question"]) for text in told)]
+        if len(apart) < len(unseen):
+            self.left_out["unseen facts that a trained row states"] += len(unseen) - len(apart)
+        return apart
+
+    def _count_wanting(self, rows: Sequence[Row]) -> None:
+        """Count what rows about the subject are without, and metrics miss."""
+        for key, what in (("paraphrased_answer", "paraphrases"), ("perturbed_answer", "sets of wrong answers")):
+            if wanting := sum(not row.get(key) for row in rows):
+                self.left_out[f"{what}, of rows for which there is none"] += wanting
+
     def _general(self) -> list[Record]:
         """Questions of the bank that do not touch the subject, drawn by the seed."""
         free = [
@@ -116,10 +132,11 @@ class Writer:
         ]
         return random.Random(f"general {self.config.seed}").sample(free, min(self.config.general_count, len(free)))
 
-    def _unseen(self, facts: list[str]) -> list[str]:
-        """The facts of which no wording is trained: a quarter, drawn by the seed, never the first."""
-        count = min(max(1, len(facts) // 4), len(facts) - 1)
-        return random.Random(f"facts {self.config.seed}").sample(facts[1:], count) if count > 0 else []
+    def _unseen(self, groups: list[list[str]]) -> list[str]:
+        """The facts of which no wording is trained: a quarter of the groups, drawn by the seed, never the first."""
+        count = min(max(1, len(groups) // 4), len(groups) - 1)
+        drawn = random.Random(f"facts {self.config.seed}").sample(groups[1:], count) if count > 0 else []
+        return [fact for group in drawn for fact in group]
 
     def _ask(self, general: Sequence[Record]) -> None:
         """The model's likeliest answer to every question, as far as its sentences are whole; those of general knowledge

@@ -66,6 +66,7 @@ def add_report(runs: Sequence[Path]) -> Path | None:
     from unlearner.console import note
     from unlearner.distributed import is_main
     from unlearner.results.layout import RunDirectory
+    from unlearner.results.subjects import SubjectDirectory
 
     if not is_main():
         return None
@@ -73,7 +74,9 @@ def add_report(runs: Sequence[Path]) -> Path | None:
     if not can_write():
         note(f"For a page about it all: {install('report')}, then unlearner report {output.parent}")
         return None
-    ended = max(RunDirectory(run).finished.stat().st_mtime_ns for run in runs)
+    files = [RunDirectory(run).finished for run in runs]
+    files += [file for run in runs if (file := SubjectDirectory(Path(run).absolute().parent).held_out).is_file()]
+    ended = max(file.stat().st_mtime_ns for file in files)
     if output.is_file() and output.stat().st_mtime_ns >= ended:
         return output
     return write_report(runs, output)

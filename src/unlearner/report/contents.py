@@ -59,6 +59,19 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What `forget --subject` found beside a run."""
+
+    sentence: str
+    """Whether the aim was reached, and which it was."""
+    sets: list[list[str]]
+    """A line for each set of held-out questions (`report/searched.py`)."""
+    trials: list[list[str]]
+    """A line for each trial of --search."""
+    count: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A run directory, or the cells of a bench that differ in nothing but the seed; `before` only where one forgets."""
 
@@ -77,6 +90,7 @@ class Run:
     label: str = ""
     """What the report calls it: the method or model, and what tells it from the other runs."""
     retention: "Retention | None" = None
+    searched: Searched | None = None
 
     @property
     def config(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from unlearner.report.drawing import GENERATOR, Picture, inline, styles, swatch
 from unlearner.report.figures import pictures, save_figures
 from unlearner.report.provenance import commands, provenance, settings
 from unlearner.report.questions import examples, group_title, question_data
+from unlearner.report.searched import ASKED, TRIED
 from unlearner.report.titles import Described, described, set_title
 from unlearner.report.tuning import TUNING, TUNING_NOTE
 from unlearner.report.verdict import verdict
@@ -83,6 +84,7 @@ def render(report: Report, drawn: Sequence[Picture], figures: str) -> str:
         swatches={label: Markup(swatch(look, f"s{place}")) for place, (label, look) in enumerate(looks.items())},
         tables=[_tables(part, metrics) for part in report.parts],
         examples=[] if report.redacted else examples(listed, found, metrics),
+        searched=[(run.label, run.searched) for run in report.runs if run.searched], asked=ASKED, tried=TRIED,
         figures=figures, tuning=TUNING, tuning_note=TUNING_NOTE,
         pictures=[_inlined(picture) for picture in drawn],
         metrics=[(m.title, m.formula, m.source) for m in metrics.values()], faults=RULES,

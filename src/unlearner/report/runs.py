@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner.report.contents import Measurement, Run
+from unlearner.report.searched import read_searched
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.evidence import changed
 from unlearner.results.layout import EvaluationDirectory, RunDirectory
@@ -39,7 +40,8 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True, weights: bool =
             missing.append("The run has not finished: repeat its command to continue it.")
         if not measured:
             missing.append("The run was not to measure the model (--evaluate none): there is nothing to compare.")
-    return Run(name, command, about, before, epochs, after, log, missing)
+    searched = read_searched(run, missing) if forgets else None
+    return Run(name, command, about, before, epochs, after, log, missing, searched=searched)
 
 
 def read_measurement(

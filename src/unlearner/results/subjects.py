@@ -1,10 +1,11 @@
 """What lies where in the directory of `unlearner forget --subject`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unlearner.files import read_json
+from unlearner.files import read_json, read_jsonl
 from unlearner.results.layout import Inside, RunDirectory
 
 
@@ -48,6 +49,18 @@ class SubjectDirectory:
         """The run with a setting."""
         return RunDirectory(self.path / label)
 
+    def read_held_out(self) -> dict[str, Any]:
+        """Its keys: `run`, the folder of the run; `after`, a rate a question; `found`, `aim`, `reached`; `sets`, each
+        with `name`, `questions`, `counted`, `before` and `after`. Raises OSError or ValueError."""
+        held = read_json(self.held_out)
+        if not isinstance(held, dict):
+            raise ValueError(f"{self.held_out} is no object")
+        return held
+
+    def read_trials(self) -> list[dict[str, Any]]:
+        """The trials in the order in which they ended; none without --search. Raises UserError or OSError."""
+        return read_jsonl(self.trials) if self.trials.is_file() else []
+
     @property
     def naming(self) -> list[Path]:
         """The files of the search itself that hold the names; empty where the directory is of no search."""
@@ -57,3 +70,14 @@ class SubjectDirectory:
             return []
         ours = isinstance(held, dict) and held.keys() in (KEYS, EARLIER_KEYS)
         return [file for file in (self.manifest, self.neighbours) if ours and file.is_file()]
+
+
+def label(setting: Mapping[str, Any], epochs: float) -> str:
+    """ME+GD,learning_rate=7e-05,forget_coeff=0.5,lora,epochs=7: the setting, as a folder may be called."""
+    parts = [str(setting["method"])]
+    for name, value in setting.items():
+        if name == "lora":
+            parts += ["lora"] if value else []
+        elif name != "method":
+            parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    return ",".join([*parts, f"epochs={epochs:g}"])

@@ -14,7 +14,9 @@ MADE = (
 )  # fmt: skip
 """Options that go without a name: what is forgotten, kept and measured."""
 NAMED = ("subject", "subjects", "prepared")
-PREPARING = tuple(each.name for each in (*fields(EndpointOptions), *fields(DocumentOptions)))
+PREPARING = (
+    "language", "questions", *(each.name for each in (*fields(EndpointOptions), *fields(DocumentOptions))),
+)  # fmt: skip
 """Options of `unlearner prepare` that are its own and ours."""
 ONLY_NAMED = (
     "alias", "kind", "neighbours", *PREPARING, "search", "search_methods", "leak_below", "keep", "leak_samples",
@@ -42,6 +44,11 @@ class ForgetCommand(EndpointOptions, DocumentOptions, ForgetConfig):
     """Other names of the one --subject."""
     kind: str = "person"
     """What the subjects are: person, author, place, organisation, work or product."""
+    language: str = "en"
+    """Language of the questions, as `unlearner prepare` has it."""
+    questions: str | None = None
+    """Your own questions beside those of the kind, as `unlearner prepare` reads them; of several subjects with {name}
+    in the place of the name."""
     neighbours: str | None = None
     """Names close to the subjects that are to be kept, a text file with one a line; by default as `unlearner prepare`
     finds them, with several subjects well-known ones."""

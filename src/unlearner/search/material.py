@@ -45,7 +45,9 @@ def names_of(command: ForgetCommand) -> list[Names]:
         found = [(name.strip(), *(command.alias if len(command.subject) == 1 else ())) for name in command.subject]
     for names in filter(None, found):
         if not command.prepared:
-            about(_preparation(command, names, ""))  # too short a name, or an unknown kind
+            about(
+                _preparation(command, names, ""), endpoint=command.llm is not None
+            )  # too short a name, or an unknown kind
     first = [names[0].casefold() for names in found if names]
     if len(set(first)) < len(found):
         raise UserError("a subject is named twice, or a line of --subjects has no name: leave it out.")
@@ -102,7 +104,7 @@ def _neighbours(command: ForgetCommand, subjects: list[Names], place: SubjectDir
             raise UserError(f"--neighbours {command.neighbours} names a subject ({wrong[0]}): take it out.")
         return Path(command.neighbours)
     config = _preparation(command, subjects[0], "")
-    subject = replace(about(config), names=everybody)
+    subject = replace(about(config, endpoint=command.llm is not None), names=everybody)
     known = [name for name in subject.others(subject.kind.known) if not any(mentions(n, (name,)) for n in everybody)]
     chosen = random.Random(f"neighbours {command.seed}").sample(known, min(config.neighbour_count, len(known)))
     place.path.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,13 @@ from unlearner.prepare.asking import Asked
 from unlearner.results.lock import lock, released
 from unlearner.results.run import check_place, is_empty, records_hash
 from unlearner.results.subjects import Manifest, SubjectDirectory
+from unlearner.results.subjects import label as label_of
 from unlearner.search.config import ForgetCommand, identity
 from unlearner.search.halving import ETA, Budget, next_trials, rungs, undominated
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, Rates, as_rates, check, figures
 from unlearner.search.listening import Listening
 from unlearner.search.material import Names, names_of, sources
 from unlearner.search.trials import METHODS, Journal, Setting, TooShortError, Trial, candidates, configured, run_trial
-from unlearner.search.trials import label as label_of
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
@@ -247,7 +247,9 @@ class Search:
         sets = [self._asking(name, after) for name in self.held_out.questions]
         reached = self.aim.reached(found)
         trials = self.journal.trials if self.journal is not None else []
-        write_json(file, {**held, "found": asdict(found), "aim": asdict(self.aim), "reached": reached})
+        told = {"found": asdict(found), "aim": asdict(self.aim), "reached": reached, "sets": [asdict(s) for s in sets]}
+        if held != {**held, **told}:  # a page is no older than what it tells
+            write_json(file, {**held, **told})
         return SubjectResult(self.place.path, run, config, setting, epochs, self.aim, found, reached, sets, trials)
 
     def _chosen(self) -> tuple[Setting, float]:

@@ -18,6 +18,7 @@ from unlearner.console import quiet
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, write_jsonl
 from unlearner.methods.grids import RATE, grid_of, rated, settings, usual_options
+from unlearner.results.subjects import label
 from unlearner.search.halving import Tried
 from unlearner.search.held_out import SEARCHED, Aim, Before, Figures, HeldOut, figures
 from unlearner.workflows.forget import Forgetting
@@ -51,17 +52,6 @@ class Trial:
 
     def __str__(self) -> str:
         return label(self.setting, self.epochs)
-
-
-def label(setting: Mapping[str, Any], epochs: float) -> str:
-    """ME+GD,learning_rate=7e-05,forget_coeff=0.5,lora,epochs=7: the setting, as a folder may be called."""
-    parts = [str(setting["method"])]
-    for name, value in setting.items():
-        if name == "lora":
-            parts += ["lora"] if value else []
-        elif name != "method":
-            parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
-    return ",".join([*parts, f"epochs={epochs:g}"])
 
 
 def usual_coefficient(method: str, given: ForgetConfig) -> float | None:
