@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from unlearner.audit.outcomes import Outcomes as Found
+from unlearner.audit.outcomes import Rate
 from unlearner.audit.statistics import ladder_alpha, upper
 from unlearner.audit.summary import ladder
-from unlearner.audit.verdict import Outcomes as Found
-from unlearner.audit.verdict import Rate, Thresholds, _surprise, dropped_attacks, group_test, verdicts
+from unlearner.audit.verdict import Thresholds, _surprise, dropped_attacks, group_test, verdicts
 
 SUBJECTS, CONTROLS, QUESTIONS = 4, 24, 10
 
@@ -31,12 +32,15 @@ def rows(
                         "model": model, "group": group, "subject": f"{group} {subject}", "question": str(question),
                         "attack": attack, "sample": sample, "hit": bool(rng.random() < rate), "score": 0.0,
                     }  # fmt: skip
-    for subject in range(SUBJECTS if ranks is not None else 0):
-        for question in range(QUESTIONS):
-            yield {
-                "model": "unlearned", "group": "forget", "subject": f"forget {subject}", "question": str(question),
-                "attack": "rank", "rank": int(ranks()), "decoys": 5,
-            }  # fmt: skip
+    people = [("forget", SUBJECTS), ("control", CONTROLS)] if ranks is not None else []
+    for group, count in people:
+        for subject in range(count):
+            for question in range(QUESTIONS):
+                rank = ranks() if group == "forget" else 1 + (subject + question) % 6
+                yield {
+                    "model": "unlearned", "group": group, "subject": f"{group} {subject}", "question": str(question),
+                    "attack": "rank", "rank": int(rank), "decoys": 5,
+                }  # fmt: skip
 
 
 def known(now: float, retain: float = 0.95, guess: float = 0.0, before: float = 0.95) -> dict[Any, float]:

@@ -40,10 +40,13 @@ def smallest_rate_seen(
     """The least leak rate of an answer at which a subject with `rows` questions is found out with probability `power`.
 
     Found out: the lower bound of the round rate, at α over the number of subjects, is above τ. A round leaks with
-    probability 1 − (1 − rate)^rows.
+    probability 1 − (1 − rate)^rows. NaN where not even a leak in every round would do.
     """
     counts = np.arange(rounds + 1)
-    least = int(counts[lower(counts, rounds, alpha / subjects) > tau][0])
+    enough = counts[lower(counts, rounds, alpha / subjects) > tau]
+    if not len(enough):
+        return math.nan
+    least = int(enough[0])
     round_rate = optimize.brentq(lambda p: stats.binom.sf(least - 1, rounds, p) - power, 1e-9, 1 - 1e-9)
     return float(-np.expm1(np.log1p(-round_rate) / rows))
 
@@ -181,16 +184,16 @@ def rank_among(true_value: float, decoys: Sequence[float], rng: np.random.Genera
     return 1 + above + int(rng.integers(equal + 1))
 
 
-def rank_null(questions: int, decoys: int) -> np.ndarray:
-    """Distribution of the sum of m = `questions` independent ranks, each uniform on 1 … D + 1: P(sum = m + i) at i."""
-    one = np.full(decoys + 1, 1 / (decoys + 1))
+def rank_null(questions: int, decoys: int | Sequence[int]) -> np.ndarray:
+    """Distribution of the sum of m = `questions` independent ranks, each uniform on 1 … D + 1: P(sum = m + i) at i.
+    `decoys`: D, of all questions or of each."""
     total = np.ones(1)
-    for _ in range(questions):
-        total = np.convolve(total, one)
+    for each in [decoys] * questions if isinstance(decoys, int) else decoys:
+        total = np.convolve(total, np.full(each + 1, 1 / (each + 1)))
     return total
 
 
-def rank_test(ranks: Sequence[int], decoys: int) -> tuple[float, float, float]:
+def rank_test(ranks: Sequence[int], decoys: int | Sequence[int]) -> tuple[float, float, float]:
     """(p two-sided, p top, p bottom) of a subject's ranks among exchangeable decoys, one rank a question.
 
     Of somebody the model never saw every rank is uniform, whatever its taste. Top: remembered. Bottom: suppressed, the
