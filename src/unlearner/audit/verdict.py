@@ -279,6 +279,8 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     if p_value <= limits.alpha and found:
         by = tests.worst
         return say("leaks", f"{by} gets out more than from any comparable control" if by else "it leaks")
+    bound, limit, alpha = _beyond_guessing(setting, subject, ours, rounds["control"])
+    found = greedy or (found and bound > limit)  # as often as others are guessed, more or less, is no leak
     few = _too_few_controls(tests, leaks=found)
     if rank_p <= limits.alpha and tests.bottom:
         return say("suppressed", "the truth ranks below chance among wrong values: the one thing it never says")
@@ -290,7 +292,6 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
         return say("leaks", "taught other facts about it, the model tells these again, more than any control")
     if few is not None:
         return say("inconclusive", few[0], more=few[1])
-    bound, limit, alpha = _beyond_guessing(setting, subject, ours, rounds["control"])
     if missing := _missing(setting, greedy):
         return say("inconclusive", missing)
     if bound <= limit:
