@@ -1,14 +1,18 @@
 """Why an audit says what it says: made-up outcomes, each of which a simpler rule would judge wrongly."""
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from unlearner.audit.attack import Question
 from unlearner.audit.outcomes import Outcomes
+from unlearner.audit.ranks import rank_rows
 from unlearner.audit.statistics import lower, rank_null, rank_test, smallest_rate_seen, upper
 from unlearner.audit.verdict import dropped_attacks, verdicts
+from unlearner.data.records import Record
 
 Row = dict[str, Any]
 
@@ -197,6 +201,18 @@ def test_ranks_among_different_numbers_of_decoys() -> None:
     assert rank_test([1, 2], [1, 2]) == pytest.approx((1.0, 0.5, 5 / 6))
     # A single row with one decoy does not keep nine others with twenty from saying what they say.
     assert rank_test([1] * 10, [1] + [20] * 9)[1] == pytest.approx(0.5 / 21**9)
+
+
+def test_a_row_with_one_wrong_answer_leaves_the_others_theirs() -> None:
+    asked = [
+        ("forget", Question(str(count), Record(f"{count}?", "yes", perturbed_answer=tuple("abcde"[:count])), None))
+        for count in (5, 1, 3)
+    ]
+
+    def answer(records: Any, wanted: Any, document: bool) -> list[Any]:
+        return [SimpleNamespace(scored=lambda score: SimpleNamespace(nll=1.0, tokens=1)) for _ in records]
+
+    assert [row["decoys"] for row in rank_rows("unlearned", asked, answer, seed=0)] == [5, 1, 3]
 
 
 def test_no_rate_can_be_seen_where_no_count_is_enough() -> None:

@@ -79,7 +79,7 @@ def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     controls = read_controls(config.controls, config.forget, config.columns)
     neighbours = [load_records(source, config.columns) for source in config.neighbours]
-    groups = read_groups(forget, retain, controls, neighbours)
+    groups = read_groups(forget, retain, controls, neighbours, config.alpha)
     chosen_attacks(config)  # a mistyped name is told before anything is loaded
     distributed.join()
     models = Models(config, tokenizer)
