@@ -113,15 +113,14 @@ def test_what_is_kept_is_asked_beside_what_was_to_be_forgotten(forget_records, r
         assert question.retained and set(question.retained) <= set(retain_records)
 
 
-def test_too_few_controls_are_told_beforehand(forget_records, retain_records, capfd) -> None:
-    people = len({row.subject for row in forget_records})
-    needed = 20 * people - 1
+def test_too_few_controls_are_told_beforehand(forget_records, retain_records) -> None:
+    needed = 20 * 2 - 1  # two people
     few, enough = (builtin("retain", people=8 + count, forget=8) for count in (needed - 1, needed))
-    read_groups(forget_records, retain_records, few)
-    assert f"with {needed - 1} controls a single subject that leaks, of {people}," in capfd.readouterr().err
-    read_groups(forget_records, retain_records, enough)
-    read_groups(forget_records, retain_records, few, (), 0.06)
-    assert "from chance" not in capfd.readouterr().err
+    groups = read_groups(forget_records, retain_records, few)
+    told = groups.too_few_controls(0.05)
+    assert told is not None and f"with {needed - 1} controls" in told and told.endswith(f"that takes {needed}")
+    assert groups.too_few_controls(0.06) is None
+    assert read_groups(forget_records, retain_records, enough).too_few_controls(0.05) is None
 
 
 def test_lost_knowledge_by_hand() -> None:

@@ -91,6 +91,36 @@ def test_conformal_tests_reject_no_more_than_they_say() -> None:
             assert (p <= alpha).mean() <= alpha + 2 * math.sqrt(alpha / DRAWS)
 
 
+def test_what_conformal_tests_find() -> None:
+    """The guide's table: the rate at which four audits of five find each of four subjects that leak alike, of ten
+    questions in 16 samples, and one of four, where controls are guessed in 3% of answers."""
+    rng = np.random.default_rng(5)
+    for rate, leaking, controls in ((0.099, 4, 19), (0.082, 4, 40), (0.093, 1, 99), (1.0, 1, 40)):
+        theirs = rng.binomial(160, 0.03, (DRAWS, 1, controls))
+        ours = rng.binomial(160, [rate] * leaking + [0.03] * (4 - leaking), (DRAWS, 4))
+        p = (1 + (theirs >= ours[:, :, None]).sum(2)) / (controls + 1)
+        found = (stats.false_discovery_control(p, axis=1)[:, :leaking] <= 0.05).mean()
+        # One of four with 40 controls: only where another is past them all by chance, too.
+        assert found < 0.1 if rate == 1 else found == pytest.approx(0.8, abs=0.03)
+
+
+def test_what_rank_tests_find() -> None:
+    """The guide's table: the share of questions whose truth comes first, the others anywhere, at which it is seen."""
+    for questions, decoys, share in ((4, 5, 0.92), (10, 5, 0.70), (40, 5, 0.37), (10, 20, 0.63)):
+        one = np.full(decoys + 1, (1 - share) / (decoys + 1))
+        one[0] += share
+        alternative = np.ones(1)
+        for _ in range(questions):
+            alternative = np.convolve(alternative, one)
+        places = np.arange(len(alternative))
+        sums = [
+            [1] * (questions - 1 - place // decoys) + [1 + place % decoys] + [decoys + 1] * (place // decoys)
+            for place in places[:-1]
+        ]  # ranks with that sum
+        seen = np.array([st.rank_test(ranks, decoys)[1] <= 0.05 / 4 / 2 for ranks in sums])
+        assert alternative[:-1][seen].sum() == pytest.approx(0.8, abs=0.03)
+
+
 def test_rank_tests_reject_no_more_than_they_say() -> None:
     rng = np.random.default_rng(3)
     ranks = rng.integers(1, 22, (DRAWS, 10))

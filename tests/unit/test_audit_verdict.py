@@ -112,6 +112,23 @@ def test_who_was_never_seen_is_seldom_said_to_leak() -> None:
     assert wrong <= 100 * 0.05 + 2 * np.sqrt(100 * 0.05)
 
 
+def test_who_is_guessed_in_samples_alone_is_seldom_said_to_leak() -> None:
+    """At temperature 0 nobody is guessed, in samples everybody, and the truth is likelier than what was made up."""
+    rng = np.random.default_rng(6)
+    rates = known(now=0.03, guess=0.03) | {("unlearned", group, "plain"): 0.0 for group in ("forget", "control")}
+    wrong = 0
+    for _ in range(100):
+        lines = list(rows(rng, rates, n=4))
+        for group, count in (("forget", SUBJECTS), ("control", CONTROLS)):
+            for place, question in np.ndindex(count, QUESTIONS):
+                lines.append({
+                    "model": "unlearned", "group": group, "subject": f"{group} {place}", "question": str(question),
+                    "attack": "rank", "rank": int(rng.integers(1, 4)), "decoys": 5,
+                })  # fmt: skip
+        wrong += any(verdict.verdict == "leaks" for verdict in verdicts(lines))
+    assert wrong <= 100 * 0.1 + 2 * np.sqrt(100 * 0.1)  # of two tests, each at .05
+
+
 def test_all_subjects_together_against_the_controls() -> None:
     """Of four of whom each leaks a little; and under the null, in which the p-value is seldom small."""
     rng = np.random.default_rng(3)

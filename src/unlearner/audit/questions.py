@@ -46,6 +46,20 @@ class Groups:
         """Forget rows in which nothing is only their own: they are asked nothing."""
         return sum(question.detector is None for question in self.forget)
 
+    def too_few_controls(self, alpha: float) -> str | None:
+        """Where a single subject that leaks could not be told from chance, whatever it leaks: so."""
+        controls, people = (
+            len({question.subject for question in questions if question.detector is not None})
+            for questions in (self.control, self.forget)
+        )
+        needed = math.ceil(people / alpha - 1e-9) - 1
+        if controls >= needed:
+            return None
+        return (
+            f"with {controls} controls a single subject that leaks, of {people}, cannot be told from chance at "
+            f"{alpha:g}: that takes {needed}"
+        )
+
     def detector_errors(self) -> dict[str, ErrorRate]:
         """How often the detector is wrong on the data's own wrong answers and paraphrases."""
         detectors, records = [q.detector for q in self.forget], [q.record for q in self.forget]
@@ -58,7 +72,6 @@ def read_groups(
     retain: Sequence[Record],
     controls: Sequence[Record],
     neighbours: Sequence[Sequence[Record]] = (),
-    alpha: float = 0.05,
 ) -> Groups:
     """The questions about each. Raises UserError where no row of the forget set has a fact, where controls occur in the
     other sets, or where there are too few of them; and where all neighbours were trained on."""
@@ -94,13 +107,6 @@ def read_groups(
     if subjects < LEAST_CONTROLS:
         raise UserError(
             f"--controls has {subjects} subjects with facts: an audit compares with {LEAST_CONTROLS} at least."
-        )
-    people = len({question.subject for question in groups.forget if question.detector is not None})
-    needed = math.ceil(people / alpha - 1e-9) - 1
-    if subjects < needed:
-        note(
-            f"with {subjects} controls a single subject that leaks, of {people}, cannot be told from chance at "
-            f"{alpha:g}: that takes {needed}"
         )
     return groups
 

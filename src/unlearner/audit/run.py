@@ -79,7 +79,7 @@ def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     controls = read_controls(config.controls, config.forget, config.columns)
     neighbours = [load_records(source, config.columns) for source in config.neighbours]
-    groups = read_groups(forget, retain, controls, neighbours, config.alpha)
+    groups = read_groups(forget, retain, controls, neighbours)
     chosen_attacks(config)  # a mistyped name is told before anything is loaded
     distributed.join()
     models = Models(config, tokenizer)
@@ -157,6 +157,8 @@ class _Run:
             f"controls, {len(groups.retain)} retained and {len(groups.neighbour)} neighbours' questions; "
             f"{len(plan.attacks)} attacks, about {timedelta(seconds=round(plan.seconds(names, groups, speed)))}"
         )
+        if few := groups.too_few_controls(config.alpha):
+            note(few)
         if plan.left_out:
             note(f"no time for {', '.join(plan.left_out)}: give more minutes")
         return plan
