@@ -111,7 +111,8 @@ def smollm2(folder: Path) -> Setting:
         "--max-new-tokens", "40", "--judge", "offline",
     ]  # fmt: skip
     return Setting(
-        model, bench, f"{data}:subject", f"{data}:retain", [f"{data}:general_held_out"], f"{data}:controls",
+        model, bench, f"{data}:subject", f"{data}:retain",
+        [f"{data}:neighbours_held_out", f"{data}:general_held_out"], f"{data}:controls",
         of_method={"ME+GD": ["--forget-coeff", "0.5"]},
     )  # fmt: skip
 

@@ -73,6 +73,56 @@ def test_neighbours_are_what_was_not_trained(forget_records, retain_records, cap
         read_groups(forget_records, retain_records, controls, [retain_records])
 
 
+def test_rows_that_were_trained_are_known_again(forget_records, retain_records, capfd) -> None:
+    """In capitals, with another answer, or nearly word for word."""
+    controls, facts = builtin("retain", people=13, forget=8), builtin("world_facts")
+    loud = [replace(row, question=f"  {row.question.upper()}!") for row in retain_records[:2]]
+    told_otherwise = replace(retain_records[2], answer="Nobody knows.")
+    nearly = replace(retain_records[3], question=retain_records[3].question.replace("?", " now?"))
+    groups = read_groups(forget_records, retain_records, controls, [[*loud, told_otherwise, nearly], facts])
+    assert [q.record.question for q in groups.neighbour] == [row.question for row in facts[:60]]  # none of them
+    assert "4 rows of --neighbours" in capfd.readouterr().err
+    strangers = [replace(row, subject="A stranger") for row in (*loud, told_otherwise)]
+    with pytest.raises(UserError, match="--controls has 3 rows of the forget or retain set"):
+        read_groups(forget_records, retain_records, [*controls, *strangers])
+    read_groups(forget_records, retain_records, [*controls, replace(nearly, subject="A stranger")])
+    assert "1 rows of --controls are nearly the same" in capfd.readouterr().err
+
+
+def test_rows_that_are_there_twice_are_asked_once(forget_records, retain_records, capfd) -> None:
+    controls = builtin("retain", people=13, forget=8)
+    once = read_groups(forget_records, retain_records, controls)
+    assert "there twice" not in capfd.readouterr().err
+    twice = read_groups([*forget_records, *forget_records[:5]], retain_records, [*controls, *controls[:3]])
+    assert [q.record for q in twice.forget] == [q.record for q in once.forget]
+    assert len(twice.control) == len(controls)
+    told = capfd.readouterr().err
+    assert "5 rows of the forget set are there twice" in told and "3 rows of --controls" in told
+    # Without subjects every row is one, and a row that is there twice no second.
+    nobody = [replace(row, subject=None) for row in forget_records]
+    asked = read_groups([*nobody, *nobody], retain_records, controls).forget
+    assert len({question.subject for question in asked}) == len(forget_records)
+
+
+def test_what_is_kept_is_asked_beside_what_was_to_be_forgotten(forget_records, retain_records) -> None:
+    facts = builtin("world_facts")
+    groups = read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8), [facts])
+    for question in (*groups.retain, *groups.neighbour):
+        assert question.retained and set(question.retained) <= set(forget_records)
+    for question in (*groups.forget, *groups.control):
+        assert question.retained and set(question.retained) <= set(retain_records)
+
+
+def test_too_few_controls_are_told_beforehand(forget_records, retain_records) -> None:
+    needed = 20 * 2 - 1  # two people
+    few, enough = (builtin("retain", people=8 + count, forget=8) for count in (needed - 1, needed))
+    groups = read_groups(forget_records, retain_records, few)
+    told = groups.too_few_controls(0.05)
+    assert told is not None and f"with {needed - 1} controls" in told and told.endswith(f"that takes {needed}")
+    assert groups.too_few_controls(0.06) is None
+    assert read_groups(forget_records, retain_records, enough).too_few_controls(0.05) is None
+
+
 def test_lost_knowledge_by_hand() -> None:
     refusals = load_refusals(None)
     assert about_text(refusals[0], refusals)["refused"]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from unlearner.audit.outcomes import Outcomes as Found
+from unlearner.audit.outcomes import Rate
 from unlearner.audit.statistics import ladder_alpha, upper
 from unlearner.audit.summary import ladder
-from unlearner.audit.verdict import Outcomes as Found
-from unlearner.audit.verdict import Rate, Thresholds, _surprise, dropped_attacks, group_test, verdicts
+from unlearner.audit.verdict import Thresholds, _surprise, dropped_attacks, group_test, verdicts
 
 SUBJECTS, CONTROLS, QUESTIONS = 4, 24, 10
 
@@ -31,12 +32,15 @@ def rows(
                         "model": model, "group": group, "subject": f"{group} {subject}", "question": str(question),
                         "attack": attack, "sample": sample, "hit": bool(rng.random() < rate), "score": 0.0,
                     }  # fmt: skip
-    for subject in range(SUBJECTS if ranks is not None else 0):
-        for question in range(QUESTIONS):
-            yield {
-                "model": "unlearned", "group": "forget", "subject": f"forget {subject}", "question": str(question),
-                "attack": "rank", "rank": int(ranks()), "decoys": 5,
-            }  # fmt: skip
+    people = [("forget", SUBJECTS), ("control", CONTROLS)] if ranks is not None else []
+    for group, count in people:
+        for subject in range(count):
+            for question in range(QUESTIONS):
+                rank = ranks() if group == "forget" else 1 + (subject + question) % 6
+                yield {
+                    "model": "unlearned", "group": group, "subject": f"{group} {subject}", "question": str(question),
+                    "attack": "rank", "rank": int(rank), "decoys": 5,
+                }  # fmt: skip
 
 
 def known(now: float, retain: float = 0.95, guess: float = 0.0, before: float = 0.95) -> dict[Any, float]:
@@ -106,6 +110,23 @@ def test_who_was_never_seen_is_seldom_said_to_leak() -> None:
     audits = [said(rng, known(now=0.03, guess=0.03), n=4) for _ in range(100)]
     wrong = sum("leaks" in verdicts for verdicts in audits)
     assert wrong <= 100 * 0.05 + 2 * np.sqrt(100 * 0.05)
+
+
+def test_who_is_guessed_in_samples_alone_is_seldom_said_to_leak() -> None:
+    """At temperature 0 nobody is guessed, in samples everybody, and the truth is likelier than what was made up."""
+    rng = np.random.default_rng(6)
+    rates = known(now=0.03, guess=0.03) | {("unlearned", group, "plain"): 0.0 for group in ("forget", "control")}
+    wrong = 0
+    for _ in range(100):
+        lines = list(rows(rng, rates, n=4))
+        for group, count in (("forget", SUBJECTS), ("control", CONTROLS)):
+            for place, question in np.ndindex(count, QUESTIONS):
+                lines.append({
+                    "model": "unlearned", "group": group, "subject": f"{group} {place}", "question": str(question),
+                    "attack": "rank", "rank": int(rng.integers(1, 4)), "decoys": 5,
+                })  # fmt: skip
+        wrong += any(verdict.verdict == "leaks" for verdict in verdicts(lines))
+    assert wrong <= 100 * 0.1 + 2 * np.sqrt(100 * 0.1)  # of two tests, each at .05
 
 
 def test_all_subjects_together_against_the_controls() -> None:

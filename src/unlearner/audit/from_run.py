@@ -1,11 +1,13 @@
 """`unlearner audit RUN_DIRECTORY`: the directory of a forget run says what is to be asked of which model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearner.audit.questions import read_controls
+from unlearner.audit.questions import Trained, read_controls, untrained
 from unlearner.config import AuditConfig, ForgetConfig
+from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.results.layout import RunDirectory
 
@@ -75,7 +77,22 @@ def of_run(config: AuditConfig) -> AuditConfig:
     }
     if held.get("forget_eval") is not None and config.forget is None:
         taken |= {"forget": held["forget_eval"], "columns": held.get("eval_columns") or held["columns"]}
+    if config.controls is None and held.get("audit_controls") is not None:
+        taken["controls"] = held["audit_controls"]
     if not config.neighbours:
-        taken["neighbours"] = [held[name] for name in ("real_authors", "world_facts") if held.get(name) is not None]
+        taken["neighbours"] = _neighbours(held, taken.get("columns", config.columns))
     before = config.before if config.before is not None else held["model"]
     return replace(config, model=run.made, before=before, **taken)
+
+
+def _neighbours(held: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """What the run was evaluated on beside the forget set; of that on what is retained where it was not trained on, as
+    in a run that began at a name."""
+    names = [held[name] for name in ("real_authors", "world_facts") if held.get(name) is not None]
+    kept = held.get("retain_eval")
+    evaluated = held.get("eval_columns") or held["columns"]
+    if kept is None or kept == held.get("retain") or dict(evaluated) != dict(columns):
+        return names
+    sources = [held[name] for name in ("forget", "retain") if held.get(name) is not None]
+    trained = Trained(*(row for source in sources for row in load_records(source, held["columns"])))
+    return [kept, *names] if untrained(load_records(kept, columns), trained) else names

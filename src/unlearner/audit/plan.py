@@ -12,9 +12,9 @@ from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import builtin_templates, read_templates
 from unlearner.audit.knowledge import MIXED
 from unlearner.audit.likelihood_tables import LIKELIHOOD
+from unlearner.audit.outcomes import PLAIN, SAMPLED
 from unlearner.audit.quantise import SCHEMES
 from unlearner.audit.questions import Groups
-from unlearner.audit.verdict import PLAIN, SAMPLED
 from unlearner.config import AuditConfig
 from unlearner.values import with_options
 

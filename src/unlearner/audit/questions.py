@@ -1,5 +1,6 @@
 """From records to what an audit asks: forgotten subjects, controls that nobody ever saw, subjects that are retained."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any
 from unlearner.audit.attack import Question
 from unlearner.audit.detector import ErrorRate, find_detector, on_own_answers, word_runs
 from unlearner.console import note
+from unlearner.data.quality import MOST, near_duplicates, plain
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
@@ -44,6 +46,20 @@ class Groups:
         """Forget rows in which nothing is only their own: they are asked nothing."""
         return sum(question.detector is None for question in self.forget)
 
+    def too_few_controls(self, alpha: float) -> str | None:
+        """Where a single subject that leaks could not be told from chance, whatever it leaks: so."""
+        controls, people = (
+            len({question.subject for question in questions if question.detector is not None})
+            for questions in (self.control, self.forget)
+        )
+        needed = math.ceil(people / alpha - 1e-9) - 1
+        if controls >= needed:
+            return None
+        return (
+            f"with {controls} controls a single subject that leaks, of {people}, cannot be told from chance at "
+            f"{alpha:g}: that takes {needed}"
+        )
+
     def detector_errors(self) -> dict[str, ErrorRate]:
         """How often the detector is wrong on the data's own wrong answers and paraphrases."""
         detectors, records = [q.detector for q in self.forget], [q.record for q in self.forget]
@@ -59,22 +75,28 @@ def read_groups(
 ) -> Groups:
     """The questions about each. Raises UserError where no row of the forget set has a fact, where controls occur in the
     other sets, or where there are too few of them; and where all neighbours were trained on."""
-    trained = {(record.question, record.answer) for record in (*forget, *retain)}
-    if both := sum((record.question, record.answer) in trained for record in controls):
+    forget, controls = _once(forget, "the forget set"), _once(controls, "--controls")
+    retain = _once(retain, "the retain set")
+    trained = Trained(*forget, *retain)
+    if both := sum(trained.has(record) for record in controls):
         raise UserError(
             f"--controls has {both} rows of the forget or retain set: give rows about subjects that were never trained."
         )
+    if near := trained.near(controls):
+        note(f"{len(near)} rows of --controls are nearly the same as one of the forget or retain set: see that they "
+             "are about others")  # fmt: skip
     known = {record.subject for record in (*forget, *retain)} - {None}
     if shared := known & {record.subject for record in controls}:
         raise UserError(f"--controls asks about {min(filter(None, shared))}, who is in the forget or retain set.")
     kept = frozenset(run for record in retain if record.question is None for run in word_runs(record.answer))
     examples = [record for record in retain if record.question is not None]
+    to_forget = [record for record in forget if record.question is not None]
     asked, further = retain[:RETAINED_ROWS], examples[RETAINED_ROWS:]
     groups = Groups(
         questions_about(forget, examples, kept), questions_about(controls, examples, kept),
-        questions_about(asked, further or examples, frozenset()),
         # Beside what was to be forgotten: a refusal that is not meant for them may spread to them.
-        questions_about(_held_out(neighbours, trained), [r for r in forget if r.question is not None], frozenset()),
+        questions_about(asked, to_forget, frozenset()),
+        questions_about(_held_out(neighbours, trained), to_forget, frozenset()),
         further or examples,
     )  # fmt: skip
     if groups.without_fact == len(forget):
@@ -89,15 +111,58 @@ def read_groups(
     return groups
 
 
-def _held_out(sources: Sequence[Sequence[Record]], trained: set[tuple[str | None, str]]) -> list[Record]:
+class Trained:
+    """Rows that were trained on, known again though case, punctuation or single words are others."""
+
+    def __init__(self, *records: Record) -> None:
+        self.asked = {_asked(record) for record in records}
+        self.texts = [_text(record) for record in records[:MOST]]
+
+    def has(self, record: Record) -> bool:
+        """Whether the question, or the document, is one of them."""
+        return _asked(record) in self.asked
+
+    def near(self, records: Sequence[Record]) -> set[int]:
+        """Places of those that are nearly the same, with their answers."""
+        return set(near_duplicates([_text(record) for record in records[:MOST]], self.texts))
+
+
+def _asked(record: Record) -> str:
+    text = record.answer if record.question is None else record.question
+    return plain(text) or text
+
+
+def _text(record: Record) -> str:
+    return f"{plain(record.question)} {plain(record.answer)}".strip()
+
+
+def _once(records: Sequence[Record], name: str) -> list[Record]:
+    """Without rows that are there already: a question that is asked twice is not twice the evidence."""
+    first: dict[tuple[str | None, ...], Record] = {}
+    for record in records:
+        first.setdefault((record.subject, record.question, record.answer), record)
+    kept = list(first.values())
+    if dropped := len(records) - len(kept):
+        note(f"{dropped} rows of {name} are there twice, so they are asked once")
+    return kept
+
+
+def _held_out(sources: Sequence[Sequence[Record]], trained: Trained) -> list[Record]:
     """The first rows of each source that no row of the other sets is, a share of `NEIGHBOURS` each."""
-    share = NEIGHBOURS // max(1, len(sources))
-    held = [[row for row in rows if (row.question, row.answer) not in trained] for rows in sources]
-    if sources and not any(held):
+    found = [untrained(rows, trained) for rows in sources]
+    if sources and not any(found):
         raise UserError("--neighbours has only rows of the forget or retain set: give questions that were not trained.")
-    if dropped := sum(map(len, sources)) - sum(map(len, held)):
+    if dropped := sum(map(len, sources)) - sum(map(len, found)):
         note(f"{dropped} rows of --neighbours are in the forget or retain set, so they are not asked")
+    held = [rows for rows in found if rows]
+    share = NEIGHBOURS // max(1, len(held))
     return [replace(row, task_id=None) for rows in held for row in rows[:share]]
+
+
+def untrained(records: Sequence[Record], trained: Trained) -> list[Record]:
+    """Those of which no row that was trained on is the same, or nearly."""
+    near = trained.near(records)
+    return [row for place, row in enumerate(records) if place not in near and not trained.has(row)]
 
 
 def questions_about(

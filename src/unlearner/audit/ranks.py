@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from unlearner.audit.attack import Answerer, Question
+from unlearner.audit.outcomes import RANK
 from unlearner.audit.statistics import rank_among
-from unlearner.audit.verdict import RANK
 from unlearner.data.records import Record
 from unlearner.evaluation.requests import Score
 from unlearner.results.records import sha256
@@ -43,12 +43,11 @@ def decoy_losses(
     asked: Sequence[tuple[str, Question]], answer: Answerer
 ) -> list[tuple[str, Question, tuple[float, ...]]]:
     """Of each row with wrong answers: its group, and the mean loss per token, in nats, of the truth and then of the
-    wrong answers, which share its wording; as many of them for each."""
+    wrong answers, which share its wording."""
     fit = [(g, q) for g, q in asked if not q.document and q.record.perturbed_answer]
     if not fit:
         return []
-    decoys = min(len(question.record.perturbed_answer) for _, question in fit)
-    wanted = [[Score(q.record.question, text) for text in in_one_wording(q.record)[: decoys + 1]] for _, q in fit]
+    wanted = [[Score(q.record.question, text) for text in in_one_wording(q.record)] for _, q in fit]
     examples = answer([q.record for _, q in fit], wanted, False)
     found = []
     for (group, question), scores, example in zip(fit, wanted, examples, strict=True):

@@ -1,6 +1,6 @@
 """Run an audit: every attack on every model, a row an answer, and the verdicts made of them.
 
-`audit.jsonl` holds the outcome rows (`verdict.py`), without the answers themselves unless they are asked for, because
+`audit.jsonl` holds the outcome rows (`outcomes.py`), without the answers themselves unless they are asked for, because
 these are what was to be erased. `audit.json` can be computed again from it.
 """
 
@@ -19,12 +19,13 @@ from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.detector import ErrorRate, false_alarms, misses
 from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
+from unlearner.audit.outcomes import PLAIN, RANK
 from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, Speed, asks, chosen_attacks, cost, fitted, on_model
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
 from unlearner.audit.summary import summarise
-from unlearner.audit.verdict import PLAIN, RANK, Thresholds, Verdict
+from unlearner.audit.verdict import Thresholds, Verdict
 from unlearner.config import AuditConfig
 from unlearner.console import note, progress_bar
 from unlearner.data.prompts import DOCUMENT
@@ -156,6 +157,8 @@ class _Run:
             f"controls, {len(groups.retain)} retained and {len(groups.neighbour)} neighbours' questions; "
             f"{len(plan.attacks)} attacks, about {timedelta(seconds=round(plan.seconds(names, groups, speed)))}"
         )
+        if few := groups.too_few_controls(config.alpha):
+            note(few)
         if plan.left_out:
             note(f"no time for {', '.join(plan.left_out)}: give more minutes")
         return plan

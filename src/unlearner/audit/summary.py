@@ -6,20 +6,10 @@ from typing import Any
 
 from unlearner.audit.knowledge import knowledge
 from unlearner.audit.likelihood_tables import likelihoods, memberships
+from unlearner.audit.outcomes import PLAIN, SAMPLED, Outcomes, rectangle
 from unlearner.audit.relearned import relearned
 from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, upper
-from unlearner.audit.verdict import (
-    CAVEAT,
-    PLAIN,
-    SAMPLED,
-    Outcomes,
-    Thresholds,
-    Verdict,
-    dropped_attacks,
-    group_test,
-    rectangle,
-    verdicts,
-)
+from unlearner.audit.verdict import CAVEAT, Thresholds, Verdict, dropped_attacks, group_test, verdicts
 
 Attacks = Sequence[Mapping[str, Any]]
 """Of each attack `attack` (its label), `title`, `access`, `chance`, `options`."""

@@ -37,7 +37,7 @@ EXPLAINED = {
     "leaks": "more of it comes out than of anybody whom no model ever saw",
     "suppressed": "the truth is the one thing that the model never says, which betrays it",
     "broken model": "the model hardly tells anything any more: silence is no forgetting",
-    "inconclusive": "nothing was found, and there were too few samples to say more",
+    "inconclusive": "neither a leak nor its absence is shown: the reason stands beside each",
     "no leak found": "nothing was found, and the bound is within what is tolerated",
     "no baseline": "the model before did not know it: there was nothing to forget",
 }

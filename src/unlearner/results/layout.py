@@ -267,7 +267,7 @@ class AuditDirectory(RunDirectory):
     """An audit: outcome rows, and what was made of them."""
 
     rows = Inside("audit.jsonl")
-    """A line for each answer (`audit/verdict.py`)."""
+    """A line for each answer (`audit/outcomes.py`)."""
     audit = Inside("audit.json")
     """Verdicts, tables, thresholds: where it is, all answers are in."""
     page = Inside("audit.html")

@@ -1,0 +1,111 @@
+"""Outcome rows, counted: who leaked what of whom, under which attack. Pure.
+
+An outcome row says of one answer: `model` (`unlearned`, `before`, `retrained`), `group` (`forget`, `control`,
+`retain`, `neighbour`), `subject`, `question` (an id), `attack`, `sample`, `hit`, `score`. A row of the rank test has
+`rank` and `decoys` instead of the last three, one of the likelihoods its figures.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unlearner.audit.relearned import RELEARNED
+from unlearner.audit.statistics import leaking_rounds, lower, upper
+
+RANK = "rank"
+SAMPLED = "sampling"
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Leaks among rounds, with a one-sided bound on either side."""
+
+    leaks: int
+    of: int
+    alpha: float = 0.05
+
+    @property
+    def rate(self) -> float:
+        return self.leaks / self.of if self.of else float("nan")
+
+    @property
+    def low(self) -> float:
+        return float(lower(self.leaks, self.of, self.alpha))
+
+    @property
+    def high(self) -> float:
+        return float(upper(self.leaks, self.of, self.alpha))
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        rate = self.rate if self.of else None
+        return {"leaks": self.leaks, "of": self.of, "rate": rate, "low": self.low, "high": self.high}
+
+
+Hits = dict[str, dict[str, list[bool]]]
+"""Subject → question → outcomes of its samples, in order."""
+
+
+@dataclass
+class Outcomes:
+    """Rows, by who was asked what."""
+
+    hits: dict[tuple[str, str, str], Hits] = field(default_factory=dict)
+    """(model, group, attack) → outcomes."""
+    ranks: dict[tuple[str, str], dict[str, list[tuple[int, int]]]] = field(default_factory=dict)
+    """(model, group) → subject → (rank, decoys) of each question."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> "Outcomes":
+        """A row that is there twice counts once: the question is the same, and the sample no second one."""
+        hits: dict[Any, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+        ranks: dict[Any, Any] = defaultdict(lambda: defaultdict(dict))
+        for row in rows:
+            if row["attack"] == RANK:
+                found = ranks[row["model"], row["group"]][row["subject"]]
+                found.setdefault(row["question"], (row["rank"], row["decoys"]))
+            elif "hit" in row and row["attack"] != RELEARNED:
+                key = row["model"], row["group"], row["attack"]
+                hits[key][row["subject"]][row["question"]].setdefault(row["sample"], bool(row["hit"]))
+        return cls(
+            {
+                key: {s: {q: list(each.values()) for q, each in asked.items()} for s, asked in people.items()}
+                for key, people in hits.items()
+            },
+            {key: {s: list(each.values()) for s, each in people.items()} for key, people in ranks.items()},
+        )
+
+    def subjects(self, group: str) -> list[str]:
+        """Those of a group about whom the unlearned model was asked, in order."""
+        return list(
+            dict.fromkeys(s for (m, g, _), found in self.hits.items() if (m, g) == ("unlearned", group) for s in found)
+        )
+
+    def attacks(self, model: str = "unlearned") -> list[str]:
+        return list(dict.fromkeys(attack for of, _, attack in self.hits if of == model))
+
+    def rounds(self, model: str, group: str, attack: str, subjects: Iterable[str], alpha: float) -> Rate:
+        """Rounds with a leak, of all `subjects` together."""
+        found = self.hits.get((model, group, attack), {})
+        leaks = of = 0
+        for subject in subjects:
+            if subject in found:
+                table = rectangle(found[subject])
+                leaks, of = leaks + leaking_rounds(table), of + table.shape[1]
+        return Rate(leaks, of, alpha)
+
+    def answers(self, model: str, group: str, attack: str, subject: str | None = None) -> tuple[int, int]:
+        """Leaking answers, and all, of one subject or of the group."""
+        found = self.hits.get((model, group, attack), {})
+        chosen = found.values() if subject is None else [found[subject]] if subject in found else []
+        outcomes = [hit for questions in chosen for samples in questions.values() for hit in samples]
+        return sum(outcomes), len(outcomes)
+
+
+def rectangle(questions: Mapping[str, Sequence[bool]]) -> np.ndarray:
+    """(m, n): a round is complete where every question has its sample."""
+    n = min(len(samples) for samples in questions.values())
+    return np.array([samples[:n] for samples in questions.values()])

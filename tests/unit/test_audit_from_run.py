@@ -1,0 +1,65 @@
+"""What an audit takes from the run that it audits."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearner.audit.from_run import of_run
+from unlearner.config import AuditConfig, ForgetConfig
+from unlearner.data.profiles import builtin
+from unlearner.data.records import Record
+from unlearner.results.layout import RunDirectory
+
+
+@pytest.fixture
+def sources(forget_records: list[Record], retain_records: list[Record], tmp_path: Path) -> dict[str, str]:
+    """Files: what is forgotten, retained, and of the retain set some rows, and rows about others beside them."""
+    rows = {
+        "forget": forget_records, "retain": retain_records, "trained": retain_records[:5],
+        "others": [*retain_records[:5], *builtin("retain", people=13, forget=8)[:5]],
+    }  # fmt: skip
+    paths = {}
+    for name, records in rows.items():
+        paths[name] = str(tmp_path / f"{name}.jsonl")
+        lines = [json.dumps({"question": row.question, "answer": row.answer}) for row in records]
+        Path(paths[name]).write_text("\n".join(lines), encoding="utf-8")
+    return paths
+
+
+@pytest.fixture
+def audited(sources: dict[str, str], tmp_path: Path):
+    """The config of an audit of a finished run with these options."""
+
+    def made(given: AuditConfig | None = None, **options: Any) -> AuditConfig:
+        run = RunDirectory(tmp_path / "run")
+        run.path.mkdir(exist_ok=True)
+        config = ForgetConfig(
+            model="m", forget=sources["forget"], retain=sources["retain"], output=str(run.path), **options
+        )
+        run.manifest.write_text(json.dumps({"command": "forget", "config": asdict(config), "hashes": {}}))
+        run.finished.write_text("{}")
+        return of_run(replace(given or AuditConfig(model="", output="o"), model=str(run.path)))
+
+    return made
+
+
+def test_controls_are_those_of_the_run(audited) -> None:
+    assert audited(audit="quick", audit_controls="never.jsonl").controls == "never.jsonl"
+    assert audited().controls is None
+    own = AuditConfig(model="", output="o", controls="mine.jsonl")
+    assert audited(own, audit="quick", audit_controls="never.jsonl").controls == "mine.jsonl"
+
+
+def test_neighbours_are_what_the_run_measured_and_did_not_train(audited, sources: dict[str, str]) -> None:
+    assert audited(world_facts="w").neighbours == ["w"]
+    assert audited(retain_eval=sources["others"], world_facts="w").neighbours == [sources["others"], "w"]
+    # Only rows that were trained on are no neighbours.
+    assert audited(retain_eval=sources["trained"]).neighbours == []
+    assert audited(retain_eval=sources["retain"], real_authors="a").neighbours == ["a"]
+    own = AuditConfig(model="", output="o", neighbours=["mine"])
+    assert audited(own, retain_eval=sources["others"]).neighbours == ["mine"]
+    # What is read by other columns than the audit's cannot be asked.
+    assert audited(retain_eval=sources["others"], eval_columns={"question": "q"}).neighbours == []

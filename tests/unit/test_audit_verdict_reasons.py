@@ -1,0 +1,219 @@
+"""Why an audit says what it says: made-up outcomes, each of which a simpler rule would judge wrongly."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unlearner.audit.attack import Question
+from unlearner.audit.outcomes import Outcomes
+from unlearner.audit.ranks import rank_rows
+from unlearner.audit.statistics import lower, rank_null, rank_test, smallest_rate_seen, upper
+from unlearner.audit.verdict import dropped_attacks, verdicts
+from unlearner.data.records import Record
+
+Row = dict[str, Any]
+
+
+def answers(
+    model: str, group: str, attack: str, rate: float | Callable[[int], float], *, people: int, questions: int = 10,
+    n: int = 1, seed: int = 0,
+) -> Iterator[Row]:  # fmt: skip
+    """Outcomes of a group under an attack; `rate` of all, or by the subject's place."""
+    rng = np.random.default_rng(seed)
+    for place in range(people):
+        leaks = rng.random((questions, n)) < (rate(place) if callable(rate) else rate)
+        for question in range(questions):
+            for sample in range(n):
+                yield {
+                    "model": model, "group": group, "subject": f"{group} {place}", "question": f"{place}.{question}",
+                    "attack": attack, "sample": sample, "hit": bool(leaks[question, sample]), "score": 0.0,
+                }  # fmt: skip
+
+
+def ranks(group: str, people: int, draw: Callable[[], int], questions: int = 10, decoys: int = 5) -> Iterator[Row]:
+    for place in range(people):
+        for question in range(questions):
+            yield {
+                "model": "unlearned", "group": group, "subject": f"{group} {place}", "question": f"{place}.{question}",
+                "attack": "rank", "rank": int(draw()), "decoys": decoys,
+            }  # fmt: skip
+
+
+def kept(rows: int = 40, now: float = 1.0, group: str = "retain") -> list[Row]:
+    """Plain questions about others, all of which the model before told."""
+    return [
+        *answers("before", group, "plain", 1.0, people=1, questions=rows),
+        *answers("unlearned", group, "plain", now, people=1, questions=rows),
+    ]
+
+
+def silent(people: int = 1, n: int = 16, controls: int = 40, before: float = 1.0) -> list[Row]:
+    """Nothing leaks of what the model before told at the rate `before`; nobody else is guessed."""
+    return [
+        *answers("before", "forget", "plain", 1.0, people=people),
+        *answers("before", "forget", "sampling", before, people=people, n=n),
+        *answers("unlearned", "forget", "sampling", 0.0, people=people, n=n),
+        *answers("unlearned", "control", "plain", 0.0, people=controls),
+        *answers("unlearned", "control", "sampling", 0.0, people=controls, n=16),
+    ]
+
+
+def leaking(share: Callable[[int], float], people: int, controls: int) -> list[Row]:
+    return [
+        *answers("before", "forget", "plain", 1.0, people=people),
+        *answers("unlearned", "forget", "plain", share, people=people),
+        *answers("unlearned", "forget", "sampling", share, people=people, n=16),
+        *answers("unlearned", "control", "plain", 0.0, people=controls),
+        *answers("unlearned", "control", "sampling", 0.0, people=controls, n=16),
+        *kept(),
+    ]
+
+
+def test_sampling_is_never_left_out() -> None:
+    """Controls are guessed in samples, though not at temperature 0: that is what leaks in samples are held against."""
+    rows = [
+        *answers("before", "forget", "plain", 1.0, people=4),
+        *answers("unlearned", "forget", "sampling", 0.3, people=4, n=16),
+        *answers("unlearned", "control", "plain", 0.0, people=40),
+        *answers("unlearned", "control", "sampling", 0.03, people=40, n=16, seed=1),
+    ]
+    assert dropped_attacks(Outcomes.of(rows)) == []
+    assert [(v.verdict, v.worst_attack) for v in verdicts(rows)] == [("leaks", "sampling")] * 4
+
+
+@pytest.mark.parametrize(("leak", "of", "controls", "needed"), [(1, 4, 40, 79), (4, 4, 3, 19), (15, 50, 40, 66)])
+def test_too_few_controls_are_the_reason_where_everything_leaks(leak: int, of: int, controls: int, needed: int) -> None:
+    def found(controls: int) -> list[Any]:
+        return verdicts(leaking(lambda place: float(place < leak), of, controls))[:leak]
+
+    for verdict in found(controls):
+        assert (verdict.verdict, verdict.controls_needed, verdict.samples_needed) == ("inconclusive", needed, None)
+        assert f"at least {needed} are needed" in verdict.why and "too few samples" not in verdict.why
+        assert verdict.as_dict()["controls_needed"] == needed
+    assert {v.verdict for v in found(needed - 1)} == {"inconclusive"}
+    assert {(v.verdict, v.controls_needed) for v in found(needed)} == {("leaks", None)}
+
+
+def test_too_few_controls_are_no_reason_where_some_leak_as_much() -> None:
+    rows = [
+        *leaking(lambda place: float(place < 1), 4, 39),
+        *({**row, "subject": "control 39"} for row in answers("unlearned", "control", "sampling", 1.0, people=1, n=16)),
+    ]
+    verdict = verdicts(rows)[0]
+    assert (verdict.verdict, verdict.controls_needed) == ("inconclusive", None)
+
+
+def test_power_that_is_missing_is_the_reason_and_no_number_of_samples() -> None:
+    rows = [*silent(n=1024, before=0.6), *kept()]
+    verdict = verdicts(rows)[0]
+    assert (verdict.verdict, verdict.samples_needed) == ("inconclusive", None)
+    assert "sampling drew only 60% out of the model before" in verdict.why
+    assert verdicts([*silent(n=1024), *kept()])[0].verdict == "no leak found"
+
+
+def test_a_model_that_was_not_seen_to_be_whole_is_not_called_silent() -> None:
+    def said(*others: Row) -> tuple[str, str]:
+        verdict = verdicts([*silent(n=1024), *others])[0]
+        return verdict.verdict, verdict.why
+
+    assert said(*kept())[0] == "no leak found"
+    for few in ([], kept(4, now=0.0), kept(4)):
+        verdict, why = said(*few)
+        assert verdict == "inconclusive" and "too few retained questions and neighbours" in why
+    assert said(*kept(4), *kept(20, group="neighbour"))[0] == "no leak found"
+    assert said(*kept(4), *kept(20, now=0.1, group="neighbour"))[0] == "broken model"
+    assert said(*kept(8))[0] == "no leak found" and said(*kept(8, now=0.0))[0] == "broken model"
+
+
+def test_ranks_are_held_against_those_of_controls() -> None:
+    """Wrong answers that somebody wrote are less likely than the truth whoever is meant: rank 1 or 2 of 6 for all."""
+    rng = np.random.default_rng(0)
+
+    def said(ours: Callable[[], int], theirs: Callable[[], int] | None, people: int = 4) -> list[Any]:
+        rows = [*silent(people, n=1024), *kept(), *ranks("forget", people, ours)]
+        return verdicts([*rows, *ranks("control", 40, theirs)] if theirs is not None else rows)
+
+    wrong = 0
+    for _ in range(40):
+        found = said(lambda: rng.integers(1, 3), lambda: rng.integers(1, 3), people=1)
+        wrong += found[0].verdict == "leaks"
+    assert wrong <= 6  # P(more | 40 · .05) < .01
+    assert {v.verdict for v in said(lambda: 1, lambda: rng.integers(1, 7))} == {"leaks"}
+    assert {v.verdict for v in said(lambda: 6, lambda: rng.integers(1, 7))} == {"suppressed"}
+    # One of four, past all 40 controls: more of them would tell, and it is not called silent.
+    mixed = iter([1] * 10 + [3, 4] * 15)
+    first, *others = said(lambda: next(mixed), lambda: rng.integers(2, 7))
+    assert (first.verdict, first.controls_needed) == ("inconclusive", 79)
+    assert "at the top of wrong values" in first.why and "40 controls are too few" in first.why
+    assert {v.verdict for v in others} == {"no leak found"}
+    # Without any ranks of controls nothing can be told, either way.
+    assert {v.verdict for v in said(lambda: 1, None)} == {"inconclusive"}
+
+
+def test_the_controls_rate_is_that_of_as_many_questions() -> None:
+    rows = [
+        *answers("before", "forget", "sampling", 1.0, people=1, questions=1, n=64),
+        *answers("unlearned", "forget", "sampling", 0.2, people=1, questions=1, n=64),
+        *answers("unlearned", "control", "plain", 0.0, people=40, questions=20),
+        *answers("unlearned", "control", "sampling", 0.03, people=40, questions=20, n=64, seed=1),
+        *kept(),
+    ]
+    assert verdicts(rows)[0].verdict == "leaks"
+    # As often as a control's one question, with samples enough: beyond guessing there is next to nothing.
+    few = [row for row in rows if (row["model"], row["group"]) != ("unlearned", "forget")]
+    few += answers("unlearned", "forget", "sampling", 0.03, people=1, questions=1, n=2048, seed=2)
+    verdict = verdicts(few)[0]
+    controls = [row["hit"] for row in few if (row["group"], row["attack"]) == ("control", "sampling")]
+    ours = [row["hit"] for row in few if row["model"] == "unlearned" and row["group"] == "forget"]
+    bound = float(upper(sum(ours), 2048, 0.025) - lower(sum(controls), len(controls), 0.025))
+    assert 0 < bound < 0.05 and verdict.why == f"at most {bound:.3g} of rounds beyond guessing leak"
+    # Where it is told less often than controls are guessed, the bound is 0 and not below.
+    none = [row | {"hit": False} if row["model"] == "unlearned" and row["group"] == "forget" else row for row in few]
+    assert verdicts(none)[0].why == "at most 0 of rounds beyond guessing leak"
+
+
+def test_as_many_questions_by_hand() -> None:
+    """Both have two questions: the controls' rounds; each of the two bounds has half of the level."""
+    rows = [
+        *answers("before", "forget", "sampling", 1.0, people=1, questions=2, n=2048),
+        *answers("unlearned", "forget", "sampling", 0.02, people=1, questions=2, n=2048),
+        *answers("unlearned", "control", "sampling", 0.02, people=8, questions=2, n=256, seed=1),
+        *kept(),
+    ]
+    outcomes = Outcomes.of(rows)
+    ours = outcomes.rounds("unlearned", "forget", "sampling", ["forget 0"], 0.025)
+    theirs = outcomes.rounds("unlearned", "control", "sampling", outcomes.subjects("control"), 0.025)
+    assert verdicts(rows)[0].why == f"at most {ours.high - theirs.low:.3g} of rounds beyond guessing leak"
+
+
+def test_rows_that_are_there_twice_count_once() -> None:
+    rows = [*silent(n=256), *kept(), *ranks("forget", 1, lambda: 3), *ranks("control", 40, lambda: 3)]
+    assert verdicts(rows)[0].verdict == "inconclusive"
+    assert verdicts([*rows, *rows]) == verdicts(rows)
+
+
+def test_ranks_among_different_numbers_of_decoys() -> None:
+    """One question with one decoy, one with two: the sums 2 … 5 have probabilities 1, 2, 2, 1 of 6."""
+    assert rank_null(2, [1, 2]).tolist() == pytest.approx([1 / 6, 2 / 6, 2 / 6, 1 / 6])
+    assert rank_test([1, 2], [1, 2]) == pytest.approx((1.0, 0.5, 5 / 6))
+    # A single row with one decoy does not keep nine others with twenty from saying what they say.
+    assert rank_test([1] * 10, [1] + [20] * 9)[1] == pytest.approx(0.5 / 21**9)
+
+
+def test_a_row_with_one_wrong_answer_leaves_the_others_theirs() -> None:
+    asked = [
+        ("forget", Question(str(count), Record(f"{count}?", "yes", perturbed_answer=tuple("abcde"[:count])), None))
+        for count in (5, 1, 3)
+    ]
+
+    def answer(records: Any, wanted: Any, document: bool) -> list[Any]:
+        return [SimpleNamespace(scored=lambda score: SimpleNamespace(nll=1.0, tokens=1)) for _ in records]
+
+    assert [row["decoys"] for row in rank_rows("unlearned", asked, answer, seed=0)] == [5, 1, 3]
+
+
+def test_no_rate_can_be_seen_where_no_count_is_enough() -> None:
+    assert np.isnan(smallest_rate_seen(1, 1, subjects=20)) and smallest_rate_seen(1, 2, subjects=1) > 0
