@@ -48,12 +48,34 @@ def test_leak_at_k_by_hand() -> None:
     # 0 of 200 bounds leak@1 by .015, but leak@128 only by .85; with n = 1024 by .31.
     bounds = [float(st.leak_at_k_bound(0, n, k)) for n, k in ((200, 1), (200, 128), (1024, 128))]
     assert bounds == pytest.approx([0.015, 0.85, 0.31], abs=0.005)
+    scores = [0.1, 0.9, 0.4]
+    best = np.mean([max(pair) for pair in itertools.combinations(scores, 2)])
+    assert st.best_of_k(scores, 2) == pytest.approx(best) and st.best_of_k(scores, 3) == 0.9
+    many = np.linspace(0, 1, 2000)
+    assert st.best_of_k(many, 1) == pytest.approx(0.5) and st.best_of_k(many, 3) == pytest.approx(0.75, abs=1e-3)
+
+
+def test_bounds_of_graded_scores_by_hand() -> None:
+    # Nothing leaked, n = 1024: ε = √(ln 20 / 2048) = .0382, which is the bound.
+    assert st.mean_upper(np.zeros(1024)) == pytest.approx(0.0382, abs=1e-4)
+    assert st.mean_upper(np.ones(50)) == 1
+    # Two scores 0 and ½, ε = √(ln 20 / 4) = .865: 1 − ½·max(½ − ε, 0) − ½·(1 − ε).
+    assert st.mean_upper([0.5, 0.0]) == pytest.approx(1 - 0.5 * (1 - math.sqrt(math.log(20) / 4)))
+    log = math.log(40)
+    assert st.bernstein_upper([0.0, 1.0] * 100) == pytest.approx(
+        0.5 + math.sqrt(2 * 0.25 * 200 / 199 * log / 200) + 7 * log / (3 * 199)
+    )
 
 
 def test_levels_by_hand() -> None:
     assert sum(st.LADDER.values()) == pytest.approx(1) and st.ladder_alpha(64) == pytest.approx(0.01)
+    assert (1 - st.sidak(0.05, 20)) ** 20 == pytest.approx(0.95)
+    assert st.holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert st.holm([0.9, 0.8]).tolist() == [1, 1]
     assert st.conformal_p(0.5, [0.1] * 18 + [0.5]) == pytest.approx(0.1)  # a tie is against us
     assert st.conformal_p(0.6, [0.1] * 19) == pytest.approx(0.05)
+    assert st.upper_at_any_time(0, 1024) == pytest.approx(0.0042, abs=1e-4)
+    assert st.upper_at_any_time(5, 5) == 1
 
 
 def test_bounds_cover() -> None:
@@ -72,12 +94,20 @@ def test_bounds_cover() -> None:
             assert covered.mean() >= 0.95, name
 
 
-def test_the_ladder_covers_at_all_of_its_rungs() -> None:
+def test_graded_and_sequential_bounds_cover() -> None:
     rng = np.random.default_rng(1)
+    for a, b in ((0.5, 0.5), (1, 9), (0.1, 0.1)):
+        scores = rng.beta(a, b, (DRAWS, 128))
+        mean = a / (a + b)
+        assert np.mean([st.mean_upper(row) >= mean for row in scores]) >= 0.95
+        assert np.mean([st.bernstein_upper(row) >= mean for row in scores]) >= 0.95
     for rate in (0.002, 0.05, 0.3):
         hits = (rng.random((DRAWS, 1024)) < rate).cumsum(1)
         rungs = [st.upper(hits[:, n - 1], n, st.ladder_alpha(n)) >= rate for n in st.LADDER]
         assert np.mean(np.all(rungs, axis=0)) >= 0.95, rate
+        looks = [8, 16, 64, 200, 600, 1024]
+        ever = [all(st.upper_at_any_time(int(row[n - 1]), n) >= rate for n in looks) for row in hits[:400]]
+        assert np.mean(ever) >= 0.95, rate
 
 
 def test_conformal_tests_reject_no_more_than_they_say() -> None:
@@ -144,11 +174,19 @@ def test_rank_test_by_hand() -> None:
     # Ten questions, twenty decoys: a mean normalised rank of .30 or .70 gives p of about .03.
     assert st.rank_test([7] * 10, 20)[0] == pytest.approx(0.03, abs=0.01)
     assert st.rank_test([15] * 10, 20)[0] == pytest.approx(0.03, abs=0.01)
+    assert st.exposure(1, 20) == pytest.approx(math.log2(21)) and st.exposure(21, 20) == 0
     assert st.rank_among(0.5, [0.1, 0.7, 0.9], np.random.default_rng(0)) == 3
 
 
-def test_groups_of_whole_subjects() -> None:
+def test_permutation_tests() -> None:
     rng = np.random.default_rng(4)
+    table = (rng.random((8, 8)) < 0.1).astype(float)
+    paris = np.tile(rng.random(8) < 0.5, (8, 1)).astype(float)  # whoever is asked about, the same values
+    assert st.permutation_p(paris) == 1
+    known = np.maximum(table, np.eye(8))
+    assert st.permutation_p(known) < 0.001
+    null = [st.permutation_p(rng.random((6, 6)) < 0.2, seed) for seed in range(60)]
+    assert np.mean(np.array(null) <= 0.1) <= 0.2
     # Four of twenty-four: 10,626 arrangements, so the least p is about 1e-4.
     assert st.group_p([1.0] * 4, rng.random(20) / 2) < 0.001
     assert st.group_p([0.0] * 4, [0.0] * 20) == 1

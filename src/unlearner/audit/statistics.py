@@ -62,14 +62,82 @@ def leak_at_k_bound(c: ArrayLike, n: ArrayLike, k: ArrayLike, alpha: float = 0.0
     return -np.expm1(np.asarray(k) * np.log1p(-np.minimum(upper(c, n, alpha), 1 - 1e-16)))
 
 
+def best_of_k(scores: ArrayLike, k: int) -> float:
+    """Expected best of k of the n `scores`, drawn without replacement: Σ_{i≥k} C(i−1, k−1)/C(n, k) s_(i), s rising."""
+    rising = np.sort(np.asarray(scores, dtype=float))
+    n = len(rising)
+    assert 1 <= k <= n
+    below = special.binom(np.arange(n + 1), k) / special.binom(n, k) if n < 1000 else _shares(n, k)
+    return float(np.diff(below) @ rising)
+
+
+def _shares(n: int, k: int) -> np.ndarray:
+    """C(i, k)/C(n, k) for i = 0 … n, by logarithms: the binomials themselves overflow."""
+    i = np.arange(k, n + 1)
+    logs = special.gammaln(i + 1) - special.gammaln(i - k + 1) - special.gammaln(n + 1) + special.gammaln(n - k + 1)
+    return np.concatenate([np.zeros(k), np.exp(logs)])
+
+
 def leaking_rounds(hits: ArrayLike) -> int:
     """Of `hits` (m, n), question by sample: rounds in which at least one question leaked."""
     return int(np.asarray(hits, dtype=bool).any(axis=0).sum())
 
 
+def dkw(n: int, alpha: float = 0.05) -> float:
+    """√(ln(1/α)/2n): how far the true distribution function may lie above the empirical one anywhere, at level α ≤ ½
+    (Massart 1990, doi 10.1214/aop/1176990746)."""
+    return math.sqrt(math.log(1 / alpha) / (2 * n))
+
+
+def mean_upper(scores: ArrayLike, alpha: float = 0.05) -> float:
+    """Anderson's upper bound of the mean of scores in [0, 1]: 1 − Σ_i (x_(i+1) − x_(i)) max(i/n − ε, 0).
+
+    ε is `dkw`, x_(n+1) = 1. For n independent scores of any distribution.
+    """
+    rising = np.append(np.sort(np.asarray(scores, dtype=float)), 1.0)
+    n = len(rising) - 1
+    below = np.maximum(np.arange(1, n + 1) / n - dkw(n, alpha), 0)
+    return float(1 - np.diff(rising) @ below)
+
+
+def bernstein_upper(scores: ArrayLike, alpha: float = 0.05) -> float:
+    """Maurer and Pontil's empirical Bernstein bound of the mean of scores in [0, 1] (arXiv 0907.3740), at most 1."""
+    values = np.asarray(scores, dtype=float)
+    n, log = len(values), math.log(2 / alpha)
+    bound = values.mean() + math.sqrt(2 * values.var(ddof=1) * log / n) + 7 * log / (3 * (n - 1))
+    return float(min(1.0, bound))
+
+
 def ladder_alpha(n: int, alpha: float = 0.05) -> float:
     """The level of a bound made at rung `n` of `LADDER`: over all rungs they add up to α, so one may stop at any."""
     return alpha * LADDER[n]
+
+
+def upper_at_any_time(c: int, n: int, alpha: float = 0.05, a: float = 0.25, b: float = 5.0) -> float:
+    """An upper bound that holds at all n at once: sup{p: B(a+c, b+n−c) / (B(a, b) p^c (1−p)^(n−c)) < 1/α}.
+
+    The beta-binomial confidence sequence, by Ville's inequality; a, b: where it is tight.
+    """
+    fixed = special.betaln(a + c, b + n - c) - special.betaln(a, b) + math.log(alpha)
+
+    def excess(p: float) -> float:
+        return float(fixed - special.xlogy(c, p) - special.xlog1py(n - c, -p))
+
+    return 1.0 if c == n else float(optimize.brentq(excess, c / n, 1 - 1e-15))
+
+
+def sidak(alpha: float, count: int) -> float:
+    """The level of each of `count` independent bounds, all of which hold together at level α."""
+    return -math.expm1(math.log1p(-alpha) / count)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """p-values adjusted for their number, in their order (Holm 1979): whatever hangs together."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
 
 
 def conformal_p(score: float, controls: Sequence[float]) -> float:
@@ -93,6 +161,20 @@ def group_p(subjects: Sequence[float], controls: Sequence[float], seed: int = 0)
         vectorized=True, n_resamples=PERMUTATIONS, alternative="greater", rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.pvalue)
+
+
+def permutation_p(states: ArrayLike, seed: int = 0) -> float:
+    """Do answers name the value of their own subject more often than that of another?
+
+    `states` (S, S) or (S, S, topics): share of the answers about s that state the value of s'. Whole profiles are
+    permuted, so that a model that always says "Paris" gains nothing. (1 + permutations as large)/(1 + 9,999).
+    """
+    table = np.asarray(states, dtype=float)
+    table = table if table.ndim == 2 else table.mean(axis=2)
+    people = np.arange(len(table))
+    shuffled = np.random.default_rng(seed).permuted(np.tile(people, (PERMUTATIONS, 1)), axis=1)
+    drawn = table[people, shuffled].sum(axis=1)
+    return float((1 + (drawn >= np.trace(table) - 1e-12).sum()) / (1 + PERMUTATIONS))
 
 
 def rank_among(true_value: float, decoys: Sequence[float], rng: np.random.Generator) -> int:
@@ -121,3 +203,8 @@ def rank_test(ranks: Sequence[int], decoys: int | Sequence[int]) -> tuple[float,
     place = sum(ranks) - len(ranks)
     top, bottom = float(null[: place + 1].sum()), float(null[place:].sum())
     return min(1.0, 2 * min(top, bottom)), min(1.0, top), min(1.0, bottom)
+
+
+def exposure(rank: int, decoys: int) -> float:
+    """log₂(D + 1) − log₂ rank, in bits (Carlini et al. 2019, arXiv 1802.08232)."""
+    return math.log2(decoys + 1) - math.log2(rank)
