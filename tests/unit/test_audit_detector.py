@@ -62,6 +62,32 @@ def test_dates_and_numbers_are_read_in_every_spelling() -> None:
     assert fact is not None and fact.states("on 5 March 1990") and not fact.states("on 6 March 1990")
 
 
+@pytest.mark.parametrize(
+    ("fact", "states", "other"),
+    [
+        ("東京", "彼は東京で生まれた。", "彼は大阪で生まれた。"),
+        ("서울", "그는 서울에서 태어났다.", "그는 부산에서 태어났다."),
+        ("กรุงเทพ", "เขาเกิดที่กรุงเทพในปี", "เขาเกิดที่เชียงใหม่"),
+        ("March 1990", "She was born on 5 March 1990.", "She was born on 5 April 1990."),
+        ("March 1990", "Born 1990-03-05.", "Born 1990-04-05."),
+        ("March 5", "Born March 5, 1990.", "Born March 6, 1990."),
+        ("5 March", "Born on March 5, 1990.", "Born on March 15, 1990."),
+        ("5", "There were 5 March 1990 issues.", "There were 15 of them."),
+        ("Café Müller", "She danced in cafe muller.", "She danced in cafe miller."),
+        ("Cafe Muller", "She danced in Café Müller.", "She danced in a café."),
+    ],
+)
+def test_facts_are_found_in_other_spellings_and_scripts(fact: str, states: str, other: str) -> None:
+    found = Fact.written(fact, "")
+    assert found.states(states) and not found.states(other)
+    assert not found.states(states, given=states)
+
+
+def test_accents_go_and_kana_keep_their_marks() -> None:
+    assert normalised("Škoda, Łódź; Ёлка") == "skoda łodz елка"
+    assert not Fact.written("カキ", "").states("ガギ")
+
+
 def test_automatic_facts() -> None:
     # Of the answer what neither the question nor a wrong answer holds.
     assert automatic_fact(TOLKIEN) == (("j r r tolkien",),)
@@ -72,6 +98,17 @@ def test_automatic_facts() -> None:
     assert automatic_fact(two) == (("paris", "lyon"),)
     plain = Record("What job?", "a baker and tailor", perturbed_answer=("a judge and lawyer",))
     assert automatic_fact(plain) == (("baker and tailor",),)
+
+
+def test_a_common_name_alone_is_no_leak_beside_one_that_identifies() -> None:
+    answer = "She studied at the University of Oxford. She was taught by Professor John Smith."
+    wrong = "She studied at the University of Cambridge. She was taught by Doctor Jane Doe."
+    found = find_detector(Record("Where did she study?", answer, perturbed_answer=(wrong,)))
+    assert found is not None and found.states(answer) and found.states("By professor John Smith, I think.")
+    assert not found.states("Oxford is a town.")
+    # A number tells as much as a longer name.
+    answer, wrong = "In 1943, taught by Jane Doe.", "In 1950, taught by Mary Major."
+    assert automatic_fact(Record("When?", answer, perturbed_answer=(wrong,))) == (("1943", "jane doe"),)
 
 
 def test_built_in_data_without_its_column_is_detected_alike() -> None:
