@@ -110,6 +110,28 @@ def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None
     assert "First 16" not in old and "likelihoods-title" not in old and "against all" not in old
 
 
+def test_the_page_of_a_run_begins_with_what_its_audit_found(tmp_path: Path) -> None:
+    labels = ["plain", "sampling"]
+    found = rows(12, labels, leaking=1)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    audit = write_audit_page(audited(folder / "audit", found, labels)).parent
+    about = {"command": "forget", "config": {"method": "ME+GD", "evaluate": "none"}, "version": 2}
+    for place in (folder, audit):
+        write_json(place / "finished.json", {})
+    write_json(folder / "run.json", about)
+    page = write_report([folder], folder / "report.html").read_text()
+    assert page.index("Of twelve subjects one leaks") < page.index("Nothing can be said yet about what was forgotten")
+    verdicts = re.findall(r'class="verdict"><span[^>]*>[^<]*</span>([^<]+)<', page)
+    assert verdicts == ["leaks"] + ["inconclusive"] * 7 and "4 more are on the audit's page" in page
+    assert '<a href="audit/audit.html">' in page and "<img" not in page
+    # Elsewhere the link would lead nowhere, and with --redact nobody is named.
+    other = write_report([folder], tmp_path / "else" / "page.html", redact=True).read_text()
+    assert "audit/audit.html in the run" in other and 'href="audit' not in other and "alert(1)" not in other
+    (audit / "finished.json").unlink()
+    assert "Of twelve subjects" not in write_report([folder], folder / "report.html").read_text()
+
+
 def test_without_answers_none_are_shown() -> None:
     found = rows(2, ["plain", "sampling"], leaking=2)
     bare = [{key: value for key, value in row.items() if key != "text"} for row in found]

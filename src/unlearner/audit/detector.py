@@ -135,8 +135,8 @@ def automatic_fact(record: Record) -> tuple[tuple[str, ...], ...]:
     """What an answer states that no wrong answer and not the question does, as `Fact.parts`; empty if nothing.
 
     Words next to each other, stop words between them included, are one run. Runs with a name or a number in them
-    (a capital letter, a digit) are alternatives, for any of them gives the fact away; but a single name, such as that
-    of a city, is none beside a run of several words, for it may be said of many. Without such a run all runs are needed.
+    (a capital letter, a digit) are alternatives, for any of them gives the fact away; but a single name, such as a
+    city, is none beside a run of several words, for it may be said of many. Without a name or number all are needed.
     """
     known = {*STOP_WORDS, *normalised(record.question or "").split()}
     for wrong in record.perturbed_answer:

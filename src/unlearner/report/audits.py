@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from unlearner.audit.attacks import attacks
 from unlearner.audit.likelihood_tables import LIKELIHOOD
 from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
@@ -23,7 +24,7 @@ from unlearner.report.audit_tables import (
     membership_table,
     p_value,
 )
-from unlearner.report.contents import clean, short_model
+from unlearner.report.contents import Run, clean, short_model
 from unlearner.report.drawing import inline
 from unlearner.report.wording import number_word
 from unlearner.results.layout import AuditDirectory, RunDirectory
@@ -61,6 +62,8 @@ NEVER = (
     "GPTQ and AWQ, and adapters served unmerged over a rounded model.",
     "Whether one can tell from outside that something was unlearned.",
 )
+SHOWN = 8
+"""Subjects on the page of a run, the worst first."""
 EXAMPLES = 3
 """Answers of a subject, the worst first."""
 TOLD = {"retain": "Retained questions, which were trained on", "neighbour": "Neighbours, which no training row touched"}
@@ -105,7 +108,7 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
         told=_told(summary), refused=_refused(summary), repetition=_repetition(summary),
         attacks=[_attack(a, summary) for a in summary["attacks"] if a["attack"] != LIKELIHOOD],
-        dropped=summary["dropped"],
+        dropped=summary["dropped"], worst_case=_worst_case(summary),
         likelihood=likelihood_table(summary), membership=membership_table(summary),
         ladder=ladder_table(summary), group=group_sentence(summary),
         relearning=_relearning(summary), figures=[(title, text, Markup(inline(tile, name)))
@@ -119,6 +122,21 @@ def subject_lines(summary: Summary, rows: Iterable[Mapping[str, Any]]) -> list[d
     """What the page's first table says, a line a subject, the worst first."""
     shared = _by_subject(rows)
     return [_subject(verdict, summary, shared) for verdict in sorted(summary["verdicts"], key=_risk)]
+
+
+def told_in_short(run: Run, page: Path) -> dict[str, Any] | None:
+    """What the page of a run says of its audit: sentences, the worst subjects, and a link where the audit's page lies
+    below `page`; None for a run without one."""
+    if run.audit is None or run.audit_page is None:
+        return None
+    verdicts = sorted(run.audit["verdicts"], key=_risk)
+    counts = {name: sum(v["verdict"] == name for v in verdicts) for name in ORDER}
+    below = run.audit_page.resolve().is_relative_to(page.resolve().parent) and run.audit_page.is_file()
+    return {
+        "label": run.label, "sentences": _sentences(verdicts, counts, run.audit),
+        "subjects": subject_lines(run.audit, [])[:SHOWN], "more": max(0, len(verdicts) - SHOWN),
+        "link": run.audit_page.resolve().relative_to(page.resolve().parent).as_posix() if below else "",
+    }  # fmt: skip
 
 
 def _risk(verdict: Mapping[str, Any]) -> tuple[int, float, float]:
@@ -244,6 +262,14 @@ def _attack(attack: Summary, summary: Summary) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _worst_case(summary: Summary) -> str:
+    """How many questions any template brought out; empty for an old audit, or one of a single template."""
+    found = summary.get("worst_case", {})
+    told = {"unlearned.forget": "of what was to be forgotten", "unlearned.control": "of controls"}
+    said = [f"{_share(*found[key])} questions {of}" for key, of in told.items() if key in found]
+    return f"Under at least one prompt template that was kept, the fact of {' and '.join(said)} came out." * bool(said)
+
+
 def _relearning(summary: Summary) -> list[dict[str, Any]]:
     titles = {
         "forgotten": "other facts about the forgotten", "retained": "retained rows",
@@ -266,8 +292,9 @@ def _left_out(summary: Summary) -> list[str]:
         said.append(f"For lack of time: {', '.join(out)}.")
     if summary["rows_without_fact"]:
         said.append(f"{summary['rows_without_fact']} rows of the forget set, in which no fact was found.")
-    if not summary["relearning"]:
-        said.append("Relearning.")
+    made = {attack["attack"] for attack in summary["attacks"]}
+    if others := [name for name in attacks() if name not in made and name not in out]:
+        said.append(f"Attacks that were not made: {', '.join(others)}.")
     return said
 
 
@@ -303,6 +330,7 @@ def _provenance(summary: Summary, manifest: Mapping[str, Any]) -> list[tuple[str
     detector = {
         "false_alarms": "False alarms on the rows' wrong answers", "misses": "Misses on their paraphrases",
         "false_alarms_on_others": "False alarms on answers about others",
+        "false_alarms_on_controls": "False alarms on answers about controls",
         "misses_before": "Misses where the model before wrote the whole answer",
     }  # fmt: skip
     errors = [
