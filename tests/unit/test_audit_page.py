@@ -110,9 +110,37 @@ def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None
     assert "First 16" not in old and "likelihoods-title" not in old and "against all" not in old
 
 
+def test_what_was_not_made_and_cannot_be_computed_again_is_named() -> None:
+    found = rows(2, ["plain", "sampling"], leaking=1)
+    page = render(summary(found, ["plain", "sampling"]), found, MANIFEST)
+    others = [name for name in attacks() if name not in ("plain", "sampling", "relearning")]
+    assert f"Attacks that were not made: {', '.join(others)}." in page  # relearning had no time, which is said apart
+    assert "from which all of this can be computed again" not in page
+    assert "Not from it: the" in page and "unchanged codes and the budget" in page
+
+
+def test_a_fact_is_known_if_any_kept_template_brings_it_out() -> None:
+    labels = ["plain", "paraphrase", "role", "reverse", "sampling"]
+    found = rows(2, labels, leaking=0)
+    for row in found:  # a question each by another template, and one by what is no template
+        asked = row["model"], row["group"], row["question"], row["attack"]
+        named = ("0-0", "plain"), ("0-1", "paraphrase"), ("1-0", "reverse"), ("1-1", "sampling")
+        if asked[:2] == ("unlearned", "forget") and asked[2:] in named:
+            row["hit"] = True
+        if asked[:2] == ("unlearned", "control") and asked[3] == "role":
+            row["hit"] = True
+    made = summary(found, labels)
+    assert made["dropped"] == ["role"]
+    assert made["worst_case"]["unlearned.forget"] == [2, 6] and made["worst_case"]["unlearned.control"] == [0, 240]
+    assert "the fact of 2 of 6 questions of what was to be forgotten and 0 of 240 questions" in render(
+        made, found, MANIFEST
+    )
+    assert summary(rows(2, ["plain", "sampling"], 0), ["plain", "sampling"])["worst_case"] == {}
+
+
 def test_the_page_of_a_run_begins_with_what_its_audit_found(tmp_path: Path) -> None:
     labels = ["plain", "sampling"]
-    found = rows(12, labels, leaking=1)
+    found = rows(12, labels, leaking=6)
     folder = tmp_path / "run"
     folder.mkdir()
     audit = write_audit_page(audited(folder / "audit", found, labels)).parent
@@ -121,9 +149,9 @@ def test_the_page_of_a_run_begins_with_what_its_audit_found(tmp_path: Path) -> N
         write_json(place / "finished.json", {})
     write_json(folder / "run.json", about)
     page = write_report([folder], folder / "report.html").read_text()
-    assert page.index("Of twelve subjects one leaks") < page.index("Nothing can be said yet about what was forgotten")
+    assert page.index("Of twelve subjects six leak") < page.index("Nothing can be said yet about what was forgotten")
     verdicts = re.findall(r'class="verdict"><span[^>]*>[^<]*</span>([^<]+)<', page)
-    assert verdicts == ["leaks"] + ["inconclusive"] * 7 and "4 more are on the audit's page" in page
+    assert verdicts == ["leaks"] * 6 + ["inconclusive"] * 2 and "4 more are on the audit's page" in page
     assert '<a href="audit/audit.html">' in page and "<img" not in page
     # Elsewhere the link would lead nowhere, and with --redact nobody is named.
     other = write_report([folder], tmp_path / "else" / "page.html", redact=True).read_text()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from unlearner.audit.attacks.template import Template
 from unlearner.audit.knowledge import knowledge
 from unlearner.audit.likelihood_tables import likelihoods, memberships
 from unlearner.audit.relearned import relearned
@@ -62,7 +63,7 @@ def summarise(
 def worst_case(outcomes: Outcomes, attacks: Attacks, dropped: Sequence[str]) -> dict[str, list[int]]:
     """By model and group, the questions that came out under any prompt template that was kept, and how many were asked:
     a fact is known if any wording brings it out (JensUn, arXiv 2509.02820). Where `plain` alone was asked, nothing."""
-    kept = {a["attack"] for a in attacks if a["access"] == "greedy" and not a["chance"]} - {*dropped}
+    kept = {attack["attack"] for attack in attacks if attack["title"] == Template.title} - {*dropped}
     found: dict[str, dict[tuple[str, str], list[bool]]] = {}
     for (model, group, attack), subjects in outcomes.hits.items():
         if attack in kept:
