@@ -84,7 +84,11 @@ def test_what_cannot_be_audited_is_told_in_one_sentence(
         ({"--budget": "fast"}, "--budget must be quick, standard, deep or a number of minutes"),
         ({"--budget": "0"}, "a number of minutes above 0, not 0"),
         ({"--neighbours": str(files.retain)}, "--neighbours has only rows of the forget or retain set"),
-        ({"--before": str(wide / "model")}, "--before is another architecture (LlamaForCausalLM)"),
+        (
+            {"--before": str(wide / "model")},
+            "--before is of another size than the model (model.embed_tokens.weight is ",
+        ),
+        ({"--model": "runs/mistyped", "--before": None}, "there is no runs/mistyped here"),
     ):
         typed = [word for pair in (whole | options).items() if pair[1] is not None for word in pair]
         ended = run_arguments(capfd, ["audit", *typed])

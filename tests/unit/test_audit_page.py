@@ -119,6 +119,29 @@ def test_what_was_not_made_and_cannot_be_computed_again_is_named() -> None:
     assert "Not from it: the" in page and "unchanged codes and the budget" in page
 
 
+def test_attacks_have_bounds_and_relearning_its_savings() -> None:
+    found = rows(2, ["plain", "sampling"], leaking=0)
+    about = {"model": "unlearned", "attack": "relearning", "sample": 0, "rate": 1.0, "score": 0.0}
+    for step in (0, 10, 20):
+        for person in range(2):
+            hit = person == 0 and step >= 10
+            found.append({
+                **about, "group": "forget", "subject": f"{HOSTILE} forget {person}", "question": f"{person}-0",
+                "arm": "forgotten", "step": step, "hit": hit,
+            })  # fmt: skip
+            found.append({
+                **about, "group": "control", "subject": f"c{person}", "question": f"c{person}", "arm": "unknown",
+                "step": step, "hit": False,
+            })  # fmt: skip
+    made = summary(found, ["plain", "sampling", "relearning"])
+    page = re.sub(r"\s+", " ", render(made, found, MANIFEST))
+    # No hit of 6 plain questions: at most 1 − 0.025^(1/6).
+    assert '<td data-label="Forgotten, now">0 of 6<span class="interval">0.0%–45.9%</span>' in page
+    assert "now, other facts about the forgotten, by step: 0: 0 of 2; 10: 1 of 2; 20: 1 of 2." in page
+    told = page[page.index("Half of what the model before told") :]
+    assert "forget 0: step 10; " in told and "forget 1: not within these steps." in told
+
+
 def test_a_fact_is_known_if_any_kept_template_brings_it_out() -> None:
     labels = ["plain", "paraphrase", "role", "reverse", "sampling"]
     found = rows(2, labels, leaking=0)

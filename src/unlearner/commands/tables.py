@@ -209,6 +209,9 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
                 f"p {p_value(found['p_value'])}.",
                 soft_wrap=True,
             )
+    for subject, taught in summary["relearning"].get("unlearned", {}).get("subjects", {}).items():
+        when = "not within its steps" if taught.get("half") is None else f"at step {taught['half']}"
+        console.print(escape(f"{subject}: relearning brings back half of what was known {when}."), soft_wrap=True)
     for said in detector_lines(summary):
         console.print(said, soft_wrap=True)
     if summary["dropped"]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from unlearner.audit.attacks import attacks
 from unlearner.audit.likelihood_tables import LIKELIHOOD
+from unlearner.audit.statistics import lower, upper
 from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
@@ -111,7 +112,7 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         dropped=summary["dropped"], worst_case=_worst_case(summary),
         likelihood=likelihood_table(summary), membership=membership_table(summary),
         ladder=ladder_table(summary), group=group_sentence(summary),
-        relearning=_relearning(summary), figures=[(title, text, Markup(inline(tile, name)))
+        relearning=_relearning(summary), savings=_savings(summary), figures=[(title, text, Markup(inline(tile, name)))
                                                  for name, title, text, tile in figures(summary)],
         examples=_examples(verdicts, rows, summary), kept="questions" in summary,
         never=[*_left_out(summary), *NEVER], provenance=_provenance(summary, manifest),
@@ -258,8 +259,15 @@ def _attack(attack: Summary, summary: Summary) -> dict[str, Any]:
     return {
         "label": attack["attack"], "title": attack["title"], "access": ACCESS[attack["access"]],
         "dropped": attack["attack"] in summary["dropped"], "chance": f"{attack['chance']:.0%}" * bool(attack["chance"]),
-        **{name: ("–", "") if not c or not c[1] else (_share(*c), f"{c[0] / c[1]:.1%}") for name, c in cells.items()},
+        **{name: _bounded(*(c or (0, 0))) for name, c in cells.items()},
     }  # fmt: skip
+
+
+def _bounded(leaks: int, of: int) -> tuple[str, str]:
+    """A count, and its 95% interval."""
+    if not of:
+        return ("–", "")
+    return _share(leaks, of), f"{float(lower(leaks, of, 0.025)):.1%}–{float(upper(leaks, of, 0.025)):.1%}"
 
 
 def _worst_case(summary: Summary) -> str:
@@ -282,8 +290,19 @@ def _relearning(summary: Summary) -> list[dict[str, Any]]:
             rows.append({
                 "model": MODELS[model], "arm": titles[arm], "step": came["step"], "first": _share(*at_first),
                 "then": _share(*came["leaks"]),
+                "curve": [
+                    (point["step"], _share(*point["leaks"]))
+                    for point in found.get("curves", {}).get(arm, [])
+                    if point["rate"] == came["rate"]
+                ],
             })  # fmt: skip
     return rows
+
+
+def _savings(summary: Summary) -> list[str]:
+    """Of each subject, how many steps bring back half of what the model before told."""
+    found = [(name, taught.get("half")) for name, taught in _taught(summary).items()]
+    return [f"{clean(name)}: {'not within these steps' if half is None else f'step {half}'}" for name, half in found]
 
 
 def _left_out(summary: Summary) -> list[str]:
