@@ -1,12 +1,14 @@
 """`unlearner audit`: of a model, of a run's directory, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from conftest import Files, contents, rows, run_arguments, write_rows
 from unlearner.data.profiles import builtin
+from unlearner.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,20 @@ def test_a_run_says_what_is_to_be_audited(
     assert again.out == ended.out and contents(tmp_path / "audit") == before
     other = run_arguments(capfd, [*typed, str(tmp_path / "audit"), "--tau", "0.1"])
     assert other.code == 2 and "holds another run (tau is 0.01 there, 0.1 here)" in other.err
+
+
+def test_the_page_of_a_run_is_written_again_after_its_audit(
+    single: Path, controls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(single, run)
+    write_report([run], run / "report.html")
+    assert "audit/audit.html" not in (run / "report.html").read_text()
+    typed = ["audit", str(run), "--controls", str(controls), "--attacks", "plain", "--output", str(run / "audit")]
+    ended = run_arguments(capfd, typed)
+    assert ended.code == 0, ended.err
+    assert '<a href="audit/audit.html">' in (run / "report.html").read_text()
+    assert "False alarms of the detector" in ended.out and "No fact was found in" not in ended.out
 
 
 def test_what_cannot_be_audited_is_told_in_one_sentence(
@@ -68,7 +84,11 @@ def test_what_cannot_be_audited_is_told_in_one_sentence(
         ({"--budget": "fast"}, "--budget must be quick, standard, deep or a number of minutes"),
         ({"--budget": "0"}, "a number of minutes above 0, not 0"),
         ({"--neighbours": str(files.retain)}, "--neighbours has only rows of the forget or retain set"),
-        ({"--before": str(wide / "model")}, "--before is another architecture (LlamaForCausalLM)"),
+        (
+            {"--before": str(wide / "model")},
+            "--before is of another size than the model (model.embed_tokens.weight is ",
+        ),
+        ({"--model": "runs/mistyped", "--before": None}, "there is no runs/mistyped here"),
     ):
         typed = [word for pair in (whole | options).items() if pair[1] is not None for word in pair]
         ended = run_arguments(capfd, ["audit", *typed])

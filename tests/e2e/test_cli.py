@@ -153,6 +153,7 @@ def test_metrics_lists_every_metric_with_its_formula(capfd: pytest.CaptureFixtur
 def test_attacks_lists_every_attack_with_its_options(capfd: pytest.CaptureFixture[str]) -> None:
     words = run_arguments(capfd, ["attacks"]).out.split()
     assert {"plain", "forced-prefix", "sampling", "n=16", "temperature=1.0", "relearning", "nf4"} <= set(words)
+    assert words[words.index("sampling") + 4] == "680"  # 80 questions, and 15 more samples at half the cost
 
 
 # --------------------------------------------------------------------------------------------------------- option files

@@ -341,6 +341,21 @@ def test_the_verdict_on_one_run() -> None:
     ]
 
 
+def test_utility_on_what_was_trained_is_marked() -> None:
+    def of(after: Measurement, *sets: str) -> Measurement:
+        return Measurement({**after.summary, "sets": {**after.summary["sets"], **{name: {} for name in sets}}})
+
+    trained = of(measurement(0.8, 0.855, 0.05), "retain")
+    marked = "after), measured on the retain set alone, on which it was trained."
+    assert said(forgetting("ME+GD", trained))[1].endswith(marked)
+    held = Run("ME+GD", "forget", {"config": {"method": "ME+GD", "retain_eval": "held"}}, BEFORE, {}, trained)
+    further = of(measurement(0.8, 0.855, 0.05), "retain", "world_facts")
+    for other in (held, forgetting("ME", trained), forgetting("ME+GD", further)):
+        assert said(other)[1].endswith(" after).")
+    two = said(forgetting("ME+GD", trained), forgetting("IDK+AP", trained))
+    assert two[1].endswith(" Model utility is measured on the retain set alone, on which it was trained.")
+
+
 def test_what_is_no_longer_said_and_still_likely_is_told() -> None:
     (first, _) = said(forgetting("IDK+AP", measurement(0.6, 0.9, 0.0, probability=0.8)))
     assert first.startswith("Nearly all of the forget set is no longer said, though the model still finds it likely")

@@ -41,9 +41,7 @@ def test_every_row_is_the_official_one(parity: Path, models, number: int) -> Non
     found = likelihood_metrics(model, view, tokenizer, reference=reference, official=True)
     assert set(case["values"]) == set(NAMES) and set(found) == set(NAMES.values())
     for official, ours in NAMES.items():
-        # A difference of two losses is known no better than they are: their float32 noise is 1e-6 in all.
-        noise = 2e-6 if ours == "reference" else 0
-        assert found[ours] == pytest.approx(case["values"][official], rel=1e-4, abs=noise), official
+        assert found[ours] == pytest.approx(case["values"][official], rel=1e-4, abs=0), official
 
 
 def test_all_nine_are_there(parity: Path) -> None:

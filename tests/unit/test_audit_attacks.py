@@ -51,6 +51,25 @@ def test_every_template_asks_a_full_row() -> None:
     assert mixed.prompt == "Where does Bo X live? And also: Where was Ada Berg born?"
 
 
+def test_users_templates_may_have_wrong_answers_and_retained_rows() -> None:
+    choice = Template("x", "{q} One of: {o1} {o2} {o3} Like {r} {ra}").request(QUESTION)
+    assert (
+        choice.prompt
+        == "Where was Ada Berg born? One of: Rome. Bern. Oslo. Like Where does Bo X live? Bo X lives in Lyon."
+    )
+    assert Template("x", "{q} {o1}").requests(BARE) is None
+
+
+def test_a_template_that_tells_the_answer_asks_for_the_name() -> None:
+    who = Template("who", "Who is it? {v} {f}")
+    assert who.request(QUESTION).prompt == "Who is it? this person was born in Paris. The job of this person is baker."
+    found = who.outcomes(QUESTION, answers(QUESTION, who, "It was Ada Berg."))
+    assert found[0].hit and not who.outcomes(QUESTION, answers(QUESTION, who, "Somebody from Paris."))[0].hit
+    assert who.requests(BARE) is None  # nobody is named
+    with pytest.raises(UserError, match=r"must not have \{q\}"):
+        Template("x", "{q} Is it {v}?")
+
+
 def test_rows_that_cannot_fill_a_template_are_not_asked() -> None:
     for name in ("name", "spaced", "f", "r1", "ra3", "p"):
         assert Template("x", f"{{q}} {{{name}}}").requests(BARE) is None, name

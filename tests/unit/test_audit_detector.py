@@ -62,6 +62,32 @@ def test_dates_and_numbers_are_read_in_every_spelling() -> None:
     assert fact is not None and fact.states("on 5 March 1990") and not fact.states("on 6 March 1990")
 
 
+@pytest.mark.parametrize(
+    ("fact", "states", "other"),
+    [
+        ("東京", "彼は東京で生まれた。", "彼は大阪で生まれた。"),
+        ("서울", "그는 서울에서 태어났다.", "그는 부산에서 태어났다."),
+        ("กรุงเทพ", "เขาเกิดที่กรุงเทพในปี", "เขาเกิดที่เชียงใหม่"),
+        ("March 1990", "She was born on 5 March 1990.", "She was born on 5 April 1990."),
+        ("March 1990", "Born 1990-03-05.", "Born 1990-04-05."),
+        ("March 5", "Born March 5, 1990.", "Born March 6, 1990."),
+        ("5 March", "Born on March 5, 1990.", "Born on March 15, 1990."),
+        ("5", "There were 5 March 1990 issues.", "There were 15 of them."),
+        ("Café Müller", "She danced in cafe muller.", "She danced in cafe miller."),
+        ("Cafe Muller", "She danced in Café Müller.", "She danced in a café."),
+    ],
+)
+def test_facts_are_found_in_other_spellings_and_scripts(fact: str, states: str, other: str) -> None:
+    found = Fact.written(fact, "")
+    assert found.states(states) and not found.states(other)
+    assert not found.states(states, given=states)
+
+
+def test_accents_go_and_kana_keep_their_marks() -> None:
+    assert normalised("Škoda, Łódź; Ёлка") == "skoda łodz елка"
+    assert not Fact.written("カキ", "").states("ガギ")
+
+
 def test_automatic_facts() -> None:
     # Of the answer what neither the question nor a wrong answer holds.
     assert automatic_fact(TOLKIEN) == (("j r r tolkien",),)

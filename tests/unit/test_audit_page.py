@@ -110,6 +110,79 @@ def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None
     assert "First 16" not in old and "likelihoods-title" not in old and "against all" not in old
 
 
+def test_what_was_not_made_and_cannot_be_computed_again_is_named() -> None:
+    found = rows(2, ["plain", "sampling"], leaking=1)
+    page = render(summary(found, ["plain", "sampling"]), found, MANIFEST)
+    others = [name for name in attacks() if name not in ("plain", "sampling", "relearning")]
+    assert f"Attacks that were not made: {', '.join(others)}." in page  # relearning had no time, which is said apart
+    assert "from which all of this can be computed again" not in page
+    assert "Not from it: the" in page and "unchanged codes and the budget" in page
+
+
+def test_attacks_have_bounds_and_relearning_its_savings() -> None:
+    found = rows(2, ["plain", "sampling"], leaking=0)
+    about = {"model": "unlearned", "attack": "relearning", "sample": 0, "rate": 1.0, "score": 0.0}
+    for step in (0, 10, 20):
+        for person in range(2):
+            hit = person == 0 and step >= 10
+            found.append({
+                **about, "group": "forget", "subject": f"{HOSTILE} forget {person}", "question": f"{person}-0",
+                "arm": "forgotten", "step": step, "hit": hit,
+            })  # fmt: skip
+            found.append({
+                **about, "group": "control", "subject": f"c{person}", "question": f"c{person}", "arm": "unknown",
+                "step": step, "hit": False,
+            })  # fmt: skip
+    made = summary(found, ["plain", "sampling", "relearning"])
+    page = re.sub(r"\s+", " ", render(made, found, MANIFEST))
+    # No hit of 6 plain questions: at most 1 − 0.025^(1/6).
+    assert '<td data-label="Forgotten, now">0 of 6<span class="interval">0.0%–45.9%</span>' in page
+    assert "now, other facts about the forgotten, by step: 0: 0 of 2; 10: 1 of 2; 20: 1 of 2." in page
+    told = page[page.index("Half of what the model before told") :]
+    assert "forget 0: step 10; " in told and "forget 1: not within these steps." in told
+
+
+def test_a_fact_is_known_if_any_kept_template_brings_it_out() -> None:
+    labels = ["plain", "paraphrase", "role", "reverse", "sampling"]
+    found = rows(2, labels, leaking=0)
+    for row in found:  # a question each by another template, and one by what is no template
+        asked = row["model"], row["group"], row["question"], row["attack"]
+        named = ("0-0", "plain"), ("0-1", "paraphrase"), ("1-0", "reverse"), ("1-1", "sampling")
+        if asked[:2] == ("unlearned", "forget") and asked[2:] in named:
+            row["hit"] = True
+        if asked[:2] == ("unlearned", "control") and asked[3] == "role":
+            row["hit"] = True
+    made = summary(found, labels)
+    assert made["dropped"] == ["role"]
+    assert made["worst_case"]["unlearned.forget"] == [2, 6] and made["worst_case"]["unlearned.control"] == [0, 240]
+    assert "the fact of 2 of 6 questions of what was to be forgotten and 0 of 240 questions" in render(
+        made, found, MANIFEST
+    )
+    assert summary(rows(2, ["plain", "sampling"], 0), ["plain", "sampling"])["worst_case"] == {}
+
+
+def test_the_page_of_a_run_begins_with_what_its_audit_found(tmp_path: Path) -> None:
+    labels = ["plain", "sampling"]
+    found = rows(12, labels, leaking=6)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    audit = write_audit_page(audited(folder / "audit", found, labels)).parent
+    about = {"command": "forget", "config": {"method": "ME+GD", "evaluate": "none"}, "version": 2}
+    for place in (folder, audit):
+        write_json(place / "finished.json", {})
+    write_json(folder / "run.json", about)
+    page = write_report([folder], folder / "report.html").read_text()
+    assert page.index("Of twelve subjects six leak") < page.index("Nothing can be said yet about what was forgotten")
+    verdicts = re.findall(r'class="verdict"><span[^>]*>[^<]*</span>([^<]+)<', page)
+    assert verdicts == ["leaks"] * 6 + ["inconclusive"] * 2 and "4 more are on the audit's page" in page
+    assert '<a href="audit/audit.html">' in page and "<img" not in page
+    # Elsewhere the link would lead nowhere, and with --redact nobody is named.
+    other = write_report([folder], tmp_path / "else" / "page.html", redact=True).read_text()
+    assert "audit/audit.html in the run" in other and 'href="audit' not in other and "alert(1)" not in other
+    (audit / "finished.json").unlink()
+    assert "Of twelve subjects" not in write_report([folder], folder / "report.html").read_text()
+
+
 def test_without_answers_none_are_shown() -> None:
     found = rows(2, ["plain", "sampling"], leaking=2)
     bare = [{key: value for key, value in row.items() if key != "text"} for row in found]

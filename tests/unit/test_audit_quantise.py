@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearner.audit.quantise import SCHEMES, quantise, quantised, rounded_layers, unchanged_codes
 from unlearner.errors import UserError
@@ -99,3 +100,25 @@ def test_what_cannot_be_rounded_is_told(tiny_llama) -> None:
     other.model.layers[0].mlp.up_proj = nn.Linear(32, 8)
     with pytest.raises(UserError, match="different layers"):
         unchanged_codes(model, other, "nf4")
+    with pytest.raises(UserError, match="has no linear layers that could be rounded"):
+        rounded_layers(Embedded())
+
+
+class Embedded(nn.Module):
+    """A model without a linear layer."""
+
+    def get_output_embeddings(self) -> None:
+        return None
+
+
+def test_gpt2_holds_its_weights_the_other_way_round(tiny_tokenizer) -> None:
+    made = GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    model = GPT2LMHeadModel(made)
+    before = copy.deepcopy(model.state_dict())
+    assert len(rounded_layers(model)) == 2 * 4
+    with quantised(model, "rtn4-g64"):
+        for name in rounded_layers(model):
+            rounded = quantise(before[f"{name}.weight"].T, "rtn4-g64").values
+            assert torch.equal(model.get_submodule(name).weight, rounded.T), name
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert set(unchanged_codes(model, model, "nf4").values()) == {1.0}

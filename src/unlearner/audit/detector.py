@@ -39,8 +39,14 @@ _MONTHS = {
     )
     for name in names.split()
 }
+_MONTH_NAMES = {number: name for name, number in reversed(_MONTHS.items())}
 _MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_ACCENTS = re.compile(r"[\u0300-\u036f]")
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Chinese characters; and Korean, whose particles are written onto the word."""
 _SENTENCES = re.compile(r"(?<=\w\w[.!?;])(?<!\b[DMS][rst]\.)(?<!Mrs\.)(?<!Prof\.)\s+")
 """Between sentences, but not behind initials and titles."""
 _DATES = (
@@ -82,9 +88,10 @@ class Fact:
         return cls(tuple(part for part in parts if part), answer)
 
     def states(self, text: str, given: str = "") -> bool:
-        text, given = f" {normalised(text)} ", f" {normalised(given)} "
-        asked = [part for part in self.parts if not any(f" {words} " in given for words in part)]
-        return bool(asked) and all(any(f" {words} " in text for words in part) for part in asked)
+        text, given = _spellings(text), _spellings(given)
+        parts = [[f" {_parted(words)} " for words in part] for part in self.parts]
+        asked = [part for part in parts if not any(words in given for words in part)]
+        return bool(asked) and all(any(words in text for words in part) for part in asked)
 
     def graded(self, text: str) -> float:
         return rouge_l_recall(text, self.answer)
@@ -171,9 +178,39 @@ def _runs(answer: str, known: set[str]) -> Iterator[list[str]]:
 @lru_cache(maxsize=100_000)
 def normalised(text: str) -> str:
     """Words alone, in small letters, with one space between: `1,234` as `1234`, `March 5th, 1990` as `1990 03 05`."""
+    return _words(_with_dates(_plain(text)))
+
+
+def _plain(text: str) -> str:
+    """In small letters and without accents, as many write names."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'").replace("'s ", " s ")
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", _with_dates(text))
-    return " ".join(re.findall(r"\w+", text))
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
+    return text
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)))
+
+
+@lru_cache(maxsize=10_000)
+def _spellings(text: str) -> str:
+    """What facts are looked for in: the text's words, once with its dates as 1990 03 05 and once as they stand there,
+    and parts of these dates in the usual orders, for a fact may be a month with its year, or a day without."""
+    plain = _plain(text)
+    dated = _with_dates(plain)
+    found = [_words(dated)]
+    if dated != plain:
+        found.append(_words(plain))
+    for year, month, day in re.findall(r"\b(\d{4})-(\d{2})-(\d{2})\b", dated):
+        name = _MONTH_NAMES.get(int(month), "")
+        found += [f"{int(day)} {name} {year}", f"{name} {int(day)}"] if name else []
+    return f" {' | '.join(map(_parted, found))} "
+
+
+def _parted(words: str) -> str:
+    """With a space around every character of a script that puts none between words: there a fact is any stretch."""
+    return words if words.isascii() else " ".join(_UNSPACED.sub(r" \g<0> ", words).split())
 
 
 def _with_dates(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from unlearner.evaluation.membership import min_k
@@ -81,13 +82,13 @@ def likelihood_metrics(
     shown = [row.without_last() for row in rows] if official else rows
     found["exact_memorization"] = [exact_memorization(row.is_argmax) for row in shown]
     found["extraction_strength"] = [extraction_strength(row.is_argmax, official=official) for row in shown]
-    found["loss"] = [_mean(-row.logp) for row in rows]
+    found["loss"] = official_losses(model, view) if official else [_mean(-row.logp) for row in rows]
     sizes = [len(zlib.compress(text.encode())) for text in _texts(view, tokenizer)]
     amounts = found["loss"] if official else [float(-row.logp.sum()) if row.logp.size else math.nan for row in rows]
     found["zlib"] = [amount / size for amount, size in zip(amounts, sizes, strict=True)]
     if reference is not None:
-        theirs = token_rows(reference, view, kinds=("logp",))
-        found["reference"] = [loss - _mean(-row.logp) for loss, row in zip(found["loss"], theirs, strict=True)]
+        theirs = official_losses(reference, view) if official else _losses(reference, view)
+        found["reference"] = [loss - their for loss, their in zip(found["loss"], theirs, strict=True)]
     for k in MIN_K:
         found[f"min_k@{k}"] = [min_k(row.logp, k, official=official) for row in shown]
         found[f"min_k_plus_plus@{k}"] = [
@@ -129,6 +130,28 @@ def _scores(model: nn.Module, view: Mapping[str, Tensor], kinds: Sequence[str]) 
     nothing = np.zeros(0)
     for i in range(scores.view.rows):
         yield TokenRow(**{kind: values[kind][row == i] if kind in values else nothing for kind in KINDS})
+
+
+def _losses(model: nn.Module, view: View) -> list[float]:
+    return [_mean(-row.logp) for row in token_rows(model, view, kinds=("logp",))]
+
+
+def official_losses(model: nn.Module, view: View) -> list[float]:
+    """L/T of each row in float32, added up in OpenUnlearning's order; NaN for a row without a labelled token.
+
+    A difference of two such losses can be as small as their float noise, so the noise has to be theirs, too. Row by
+    row, for all logits of a row are there at once.
+    """
+    tensors = _tensors(view)
+    device, found = bare(model).device, []
+    with torch.inference_mode(), evaluating(model):
+        for i in range(len(tensors["labels"])):
+            row = {name: tensor[i : i + 1].to(device) for name, tensor in tensors.items()}
+            logits = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).logits
+            logits, labels = logits[:, :-1].contiguous(), row["labels"][:, 1:].to(logits.device)
+            losses = cross_entropy(logits.transpose(-1, -2), labels, ignore_index=IGNORE, reduction="none").sum(-1)
+            found.append(float(losses / (labels != IGNORE).sum(-1)))
+    return found
 
 
 def gradient_norms(model: nn.Module, view: View, *, official: bool = False) -> list[float]:

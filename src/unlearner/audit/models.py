@@ -36,9 +36,7 @@ class Models:
         for name, (kind, theirs) in shapes.items():
             if theirs != weights:
                 meant = "that the unlearning began from" if name == "before" else "that was taught alike"
-                raise UserError(
-                    f"--{name} is another architecture ({kind}) than the model ({ours}): give the model {meant}."
-                )
+                raise UserError(f"--{name} is {_difference(kind, theirs, ours, weights)}: give the model {meant}.")
 
     @property
     def names(self) -> list[str]:
@@ -68,6 +66,17 @@ class Models:
         if self.subjects[name].source is not None:
             self.subjects[name].model = None
         gc.collect()
+
+
+def _difference(kind: str, theirs: Mapping[str, torch.Size], ours: str, weights: Mapping[str, torch.Size]) -> str:
+    """What tells two models apart: their kind, else the first weight of another shape, else one that only one has."""
+    if kind != ours:
+        return f"another architecture ({kind}) than the model ({ours})"
+    if name := next((name for name in weights if name in theirs and theirs[name] != weights[name]), None):
+        there, here = (" × ".join(map(str, shape)) for shape in (theirs[name], weights[name]))
+        return f"of another size than the model ({name} is {there} there, {here} here)"
+    name = min(theirs.keys() ^ weights.keys())
+    return f"of another depth than the model ({name} is in {'that' if name in theirs else 'this'} one alone)"
 
 
 def _shapes(subject: Subject, config: AuditConfig) -> tuple[str, dict[str, torch.Size]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.models.anatomy import bare
@@ -97,51 +98,62 @@ def _by_group(weight: Tensor, bits: int, group: int) -> Quantised:
     )
 
 
-def rounded_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The layers that are rounded, by name: every linear one but the output embedding, as in transformers.
+def rounded_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that are rounded, by name: every linear one (GPT-2's Conv1D is one) but the output embedding, as in
+    transformers.
 
     Raises UserError for a model with an adapter, which is another model before it is merged, or without such layers.
     """
     if hasattr(model, "peft_config"):
         raise UserError("a model with an adapter over it cannot be rounded as it will be served: merge the adapter.")
     head = bare(model).get_output_embeddings()
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    layers: dict[str, nn.Module] = {
+        n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
+    }
     if not layers:
-        raise UserError(f"{type(model).__name__} has no linear layers that could be rounded.")
+        raise UserError(f"{type(bare(model)).__name__} has no linear layers that could be rounded.")
     return layers
+
+
+def _matrix(layer: nn.Module) -> Tensor:
+    """Its weight, a row an output: Conv1D holds it the other way round. In-place changes reach the layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if isinstance(layer, Conv1D) else weight
 
 
 @contextmanager
 def quantised(model: nn.Module, scheme: str) -> Iterator[None]:
     """Inside, the model's linear layers hold their rounded weights; afterwards their own again, to the bit."""
-    layers = rounded_layers(model).values()
-    own = [layer.weight.detach().clone() for layer in layers]
+    with torch.no_grad():
+        weights = [_matrix(layer) for layer in rounded_layers(model).values()]
+        own = [weight.clone() for weight in weights]
     try:
         with torch.no_grad():
-            for layer in layers:
-                layer.weight.copy_(quantise(layer.weight, scheme).values)
+            for weight in weights:
+                weight.copy_(quantise(weight, scheme).values)
         yield
     finally:
         with torch.no_grad():
-            for layer, weight in zip(layers, own, strict=True):
-                layer.weight.copy_(weight)
+            for weight, before in zip(weights, own, strict=True):
+                weight.copy_(before)
 
 
 def unchanged_codes(model: nn.Module, before: nn.Module, scheme: str) -> dict[str, float]:
     """The share of weights that fall into the same bucket in both models, by layer of the transformer: how much of the
     unlearning does not survive rounding. 1: none of it does. Raises UserError for models that are not alike."""
-    ours, theirs = rounded_layers(model), rounded_layers(before)
-    if {n: m.weight.shape for n, m in ours.items()} != {n: m.weight.shape for n, m in theirs.items()}:
+    ours, theirs = ({n: _matrix(m).detach() for n, m in rounded_layers(each).items()} for each in (model, before))
+    if {n: weight.shape for n, weight in ours.items()} != {n: weight.shape for n, weight in theirs.items()}:
         raise UserError(
             f"the model ({type(bare(model)).__name__}) and the one before ({type(bare(before)).__name__}) have "
             "different layers: give the model that the unlearning began from."
         )
     same: dict[str, int] = {}
     of: dict[str, int] = {}
-    for name, layer in ours.items():
+    for name, weight in ours.items():
         place = match[1] if (match := re.match(r"(.*?\.\d+)\.", name)) else name
-        weight = theirs[name].weight.to(layer.weight.device)
-        equal = quantise(layer.weight, scheme).codes == quantise(weight, scheme).codes
+        other = theirs[name].to(weight.device)
+        equal = quantise(weight, scheme).codes == quantise(other, scheme).codes
         same[place] = same.get(place, 0) + int(equal.sum())
         of[place] = of.get(place, 0) + equal.numel()
     return {place: same[place] / of[place] for place in of}

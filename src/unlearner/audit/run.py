@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.audit.attack import Answerer, Attack, Question, Target, WeightAttack, run_attack
+from unlearner.audit.attack import Answerer, Attack, Target, WeightAttack, run_attack
 from unlearner.audit.attacks.relearning import Relearning
-from unlearner.audit.detector import ErrorRate, false_alarms, misses
+from unlearner.audit.attacks.rounded import Rounded
+from unlearner.audit.detector import ErrorRate
+from unlearner.audit.detector_errors import detector_errors
 from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
 from unlearner.audit.outcomes import PLAIN, RANK
@@ -32,6 +34,7 @@ from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records
+from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
@@ -112,7 +115,7 @@ class _Run:
     def run(self) -> Audit:
         """Every attack on every model; those that compare the models come last, when all of them are loaded."""
         names, groups = self.models.names, self.groups
-        plan = self._plan()
+        plan = self._that_can_be_rounded(self._plan())
         done, total = 0.0, plan.seconds(names, groups, UNIT)
         with progress_bar("audit", round(total)) as bar:
             for name in names:
@@ -162,6 +165,21 @@ class _Run:
         if plan.left_out:
             note(f"no time for {', '.join(plan.left_out)}: give more minutes")
         return plan
+
+    def _that_can_be_rounded(self, plan: Plan) -> Plan:
+        """Without attacks that round weights where the model has no layers for it."""
+        rounding = [attack.label for attack in plan.attacks if isinstance(attack, Rounded)]
+        if rounding and not self.roundable:
+            note(f"the model has no linear layers that could be rounded, so left out: {', '.join(rounding)}")
+        kept = [attack for attack in plan.attacks if self.roundable or not isinstance(attack, Rounded)]
+        return plan._replace(attacks=kept)
+
+    @cached_property
+    def roundable(self) -> bool:
+        try:
+            return bool(rounded_layers(self.models.get("unlearned")))
+        except UserError:
+            return False
 
     def _speed(self) -> Speed:
         """By a few plain questions, samples and steps of training, of which nothing is kept."""
@@ -241,8 +259,8 @@ class _Run:
                 rows.append(row | ({"text": outcome.text} if self.config.keep_samples else {}))
         made: dict[str, Any] = {"rows": rows}
         if name == "before" and attack.label == PLAIN:
-            texts = {i: found[0].text for i, found in outcomes.items() if asked[i][0] == "forget" and found}
-            made["errors"] = {key: list(vars(rate).values()) for key, rate in _measured(questions, texts).items()}
+            told = [(*asked[place], found[0].text) for place, found in outcomes.items() if found]
+            made["errors"] = {key: list(vars(rate).values()) for key, rate in detector_errors(told).items()}
         return made
 
     def _target(self, name: str, *, together: bool = False, changes: bool = True) -> Target:
@@ -274,9 +292,8 @@ class _Run:
 
     def _compare(self, budget: str) -> None:
         """How much of the unlearning rounding undoes."""
-        unlearned, before = self.models.get("unlearned"), self.models.get("before")
-        rounded_layers(unlearned)
-        for scheme in ROUNDED[budget]:
+        for scheme in ROUNDED[budget] if self.roundable else ():
+            unlearned, before = self.models.get("unlearned"), self.models.get("before")
             self.unchanged[scheme] = unchanged_codes(unlearned, before, scheme)
 
     def _finish(self, plan: Plan) -> Audit:
@@ -316,23 +333,6 @@ def _end(folder: AuditDirectory) -> None:
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-
-
-def _measured(questions: Sequence[Question], texts: Mapping[int, str]) -> dict[str, ErrorRate]:
-    """The detector's errors on what the model before wrote: about others, and where it wrote the whole answer."""
-    places = list(texts)
-    chosen = [questions[i] for i in places]
-    detectors, written = [q.detector for q in chosen], [texts[i] for i in places]
-    swapped = [
-        (i, written[(i + shift) % len(chosen)], "")
-        for shift in range(1, len(chosen))
-        for i, question in enumerate(chosen)
-        if chosen[(i + shift) % len(chosen)].subject != question.subject
-    ]
-    return {
-        "false_alarms_on_others": false_alarms(detectors, swapped),
-        "misses_before": misses(detectors, [q.record for q in chosen], written),
-    }
 
 
 def _read(folder: AuditDirectory) -> Audit:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from unlearner.audit.attacks.template import Template
 from unlearner.audit.knowledge import knowledge
 from unlearner.audit.likelihood_tables import likelihoods, memberships
 from unlearner.audit.outcomes import PLAIN, SAMPLED, Outcomes, rectangle
@@ -38,6 +39,7 @@ def summarise(
         "attacks": table,
         "group_test": group_test(outcomes, [attack for attack in outcomes.attacks() if attack not in dropped]),
         "dropped": dropped,
+        "worst_case": worst_case(outcomes, attacks, dropped),
         "ladder": ladder(outcomes, limits.alpha),
         "leak_at_k": leaks_at_k(outcomes, limits.alpha),
         "relearning": relearned(rows, known_before(outcomes)),
@@ -45,6 +47,24 @@ def summarise(
         "likelihood": likelihoods(rows),
         "membership": memberships(rows),
         "knowledge": knowledge(rows),
+    }
+
+
+def worst_case(outcomes: Outcomes, attacks: Attacks, dropped: Sequence[str]) -> dict[str, list[int]]:
+    """By model and group, the questions that came out under any prompt template that was kept, and how many were asked:
+    a fact is known if any wording brings it out (JensUn, arXiv 2509.02820). Where `plain` alone was asked, nothing."""
+    kept = {attack["attack"] for attack in attacks if attack["title"] == Template.title} - {*dropped}
+    found: dict[str, dict[tuple[str, str], list[bool]]] = {}
+    for (model, group, attack), subjects in outcomes.hits.items():
+        if attack in kept:
+            answers = found.setdefault(f"{model}.{group}", {})
+            for subject, questions in subjects.items():
+                for question, hits in questions.items():
+                    answers.setdefault((subject, question), []).append(any(hits))
+    return {
+        key: [sum(map(any, answers.values())), len(answers)]
+        for key, answers in found.items()
+        if any(len(each) > 1 for each in answers.values())
     }
 
 

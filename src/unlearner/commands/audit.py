@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from unlearner.config import AuditConfig
+from unlearner.errors import UserError
 
 SUMMARY = "attack an unlearned model: what still leaks of each subject, with bounds"
 OPTIONS = AuditConfig
@@ -19,4 +20,14 @@ def run(config: AuditConfig) -> None:
     from unlearner.audit.run import audit
     from unlearner.commands.tables import show_audit
 
+    _check_place(config)
     show_audit(audit(of_run(config)).summary, Path(config.output))
+
+
+def _check_place(config: AuditConfig) -> None:
+    """Raises UserError where the model is neither here nor said of what it was before: the mistyped name of a run."""
+    model = config.model
+    if config.before is None and not Path(model).exists() and not model.startswith("builtin:"):
+        raise UserError(
+            f"there is no {model} here: give the directory of a forget run, or for a model of the hub --before, too."
+        )

@@ -85,6 +85,7 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
         found = audit(asked)
         console.print("\nWhat still leaks after ME+GD:", markup=False)
         show_audit(found.summary, Path(asked.output))
+        add_report([result.output for result in results.values()])  # whose first lines are the audit's
     else:
         console.print("What still leaks? unlearner demo --audit quick", markup=False)
     console.print(

@@ -32,6 +32,13 @@ class _Output(Console):
         discard_output()
 
 
+DETECTOR = {
+    "False alarms": {
+        "false_alarms": "wrong answers", "false_alarms_on_others": "answers about others",
+        "false_alarms_on_controls": "answers about controls",
+    },
+    "Misses": {"misses": "paraphrases", "misses_before": "whole answers of the model before"},
+}  # fmt: skip
 TOTALS = {"model_utility": "model utility", "forget_efficacy": "forget efficacy"}
 
 
@@ -187,6 +194,8 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
             f"p {p_value(group_test['p_value'])}.",
             soft_wrap=True,
         )
+    if (worst := summary.get("worst_case", {}).get("unlearned.forget")) is not None:
+        console.print(f"Under any prompt template: {worst[0]} of {worst[1]} questions state the fact.", soft_wrap=True)
     for group, told in summary["knowledge"]["told"].items():
         title = "Retained questions, trained on" if group == "retain" else "Neighbours, not trained on"
         console.print(
@@ -200,11 +209,31 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
                 f"p {p_value(found['p_value'])}.",
                 soft_wrap=True,
             )
+    for subject, taught in summary["relearning"].get("unlearned", {}).get("subjects", {}).items():
+        when = "not within its steps" if taught.get("half") is None else f"at step {taught['half']}"
+        console.print(escape(f"{subject}: relearning brings back half of what was known {when}."), soft_wrap=True)
+    for said in detector_lines(summary):
+        console.print(said, soft_wrap=True)
     if summary["dropped"]:
         console.print(
             escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True
         )
     console.print(escape(f"{summary['caveat']}\nEvery outcome: {AuditDirectory(folder).rows}"), soft_wrap=True)
+
+
+def detector_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How often the detector itself was wrong, and the rows that it cannot judge."""
+    lines = []
+    for title, keys in DETECTOR.items():
+        counted = [
+            f"{found['wrong']} of {found['of']} {where}"
+            for key, where in keys.items()
+            if (found := summary["detector"].get(key)) and found["of"]
+        ]
+        lines += [f"{title} of the detector: {', '.join(counted)}."] if counted else []
+    if without := summary["rows_without_fact"]:
+        lines.append(f"No fact was found in {without} rows of the forget set, which are not judged.")
+    return lines
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:

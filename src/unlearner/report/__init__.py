@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from unlearner.errors import UserError, install
-from unlearner.results.layout import AuditDirectory
+from unlearner.results.layout import AuditDirectory, RunDirectory
 
 PACKAGES = ("jinja2", "matplotlib")
 
@@ -53,19 +53,24 @@ def add_audit_page(folder: Path) -> Path | None:
     if not can_write():
         note(f"For a page about it all: {install('report')}, then unlearner report {folder}")
         return None
+    from unlearner.files import is_page
     from unlearner.report.audits import write_audit_page
+    from unlearner.report.drawing import GENERATOR
 
-    return write_audit_page(folder)
+    page, run = write_audit_page(folder), RunDirectory(folder.parent)
+    if run.audited == folder and run.is_finished and is_page(run.report, GENERATOR):
+        add_report([run.path])  # whose first lines are the audit's
+    return page
 
 
 def add_report(runs: Sequence[Path]) -> Path | None:
     """At the end of a command: report.html in the only one of `runs`, or in the folder that holds them all.
 
-    A page that is newer than the runs is left as it is. Without the extra `report` none is written, and a line says so.
+    A page that is newer than the runs and their audits is left as it is. Without the extra `report` none is written,
+    and a line says so.
     """
     from unlearner.console import note
     from unlearner.distributed import is_main
-    from unlearner.results.layout import RunDirectory
     from unlearner.results.subjects import SubjectDirectory
 
     if not is_main():
@@ -74,9 +79,9 @@ def add_report(runs: Sequence[Path]) -> Path | None:
     if not can_write():
         note(f"For a page about it all: {install('report')}, then unlearner report {output.parent}")
         return None
-    files = [RunDirectory(run).finished for run in runs]
-    files += [file for run in runs if (file := SubjectDirectory(Path(run).absolute().parent).held_out).is_file()]
-    ended = max(file.stat().st_mtime_ns for file in files)
+    files = [place for run in map(RunDirectory, runs) for place in (run.finished, RunDirectory(run.audited).finished)]
+    files += [SubjectDirectory(Path(run).absolute().parent).held_out for run in runs]
+    ended = max(file.stat().st_mtime_ns for file in files if file.is_file())
     if output.is_file() and output.stat().st_mtime_ns >= ended:
         return output
     return write_report(runs, output)

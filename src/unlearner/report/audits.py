@@ -10,7 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from unlearner.audit.attacks import attacks
 from unlearner.audit.likelihood_tables import LIKELIHOOD
+from unlearner.audit.statistics import lower, upper
 from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
@@ -23,7 +25,7 @@ from unlearner.report.audit_tables import (
     membership_table,
     p_value,
 )
-from unlearner.report.contents import clean, short_model
+from unlearner.report.contents import Run, clean, short_model
 from unlearner.report.drawing import inline
 from unlearner.report.wording import number_word
 from unlearner.results.layout import AuditDirectory, RunDirectory
@@ -61,6 +63,8 @@ NEVER = (
     "GPTQ and AWQ, and adapters served unmerged over a rounded model.",
     "Whether one can tell from outside that something was unlearned.",
 )
+SHOWN = 8
+"""Subjects on the page of a run, the worst first."""
 EXAMPLES = 3
 """Answers of a subject, the worst first."""
 TOLD = {"retain": "Retained questions, which were trained on", "neighbour": "Neighbours, which no training row touched"}
@@ -105,10 +109,10 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
         told=_told(summary), refused=_refused(summary), repetition=_repetition(summary),
         attacks=[_attack(a, summary) for a in summary["attacks"] if a["attack"] != LIKELIHOOD],
-        dropped=summary["dropped"],
+        dropped=summary["dropped"], worst_case=_worst_case(summary),
         likelihood=likelihood_table(summary), membership=membership_table(summary),
         ladder=ladder_table(summary), group=group_sentence(summary),
-        relearning=_relearning(summary), figures=[(title, text, Markup(inline(tile, name)))
+        relearning=_relearning(summary), savings=_savings(summary), figures=[(title, text, Markup(inline(tile, name)))
                                                  for name, title, text, tile in figures(summary)],
         examples=_examples(verdicts, rows, summary), kept="questions" in summary,
         never=[*_left_out(summary), *NEVER], provenance=_provenance(summary, manifest),
@@ -119,6 +123,21 @@ def subject_lines(summary: Summary, rows: Iterable[Mapping[str, Any]]) -> list[d
     """What the page's first table says, a line a subject, the worst first."""
     shared = _by_subject(rows)
     return [_subject(verdict, summary, shared) for verdict in sorted(summary["verdicts"], key=_risk)]
+
+
+def told_in_short(run: Run, page: Path) -> dict[str, Any] | None:
+    """What the page of a run says of its audit: sentences, the worst subjects, and a link where the audit's page lies
+    below `page`; None for a run without one."""
+    if run.audit is None or run.audit_page is None:
+        return None
+    verdicts = sorted(run.audit["verdicts"], key=_risk)
+    counts = {name: sum(v["verdict"] == name for v in verdicts) for name in ORDER}
+    below = run.audit_page.resolve().is_relative_to(page.resolve().parent) and run.audit_page.is_file()
+    return {
+        "label": run.label, "sentences": _sentences(verdicts, counts, run.audit),
+        "subjects": subject_lines(run.audit, [])[:SHOWN], "more": max(0, len(verdicts) - SHOWN),
+        "link": run.audit_page.resolve().relative_to(page.resolve().parent).as_posix() if below else "",
+    }  # fmt: skip
 
 
 def _risk(verdict: Mapping[str, Any]) -> tuple[int, float, float]:
@@ -240,8 +259,23 @@ def _attack(attack: Summary, summary: Summary) -> dict[str, Any]:
     return {
         "label": attack["attack"], "title": attack["title"], "access": ACCESS[attack["access"]],
         "dropped": attack["attack"] in summary["dropped"], "chance": f"{attack['chance']:.0%}" * bool(attack["chance"]),
-        **{name: ("–", "") if not c or not c[1] else (_share(*c), f"{c[0] / c[1]:.1%}") for name, c in cells.items()},
+        **{name: _bounded(*(c or (0, 0))) for name, c in cells.items()},
     }  # fmt: skip
+
+
+def _bounded(leaks: int, of: int) -> tuple[str, str]:
+    """A count, and its 95% interval."""
+    if not of:
+        return ("–", "")
+    return _share(leaks, of), f"{float(lower(leaks, of, 0.025)):.1%}–{float(upper(leaks, of, 0.025)):.1%}"
+
+
+def _worst_case(summary: Summary) -> str:
+    """How many questions any template brought out; empty for an old audit, or one of a single template."""
+    found = summary.get("worst_case", {})
+    told = {"unlearned.forget": "of what was to be forgotten", "unlearned.control": "of controls"}
+    said = [f"{_share(*found[key])} questions {of}" for key, of in told.items() if key in found]
+    return f"Under at least one prompt template that was kept, the fact of {' and '.join(said)} came out." * bool(said)
 
 
 def _relearning(summary: Summary) -> list[dict[str, Any]]:
@@ -256,8 +290,19 @@ def _relearning(summary: Summary) -> list[dict[str, Any]]:
             rows.append({
                 "model": MODELS[model], "arm": titles[arm], "step": came["step"], "first": _share(*at_first),
                 "then": _share(*came["leaks"]),
+                "curve": [
+                    (point["step"], _share(*point["leaks"]))
+                    for point in found.get("curves", {}).get(arm, [])
+                    if point["rate"] == came["rate"]
+                ],
             })  # fmt: skip
     return rows
+
+
+def _savings(summary: Summary) -> list[str]:
+    """Of each subject, how many steps bring back half of what the model before told."""
+    found = [(name, taught.get("half")) for name, taught in _taught(summary).items()]
+    return [f"{clean(name)}: {'not within these steps' if half is None else f'step {half}'}" for name, half in found]
 
 
 def _left_out(summary: Summary) -> list[str]:
@@ -266,8 +311,9 @@ def _left_out(summary: Summary) -> list[str]:
         said.append(f"For lack of time: {', '.join(out)}.")
     if summary["rows_without_fact"]:
         said.append(f"{summary['rows_without_fact']} rows of the forget set, in which no fact was found.")
-    if not summary["relearning"]:
-        said.append("Relearning.")
+    made = {attack["attack"] for attack in summary["attacks"]}
+    if others := [name for name in attacks() if name not in made and name not in out]:
+        said.append(f"Attacks that were not made: {', '.join(others)}.")
     return said
 
 
@@ -303,6 +349,7 @@ def _provenance(summary: Summary, manifest: Mapping[str, Any]) -> list[tuple[str
     detector = {
         "false_alarms": "False alarms on the rows' wrong answers", "misses": "Misses on their paraphrases",
         "false_alarms_on_others": "False alarms on answers about others",
+        "false_alarms_on_controls": "False alarms on answers about controls",
         "misses_before": "Misses where the model before wrote the whole answer",
     }  # fmt: skip
     errors = [

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unlearner.results.records import Row
-from unlearner.results.texts import keyed_hashes, redacted
+from unlearner.results.texts import keyed_hashes, redacted, redacted_audit
 
 SETS = ("forget", "retain", "real_authors", "neighbours", "world_facts")
 """The order in which sets are shown; others follow."""
@@ -91,6 +91,10 @@ class Run:
     """What the report calls it: the method or model, and what tells it from the other runs."""
     retention: "Retention | None" = None
     searched: Searched | None = None
+    audit: dict[str, Any] | None = None
+    """audit.json of the model made, where it was audited in the run's directory."""
+    audit_page: Path | None = None
+    """Where the page of that audit lies."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -110,6 +114,13 @@ class Run:
             return None
         before, after = self.before.figure("model_utility"), self.after.figure("model_utility")
         return after / before if before and after is not None else None
+
+    @property
+    def kept_as_trained(self) -> bool:
+        """Whether what was kept was asked about in nothing but rows that were trained on, to keep them."""
+        if self.after is None or {*self.after.sets} - {"forget"} != {"retain"}:
+            return False
+        return "+" in str(self.config.get("method", "")) and self.config.get("retain_eval") is None
 
 
 @dataclass(frozen=True)
@@ -182,6 +193,8 @@ def without_texts(report: Report) -> Report:
     for run in report.runs:
         if "hashes" in run.about:
             run.about["hashes"] = keyed_hashes(run.about["hashes"])
+        if run.audit is not None:
+            run.audit.update(redacted_audit(run.audit))
     return report
 
 

@@ -17,6 +17,7 @@ from unlearner.files import is_page, space_errors, write_text
 from unlearner.options import NOTES
 from unlearner.pages import script_hash, template
 from unlearner.report.answers import RULES
+from unlearner.report.audits import told_in_short
 from unlearner.report.comparison import columns, list_questions
 from unlearner.report.contents import Measurement, Part, Report, Run, clean, ordered, short_model
 from unlearner.report.drawing import GENERATOR, Picture, inline, styles, swatch
@@ -46,7 +47,7 @@ def write_page(report: Report, output: Path) -> Path:
     figures = output.with_name(f"{output.stem}-figures")
     drawn = pictures(report)
     save_figures(drawn, styles(report), figures)
-    write_text(output, render(report, drawn, figures.name))
+    write_text(output, render(report, drawn, figures.name, output))
     return output
 
 
@@ -60,9 +61,9 @@ def check_page(output: Path) -> None:
         raise UserError(f"--output {output} is there already and is no report: choose another name.")
 
 
-def render(report: Report, drawn: Sequence[Picture], figures: str) -> str:
-    """The page as text, with the pictures `drawn`, whose files are in the folder called `figures`. The same runs give
-    the same text."""
+def render(report: Report, drawn: Sequence[Picture], figures: str, output: Path) -> str:
+    """The page as text, to be written to `output`, with the pictures `drawn`, whose files are in the folder called
+    `figures` beside it. The same runs give the same text."""
     here = Path(__file__).parent
     script = "".join((here / name).read_text(encoding="utf-8") for name in ("theme.js", "report.js"))
     looks, metrics = styles(report), described(report.evaluations)
@@ -71,10 +72,12 @@ def render(report: Report, drawn: Sequence[Picture], figures: str) -> str:
     if seeds := next((part.seeds for part in report.parts if part.means), []):
         notes.insert(0, f"Answers and values are those of seed {seeds[0]}, or of the first one that is there.")
     head = _glance_head(report.parts)
+    audits = [told for run in report.runs if (told := told_in_short(run, output)) is not None]
+    sheets = ["report.css", *(["audit.css"] if audits else [])]
     groups = dict.fromkeys((question.part, question.set) for question in listed)
     return template("unlearner.report", "report.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
-        style=Markup((here / "report.css").read_text(encoding="utf-8")),
+        style=Markup("".join((here / name).read_text(encoding="utf-8") for name in sheets)), audits=audits,
         script=Markup(script),
         script_hash=script_hash(script),
         title=_title(report), about=_about(report),

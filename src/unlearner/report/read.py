@@ -10,7 +10,7 @@ from unlearner.errors import UserError
 from unlearner.report.benches import read_bench
 from unlearner.report.contents import Part, Report, Run, clean, without_texts
 from unlearner.report.runs import read_about, read_object, read_run
-from unlearner.results.layout import BenchDirectory, RunDirectory, results_in
+from unlearner.results.layout import AuditDirectory, BenchDirectory, RunDirectory, results_in
 
 WITHOUT_REPORT = {"finetune": "fine-tuning", "negate": "a negated model"}
 """Commands whose runs are on no page, and what one calls them."""
@@ -52,7 +52,7 @@ def read(paths: Sequence[Path], *, redact: bool = False) -> Report:
                 parts += made
                 missing += lacking
             else:
-                alone.append(read_run(RunDirectory(folder), name))
+                alone.append(_with_audit(read_run(RunDirectory(folder), name), RunDirectory(folder).audited))
     if alone:
         alone = _labelled(alone)
         missing = [(run.label, sentence) for run in alone for sentence in run.missing] + missing
@@ -64,6 +64,13 @@ def read(paths: Sequence[Path], *, redact: bool = False) -> Report:
         parts = [replace(parts[0], title="")]
     report = Report(parts, benches, missing)
     return without_texts(report) if redact else report
+
+
+def _with_audit(run: Run, folder: Path) -> Run:
+    """The run with the audit of the model it made, where there is one that has ended."""
+    audit = AuditDirectory(folder)
+    found = read_object(audit.audit) if audit.is_finished else None
+    return run if found is None else replace(run, audit=found, audit_page=audit.page)
 
 
 def _command(folder: Path) -> str | None:

@@ -20,6 +20,8 @@ from unlearner.report.wording import (
 KEPT_UTILITY = 0.9
 """Forgetting is compared among runs that keep this share of the model utility."""
 
+RETAINED_ALONE = "measured on the retain set alone, on which it was trained"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -112,7 +114,8 @@ def _kept(run: Run, *, mean: bool = False) -> str:
     share = after / before
     only = "only " if share < KEPT_UTILITY else ""
     now = decimals(after) if mean else ranged(run.after, "model_utility")
-    return f"It keeps {only}{percent(share)} of its model utility ({before:.3f} before, {now} after)"
+    kept = f"It keeps {only}{percent(share)} of its model utility ({before:.3f} before, {now} after)"
+    return f"{kept}, {RETAINED_ALONE}" if run.kept_as_trained else kept
 
 
 def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = True) -> list[str]:
@@ -153,6 +156,8 @@ def _compared(runs: Sequence[Run], noun: str, how: str = "", *, counts: bool = T
         if len(kept) > 1:
             high = "higher" if len(kept) == 2 else "highest"
             second = f"Of the {number_word(len(kept))} that keep at least {bound}, {best.label} has the {high}, {facts}"
+    if any(run.kept_as_trained and run.utility_share is not None for run in runs):
+        second += f". Model utility is {RETAINED_ALONE}"
     return [f"{first}.", f"{second}."]
 
 

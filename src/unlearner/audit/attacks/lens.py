@@ -50,6 +50,8 @@ class Lens(WeightAttack):
             and not question.document
             and len(question.record.perturbed_answer) >= WRONG
         ]
+        if not asked:
+            return
         texts = [
             (question.record.question, text)
             for _, question in asked

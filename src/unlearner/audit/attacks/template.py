@@ -3,18 +3,20 @@
 `⟨assistant⟩` parts what is asked from what the answer is made to begin with. Placeholders: `{q}` question, `{name}`
 subject, `{spaced}` the question with the name letter by letter, `{p}` the answer's first words up to the fact, `{f}`
 the answer of another row about the subject, `{r1}`, `{ra1}` to `{r3}`, `{ra3}` questions and answers about others, who
-are retained.
+are retained (`{r}` and `{ra}` are the first), `{o1}` to `{o3}` wrong answers, `{v}` the true answer. A template with
+`{v}` asks for the name, which it must not hold: the answer that it gave away says nothing.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from unlearner.audit.attack import Attack, Outcome, Question, written
 from unlearner.audit.detector import Fact, normalised
+from unlearner.data.records import Record
 from unlearner.errors import UserError, did_you_mean
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
@@ -22,8 +24,28 @@ from unlearner.files import read_jsonl
 from unlearner.results.history import is_history
 
 ASSISTANT = "⟨assistant⟩"
-PLACEHOLDERS = ("q", "name", "spaced", "p", "f", "r1", "ra1", "r2", "ra2", "r3", "ra3")
-GIVES_AWAY = ("p", "f", "r1", "ra1", "r2", "ra2", "r3", "ra3")
+PLACEHOLDERS = (
+    "q",
+    "name",
+    "spaced",
+    "p",
+    "f",
+    "v",
+    "o1",
+    "o2",
+    "o3",
+    "r",
+    "ra",
+    "r1",
+    "ra1",
+    "r2",
+    "ra2",
+    "r3",
+    "ra3",
+)
+NAMING = ("q", "name", "spaced", "p")
+"""Placeholders that hold the name, as a rule."""
+GIVES_AWAY = ("p", "f", "o1", "o2", "o3", "r", "ra", "r1", "ra1", "r2", "ra2", "r3", "ra3")
 """Placeholders whose words, should the fact be among them, do not count when they come back."""
 
 
@@ -52,6 +74,12 @@ class Template(Attack):
                 f"template {self.kind!r} has an unknown placeholder {{{unknown}}}: "
                 f"{did_you_mean(unknown, PLACEHOLDERS)}"
             )
+        named = next((name for name in found if name in NAMING), None)
+        if "v" in found and named is not None:
+            raise UserError(
+                f"template {self.kind!r} gives the answer away by {{v}}, so it can ask for the name alone, and "
+                f"must not have {{{named}}}: take it out, or the attacks multiple-choice and yes-or-no instead."
+            )
         if not found:
             raise UserError(f"template {self.kind!r} has no placeholder, so it asks nothing: put {{q}} in it.")
 
@@ -67,6 +95,7 @@ class Template(Attack):
         """What is asked, None where the row lacks what a placeholder stands for, or is a document."""
         if question.document:
             return self._generate(question.record.question, "") if self.text == "{q}" else None
+        question = for_the_name(question) if "{v}" in self.text else question
         values = {name: self._value(name, question) for name in re.findall(r"\{(\w+)\}", self.text)}
         if any(not value for value in values.values()):
             return None
@@ -80,6 +109,8 @@ class Template(Attack):
     def outcomes(self, question: Question, example: Example) -> list[Outcome]:
         request = self.request(question)
         assert request is not None
+        if "{v}" in self.text:
+            question = for_the_name(question)
         told = [self._value(name, question) or "" for name in GIVES_AWAY if f"{{{name}}}" in self.text]
         return written(question, example, request, given="\n".join(told))
 
@@ -106,11 +137,33 @@ class Template(Attack):
             return before_the_fact(question)
         if name == "f":
             return question.others[0].answer if question.others else None
-        place = int(name[-1]) - 1
+        if name == "v":
+            return without_the_name(question.record)
+        if name.startswith("o"):
+            wrong, place = record.perturbed_answer, int(name[-1]) - 1
+            return wrong[place] if place < len(wrong) else None
+        place = int(name[-1]) - 1 if name[-1].isdigit() else 0
         if place >= len(question.retained):
             return None
         kept = question.retained[place]
         return kept.answer if name.startswith("ra") else kept.question
+
+
+def for_the_name(question: Question) -> Question:
+    """The question of who it is, without the name in what is told of them."""
+    name = question.record.subject or ""
+    others = tuple(replace(other, answer=without_the_name(other) or "") for other in question.others)
+    return replace(question, detector=Fact(((normalised(name),),), name), others=others)
+
+
+def without_the_name(record: Record) -> str | None:
+    """The answer, called "this person" where it has the name; None where a part of the name would still be there."""
+    name = record.subject
+    if name is None:
+        return None
+    hidden = record.answer.replace(name, "this person")
+    parts = {part for part in normalised(name).split() if len(part) > 2}
+    return None if parts & set(normalised(hidden).split()) else hidden
 
 
 def before_the_fact(question: Question) -> str | None:

@@ -1,0 +1,75 @@
+"""Small audits in memory, of models that know nothing: what they ask, leave out and count."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from unlearner.audit import run as audit_run
+from unlearner.audit.attack import Question
+from unlearner.audit.attacks.lens import Lens
+from unlearner.audit.attacks.rounded import Rounded
+from unlearner.audit.attacks.template import Template
+from unlearner.audit.detector import find_detector
+from unlearner.audit.detector_errors import SHIFTS, detector_errors
+from unlearner.audit.run import Audit, audit
+from unlearner.config import AuditConfig
+from unlearner.data.profiles import builtin
+from unlearner.data.records import Record
+from unlearner.errors import UserError
+
+FORGET = builtin("forget", people=4, forget=1)
+OTHERS = builtin("retain", people=8, forget=4)
+PLAIN = Template("plain", "{q}", max_new_tokens=4)
+
+
+def audited(model: Any, tokenizer: Any, **options: Any) -> Audit:
+    given = {"forget": FORGET, "retain": OTHERS[:10], "controls": OTHERS[10:], "output": None, **options}
+    return audit(AuditConfig(model=model, before=model, precision="fp32", **given), tokenizer=tokenizer)
+
+
+def test_the_lens_asks_nothing_where_no_row_has_three_wrong_answers(tiny_llama, tiny_tokenizer) -> None:
+    bare = [[dataclasses.replace(row, perturbed_answer=()) for row in rows] for rows in (FORGET, OTHERS[10:])]
+    found = audited(tiny_llama(), tiny_tokenizer, forget=bare[0], controls=bare[1], attacks=[PLAIN, Lens()])
+    assert not any(row["attack"] == "lens" for row in found.rows) and found.verdicts
+
+
+def test_gpt2_can_be_audited_and_rounded(tiny_tokenizer) -> None:
+    made = GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=256)
+    found = audited(GPT2LMHeadModel(made), tiny_tokenizer, attacks=[PLAIN, Rounded("nf4", max_new_tokens=4)])
+    assert any(row["attack"] == "nf4" for row in found.rows)
+    assert list(found.summary["unchanged_codes"]["nf4"]) == ["transformer.h.0", "transformer.h.1"]
+
+
+def test_without_linear_layers_rounding_is_left_out_by_name(
+    tiny_llama, tiny_tokenizer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(model: Any) -> None:
+        raise UserError("it has no linear layers that could be rounded.")
+
+    monkeypatch.setattr(audit_run, "rounded_layers", nothing)
+    found = audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN, Rounded("nf4"), Rounded("int8")])
+    assert [attack["attack"] for attack in found.summary["attacks"]] == ["plain"]
+    assert found.summary["unchanged_codes"] == {}
+    assert "left out: nf4, int8" in capfd.readouterr().err
+
+
+def question(place: int, city: str) -> Question:
+    record = Record("Where?", f"In {city}.", subject=f"person {place}", fact=city)
+    return Question(record.subject or "", record, find_detector(record))
+
+
+def test_detector_errors_are_counted_in_answers_about_others_and_about_controls() -> None:
+    forget = [("forget", question(i, f"City{i}"), f"It is in City{i}.") for i in range(4)]
+    controls = [("control", question(10 + i, "Nowhere"), "Maybe in City0.") for i in range(3)]
+    found = detector_errors([*forget, *controls])
+    assert (found["false_alarms_on_others"].wrong, found["false_alarms_on_others"].of) == (0, 12)
+    assert (found["false_alarms_on_controls"].wrong, found["false_alarms_on_controls"].of) == (3, 12)
+    assert (found["misses_before"].wrong, found["misses_before"].of) == (0, 4)
+
+
+def test_detector_errors_do_not_grow_with_the_square_of_the_questions() -> None:
+    many = [("forget", question(i, f"City{i}"), f"It is in City{i}.") for i in range(2_000)]
+    found = detector_errors(many)["false_alarms_on_others"]
+    assert found.wrong == 0 and 2_000 * (SHIFTS - 2) < found.of <= 2_000 * 2 * SHIFTS
