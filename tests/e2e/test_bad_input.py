@@ -1,6 +1,7 @@
 """Bad input: one clear sentence, exit code 2, nothing written or overwritten."""
 
 import json
+import resource
 import shutil
 import subprocess
 import time
@@ -606,3 +607,23 @@ def test_no_space_left(
         assert run_arguments(capfd, forgetting(**options, output=disk / "run")).code == 0
         assert run_arguments(capfd, forgetting(**options, output=tmp_path / "whole")).code == 0
         assert contents(disk / "run") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("kib", "reached"), [(2, "run.json"), (64, "model")])
+def test_a_limit_on_the_size_of_files(
+    kib: int, reached: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(place)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    typed = forgetting(method="GA", retain=None, output=tmp_path / "run")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024, before[1]))
+    try:
+        ended = run_arguments(capfd, typed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+    last = ended.err.splitlines()[-1]
+    assert "is larger than files may be here: raise the limit (ulimit -f)" in last and reached in last
+    assert run_arguments(capfd, typed).code == 0  # and the same command goes on

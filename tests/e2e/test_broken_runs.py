@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from test_bad_input import evaluating, forgetting
+from test_bad_input import evaluating
 
 from conftest import Files, Moment, arguments, begin, contents, in_process, run_arguments, start
 from unlearner.errors import UserError
@@ -102,26 +101,6 @@ def test_a_model_that_may_not_be_read(files: Files) -> None:
                     load_tokenizer(str(model))
             finally:
                 os.seteuid(0)
-
-
-@pytest.mark.parametrize(("kib", "reached"), [(2, "run.json"), (64, "model")])
-def test_a_limit_on_the_size_of_files(
-    kib: int, reached: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(place)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    typed = forgetting(method="GA", retain=None, output=tmp_path / "run")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024, before[1]))
-    try:
-        ended = run_arguments(capfd, typed)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert ended.code == 2
-    assert "Traceback" not in ended.err
-    last = ended.err.splitlines()[-1]
-    assert "is larger than files may be here: raise the limit (ulimit -f)" in last and reached in last
-    assert run_arguments(capfd, typed).code == 0  # and the same command goes on
 
 
 @pytest.mark.slow

@@ -168,16 +168,20 @@ def _imported(reference: str, role: str) -> type[Loss]:
     return found
 
 
-@cache
 def _plugged_in() -> "dict[str, type[Loss] | type[Surgery]]":
     """The losses and surgeries of entry points, each one, several, or a module that holds some; by their own names."""
     found: dict[str, type[Loss] | type[Surgery]] = {}
     for point, thing in load_plugins("unlearner.methods").items():
         each = [part for part in _members(thing) if _is_loss(part) or is_surgery(part)]
         if not each:
-            warn(f"the plug-in {point} (unlearner.methods) is left out, because it holds no loss")
+            _warn_once(f"the plug-in {point} (unlearner.methods) is left out, because it holds no loss")
         found |= {part.name.upper(): part for part in each}
     return found
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    warn(sentence)
 
 
 def _members(thing: Any) -> Iterable[Any]:
