@@ -248,5 +248,5 @@ def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
 
 
 def test_a_model_before_of_another_kind_is_told(before, tiny_llama) -> None:
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match="of another size than the model"):
         audited((tiny_llama(), before[1]), before[0])

@@ -52,7 +52,8 @@ class Verdict:
     p_value: float
     """Conformal, of the whole battery against the controls, adjusted for the number of subjects."""
     rank_p: float
-    """Two-sided, adjusted likewise; 1 without a rank test."""
+    """Of the truth's ranks among wrong values: exact, two-sided, adjusted likewise; 1 without a rank test. It counts
+    only where the ranks stand beyond the controls', too."""
     samples_needed: int | None = None
     """Samples of each question that would settle an inconclusive verdict, if none of them leaks."""
     controls_needed: int | None = None
@@ -71,6 +72,8 @@ class _Test:
     controls: int = 0
     needed: int | None = None
     """Where no control is as extreme, but there are too few of them for a small p-value: how many it takes."""
+    exact: float = 1.0
+    """Of ranks: without the controls."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +234,11 @@ def _rank_tests(outcomes: Outcomes, subjects: Sequence[str], alpha: float) -> tu
         bottoms.append(bottom < top)
     found = _adjusted(both, len(theirs), alpha)
     # Controls are no more than a check: where the ranks alone are no evidence, more of them would not help.
-    small = stats.false_discovery_control(exact) <= alpha
-    tests = [test if alone else replace(test, needed=None) for test, alone in zip(found, small, strict=True)]
+    adjusted = stats.false_discovery_control(exact)
+    tests = [
+        replace(test, exact=float(p), needed=test.needed if p <= alpha else None)
+        for test, p in zip(found, adjusted, strict=True)
+    ]
     return tests, bottoms
 
 
@@ -270,7 +276,7 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     p_value, rank_p = tests.battery.p_value, tests.ranks.p_value
 
     def say(verdict: str, why: str, samples: int | None = None, more: int | None = None) -> Verdict:
-        return Verdict(subject, verdict, why, rounds, tests.worst, p_value, rank_p, samples, more)
+        return Verdict(subject, verdict, why, rounds, tests.worst, p_value, tests.ranks.exact, samples, more)
 
     if not _known_before(outcomes, subject, limits):
         return say("no baseline", "the model before knew no more of it than it guesses about people it never saw")
