@@ -1,27 +1,22 @@
 """The work that baseline and `unlearner` both do: the same texts, the same tiny Llama, the same tokens and pairs."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unlearner.config import FinetuneConfig
-from unlearner.data.batches import Plan
-from unlearner.data.pairs import pair
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records
-from unlearner.data.views import build_views
 from unlearner.evaluation.examples import EvalSet
 from unlearner.files import cache_directory
-from unlearner.methods import Method
-from unlearner.methods.learn import Learn
 from unlearner.models.load import load_model, load_tokenizer
 from unlearner.models.new import new_model
-from unlearner.training.checkpoint import save_model
-from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator
+from unlearner.workflows.fine_tune import fine_tune, lessons_of
+from unlearner.workflows.subject import Subject
 
 MODEL = "new:hidden=192,layers=5,heads=4,vocabulary=4096"
 """3.8 M parameters. Its vocabulary is 21 times its hidden size (Llama-2-7B: 8, Llama-3-8B: 31, Llama-3.2-1B: 63), and
@@ -85,22 +80,15 @@ def taught_model(texts: Texts) -> tuple[Any, Any]:
         rows += [row for eval_set in texts.sets(60)[1:] for row in eval_set.records]
         everything = (f"{r.question}\n {r.answer}" for r in (*texts.forget, *texts.retain))
         model, tokenizer = new_model(MODEL, everything, seed=0)
-        plan = Plan(len(rows), 8, batch_size=16, accumulation=1, seed=0)
-        views = build_views(
-            ["train"], rows, [], [], [pair(len(rows), 0, 0)], tokenizer, TEMPLATE, max_length=500
-        )  # fmt: skip
-        views = {name: view.every_epoch(plan.pass_count) for name, view in views.items()}
-        folder.mkdir(parents=True, exist_ok=True)
+        subject = Subject(model, tokenizer, TEMPLATE, None)
         options = FinetuneConfig(
-            model="",
-            data=[],
-            output=str(folder),
-            learning_rate=2e-3,
-            batch_size=16,
-            gradient_accumulation_steps=1,
-            save_steps=plan.steps,
-        )
-        method = Method("finetune", Learn(), None)
-        train(model, tokenizer, method, views, plan, options, folder, accelerator=make_accelerator(options))
-        save_model(model, tokenizer, folder / "model", merge=False)
+            model="", data=[], output=str(folder), learning_rate=2e-3, epochs=8, batch_size=16,
+            gradient_accumulation_steps=1, max_length=500, seed=0,
+        )  # fmt: skip
+        lessons = lessons_of(subject, rows, options)
+        options = replace(options, save_steps=lessons.plan.steps)
+        folder.mkdir(parents=True, exist_ok=True)
+        fine_tune(
+            subject, lessons, options, accelerator=make_accelerator(options), folder=folder, made=folder / "model"
+        )  # fmt: skip
     return load_model(str(folder / "model")), load_tokenizer(str(folder / "model"))
