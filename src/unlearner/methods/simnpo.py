@@ -14,7 +14,7 @@ class SimNPO(Loss):
 
     δ is a margin in nats a token (the official code's `gamma`). The gradient fades once β (NLL/n − δ) ≫ 1; a small
     forget coefficient is usual. The official code counts n on the labels as they stand, one too many where a row's
-    first token is labelled, as in documents: so does official mode.
+    first token is labelled: so does official mode with labels of one's own. Training labels no first token.
     """
 
     name = "SIMNPO"

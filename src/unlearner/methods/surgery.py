@@ -64,9 +64,9 @@ class Surgery(ABC):
     """How many optimisers, each with states of its own, there are for the same parameters."""
 
     @property
+    @abstractmethod
     def memory(self) -> str:
         """What it holds beside weights, one gradient and the optimiser's states, in words."""
-        raise NotImplementedError
 
     @property
     def copies(self) -> int:

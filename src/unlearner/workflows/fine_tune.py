@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
-from unlearner import distributed
 from unlearner.config import FinetuneConfig
 from unlearner.console import note, warn
 from unlearner.data.batches import Plan
@@ -33,12 +32,11 @@ from unlearner.results.lock import released
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.scenarios.fit import ACCUMULATION, EPOCHS
 from unlearner.settings import resolved
-from unlearner.training import checkpoint
 from unlearner.training.callbacks import callbacks_of
 from unlearner.training.checks import check_room, check_steps, check_training_fits, warn_truncated
 from unlearner.training.interrupt import time_limit
 from unlearner.training.loop import train
-from unlearner.training.setup import check_tracker, make_accelerator, merged, weights_dtype
+from unlearner.training.setup import check_tracker, make_accelerator, weights_dtype
 from unlearner.workflows.card import card_settings, write_card
 from unlearner.workflows.subject import Subject
 
@@ -91,18 +89,12 @@ def fine_tune(
 
     Checkpoints and the log go to the run's directory `folder`; without one nothing is written.
     """
-    mode, trained = subject.model.training, [(p, p.requires_grad) for p in subject.model.parameters()]
-    model, log = train(
-        subject.model, subject.tokenizer, Method("finetune", Learn(), None), lessons.views, lessons.plan, options,
-        folder, accelerator=accelerator, parallel=choose(subject.model, options, weights_dtype(options)),
-        peft_config=peft_config, callbacks=callbacks,
-    )  # fmt: skip
-    if made is not None:
-        checkpoint.save_model(model, subject.tokenizer, made, merge=options.merge)
-        distributed.barrier()
-    elif options.merge:
-        model = merged(model, trained)
-    subject.model = model.train(mode)
+    with subject.trained(made, merge=options.merge):
+        subject.model, log = train(
+            subject.model, subject.tokenizer, Method("finetune", Learn(), None), lessons.views, lessons.plan, options,
+            folder, accelerator=accelerator, parallel=choose(subject.model, options, weights_dtype(options)),
+            peft_config=peft_config, callbacks=callbacks,
+        )  # fmt: skip
     return log
 
 

@@ -1,6 +1,8 @@
 """A subject: the model that is unlearned, taught or measured, with what belongs to it."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from unlearner import distributed
 from unlearner.data.prompts import Template, find_template
 from unlearner.errors import UserError
 from unlearner.models.anatomy import bare, check_head
 from unlearner.models.load import load_model, load_tokenizer, model_hash
 from unlearner.options import ModelOptions, TrainOptions
 from unlearner.results.evidence import warn_changed
+from unlearner.training import checkpoint
 from unlearner.training.checks import load_to_train
-from unlearner.training.setup import weights_dtype
+from unlearner.training.setup import merged, weights_dtype
 
 
 @dataclass
@@ -68,6 +72,19 @@ class Subject:
                 "the model has no weights to train: set requires_grad, or load an adapter with is_trainable=True."
             )
         self._check(weights_dtype(options))
+
+    @contextmanager
+    def trained(self, made: Path | None, *, merge: bool) -> Iterator[None]:
+        """Inside, `model` is trained, or replaced by what is made of it. Then it is saved to `made`; without one, an
+        adapter is added to the weights where `merge` says so. It ends in the mode it was in."""
+        mode, before = self.model.training, [(p, p.requires_grad) for p in self.model.parameters()]
+        yield
+        if made is not None:
+            checkpoint.save_model(self.model, self.tokenizer, made, merge=merge)
+            distributed.barrier()
+        elif merge:
+            self.model = merged(self.model, before)
+        self.model.train(mode)
 
     def load(self, options: ModelOptions, dtype: torch.dtype) -> None:
         """Have the model to be measured, in `dtype`; an object in memory as it is. Raises UserError."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlearner import distributed
 from unlearner.config import ForgetConfig
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
@@ -13,12 +12,12 @@ from unlearner.methods import Method
 from unlearner.models.execution import Execution
 from unlearner.models.sharding import Engine, choose, placed, widen
 from unlearner.results.layout import RunDirectory
-from unlearner.training import checkpoint, setup
+from unlearner.training import setup
 from unlearner.training.best_epoch import Listener
 from unlearner.training.execution import plan_training, sharing
 from unlearner.training.loop import AtEpoch, train
 from unlearner.training.reference import needs_copy
-from unlearner.training.setup import merged, weights_dtype
+from unlearner.training.setup import weights_dtype
 from unlearner.workflows.subject import Subject
 
 
@@ -93,18 +92,11 @@ class Unlearning:
         """Train the subject's model in place and save it to `made`. It ends in the mode it was in."""
         self.place(subject)
         assert self.engine is not None
-        training, trained = subject.model.training, [(p, p.requires_grad) for p in subject.model.parameters()]
         self.begun = True
-        model, self.log = train(
-            subject.model, subject.tokenizer, self.method, self.views, self.plan, self.config, self.folder,
-            accelerator=self.accelerator, parallel=self.engine, reference_model=self.reference,
-            peft_config=self.peft_config, at_epoch=at_epoch, listener=listener, callbacks=self.callbacks,
-            how=self.execution,
-        )  # fmt: skip
-        subject.model = model
-        if self.made is not None:
-            checkpoint.save_model(model, subject.tokenizer, self.made, merge=self.config.merge)
-            distributed.barrier()
-        elif self.config.merge:
-            subject.model = merged(model, trained)
-        subject.model.train(training)
+        with subject.trained(self.made, merge=self.config.merge):
+            subject.model, self.log = train(
+                subject.model, subject.tokenizer, self.method, self.views, self.plan, self.config, self.folder,
+                accelerator=self.accelerator, parallel=self.engine, reference_model=self.reference,
+                peft_config=self.peft_config, at_epoch=at_epoch, listener=listener, callbacks=self.callbacks,
+                how=self.execution,
+            )  # fmt: skip
