@@ -98,4 +98,4 @@ def find_metrics(names: Sequence[str | Metric], options: Sequence[str] = ()) -> 
     found = [metric.name for metric in metrics]
     if twice := {name for name in found if found.count(name) > 1}:
         raise UserError(f"--metrics has {min(twice)} twice: leave one out.")
-    return with_options("--metric-options", metrics, options, lambda metric: metric.name, "leaked.samples=8")
+    return with_options("--metric-options", metrics, options, lambda metric: metric.name, "mine.k=5")
