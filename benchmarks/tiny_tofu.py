@@ -1,7 +1,7 @@
 """The field's methods, and the continual scenario, on TOFU's text with a model that knows a part of it by heart.
 
     python -m benchmarks.tiny_tofu path/to/tofu runs/tiny-tofu --jobs 2
-    python -m benchmarks.tiny_tofu path/to/tofu runs/smollm2 --model smollm2 --parts fictitious --budget 2 --seeds 1001
+    python -m benchmarks.tiny_tofu path/to/tofu runs/smollm2 --model smollm2 --parts fictitious --budget 3 --seeds 1001
 
 A slice of TOFU is written to runs/tiny-tofu/data in TOFU's own layout: forget01's ten tasks (20 authors, 400
 questions), the first 18 authors of retain90 (360), real authors and world facts as they are. A new Llama of 4 million
@@ -63,7 +63,7 @@ MODELS = {
     "smollm2": Model(
         "--model builtin:smollm2 --data {data}:forget01[:40] {data}:retain90 --learning-rate 1e-4 --epochs 5",
         {"ALTPO+GD": "max_new_tokens=64 samples=1", "RMU+REP": "", "ARMU+REP": "", "RR": ""},
-        "1e-5,3e-5",
+        "1e-5,3e-5,1e-4",
         "--epochs 3 --max-new-tokens 48",
         20,
     ),

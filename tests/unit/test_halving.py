@@ -172,3 +172,12 @@ def test_the_usual_setting_is_tried_first_then_others_in_an_order_of_the_seed() 
     assert len(first) == 36 and first != second and sorted(map(str, first)) == sorted(map(str, second))
     assert {point["learning_rate"] for point in first} == {1.5e-4, 3e-4, 6e-4, 1.5e-3}
     assert first == settings(axes, usual, "a")
+
+
+def test_learning_rates_take_turns_in_the_draw() -> None:
+    axes = rated(grid_of("SIMNPO+GD"), 1e-4)
+    for seed in ("SIMNPO+GD 1", "SIMNPO+GD 2"):
+        drawn = [point["learning_rate"] for point in settings(axes, {}, seed)]
+        assert all(len(set(drawn[at : at + 4])) == 4 for at in range(0, len(drawn), 4))
+    uneven = settings({"learning_rate": (1e-4,), "beta": (0.1, 0.5)}, {}, "1")
+    assert len(uneven) == 2  # one rate alone loses nothing

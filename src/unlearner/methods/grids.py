@@ -7,7 +7,7 @@ rate, and the weight of the retain loss. RMU's layer is no axis here: layers of 
 
 import random
 from collections.abc import Mapping
-from itertools import product
+from itertools import product, zip_longest
 from typing import Any
 
 from unlearner.methods.base import Loss
@@ -52,10 +52,18 @@ def rated(axes: Axes, rate: float) -> Axes:
 
 
 def settings(axes: Mapping[str, tuple[Any, ...]], usual: Mapping[str, Any], seed: str) -> list[dict[str, Any]]:
-    """Every point of a grid, the `usual` one first where it is one of them, the others in an order drawn by a seed."""
+    """Every point of a grid in an order drawn by a seed, the `usual` one first where it is one of them.
+
+    The learning rates take turns, so that the first few points have every rate equally often: no other option decides
+    as much, and a draw of six without a high rate says nothing about a method.
+    """
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     random.Random(seed).shuffle(points)
-    return sorted(points, key=lambda point: any(value != usual.get(name) for name, value in point.items()))
+    points.sort(key=lambda point: any(value != usual.get(name) for name, value in point.items()))
+    of_rate: dict[Any, list[dict[str, Any]]] = {}
+    for point in points:
+        of_rate.setdefault(point.get(RATE), []).append(point)
+    return [point for turn in zip_longest(*of_rate.values()) for point in turn if point is not None]
 
 
 def usual_options(method: str) -> dict[str, Any]:
