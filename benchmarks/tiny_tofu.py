@@ -1,13 +1,15 @@
 """The field's methods, and the continual scenario, on TOFU's text with a model that knows a part of it by heart.
 
     python -m benchmarks.tiny_tofu path/to/tofu runs/tiny-tofu --jobs 2
-    python -m benchmarks.tiny_tofu path/to/tofu runs/smollm2 --model smollm2 --parts fictitious --budget 3 --seeds 1001
+    python -m benchmarks.tiny_tofu path/to/tofu runs/smollm2 --model smollm2 --parts fictitious --seeds 1001 --jobs 2
 
 A slice of TOFU is written to runs/tiny-tofu/data in TOFU's own layout: forget01's ten tasks (20 authors, 400
 questions), the first 18 authors of retain90 (360), real authors and world facts as they are. A new Llama of 4 million
-parameters learns all of it; SmolLM2-135M-Instruct learns the first task (40 questions) and the retain set. Then
+parameters learns all of it; SmolLM2-135M-Instruct learns 400: the first task (2 authors, 40 questions), which is all
+that there is of forget01 then, and the retain set. Then
 
-- `fictitious`: every method forgets the first task, at the best of equally many settings of its own grid;
+- `fictitious`: every method forgets the first task, at the best of equally many settings of its own grid, tried on a
+  seed of its own; SmolLM2, for which that takes too long here, at the better of two learning rates, on one seed;
 - `continual`: some pairs, with DUALOPTIM and without, forget three tasks one after another.
 
 Every command is printed before it runs, and repeating it goes on where it was. Writes PART.md, a table each.
@@ -21,6 +23,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from unlearner.bench.tuning import score
 from unlearner.commands.main import main
 from unlearner.evaluation.result import markdown_table
 from unlearner.files import read_json, read_jsonl, write_jsonl, write_text
@@ -41,12 +44,16 @@ class Model(NamedTuple):
     """Of `unlearner finetune`; {data} is the folder of the slice."""
     own: dict[str, str]
     """Methods with options that others do not have."""
-    rates: str
+    rates: tuple[str, ...]
     """In the place of those in the methods' grids."""
+    searched: bool
+    """Whether settings are drawn from each method's grid; otherwise every rate is run, and the better one is told."""
     forgetting: str
     """Of every run."""
     kept: int
     """Rows of each set that is to be kept, in evaluation."""
+    forgotten: int | None = None
+    """Rows of forget01; None for all."""
 
 
 MODELS = {
@@ -56,16 +63,19 @@ MODELS = {
         {
             "ALTPO+GD": "max_new_tokens=64 samples=2", "RMU+REP": "layer=2", "ARMU+REP": "layer=2", "RR": "layers=1,2",
         },
-        "5e-5,1e-4,2e-4,4e-4",
+        ("5e-5", "1e-4", "2e-4", "4e-4"),
+        True,
         "--epochs 5 --max-new-tokens 64",
         80,
     ),
     "smollm2": Model(
         "--model builtin:smollm2 --data {data}:forget01[:40] {data}:retain90 --learning-rate 1e-4 --epochs 5",
         {"ALTPO+GD": "max_new_tokens=64 samples=1", "RMU+REP": "", "ARMU+REP": "", "RR": ""},
-        "1e-5,3e-5,1e-4",
-        "--epochs 3 --max-new-tokens 48",
+        ("5e-5", "1.5e-4"),
+        False,
+        "--epochs 2 --max-new-tokens 48",
         20,
+        40,
     ),
 }  # fmt: skip
 """The tiny Llama has 4 layers, SmolLM2 has 30; both write short answers."""
@@ -84,10 +94,12 @@ FIGURES = {
 }
 
 
-def write_slice(tofu: Path, folder: Path) -> None:
-    """TOFU's files for the split forget01, the retain set cut down to its first 360 questions."""
+def write_slice(tofu: Path, folder: Path, forgotten: int | None = None) -> None:
+    """TOFU's files for the split forget01, or its first rows, the retain set cut down to its first 360 questions."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("forget01", "forget01_perturbed", "real_authors_perturbed", "world_facts_perturbed"):
+    for name in ("forget01", "forget01_perturbed"):
+        write_jsonl(folder / f"{name}.json", read_jsonl(tofu / f"{name}.json")[:forgotten])
+    for name in ("real_authors_perturbed", "world_facts_perturbed"):
         write_jsonl(folder / f"{name}.json", read_jsonl(tofu / f"{name}.json"))
     kept = read_jsonl(tofu / "retain90.json")[:KEPT]
     asked = {row["question"] for row in kept}
@@ -151,6 +163,31 @@ def fictitious_table(found: Sequence[BenchDirectory]) -> str:
     return f"{markdown_table(heads, lines)}\n\nBefore: MU / FE {before}."
 
 
+def criterion(row: Mapping[str, str]) -> tuple[float, float]:
+    """The bench's: the larger, the better."""
+    before, after, efficacy = (float(row[n]) for n in ("model_utility_before", "model_utility", "forget_efficacy"))
+    return score((before, after, efficacy)) or (0.0, 0.0)
+
+
+def rates_table(found: Mapping[str, Sequence[BenchDirectory]]) -> str:
+    """A row a method: its figures at the better rate, by the rule of the bench, and MU / FE at every rate."""
+    at = {rate: {row["method"]: row for bench in benches for row in rows_of(bench)} for rate, benches in found.items()}
+    lines, before = [], None
+    for method in next(iter(at.values())):
+        runs = {rate: of[method] for rate, of in at.items() if of.get(method, {}).get("status") == "finished"}
+        if not runs:
+            continue
+        before = next(iter(runs.values()))
+        rate = max(runs, key=lambda r: criterion(runs[r]))
+        each = (f"{mean([runs[r]], 'model_utility')} / {mean([runs[r]], 'forget_efficacy')}" if r in runs else "–"
+                for r in found)  # fmt: skip
+        lines.append([method, rate, *(mean([runs[rate]], name) for name in FIGURES), *each])
+    lines.sort(key=lambda line: line[3], reverse=True)
+    heads = ["method", "learning rate", *FIGURES.values(), *(f"MU / FE, {rate}" for rate in found)]
+    told = f"{before['model_utility_before']} / {before['forget_efficacy_before']}" if before else "–"
+    return f"{markdown_table(heads, lines)}\n\nBefore: MU / FE {told}."
+
+
 def continual_table(found: Sequence[BenchDirectory]) -> str:
     """MU, and FE over all tasks so far, after each task."""
     rows = [row for bench in found for row in rows_of(bench) if row["status"] == "finished"]
@@ -165,17 +202,16 @@ def continual_table(found: Sequence[BenchDirectory]) -> str:
 
 def everything(options: argparse.Namespace) -> None:
     data, target, model = options.output / "data", options.output / "target", MODELS[options.model]
-    write_slice(options.tofu, data)
+    write_slice(options.tofu, data, model.forgotten)
     run(teaching(data, target, model=options.model))
     settings = (
         f"--data {data} --model {target}/model --splits forget01 {model.forgetting} --batch-size 4 --judge offline "
         f"--gradient-accumulation-steps 1 --jobs {options.jobs} --seeds {' '.join(options.seeds)}"
     )
+    measured = f"--metrics {' '.join(METRICS)} --eval-limit {model.kept}"
+    tuned = f"--tune learning_rate={','.join(model.rates)} --tune-budget {options.budget}"
     of_part = {
-        "fictitious": (
-            f"--tune learning_rate={model.rates} --tune-budget {options.budget} --metrics {' '.join(METRICS)} "
-            f"--eval-limit {model.kept}"
-        ),
+        "fictitious": f"{tuned} {measured}" if model.searched else measured,
         "continual": "--eval-limit 40 --learning-rate 2e-4 --tasks 3",
     }
     with_without = [name for pair in PAIRS for name in (pair, f"{pair}+DUALOPTIM")]
@@ -183,8 +219,12 @@ def everything(options: argparse.Namespace) -> None:
     tables = {"fictitious": fictitious_table, "continual": continual_table}
     for part in options.parts:
         methods = options.methods or all_methods[part]
-        found = benches(options.output / part, methods, f"{part} {settings} {of_part[part]}", model)
-        table = tables[part](found)
+        command, folder = f"{part} {settings} {of_part[part]}", options.output / part
+        if part == "fictitious" and not model.searched:
+            at = {r: benches(folder / r, methods, f"{command} --learning-rate {r}", model) for r in model.rates}
+            table = rates_table(at)
+        else:
+            table = tables[part](benches(folder, methods, command, model))
         print(f"\n{table}\n")
         write_text(options.output / f"{part}.md", table + "\n")
 
