@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "IDK+AP": {"learning_rate": 3e-4, "epochs": 10},
 }
 ATTACKED = "ME+GD"
-"""The method whose model is audited: to attack both would take the demo past three minutes."""
+"""The method whose model is audited: to attack both would take a minute more."""
 
 
 def config(method: str, options: DemoConfig) -> ForgetConfig:
