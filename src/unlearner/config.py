@@ -340,9 +340,9 @@ class DemoConfig:
     """Who judges entailment: offline, auto, paper, or an NLI model's directory or hub id."""
     seed: int = 1001
     """Seed of both runs."""
-    audit: str | None = None
-    """What still leaks after ME+GD? Attack it with this budget, as `unlearner audit` does: quick takes a minute more.
-    Not for --real."""
+    audit: str = "quick"
+    """What still leaks after ME+GD? Attack it with this budget, as `unlearner audit` does: quick, standard, deep, a
+    number of minutes, or none. Not for --real."""
 
 
 @dataclass(kw_only=True)

@@ -1,12 +1,16 @@
 """`unlearner audit`: of a model, of a run's directory, and what it refuses."""
 
 import json
+import os
 import shutil
+import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from conftest import Files, contents, rows, run_arguments, write_rows
+from conftest import Files, Moment, begin, contents, in_process, rows, run_arguments, write_rows
 from unlearner.data.profiles import builtin
 from unlearner.report import write_report
 
@@ -117,3 +121,51 @@ def test_forget_audits_what_it_made_an_adapter_too(
     assert all(attack["attack"] not in found["budget"]["left_out"] for attack in found["attacks"])
     assert run_arguments(capfd, ["report", str(run / "audit"), "--output", str(tmp_path / "page.html")]).code == 0
     assert (tmp_path / "page.html").read_bytes() == (run / "audit" / "audit.html").read_bytes()
+
+
+SIGNALS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 2}
+"""What ends a process, and its exit code: at SIGTERM it says that what was finished is kept."""
+
+
+def killed_later(typed: Sequence[str], folder: Path, part: Path, sent: int) -> int | None:
+    """The exit code of a command that gets a signal a moment after it has said what it will do and `part` is there."""
+    said = folder / "said.txt"
+
+    def begun() -> int:
+        return said.read_text().count("quick audit: ") if said.is_file() else 0
+
+    earlier = begun()
+    process = begin(typed, folder)
+    while process.is_alive() and not (begun() > earlier and part.is_file()):
+        time.sleep(0.01)
+    time.sleep(0.7)
+    os.kill(process.pid, sent)
+    process.join(400)
+    return process.exitcode
+
+
+@pytest.mark.slow
+def test_an_audit_killed_inside_its_attacks_ends_as_one_left_alone(
+    files: Files, controls: Path, tmp_path: Path
+) -> None:
+    """Twice inside sampling and twice inside relearning, by SIGKILL and by SIGTERM: nothing differs, to the bit."""
+    typed = [
+        "audit", str(files.model), "--before", str(files.model), "--forget", str(files.forget), "--retain",
+        str(files.retain), "--controls", str(controls), "--attacks", "sampling", "relearning", "--attack-options",
+        "sampling.n=8", "relearning.steps=0,60", "--keep-samples", "--output",
+    ]  # fmt: skip
+    whole, broken = tmp_path / "whole" / "audit", tmp_path / "broken" / "audit"
+    for output in (whole, broken):
+        output.parent.mkdir()
+    assert in_process([*typed, str(whole)], whole.parent) == 0
+    again, part = [*typed, str(broken)], broken / "parts" / "unlearned"
+    for sent, code in SIGNALS.items():
+        inside = Moment("open", "unlearned/passes.jsonl", 3, sent)
+        assert in_process(again, broken.parent, inside) == code
+        assert (part / "plain.json").is_file() and not (part / "sampling.json").exists()
+    for sent, code in SIGNALS.items():
+        assert killed_later(again, broken.parent, part / "sampling.json", sent) == code
+        assert (part / "sampling.json").is_file() and not (part / "relearning.json").exists()
+    assert in_process(again, broken.parent) == 0
+    assert contents(broken) == contents(whole)
+    assert "Traceback" not in (broken.parent / "said.txt").read_text()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +22,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARNER_CACHE", str(folder / "cache"))
-        main(["demo", "--output", str(folder / "out"), "--audit", "0.1"])
+        main(["demo", "--output", str(folder / "out")])
     return folder / "out"
 
 
@@ -60,6 +61,25 @@ def test_the_runs_say_which_judge_made_them(demo: Path) -> None:
 
 def test_an_audit_says_what_still_leaks(demo: Path) -> None:
     found = read_json(demo / "ME+GD" / "audit" / "audit.json")
-    assert found["budget"]["asked"] == "0.1" and len(found["verdicts"]) == 4
+    assert found["budget"]["asked"] == "quick" and len(found["verdicts"]) == 4
     before = next(attack for attack in found["attacks"] if attack["attack"] == "plain")["answers"]["before.forget"]
     assert before[0] == before[1]  # the model before tells everything
+    powers = {attack["attack"]: attack["power"] for attack in found["attacks"]}
+    assert powers["plain"] == 1 and all(powers[name] is not None for name in ("role", "reverse", "nf4", "sampling"))
+
+
+def test_which_model_was_attacked_is_said_and_none_leaves_it_out(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The demo is shown again: nothing of it is made anew."""
+    monkeypatch.setenv("UNLEARNER_CACHE", str(demo.parent / "cache"))
+    main(["demo", "--output", str(demo)])
+    told = capfd.readouterr().out
+    again = f"unlearner audit {demo / 'IDK+AP'} --output {demo / 'IDK+AP' / 'audit'}"
+    assert "What still leaks after ME+GD:" in told and f"IDK+AP was not attacked: {again}" in told
+    shutil.copytree(demo, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "ME+GD" / "audit")
+    main(["demo", "--output", str(tmp_path / "out"), "--audit", "none"])
+    told = capfd.readouterr().out
+    assert "Repeat the command without --audit none" in told and "What still leaks after" not in told
+    assert not (tmp_path / "out" / "ME+GD" / "audit").exists()

@@ -108,6 +108,25 @@ def test_a_sham_leaks(before, sham) -> None:
     assert sum(verdict.worst_attack is not None and verdict.p_value <= 0.05 for verdict in found.verdicts) >= 3
 
 
+def test_a_sham_that_refuses_nearly_all_is_found_out_by_a_prefix_or_by_samples(before) -> None:
+    """And the reason names what found it, which the plain question is not."""
+    sham = unlearned(before, "IDK+GD", 1e-3, 3)
+    found = audited(before, sham, attacks=["plain", "forced-prefix", Sampling(n=16, max_new_tokens=20)])
+    assert found.summary["attacks"][0]["answers"]["unlearned.forget"][0] < 10
+    assert said(found) == ["leaks"] * 4
+    for verdict in found.verdicts:
+        assert verdict.worst_attack in ("forced-prefix", "sampling")
+        assert verdict.why == f"{verdict.worst_attack} gets out more than from any comparable control"
+
+
+def test_a_truth_that_sank_below_chance_is_suppressed(before) -> None:
+    """By gradient ascent until hardly any wrong value is as unlikely; the rank test alone sees it."""
+    found = audited(before, unlearned(before, "GA", 1e-3, 40), attacks=["plain"])
+    assert found.summary["attacks"][0]["answers"]["unlearned.forget"] == [0, 40]
+    assert said(found).count("suppressed") >= 3 and "leaks" not in said(found)
+    assert all(v.rank_p <= 0.05 and "ranks below chance" in v.why for v in found.verdicts if v.verdict == "suppressed")
+
+
 def test_likelihoods_betray_what_answers_no_longer_state(before, silent) -> None:
     """The true value is still the likeliest of six, for everybody."""
     found = audited(before, silent)
@@ -238,8 +257,9 @@ def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     typed = [
         "audit", "--model", str(tmp_path / "model"), "--before", str(tmp_path / "model"), "--forget",
-        "builtin:forget:people=8", "--retain", "builtin:retain:people=8", "--attacks", "plain", "nf4",
-        "likelihood", "relearning", "lens", "soft-prompt", "--keep-samples", "--controls", str(tmp_path / "few.jsonl"),
+        "builtin:forget:people=8", "--retain", "builtin:retain:people=8", "--attacks", "plain", "sampling",
+        "nf4", "likelihood", "relearning", "lens", "soft-prompt", "--attack-options", "sampling.n=6", "--keep-samples",
+        "--controls", str(tmp_path / "few.jsonl"),
     ]  # fmt: skip
     for count in (1, 2):
         together(count, tmp_path / "said", main, [*typed, "--output", str(tmp_path / str(count))])

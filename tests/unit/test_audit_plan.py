@@ -60,7 +60,11 @@ def test_who_is_asked_what(groups) -> None:
     assert "depth" in {a.label for a in chosen_attacks(AuditConfig(model="", output="", budget="deep", retrained="r"))}
     assert on_model("retrained", attacks["relearning"]) and not on_model("before", attacks["relearning"])
     assert asks("unlearned", attacks["plain"], "neighbour") and not asks("unlearned", attacks["role"], "neighbour")
-    assert cost("before", attacks["role"], groups) == 0
+    # Of the model before every attack that only asks has its power, by what was to be forgotten.
+    for label in ("role", "reverse", "nf4"):
+        assert on_model("before", attacks[label]) and not on_model("retrained", attacks[label])
+        assert cost("before", attacks[label], groups) == len(groups.forget)
+    assert asks("before", attacks["mixed-harmless-first"], "forget")
     plain = sum(len(questions) for _, questions in groups)
     assert cost("unlearned", attacks["plain"], groups) == plain
 

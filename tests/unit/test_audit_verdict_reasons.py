@@ -11,8 +11,10 @@ from unlearner.audit.attack import Question
 from unlearner.audit.outcomes import Outcomes
 from unlearner.audit.ranks import rank_rows
 from unlearner.audit.statistics import lower, rank_null, rank_test, smallest_rate_seen, upper
-from unlearner.audit.verdict import dropped_attacks, verdicts
+from unlearner.audit.summary import summarise, weak_attacks
+from unlearner.audit.verdict import Thresholds, dropped_attacks, verdicts
 from unlearner.data.records import Record
+from unlearner.report.audit_tables import weak_sentence
 
 Row = dict[str, Any]
 
@@ -112,6 +114,28 @@ def test_power_that_is_missing_is_the_reason_and_no_number_of_samples() -> None:
     assert (verdict.verdict, verdict.samples_needed) == ("inconclusive", None)
     assert "sampling drew only 60% out of the model before" in verdict.why
     assert verdicts([*silent(n=1024), *kept()])[0].verdict == "no leak found"
+
+
+def test_attacks_that_get_too_little_out_of_the_model_before_are_named() -> None:
+    """Too little of all that it knew, or no more than is guessed about others."""
+    rows = [*silent(people=4), *kept()]
+    for attack, before, guessed in (("role", 1.0, 0.0), ("fiction", 0.5, 0.0), ("yes-or-no", 0.9, 0.9), ("hint", 0, 1)):
+        rows += answers("before", "forget", attack, before, people=4)
+        rows += answers("unlearned", "forget", attack, 0.0, people=4)
+        rows += answers("unlearned", "control", attack, guessed, people=40)
+    rows += answers("unlearned", "forget", "cloze", 0.0, people=4)  # which nobody made on the model before
+    attacks = [
+        {"attack": name, "title": name, "access": "greedy", "chance": 0.0, "options": {}}
+        for name in ("plain", "role", "fiction", "yes-or-no", "hint", "cloze")
+    ]
+    limits = Thresholds()
+    assert weak_attacks(Outcomes.of(rows), limits) == ["fiction", "yes-or-no", "hint"]
+    _, summary = summarise(rows, attacks, limits)
+    assert summary["dropped"] == ["yes-or-no", "hint"] and summary["weak"] == ["fiction"]
+    powers = {attack["attack"]: attack["power"] for attack in summary["attacks"]}
+    assert powers["role"] == powers["plain"] == 1 and 0.3 < powers["fiction"] < 0.7 and powers["cloze"] is None
+    assert f"too little: fiction ({powers['fiction']:.0%})." in str(weak_sentence(summary))
+    assert weak_sentence({**summary, "weak": []}) is None
 
 
 def test_a_model_that_was_not_seen_to_be_whole_is_not_called_silent() -> None:

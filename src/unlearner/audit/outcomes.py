@@ -104,6 +104,12 @@ class Outcomes:
         outcomes = [hit for questions in chosen for samples in questions.values() for hit in samples]
         return sum(outcomes), len(outcomes)
 
+    def power(self, attack: str) -> float | None:
+        """The share of its answers in which the model before told what was to be forgotten; None where it was not
+        asked. An attack that gets little out of a model that knows is no evidence where another one is silent."""
+        leaks, of = self.answers("before", "forget", attack)
+        return leaks / of if of else None
+
 
 def rectangle(questions: Mapping[str, Sequence[bool]]) -> np.ndarray:
     """(m, n): a round is complete where every question has its sample."""

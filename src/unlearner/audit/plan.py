@@ -84,21 +84,22 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
 
 def asks(model: str, attack: Attack, group: str) -> bool:
     """Whether an attack on a model asks about a group. What is kept is asked plainly, in samples and beside what was to
-    be forgotten; samples about controls tell what guessing gives, for which one model does."""
-    if model == "before" and attack.label in MIXED:
-        return group in ("retain", "neighbour")
+    be forgotten; samples about controls tell what guessing gives, for which one model does. Of the model before every
+    attack asks what was to be forgotten, which tells its power."""
+    if model == "before" and attack.label != PLAIN and group == "control" and not isinstance(attack, WeightAttack):
+        return False
     if group == "retain":
         return attack.label in (PLAIN, SAMPLED, LIKELIHOOD, *MIXED)
     if group == "neighbour":
         return attack.label in (PLAIN, *MIXED)
-    return group != "control" or attack.label != SAMPLED or model != "before"
+    return True
 
 
 def on_model(model: str, attack: Attack) -> bool:
-    """Whether an attack is made on a model: all on the unlearned one."""
+    """Whether an attack is made on a model: all on the unlearned one, and on the one before all that only ask."""
     if isinstance(attack, WeightAttack):
         return model in attack.of
-    return model == "unlearned" or attack.label in (PLAIN, SAMPLED) or (attack.label in MIXED and model == "before")
+    return model != "retrained" or attack.label in (PLAIN, SAMPLED)
 
 
 def cost(model: str, attack: Attack, groups: Groups, speed: Speed = UNIT) -> float:

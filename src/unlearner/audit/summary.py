@@ -9,7 +9,7 @@ from unlearner.audit.knowledge import knowledge
 from unlearner.audit.likelihood_tables import likelihoods, memberships
 from unlearner.audit.outcomes import PLAIN, SAMPLED, Outcomes, rectangle
 from unlearner.audit.relearned import relearned
-from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, upper
+from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, lower, upper
 from unlearner.audit.verdict import CAVEAT, Thresholds, Verdict, dropped_attacks, group_test, verdicts
 
 Attacks = Sequence[Mapping[str, Any]]
@@ -31,7 +31,7 @@ def summarise(
             for model, group, label in outcomes.hits
             if label == attack["attack"]
         }
-        table.append({**attack, "answers": rates})
+        table.append({**attack, "answers": rates, "power": outcomes.power(attack["attack"])})
     return found, {
         "caveat": CAVEAT,
         "thresholds": asdict(limits),
@@ -39,6 +39,7 @@ def summarise(
         "attacks": table,
         "group_test": group_test(outcomes, [attack for attack in outcomes.attacks() if attack not in dropped]),
         "dropped": dropped,
+        "weak": weak_attacks(outcomes, limits, dropped),
         "worst_case": worst_case(outcomes, attacks, dropped),
         "ladder": ladder(outcomes, limits.alpha),
         "leak_at_k": leaks_at_k(outcomes, limits.alpha),
@@ -48,6 +49,20 @@ def summarise(
         "membership": memberships(rows),
         "knowledge": knowledge(rows),
     }
+
+
+def weak_attacks(outcomes: Outcomes, limits: Thresholds, dropped: Sequence[str] = ()) -> list[str]:
+    """Attacks whose silence is no evidence: they get less out of the model before than `limits.power`, or no more than
+    is guessed about controls. Those that were not made on the model before, or were dropped, are not among them."""
+    weak = []
+    for attack in outcomes.attacks():
+        told, guessed = outcomes.answers("before", "forget", attack), outcomes.answers("unlearned", "control", attack)
+        power = outcomes.power(attack)
+        if power is not None and attack not in dropped:
+            above = not guessed[1] or lower(*told, limits.alpha) > upper(*guessed, limits.alpha)
+            if power < limits.power or not above:
+                weak.append(attack)
+    return weak
 
 
 def worst_case(outcomes: Outcomes, attacks: Attacks, dropped: Sequence[str]) -> dict[str, list[int]]:

@@ -346,7 +346,7 @@ def _guessed(outcomes: Outcomes, questions: int, chance: Rate, alpha: float) -> 
 
 def _missing(setting: _Setting, greedy: bool) -> str | None:
     """Why silence says nothing here, though there were samples enough."""
-    drawn = _power(setting.outcomes)
+    drawn = setting.outcomes.power(SAMPLED)
     if drawn is not None and drawn < setting.limits.power:
         return (
             f"{SAMPLED} drew only {drawn:.0%} out of the model before, of which {setting.limits.power:.0%} is asked: "
@@ -382,9 +382,3 @@ def _greedy_leak(outcomes: Outcomes, subject: str, attack: str, alpha: float) ->
     leaks, of = outcomes.answers("unlearned", "forget", attack, subject)
     chance = outcomes.answers("unlearned", "control", attack)
     return bool(of and chance[1] and lower(leaks, of, alpha) > upper(*chance, alpha))
-
-
-def _power(outcomes: Outcomes) -> float | None:
-    """The share of its samples in which the model before told; None where it was not asked."""
-    leaks, of = outcomes.answers("before", "forget", SAMPLED)
-    return leaks / of if of else None

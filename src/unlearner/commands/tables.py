@@ -13,7 +13,7 @@ from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
 from unlearner.evaluation.result import interval, measured_metrics, three_digits
-from unlearner.report.audit_tables import p_value
+from unlearner.report.audit_tables import p_value, weak_sentence
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 
@@ -218,6 +218,8 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         console.print(
             escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True
         )
+    if weak := weak_sentence(summary):
+        console.print(escape(weak), soft_wrap=True)
     console.print(escape(f"{summary['caveat']}\nEvery outcome: {AuditDirectory(folder).rows}"), soft_wrap=True)
 
 

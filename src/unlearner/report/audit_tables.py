@@ -104,5 +104,16 @@ def group_sentence(summary: Summary) -> str | None:
     )
 
 
+def weak_sentence(summary: Summary) -> str | None:
+    """Attacks whose silence is no evidence, with what each got out of the model before; None in an old audit, too."""
+    powers = {attack["attack"]: attack.get("power") for attack in summary["attacks"]}
+    weak = [f"{name} ({powers[name]:.0%})" for name in summary.get("weak", ())]
+    return (
+        f"No evidence where silent, for even of the model before they got too little: {', '.join(weak)}."
+        if weak
+        else None
+    )
+
+
 def p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.0005 else "< 0.001"

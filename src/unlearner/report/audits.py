@@ -24,6 +24,7 @@ from unlearner.report.audit_tables import (
     likelihood_table,
     membership_table,
     p_value,
+    weak_sentence,
 )
 from unlearner.report.contents import Run, clean, short_model
 from unlearner.report.drawing import inline
@@ -109,7 +110,7 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
         told=_told(summary), refused=_refused(summary), repetition=_repetition(summary),
         attacks=[_attack(a, summary) for a in summary["attacks"] if a["attack"] != LIKELIHOOD],
-        dropped=summary["dropped"], worst_case=_worst_case(summary),
+        dropped=summary["dropped"], weak=weak_sentence(summary), worst_case=_worst_case(summary),
         likelihood=likelihood_table(summary), membership=membership_table(summary),
         ladder=ladder_table(summary), group=group_sentence(summary),
         relearning=_relearning(summary), savings=_savings(summary), figures=[(title, text, Markup(inline(tile, name)))
