@@ -6,8 +6,12 @@ from unlearner.config import PrepareConfig
 SUMMARY = "from a name or documents to the rows to forget, to keep and to measure with"
 OPTIONS = PrepareConfig
 EXAMPLE = """\
-Example:
-  unlearner prepare --model builtin:smollm2 --subject "Charles Darwin" --output data/darwin"""
+Examples:
+  unlearner prepare --model builtin:smollm2 --subject "Charles Darwin" --output data/darwin
+  unlearner prepare --model path/to/model --subject "Ann Bell" --documents cv.pdf letters/ --output data/bell
+  unlearner prepare --model path/to/model --subject "Ann Bell" --llm http://localhost:8000/v1 --output data/drafted
+
+Read rows.html in the folder, and repeat the command with --drop ID ... for what should not be there."""
 
 
 def run(config: PrepareConfig) -> None:
