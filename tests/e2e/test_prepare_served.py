@@ -280,10 +280,12 @@ def test_trouble_on_the_way_changes_nothing(proxy: Proxy, tiny: Path, tmp_path: 
 
     proxy.reset(*TROUBLES, held=HELD)
     process = begin(typed(interrupted), interrupted)
-    reached = proxy.reached.wait(SECONDS)
+    until = time.monotonic() + SECONDS
+    while not proxy.reached.wait(0.1) and process.is_alive() and time.monotonic() < until:
+        pass
     process.kill()
     process.join()
-    assert reached and process.exitcode == -signal.SIGKILL, (interrupted / "said.txt").read_text()
+    assert proxy.reached.is_set() and process.exitcode == -signal.SIGKILL, (interrupted / "said.txt").read_text()
     assert not (interrupted / "out").exists()
     assert [trouble for _, trouble in proxy.begun[: len(TROUBLES) + 1]] == [*TROUBLES, None]
     waited = {trouble: after - at for (at, trouble), (after, _) in pairwise(proxy.begun) if trouble is not None}
