@@ -4,9 +4,11 @@ import json
 import resource
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,10 @@ def forgetting(**options: Any) -> list[str]:
 
 def evaluating(**options: Any) -> list[str]:
     return ["evaluate", *arguments({"model": "good", "output": "out", "judge": "offline"} | options)]
+
+
+def preparing(**options: Any) -> list[str]:
+    return ["prepare", *arguments({"model": "good", "subject": "Ann Bell", "samples": 0, "output": "out"} | options)]
 
 
 def finetuning(**options: Any) -> list[str]:
@@ -479,6 +485,90 @@ def test_a_name_that_could_be_on_the_hub(model: str, refused: Callable[..., str]
     begun = time.monotonic()
     refused(forgetting(model=model), f"there is no model directory {model}")
     assert time.monotonic() - begun < 10
+
+
+# ------------------------------------------------------------------------------------------------ names and documents
+
+
+@pytest.mark.parametrize("command", ["prepare", "probe"])
+@pytest.mark.parametrize("subject", ["", " ", "X", "?!"])
+def test_what_is_no_name(command: str, subject: str, refused: Callable[..., str]) -> None:
+    refused(
+        [command, *arguments({"model": "good", "subject": subject, "output": "out.json"})], "is too short for a name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"neighbours": "near.txt"}, ["--neighbours near.txt names the subject (Ann Bell): take it out"]),
+        ({"neighbours": "forget.txt"}, ["--neighbours forget.txt cannot be read"]),
+        ({"documents": "locked.pdf"}, ["locked.pdf is encrypted: save it without a password"]),
+        ({"documents": "torn.pdf"}, ["torn.pdf cannot be read"]),
+        ({"documents": ["near.txt", "gone.docx"]}, ["--documents gone.docx is not there"]),
+        ({"documents": "full"}, ["no passage names Ann Bell"]),
+        (
+            {"llm": "http://127.0.0.1:9/v1", "llm_retries": 0},
+            ["cannot be reached, after 1 tries: is the server running"],
+        ),
+        ({"llm": "localhost:8000/v1"}, ["is no URL: it begins with http:// or https://"]),
+        ({"output": "full"}, ["--output full"]),
+        ({"keep": "r0", "model": "gone"}, ["there is no model directory gone"]),
+    ],
+)
+def test_preparing(options: dict[str, Any], parts: list[str], place: Path, refused: Callable[..., str]) -> None:
+    pytest.importorskip("openai", reason="the extra llm is not installed: pip install 'unlearner[llm]'")
+    pypdf = pytest.importorskip("pypdf", reason="the extra documents is not installed")
+    writer = pypdf.PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.write(place / "torn.pdf")
+    (place / "torn.pdf").write_bytes((place / "torn.pdf").read_bytes()[:60])
+    writer.encrypt("word", algorithm="RC4-128")
+    writer.write(place / "locked.pdf")
+    (place / "near.txt").write_text("Bob Cole\nAnn Bell\n")
+    refused(preparing(**options), *parts)
+
+
+class Doorkeeper(BaseHTTPRequestHandler):
+    """An endpoint with one model, `small`, for whoever has the right key."""
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != "Bearer right":
+            return self._send(401, {"error": {"message": "wrong key: " + self.headers["Authorization"]}})
+        return self._send(200, {"object": "list", "data": [{"id": "small", "object": "model"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._send(404, {"error": {"message": "no such model"}})
+
+    def _send(self, status: int, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_an_endpoint_with_another_key_or_model(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai", reason="the extra llm is not installed: pip install 'unlearner[llm]'")
+    with HTTPServer(("127.0.0.1", 0), Doorkeeper) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
+        said = refused(preparing(llm=url), f"--llm {url} refuses the key: set the right one in OPENAI_API_KEY")
+        assert "sk-wrong" not in said
+        monkeypatch.setenv("OPENAI_API_KEY", "right")
+        ended = run_arguments(capfd, preparing(llm=url, llm_model="smal"))
+        server.shutdown()
+    told, error = ended.err.splitlines()  # what was spent, also where nothing came of it
+    assert ended.code == 2 and "1 requests" in told
+    assert error == f"error: --llm {url} does not have the model 'smal': did you mean 'small'?"
+    assert not Path("out").exists()
 
 
 # -------------------------------------------------------------------------------------------------------------- output

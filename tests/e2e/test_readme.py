@@ -76,6 +76,16 @@ def test_every_option_told_of_exists(page: str, tmp_path: Path, monkeypatch: pyt
                     typed(option, value)
 
 
+def test_commands_from_a_name_can_be_typed_one_after_another() -> None:
+    """No folder is made twice, which would be refused, and none is read that was not made before."""
+    made: list[str] = []
+    for name, *rest in commands((ROOT / "docs/guide/from-a-name.md").read_text(encoding="utf-8")):
+        read = [word.partition(":")[0] for word in rest if word.startswith("data/") and word != rest[-1]]
+        assert rest[-1] not in made and set(read) <= set(made), (name, rest)
+        made += rest[-1:] if rest[-2] == "--output" else []
+    assert len(made) > 5
+
+
 def test_tofu_as_in_the_paper_is_what_the_bench_does() -> None:
     page = (ROOT / "docs/lab/reproduce.md").read_text(encoding="utf-8")
     (command,) = [each for each in commands(page) if each[0] == "forget" and "--official" in each]

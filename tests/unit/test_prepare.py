@@ -252,6 +252,8 @@ def test_the_command_ends_with_three_where_nothing_is_known(
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     options = {"model": str(tmp_path / "model"), "subject": "Ann Bell", "output": str(tmp_path / "out")}
     options |= {"max_new_tokens": 4, "others": 2, "neighbour_count": 2, "general_count": 2}
+    own = tmp_path / "own.txt"
+    own.write_text("Qui est {name} ?\nQue fait {name} ?\n")
     with pytest.raises(SystemExit) as ended:
         command.run(PrepareConfig(**options, samples=2))
     assert ended.value.code == 3 and "there is nothing to forget" in capsys.readouterr().out
@@ -259,6 +261,12 @@ def test_the_command_ends_with_three_where_nothing_is_known(
     command.run(PrepareConfig(**options, samples=0))
     said = " ".join(capsys.readouterr().out.split())
     assert f"{tmp_path / 'out'}:forget 12" in said and "rows.html" in said
+    assert f"Next: unlearner forget --model {tmp_path / 'model'} --prepared {tmp_path / 'out'} --output ..." in said
+    command.run(
+        PrepareConfig(**options | {"output": str(tmp_path / "one"), "language": "fr", "questions": str(own)}, samples=0)
+    )
+    said = " ".join(capsys.readouterr().out.split())  # nothing is held out, which a folder that is --prepared needs
+    assert f"--forget {tmp_path / 'one'}:forget --retain {tmp_path / 'one'}:retain" in said
 
 
 def test_the_probe_prints_what_others_reach_and_where_the_page_is(

@@ -287,3 +287,37 @@ def test_a_folder_out_of_documents(
         prepare("a", alias=["Torva"])
     with pytest.raises(UserError, match="no passage names Nobody Atall"):
         unlearner.prepare_sources("nowhere", subject="Nobody Atall", documents=[str(folder)], output=tmp_path / "c")
+
+
+def test_near_duplicates_and_personal_data_in_documents_are_told(
+    folder: Path, tmp_path: Path, tiny_llama: Callable[[], Any], tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two documents planted again, a little changed and in other formats, and an address in a letter."""
+
+    def prepared(output: str) -> dict[str, list[dict[str, Any]]]:
+        made = unlearner.prepare_sources(
+            tiny_llama(), tokenizer=tiny_tokenizer, subject=PEOPLE[0], documents=[str(folder)], neighbour_count=2,
+            general_count=3, max_new_tokens=4, samples=0, output=tmp_path / output,
+        )  # fmt: skip
+        return {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
+
+    def of_documents(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
+        return [(r["question"], r["fact"]) for r in rows["subject"] if r["question_from"].startswith("cloze")]
+
+    alone = prepared("a")
+    text = (folder / "a.txt").read_text()
+    (folder / "more" / "a copy.md").write_text(f"**Copied:** {text}".replace("\n", " "))
+    write_pdf(folder / "second.pdf", [*about(PEOPLE[1]), "The end."])
+    (folder / "letter.txt").write_text("Please write to Eva Stone, eva.stone@mail.org, about the meeting.")
+    capsys.readouterr()
+    rows = prepared("b")
+    assert of_documents(rows) == of_documents(alone)  # nothing is asked twice
+    held = read_json(tmp_path / "b" / "prepare.json")
+    assert held["documents_read"]["near_duplicates"] == 2
+    assert held["documents_read"]["personal_data"]["e-mail addresses"] == {"letter.txt": 1}
+    texts = [row["text_from"] for row in rows["passages"] + rows["passages_unnamed"]]
+    assert "more/a copy.md" not in texts and "second.pdf" not in texts
+    said = " ".join(capsys.readouterr().err.split())
+    assert "near-duplicates left out: 2" in said and "e-mail addresses: 1 (letter.txt)" in said
+    page = (tmp_path / "b" / "rows.html").read_text()
+    assert "e-mail addresses: 1 (letter.txt)" in page and "eva.stone" not in said
