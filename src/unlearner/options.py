@@ -76,7 +76,8 @@ class AuditOptions(ModelOptions):
     """quick, standard or deep (16, 256 or 1024 samples of each question, and more ways of attacking the weights), or a
     number of minutes."""
     attacks: list[str] = field(default_factory=list)
-    """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
+    """Only these attacks: names or module:Name, options behind them (sampling:temperature=0.7,top_p=0.9); `all` stands
+    for those of the budget, the default. `plain` is always among them."""
     attack_options: list[str] = field(default_factory=list)
     """Options of attacks, NAME.OPTION=VALUE ..., such as sampling.n=64 or relearning.steps=0,5,10."""
     templates: str | None = None

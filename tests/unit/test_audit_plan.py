@@ -65,6 +65,23 @@ def test_who_is_asked_what(groups) -> None:
     assert cost("unlearned", attacks["plain"], groups) == plain
 
 
+def test_every_decoder_draws_as_many_samples_as_the_budget_has(groups) -> None:
+    given = ["sampling", "sampling:temperature=0.7", "sampling:top_p=0.5,n=8"]
+    whole = chosen_attacks(AuditConfig(model="", output="", attacks=["all", given[1]]))
+    usual = chosen_attacks(AuditConfig(model="", output=""))
+    assert [a.label for a in whole] == [*(a.label for a in usual), given[1]] and whole[-1].samples == 16
+    config = AuditConfig(model="", output="", budget="standard", attacks=given, attack_options=["sampling.seed=3"])
+    plain, *drawn = chosen_attacks(config)
+    assert [(a.samples, a.options["seed"]) for a in drawn] == [
+        (256, 3),
+        (256, 1001),
+        (8, 1001),
+    ] and plain.label == "plain"
+    for attack in drawn:
+        assert on_model("before", attack) and on_model("retrained", attack)
+        assert asks("unlearned", attack, "retain") and not asks("before", attack, "control")
+
+
 def test_neighbours_are_what_was_not_trained(forget_records, retain_records, capfd) -> None:
     controls = builtin("retain", people=13, forget=8)
     groups = read_groups(forget_records, retain_records, controls, [[*retain_records[:2], *builtin("world_facts")[:3]]])

@@ -55,6 +55,27 @@ def test_without_linear_layers_rounding_is_left_out_by_name(
     assert "left out: nf4, int8" in capfd.readouterr().err
 
 
+def test_two_decoders_in_one_audit_and_again_after_it_was_cut_short(tiny_llama, tiny_tokenizer, tmp_path) -> None:
+    model, two = tiny_llama(), [PLAIN, "sampling:n=3,max_new_tokens=4", "sampling:top_k=2,n=3,max_new_tokens=4"]
+    whole = audited(model, tiny_tokenizer, attacks=two)
+    labels = ["plain", "sampling", "sampling:top_k=2"]
+    assert [attack["attack"] for attack in whole.summary["attacks"]] == labels
+    drawn = [[r["score"] for r in whole.rows if r["attack"] == label] for label in labels[1:]]
+    assert len(drawn[0]) == len(drawn[1]) and drawn[0] != drawn[1]
+    made = audit_run._Run._attacked
+
+    def cut_short(self: Any, name: str, attack: Any) -> Any:
+        if (name, attack.label) == ("before", "sampling:top_k=2"):
+            raise KeyboardInterrupt
+        return made(self, name, attack)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(audit_run._Run, "_attacked", cut_short)
+        audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
+    again = audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
+    assert again.rows == whole.rows and again.summary == whole.summary
+
+
 def question(place: int, city: str) -> Question:
     record = Record("Where?", f"In {city}.", subject=f"person {place}", fact=city)
     return Question(record.subject or "", record, find_detector(record))

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from unlearner.audit.attack import Attack, WeightAttack
-from unlearner.audit.attacks import attacks, find_attacks
+from unlearner.audit.attacks import attacks, called, find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import UTILITY_ROWS, Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import builtin_templates, read_templates
 from unlearner.audit.knowledge import MIXED
 from unlearner.audit.likelihood_tables import LIKELIHOOD
-from unlearner.audit.outcomes import PLAIN, SAMPLED
+from unlearner.audit.outcomes import PLAIN, is_sampled
 from unlearner.audit.quantise import SCHEMES
 from unlearner.audit.questions import Groups
 from unlearner.config import AuditConfig
@@ -27,6 +27,8 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
+ALL = "all"
+"""In the place of a name: the attacks of the budget."""
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
 """What is taken first where there is no time for all, behind `plain`: first what has been seen to bring back most. The
 others follow in their usual order."""
@@ -56,16 +58,17 @@ def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attac
     """The attacks of a config: those it names, else all of its budget, and its own templates; with their
     options. Raises UserError."""
     budget = budget or (config.budget if config.budget in SAMPLES else "deep")
-    names: list[str | Attack] = list(config.attacks)
-    if not names:
-        names = [*builtin_templates(), "multiple-choice", "yes-or-no", "likelihood", "reverse", "sampling"]
-        names += [*ROUNDED[budget], "relearning", *WHITE_BOX[budget]]
-        if config.retrained is None and "depth" in names:
-            names.remove("depth")
-    if PLAIN not in (getattr(name, "label", name) for name in names):
+    own_names = [*builtin_templates(), "multiple-choice", "yes-or-no", "likelihood", "reverse", "sampling"]
+    own_names += [*ROUNDED[budget], "relearning", *WHITE_BOX[budget]]
+    if config.retrained is None and "depth" in own_names:
+        own_names.remove("depth")
+    names: list[str | Attack] = []
+    for name in config.attacks or [ALL]:
+        names += own_names if name == ALL else [name]
+    if PLAIN not in (called(name)[0] if isinstance(name, str) else name.label for name in names):
         names.insert(0, PLAIN)
     own = read_templates(config.templates) if config.templates is not None else []
-    found = [_sized(attack, budget, config.seed) for attack in find_attacks([*names, *own])]
+    found = find_attacks([*names, *own], lambda attack: _sized(attack, budget, config.seed))
     options = config.attack_options
     if config.budget not in SAMPLES:  # there may be no time for an attack that has some
         left_out = attacks().keys() - {attack.label for attack in found}
@@ -88,17 +91,18 @@ def asks(model: str, attack: Attack, group: str) -> bool:
     if model == "before" and attack.label in MIXED:
         return group in ("retain", "neighbour")
     if group == "retain":
-        return attack.label in (PLAIN, SAMPLED, LIKELIHOOD, *MIXED)
+        return is_sampled(attack.label) or attack.label in (PLAIN, LIKELIHOOD, *MIXED)
     if group == "neighbour":
         return attack.label in (PLAIN, *MIXED)
-    return group != "control" or attack.label != SAMPLED or model != "before"
+    return group != "control" or not is_sampled(attack.label) or model != "before"
 
 
 def on_model(model: str, attack: Attack) -> bool:
     """Whether an attack is made on a model: all on the unlearned one."""
     if isinstance(attack, WeightAttack):
         return model in attack.of
-    return model == "unlearned" or attack.label in (PLAIN, SAMPLED) or (attack.label in MIXED and model == "before")
+    everywhere = attack.label == PLAIN or is_sampled(attack.label)
+    return model == "unlearned" or everywhere or (attack.label in MIXED and model == "before")
 
 
 def cost(model: str, attack: Attack, groups: Groups, speed: Speed = UNIT) -> float:
