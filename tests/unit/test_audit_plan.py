@@ -142,23 +142,30 @@ def test_too_few_controls_are_told_beforehand(forget_records, retain_records) ->
 
 def test_lost_knowledge_by_hand() -> None:
     refusals = load_refusals(None)
-    assert about_text(refusals[0], refusals)["refused"]
-    assert about_text("He was born in Paris.", refusals) == {"refused": False, "repeated": 0.0}
+    assert about_text(refusals[0], [1, 2], refusals)["refused"]
+    assert about_text("He was born in Paris.", [1, 2, 3], refusals) == {
+        "refused": False,
+        "repeated": 0.0,
+        "entropy": 1.0,
+    }
     # Six runs of four words, of which two differ.
-    assert about_text("one two one two one two one two one", refusals)["repeated"] == pytest.approx(1 - 2 / 6, abs=1e-6)
+    looped = about_text("one two one two one two one two one", [1, 2, 1, 2], refusals)
+    assert looped["repeated"] == pytest.approx(1 - 2 / 6, abs=1e-6) and looped["entropy"] == 0.5
     rows = []
     told = [(True, True)] * 4 + [(True, False)] * 5 + [(False, False)] * 2
     for place, pair in enumerate(told):
         for model, hit in zip(("before", "unlearned"), pair, strict=True):
             rows.append({
                 "model": model, "group": "neighbour", "attack": "plain", "question": str(place), "hit": hit,
-                "refused": not hit, "repeated": 0.0,
+                "refused": not hit, "repeated": 0.0, "entropy": place / 10,
             })  # fmt: skip
     found = knowledge(rows)
     neighbours = found["told"]["neighbour"]
     assert [neighbours[key] for key in ("of", "before", "now", "lost", "won")] == [11, 9, 4, 5, 0]
     assert neighbours["p_value"] == pytest.approx(1 / 32)
     assert neighbours["low"] == pytest.approx(stats.beta.ppf(0.025, 5, 5))
+    assert found["entropy"] == {"before.neighbour": 0.5, "unlearned.neighbour": 0.5}
+    assert knowledge([{k: v for k, v in row.items() if k != "entropy"} for row in rows])["entropy"] == {}
     assert found["refused"] == {"before.neighbour.plain": [2, 11], "unlearned.neighbour.plain": [7, 11]}
 
 

@@ -247,7 +247,7 @@ class _Run:
         answer = self._answerer(name, Store() if changes else None)
         with attack.applied(self.models.get(name)):
             outcomes = run_attack(attack, questions, answer)
-        worded = attack.access == "greedy"
+        worded, tokenizer = attack.access == "greedy", self.models.subjects[name].tokenizer
         rows = []
         for place, found in outcomes.items():
             group, question = asked[place]
@@ -255,7 +255,8 @@ class _Run:
                 row = outcome_row(name, group, question, attack.label, sample)
                 row |= {"hit": outcome.hit, "score": round(outcome.score, 6)}
                 if worded and attack.label in (PLAIN, *MIXED):
-                    row |= about_text(outcome.text, self.refusals)
+                    ids = tokenizer(outcome.text, add_special_tokens=False)["input_ids"]
+                    row |= about_text(outcome.text, ids, self.refusals)
                 rows.append(row | ({"text": outcome.text} if self.config.keep_samples else {}))
         made: dict[str, Any] = {"rows": rows}
         if name == "before" and attack.label == PLAIN:
