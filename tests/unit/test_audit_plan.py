@@ -1,11 +1,16 @@
 """What an audit costs and what fits into so many minutes; what must not be lost; what can be seen at all."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from unlearner.audit.attack import Cost
+from unlearner.audit.attacks.likelihood import Likelihood
+from unlearner.audit.attacks.relearning import Relearning
+from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.knowledge import about_text, knowledge
 from unlearner.audit.plan import Speed, asks, chosen_attacks, cost, fitted, on_model
 from unlearner.audit.questions import read_groups
@@ -56,6 +61,8 @@ def test_a_budget_in_minutes_takes_the_deepest_that_fits(groups) -> None:
 
 def test_who_is_asked_what(groups) -> None:
     attacks = {attack.label: attack for attack in chosen_attacks(AuditConfig(model="", output="", budget="standard"))}
+    assert attacks["likelihood"].options["gradients"]
+    assert not chosen_attacks(AuditConfig(model="", output="", attacks=["likelihood"]))[1].options["gradients"]
     assert "depth" not in attacks  # which needs a retrained model
     assert "depth" in {a.label for a in chosen_attacks(AuditConfig(model="", output="", budget="deep", retrained="r"))}
     assert on_model("retrained", attacks["relearning"]) and not on_model("before", attacks["relearning"])
@@ -63,6 +70,28 @@ def test_who_is_asked_what(groups) -> None:
     assert cost("before", attacks["role"], groups) == 0
     plain = sum(len(questions) for _, questions in groups)
     assert cost("unlearned", attacks["plain"], groups) == plain
+
+
+def test_an_attack_says_itself_what_it_costs(groups) -> None:
+    """Worked out by hand for a plain one, samples, a training; and of an attack that this package does not know."""
+    questions = {group: len(asked) for group, asked in groups}
+    many, known = Sampling(n=5), questions["forget"]
+    assert many.cost({"forget": 7, "retain": 3}) == Cost(answers=10, samples=40)
+    speed = Speed(answer=2, sample=3, scored=5, row=7, training=11)
+    asked = questions["forget"] + questions["control"] + questions["retain"]
+    assert cost("unlearned", many, groups, speed) == 2 * asked + 3 * 4 * asked
+    taught = Relearning(steps=(0, 10), controls=2, batch_size=4)
+    answers = 3 * 2 * (known // 2 + min(20, questions["retain"]))
+    assert taught.cost(questions) == Cost(answers=answers, rows=3 * 10 * 4, trainings=3)
+    scored = asked + known * 20 / 6
+    backward = known + questions["control"]
+    assert Likelihood(gradients=True).cost(questions) == Cost(scored=scored, rows=backward)
+
+    class Dear(Sampling):
+        def cost(self, asked: Mapping[str, int]) -> Cost:
+            return Cost(rows=100 * asked["forget"])
+
+    assert cost("unlearned", Dear(), groups, speed) == 7 * 100 * known
 
 
 def test_every_decoder_draws_as_many_samples_as_the_budget_has(groups) -> None:

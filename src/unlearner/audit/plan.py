@@ -7,7 +7,7 @@ from typing import NamedTuple
 from unlearner.audit.attack import Attack, WeightAttack
 from unlearner.audit.attacks import attacks, called, find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
-from unlearner.audit.attacks.relearning import UTILITY_ROWS, Relearning
+from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import builtin_templates, read_templates
 from unlearner.audit.knowledge import MIXED
@@ -50,8 +50,6 @@ class Speed:
 
 
 UNIT = Speed()
-UNIT_ANSWERS = 6
-"""Answers of a question that `Speed.scored` reckons with."""
 
 
 def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attack]:
@@ -81,7 +79,7 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
     if isinstance(attack, Sampling) and attack == Sampling():
         return replace(attack, n=SAMPLES[budget], seed=seed)
     if isinstance(attack, Likelihood) and attack == Likelihood():
-        return replace(attack, names=5 if budget == "quick" else 20, gradients=budget == "deep")
+        return replace(attack, names=5 if budget == "quick" else 20, gradients=budget != "quick")
     return RELEARNING[budget] if isinstance(attack, Relearning) and attack == Relearning() else attack
 
 
@@ -109,18 +107,16 @@ def cost(model: str, attack: Attack, groups: Groups, speed: Speed = UNIT) -> flo
     """Seconds, roughly."""
     if not on_model(model, attack):
         return 0.0
-    counts = {group: len(questions) for group, questions in groups}
-    if isinstance(attack, Relearning):
-        taught = speed.training + speed.row * max(attack.steps) * attack.batch_size
-        asked = counts["forget"] // 2 + min(UTILITY_ROWS, counts["retain"])
-        return attack.cost * (taught + speed.answer * len(attack.steps) * asked)
-    asked = sum(count for group, count in counts.items() if asks(model, attack, group))
-    if isinstance(attack, Likelihood):
-        prior = counts["forget"] * attack.names / UNIT_ANSWERS
-        return speed.scored * (asked + prior) + speed.row * attack.gradients * (asked - counts["retain"])
-    if isinstance(attack, WeightAttack) or attack.access == "likelihoods":
-        return asked * (speed.scored if attack.access == "likelihoods" else speed.answer)
-    return asked * (speed.answer + speed.sample * (attack.samples - 1))
+    asked = {
+        group: len(questions)
+        for group, questions in groups
+        if isinstance(attack, WeightAttack) or asks(model, attack, group)
+    }
+    price = attack.cost(asked)
+    return (
+        speed.answer * price.answers + speed.sample * price.samples + speed.scored * price.scored
+        + speed.row * price.rows + speed.training * price.trainings
+    )  # fmt: skip
 
 
 class Plan(NamedTuple):
