@@ -143,6 +143,20 @@ def test_attacks_have_bounds_and_relearning_its_savings() -> None:
     assert "forget 0: step 10; " in told and "forget 1: not within these steps." in told
 
 
+def test_general_tasks_are_held_against_the_model_before() -> None:
+    found = rows(2, ["plain"], leaking=0)
+    made = summary(found, ["plain"])
+    assert "General tasks" not in render(made, found, MANIFEST)
+    made["ability"] = {
+        "before": {"tasks": {"piqa": {"acc,none": 0.6125, "f1,none": 0.5}}}, "unlearned": {"tasks": {"piqa": {"acc,none": 0.5}}},
+    }  # fmt: skip
+    page = re.sub(r"\s+", " ", render(made, found, MANIFEST))
+    assert (
+        '<th scope="row">piqa, acc</th><td data-label="Before">0.613</td><td data-label="Now">0.500</td></tr>' in page
+    )
+    assert '<th scope="row">piqa, f1</th><td data-label="Before">0.500</td><td data-label="Now">–</td></tr>' in page
+
+
 def test_degenerate_answers_are_told() -> None:
     found = rows(2, ["plain", "sampling"], leaking=0)
     for row in [row for row in found if row["attack"] == "plain" and row["group"] == "forget"]:

@@ -51,6 +51,20 @@ def access_levels(summary: Summary) -> list[dict[str, Any]]:
     return levels
 
 
+def ability_rows(summary: Summary) -> list[tuple[str, list[str]]]:
+    """(task and metric of lm-eval, its values before, now, and of the retrained model); none where none was run."""
+    found = summary.get("ability", {})
+    tasks = {(task, metric): None for each in found.values() for task, of in each["tasks"].items() for metric in of}
+    rows = []
+    for task, metric in tasks:
+        values = (
+            found.get(m, {}).get("tasks", {}).get(task, {}).get(metric) for m in ("before", "unlearned", "retrained")
+        )
+        title = f"{task}, {metric.removesuffix(',none')}"
+        rows.append((clean(title), ["–" if value is None else f"{value:.3f}" for value in values]))
+    return rows
+
+
 def _attack(attack: Summary, summary: Summary) -> dict[str, Any]:
     answers = attack["answers"]
     cells = {name: answers.get(key) for name, key in (

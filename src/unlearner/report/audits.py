@@ -17,6 +17,7 @@ from unlearner.pages import template
 from unlearner.report.audit_figures import figures
 from unlearner.report.audit_tables import (
     MODELS,
+    ability_rows,
     access_levels,
     group_sentence,
     ladder_table,
@@ -103,7 +104,7 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         has_retrained=any("retrained" in v["rounds"] for v in verdicts),
         has_taught=bool(_taught(summary)), has_depth=bool(summary.get("depth")),
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
-        told=_told(summary), refused=_refused(summary), degenerate=_degenerate(summary),
+        told=_told(summary), refused=_refused(summary), degenerate=_degenerate(summary), ability=ability_rows(summary),
         levels=access_levels(summary),
         dropped=summary["dropped"], worst_case=_worst_case(summary),
         likelihood=likelihood_table(summary), membership=membership_table(summary),
