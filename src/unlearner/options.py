@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unlearner.errors import UserError, did_you_mean, install
 from unlearner.option_names import takes_any_name
@@ -65,7 +65,19 @@ BUDGETS = ("quick", "standard", "deep")
 
 
 @dataclass(kw_only=True)
-class AuditOptions(ModelOptions):
+class AbilityOptions:
+    lm_eval: list[str] = field(default_factory=list)
+    """Tasks of lm-evaluation-harness for general ability, by name; `paper` stands for the paper's five."""
+    lm_eval_limit: int | None = None
+    """Rows of each lm-eval task (its --limit); all by default."""
+    lm_eval_tasks: str | None = None
+    """Folder of your own lm-eval tasks (its --include_path)."""
+
+
+@dataclass(kw_only=True)
+class AuditOptions(AbilityOptions, ModelOptions):
+    untold_by_default: ClassVar[tuple[str, ...]] = ("lm_eval",)
+    """Written down only where it is given: audits without it are the audits they were before."""
     controls: str | None = None
     """Questions of the same kind about subjects that were never trained: a source. For the built-in people by default
     further ones."""
@@ -76,7 +88,8 @@ class AuditOptions(ModelOptions):
     """quick, standard or deep (16, 256 or 1024 samples of each question, and more ways of attacking the weights), or a
     number of minutes."""
     attacks: list[str] = field(default_factory=list)
-    """Only these attacks: names or module:Name; by default all of the budget. `plain` is always among them."""
+    """Only these attacks: names or module:Name, options behind them (sampling:temperature=0.7,top_p=0.9); `all` stands
+    for those of the budget, the default. `plain` is always among them."""
     attack_options: list[str] = field(default_factory=list)
     """Options of attacks, NAME.OPTION=VALUE ..., such as sampling.n=64 or relearning.steps=0,5,10."""
     templates: str | None = None
@@ -91,6 +104,7 @@ class AuditOptions(ModelOptions):
     """Write ids in the place of names; an audit of a redacted run is redacted, too."""
 
     def check_audit(self) -> None:
+        check_positive(self, "lm_eval_limit")
         if self.redact and self.keep_samples:
             raise UserError("--redact and --keep-samples contradict each other: leave one out.")
         if self.budget not in BUDGETS:
@@ -213,7 +227,7 @@ class TrainOptions(TrainingArguments, ModelOptions):
 
 
 @dataclass(kw_only=True)
-class EvalOptions:
+class EvalOptions(AbilityOptions):
     judge: str = "auto"
     """Who judges entailment: auto, paper (its two models), offline, or an NLI model's directory or hub id."""
     embedding_model: str | None = None
@@ -239,13 +253,6 @@ class EvalOptions:
     retrained: str | None = None
     """A model that never saw the forget set (finetune --exclude), or the directory of its evaluation: gives forget
     quality, the p-value of a Kolmogorov-Smirnov test between both models' truth ratios on the forget set."""
-    lm_eval: list[str] = field(default_factory=list)
-    """Tasks of lm-evaluation-harness for general ability, by name; `paper` stands for the paper's five."""
-    lm_eval_limit: int | None = None
-    """Rows of each lm-eval task (its --limit); all by default."""
-    lm_eval_tasks: str | None = None
-    """Folder of your own lm-eval tasks (its --include_path)."""
-
     redact: bool = False
     """Write records with values and ids in the place of texts, and keep no texts anywhere; an evaluation that is cut
     short begins again."""

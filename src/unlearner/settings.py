@@ -14,7 +14,8 @@ UNTOLD_BY_DEFAULT = ("note", "redact", "stop_when", "benchmarks", "chunk_documen
 def resolved(config: Any) -> dict[str, Any]:
     """The options as plain values, without the output directory: what makes two runs the same run."""
     told = {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in UNTOLD}
-    return {name: value for name, value in told.items() if value or name not in UNTOLD_BY_DEFAULT}
+    untold = (*UNTOLD_BY_DEFAULT, *getattr(config, "untold_by_default", ()))
+    return {name: value for name, value in told.items() if value or name not in untold}
 
 
 def _plain(value: Any) -> Any:

@@ -43,6 +43,33 @@ def test_a_run_says_what_is_to_be_audited(
     assert other.code == 2 and "holds another run (tau is 0.01 there, 0.1 here)" in other.err
 
 
+def test_general_tasks_before_and_now(
+    single: Path, controls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A task written here, of which the two models know as much as lm-eval's likelihoods say."""
+    pytest.importorskip("lm_eval", reason="lm-eval (extra `lm-eval`) is not installed")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    facts = [{"question": r.question, "choices": [r.answer, *r.perturbed_answer[:2]]} for r in builtin("forget")[:6]]
+    write_rows(tasks / "facts.jsonl", facts)
+    task = {
+        "task": "written_here", "dataset_path": "json", "test_split": "train", "output_type": "multiple_choice",
+        "dataset_kwargs": {"data_files": str(tasks / "facts.jsonl"), "cache_dir": str(tmp_path / "cache")},
+        "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": 0,
+        "metric_list": [{"metric": "acc"}],
+    }  # fmt: skip
+    (tasks / "facts.yaml").write_text(json.dumps(task))
+    typed = ["audit", str(single), "--controls", str(controls), "--attacks", "plain", "--lm-eval-tasks", str(tasks)]
+    misspelt = run_arguments(capfd, [*typed, "--lm-eval", "writen_here", "--output", str(tmp_path / "audit")])
+    assert (misspelt.code, "did you mean 'written_here'?" in misspelt.err) == (2, True)
+    ended = run_arguments(capfd, [*typed, "--lm-eval", "written_here", "--output", str(tmp_path / "audit")])
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "audit" / "audit.json").read_text())["ability"]
+    assert set(found) == {"unlearned", "before"}
+    assert all(0 <= each["tasks"]["written_here"]["acc,none"] <= 1 for each in found.values())
+    assert '<th scope="row">written_here, acc</th>' in (tmp_path / "audit" / "audit.html").read_text()
+
+
 def test_the_page_of_a_run_is_written_again_after_its_audit(
     single: Path, controls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

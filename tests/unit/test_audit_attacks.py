@@ -7,6 +7,7 @@ import pytest
 from unlearner.audit.attack import Attack, Question, run_attack
 from unlearner.audit.attacks import attacks, find_attack, find_attacks
 from unlearner.audit.attacks.choice import MultipleChoice, YesOrNo
+from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.reverse import Reverse
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import PLACEHOLDERS, Template, builtin_templates, read_templates
@@ -165,8 +166,31 @@ class Shouted(Attack):
         return []
 
 
+def test_two_decoders_are_two_attacks() -> None:
+    served = "sampling:temperature=0.7,top_p=0.9"
+
+    def labels(*names: str | Attack) -> list[str]:
+        return [attack.label for attack in find_attacks(names)]
+
+    assert labels("sampling", served) == labels(served, "sampling")[::-1] == ["sampling", served]
+    assert labels(Sampling(temperature=0.7, top_p=0.9), Sampling(), served.replace("0.9", "0.95")) == [
+        served, "sampling", "sampling:temperature=0.7,top_p=0.95",
+    ]  # fmt: skip
+    assert labels(served) == labels(Sampling(top_k=5)) == ["sampling"]  # one alone is called so, whatever it does
+    assert labels(served, "sampling:top_k=5") == ["sampling", "sampling:top_k=5"]
+    assert find_attacks(["sampling", served])[1].options["temperature"] == 0.7
+    for twice in (["sampling", "sampling:n=4"], [served, "sampling:top_p=0.9,temperature=0.7"]):
+        with pytest.raises(UserError, match=r"sampling.* twice"):
+            find_attacks(twice)
+    with pytest.raises(UserError, match="sampling has no option 'temprature': did you mean 'temperature'"):
+        find_attacks(["sampling:temprature=0.7"])
+    taught = find_attack("relearning:steps=0,3,rates=1,2")
+    assert isinstance(taught, Relearning) and (taught.steps, taught.rates) == ((0, 3), (1.0, 2.0))
+
+
 def test_an_attack_of_another_module_is_found() -> None:
     assert find_attack(f"{__name__}:Shouted").label == "shouted"
+    assert find_attack(f"{__name__}:Sampling:n=3") == Sampling(n=3)
 
 
 def test_attacks_run_on_a_model_and_samples_stay_the_same(tiny_llama, tiny_tokenizer) -> None:

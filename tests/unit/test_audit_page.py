@@ -15,6 +15,7 @@ from unlearner.audit.verdict import Thresholds
 from unlearner.errors import UserError
 from unlearner.files import write_json, write_jsonl
 from unlearner.report import write_report
+from unlearner.report.audit_tables import access_levels
 from unlearner.report.audits import render, write_audit_page
 from unlearner.results.texts import redacted_audit
 
@@ -140,6 +141,60 @@ def test_attacks_have_bounds_and_relearning_its_savings() -> None:
     assert "now, other facts about the forgotten, by step: 0: 0 of 2; 10: 1 of 2; 20: 1 of 2." in page
     told = page[page.index("Half of what the model before told") :]
     assert "forget 0: step 10; " in told and "forget 1: not within these steps." in told
+
+
+def test_general_tasks_are_held_against_the_model_before() -> None:
+    found = rows(2, ["plain"], leaking=0)
+    made = summary(found, ["plain"])
+    assert "General tasks" not in render(made, found, MANIFEST)
+    made["ability"] = {
+        "before": {"tasks": {"piqa": {"acc,none": 0.613, "f1,none": 0.5}}},
+        "unlearned": {"tasks": {"piqa": {"acc,none": 0.5}}},
+    }
+    page = re.sub(r"\s+", " ", render(made, found, MANIFEST))
+    assert (
+        '<th scope="row">piqa, acc</th><td data-label="Before">0.613</td><td data-label="Now">0.500</td></tr>' in page
+    )
+    assert '<th scope="row">piqa, f1</th><td data-label="Before">0.500</td><td data-label="Now">–</td></tr>' in page
+
+
+def test_degenerate_answers_are_told() -> None:
+    found = rows(2, ["plain", "sampling"], leaking=0)
+    for row in [row for row in found if row["attack"] == "plain" and row["group"] == "forget"]:
+        now = row["model"] == "unlearned"
+        about = {"refused": False, "repeated": 0.4 * now, "entropy": 0.35 if now else 0.9}
+        found.append({**row, "group": "retain", **about})
+    made = summary(found, ["plain", "sampling"])
+    page = re.sub(r"\s+", " ", render(made, found, MANIFEST))
+    assert '<td data-label="Repeated before">0%</td><td data-label="Repeated now">40%</td>' in page
+    assert '<td data-label="Entropy before">0.90</td><td data-label="Entropy now">0.35</td>' in page
+    del made["knowledge"]["entropy"]  # an older audit
+    assert '<td data-label="Entropy now">–</td>' in render(made, found, MANIFEST)
+
+
+def test_every_level_of_access_has_its_worst_attack() -> None:
+    labels = ["plain", "role", "sampling", "multiple-choice", "nf4"]
+    found = rows(2, [label for label in labels if label != "multiple-choice"], leaking=1)
+    for row in [row for row in found if row["attack"] == "plain" and row["model"] == "unlearned"]:
+        right = row["group"] == "forget" and row["question"].endswith("-0")
+        found.append({**row, "attack": "multiple-choice", "hit": right})
+        if row["group"] == "forget" and row["question"] == "0-1":
+            row["hit"] = True
+    levels = {level["code"]: level for level in access_levels(summary(found, labels))}
+    assert [len(level["attacks"]) for level in levels.values()] == [2, 1, 1, 1, 0]
+    first, sampled, guessed = (levels[code]["worst"] for code in ("A1", "A2", "A3"))
+    assert first["label"] == "plain" and first["rates"]["now"] == ("17%", "0.4%–64.1%")  # 1 of 6
+    assert first["rates"]["before"][0] == "100%" and first["rates"]["control"][0] == "0%"
+    assert sampled["label"] == "sampling" and sampled["rates"]["now"][0] == "17%" and sampled["now"][0] == "4 of 24"
+    assert guessed["rates"]["before"] == ("–", "")  # not made on the model before
+    assert levels["A5"]["worst"] is None
+    dropped = summary(found, labels) | {"dropped": ["plain", "role"]}
+    assert access_levels(dropped)[0]["worst"] is None
+    page = re.sub(r"\s+", " ", render(summary(found, labels), found, MANIFEST))
+    assert '<tr class="group"><th scope="rowgroup" colspan="5">A3 likelihoods</th></tr>' in page
+    assert (
+        'A5 <span class="has">the weights, and training them</span> <span class="interval">no attack was made' in page
+    )
 
 
 def test_a_fact_is_known_if_any_kept_template_brings_it_out() -> None:

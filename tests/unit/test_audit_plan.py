@@ -1,11 +1,16 @@
 """What an audit costs and what fits into so many minutes; what must not be lost; what can be seen at all."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from unlearner.audit.attack import Cost
+from unlearner.audit.attacks.likelihood import Likelihood
+from unlearner.audit.attacks.relearning import Relearning
+from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.knowledge import about_text, knowledge
 from unlearner.audit.plan import Speed, asks, chosen_attacks, cost, fitted, on_model
 from unlearner.audit.questions import read_groups
@@ -56,6 +61,8 @@ def test_a_budget_in_minutes_takes_the_deepest_that_fits(groups) -> None:
 
 def test_who_is_asked_what(groups) -> None:
     attacks = {attack.label: attack for attack in chosen_attacks(AuditConfig(model="", output="", budget="standard"))}
+    assert attacks["likelihood"].options["gradients"]
+    assert not chosen_attacks(AuditConfig(model="", output="", attacks=["likelihood"]))[1].options["gradients"]
     assert "depth" not in attacks  # which needs a retrained model
     assert "depth" in {a.label for a in chosen_attacks(AuditConfig(model="", output="", budget="deep", retrained="r"))}
     assert on_model("retrained", attacks["relearning"]) and not on_model("before", attacks["relearning"])
@@ -67,6 +74,45 @@ def test_who_is_asked_what(groups) -> None:
     assert asks("before", attacks["mixed-harmless-first"], "forget")
     plain = sum(len(questions) for _, questions in groups)
     assert cost("unlearned", attacks["plain"], groups) == plain
+
+
+def test_an_attack_says_itself_what_it_costs(groups) -> None:
+    """Worked out by hand for a plain one, samples, a training; and of an attack that this package does not know."""
+    questions = {group: len(asked) for group, asked in groups}
+    many, known = Sampling(n=5), questions["forget"]
+    assert many.cost({"forget": 7, "retain": 3}) == Cost(answers=10, samples=40)
+    speed = Speed(answer=2, sample=3, scored=5, row=7, training=11)
+    asked = questions["forget"] + questions["control"] + questions["retain"]
+    assert cost("unlearned", many, groups, speed) == 2 * asked + 3 * 4 * asked
+    taught = Relearning(steps=(0, 10), controls=2, batch_size=4)
+    answers = 3 * 2 * (known // 2 + min(20, questions["retain"]))
+    assert taught.cost(questions) == Cost(answers=answers, rows=3 * 10 * 4, trainings=3)
+    scored = asked + known * 20 / 6
+    backward = known + questions["control"]
+    assert Likelihood(gradients=True).cost(questions) == Cost(scored=scored, rows=backward)
+
+    class Dear(Sampling):
+        def cost(self, asked: Mapping[str, int]) -> Cost:
+            return Cost(rows=100 * asked["forget"])
+
+    assert cost("unlearned", Dear(), groups, speed) == 7 * 100 * known
+
+
+def test_every_decoder_draws_as_many_samples_as_the_budget_has(groups) -> None:
+    given = ["sampling", "sampling:temperature=0.7", "sampling:top_p=0.5,n=8"]
+    whole = chosen_attacks(AuditConfig(model="", output="", attacks=["all", given[1]]))
+    usual = chosen_attacks(AuditConfig(model="", output=""))
+    assert [a.label for a in whole] == [*(a.label for a in usual), given[1]] and whole[-1].samples == 16
+    config = AuditConfig(model="", output="", budget="standard", attacks=given, attack_options=["sampling.seed=3"])
+    plain, *drawn = chosen_attacks(config)
+    assert [(a.samples, a.options["seed"]) for a in drawn] == [
+        (256, 3),
+        (256, 1001),
+        (8, 1001),
+    ] and plain.label == "plain"
+    for attack in drawn:
+        assert on_model("before", attack) and on_model("retrained", attack)
+        assert asks("unlearned", attack, "retain") and not asks("before", attack, "control")
 
 
 def test_neighbours_are_what_was_not_trained(forget_records, retain_records, capfd) -> None:
@@ -129,23 +175,30 @@ def test_too_few_controls_are_told_beforehand(forget_records, retain_records) ->
 
 def test_lost_knowledge_by_hand() -> None:
     refusals = load_refusals(None)
-    assert about_text(refusals[0], refusals)["refused"]
-    assert about_text("He was born in Paris.", refusals) == {"refused": False, "repeated": 0.0}
+    assert about_text(refusals[0], [1, 2], refusals)["refused"]
+    assert about_text("He was born in Paris.", [1, 2, 3], refusals) == {
+        "refused": False,
+        "repeated": 0.0,
+        "entropy": 1.0,
+    }
     # Six runs of four words, of which two differ.
-    assert about_text("one two one two one two one two one", refusals)["repeated"] == pytest.approx(1 - 2 / 6, abs=1e-6)
+    looped = about_text("one two one two one two one two one", [1, 2, 1, 2], refusals)
+    assert looped["repeated"] == pytest.approx(1 - 2 / 6, abs=1e-6) and looped["entropy"] == 0.5
     rows = []
     told = [(True, True)] * 4 + [(True, False)] * 5 + [(False, False)] * 2
     for place, pair in enumerate(told):
         for model, hit in zip(("before", "unlearned"), pair, strict=True):
             rows.append({
                 "model": model, "group": "neighbour", "attack": "plain", "question": str(place), "hit": hit,
-                "refused": not hit, "repeated": 0.0,
+                "refused": not hit, "repeated": 0.0, "entropy": place / 10,
             })  # fmt: skip
     found = knowledge(rows)
     neighbours = found["told"]["neighbour"]
     assert [neighbours[key] for key in ("of", "before", "now", "lost", "won")] == [11, 9, 4, 5, 0]
     assert neighbours["p_value"] == pytest.approx(1 / 32)
     assert neighbours["low"] == pytest.approx(stats.beta.ppf(0.025, 5, 5))
+    assert found["entropy"] == {"before.neighbour": 0.5, "unlearned.neighbour": 0.5}
+    assert knowledge([{k: v for k, v in row.items() if k != "entropy"} for row in rows])["entropy"] == {}
     assert found["refused"] == {"before.neighbour.plain": [2, 11], "unlearned.neighbour.plain": [7, 11]}
 
 

@@ -18,6 +18,7 @@ from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
 from unlearner.errors import UserError
+from unlearner.settings import resolved
 
 FORGET = builtin("forget", people=4, forget=1)
 OTHERS = builtin("retain", people=8, forget=4)
@@ -53,6 +54,35 @@ def test_without_linear_layers_rounding_is_left_out_by_name(
     assert [attack["attack"] for attack in found.summary["attacks"]] == ["plain"]
     assert found.summary["unchanged_codes"] == {}
     assert "left out: nf4, int8" in capfd.readouterr().err
+
+
+def test_general_tasks_need_a_directory_and_are_no_part_of_an_audit_without_them(tiny_llama, tiny_tokenizer) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval (extra `lm-eval`) is not installed")
+    with pytest.raises(UserError, match="--lm-eval writes files: give --output"):
+        audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN], lm_eval=["piqa"])
+    assert "lm_eval" not in resolved(AuditConfig(model="", output=""))
+    assert resolved(AuditConfig(model="", output="", lm_eval=["piqa"]))["lm_eval"] == ["piqa"]
+
+
+def test_two_decoders_in_one_audit_and_again_after_it_was_cut_short(tiny_llama, tiny_tokenizer, tmp_path) -> None:
+    model, two = tiny_llama(), [PLAIN, "sampling:n=3,max_new_tokens=4", "sampling:top_k=2,n=3,max_new_tokens=4"]
+    whole = audited(model, tiny_tokenizer, attacks=two)
+    labels = ["plain", "sampling", "sampling:top_k=2"]
+    assert [attack["attack"] for attack in whole.summary["attacks"]] == labels
+    drawn = [[r["score"] for r in whole.rows if r["attack"] == label] for label in labels[1:]]
+    assert len(drawn[0]) == len(drawn[1]) and drawn[0] != drawn[1]
+    made = audit_run._Run._attacked
+
+    def cut_short(self: Any, name: str, attack: Any) -> Any:
+        if (name, attack.label) == ("before", "sampling:top_k=2"):
+            raise KeyboardInterrupt
+        return made(self, name, attack)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(audit_run._Run, "_attacked", cut_short)
+        audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
+    again = audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
+    assert again.rows == whole.rows and again.summary == whole.summary
 
 
 def question(place: int, city: str) -> Question:

@@ -181,3 +181,25 @@ def test_leaks_beyond_what_a_float_tells() -> None:
     assert found is not None and found["p_value"] == pytest.approx(4 / 84, rel=0.15)  # who it is is drawn at random
     alone = [line for line in lines if line["subject"] in ("forget 0", "control 0", "control 1")]
     assert group_test(Found.of(alone), ["sampling"]) is None  # its verdict says it
+
+
+def test_of_two_decoders_the_worst_counts() -> None:
+    """Silent at temperature 1, the fact comes out with the decoder that is served; and the other way about."""
+    served = "sampling:temperature=0.7,top_p=0.9"
+
+    def both(one: float, other: float, n: int) -> list[Any]:
+        rates = known(now=one)
+        rates |= {(*key[:2], served): rate for key, rate in known(now=other).items() if key[2] == "sampling"}
+        found = verdicts(rows(np.random.default_rng(0), rates, n))
+        assert {verdict.verdict for verdict in found} == {found[0].verdict}
+        return found
+
+    for found in (both(0.0, 0.2, 64), both(0.2, 0.0, 64)):
+        assert found[0].verdict == "leaks" and found[0].rounds["unlearned"].leaks > 0
+    assert both(0.0, 0.2, 64)[0].worst_attack == served
+    silent = both(0.0, 0.0, 1024)[0]
+    assert silent.verdict == "no leak found"
+    # Two bounds that hold together: each has half of the level, so it takes more samples.
+    assert silent.rounds["unlearned"].high == pytest.approx(upper(0, 1024, 0.05 / SUBJECTS / 2))
+    needed = both(0.0, 0.0, 16)[0].samples_needed
+    assert needed == math.ceil(math.log(0.05 / SUBJECTS / 2) / math.log(0.99))

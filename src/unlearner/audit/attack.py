@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -52,6 +52,21 @@ class Outcome:
     text: str = ""
 
 
+class Cost(NamedTuple):
+    """What an attack on one model costs, in what an audit measures the time of beforehand."""
+
+    answers: float = 0.0
+    """Plain questions, answered greedily."""
+    samples: float = 0.0
+    """Further samples of a question."""
+    scored: float = 0.0
+    """Questions whose right and wrong answers, about six, are scored."""
+    rows: float = 0.0
+    """Rows that are trained on once: a forward and a backward pass each."""
+    trainings: float = 0.0
+    """Beginnings of a training."""
+
+
 class Attack(ABC):
     """An attack. A subclass that is a dataclass has its fields as options.
 
@@ -81,8 +96,16 @@ class Attack(ABC):
 
     @property
     def samples(self) -> int:
-        """Answers to each question: what it costs."""
+        """Answers to each question."""
         return 1
+
+    def cost(self, asked: Mapping[str, int]) -> Cost:
+        """Of an attack on a model that asks so many questions of each group. By default each takes `samples` answers,
+        or with access to likelihoods alone some scoring."""
+        count = sum(asked.values())
+        if self.access == "likelihoods":
+            return Cost(scored=count)
+        return Cost(answers=count, samples=count * (self.samples - 1))
 
     @abstractmethod
     def requests(self, question: Question) -> Sequence[Request] | None: ...
@@ -134,6 +157,10 @@ class WeightAttack(Attack):
     """Models that it is made on."""
     changes: ClassVar[bool] = True
     """Whether it asks a changed model, of which no answer may be kept."""
+
+    def cost(self, asked: Mapping[str, int]) -> Cost:
+        """`asked` are all questions, for it chooses itself; by default what is forgotten and controls."""
+        return super().cost({group: asked.get(group, 0) for group in ("forget", "control")})
 
     @abstractmethod
     def findings(self, target: Target) -> Iterable[Finding]: ...

@@ -10,6 +10,7 @@ from scipy import stats
 
 from unlearner.audit.statistics import lower, upper
 from unlearner.data.refusals import is_refusal
+from unlearner.evaluation.metrics.token_entropy import token_entropy
 
 MIXED = ("mixed-harmless-first", "mixed-harmless-last")
 PLAIN = "plain"
@@ -17,23 +18,25 @@ WORDS = 4
 """Words in a row that count as repeated when they come again."""
 
 
-def about_text(text: str, refusals: Sequence[str]) -> dict[str, Any]:
-    """Whether an answer refuses, and the share of it that repeats what it has said."""
+def about_text(text: str, ids: Sequence[int], refusals: Sequence[str]) -> dict[str, Any]:
+    """Whether an answer refuses, the share of it that repeats what it has said, and the entropy of its tokens `ids`."""
     words = text.casefold().split()
     runs = [tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)]
     return {
         "refused": is_refusal(text, refusals),
         "repeated": round(1 - len(set(runs)) / len(runs), 6) if runs else 0.0,
+        "entropy": round(token_entropy(ids), 6),
     }
 
 
 def knowledge(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """By group (`retain`, `neighbour`): questions told before and now, those lost and won, the share lost of those told
     before with a 95% interval, and McNemar's exact one-sided p-value that more were lost than won. And of every model,
-    group and attack with answers in words: [refused, of], and the mean share of repetition of plain answers."""
+    group and attack with answers in words: [refused, of], and of plain answers the mean share of repetition and the
+    mean token entropy (0: one token over and over, 1: no token twice)."""
     told: dict[str, dict[str, dict[str, bool]]] = {}
     refused: dict[str, list[int]] = {}
-    repeated: dict[str, list[float]] = {}
+    plain: dict[str, dict[str, list[float]]] = {"repeated": {}, "entropy": {}}
     for row in rows:
         if "refused" not in row:
             continue
@@ -42,14 +45,21 @@ def knowledge(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         counts[0] += bool(row["refused"])
         counts[1] += 1
         if attack == PLAIN:
-            repeated.setdefault(f"{model}.{group}", []).append(row["repeated"])
+            for figure, found in plain.items():
+                if figure in row:  # older audits have no entropy
+                    found.setdefault(f"{model}.{group}", []).append(row[figure])
             if group in ("retain", "neighbour"):
                 told.setdefault(group, {}).setdefault(row["question"], {})[model] = bool(row["hit"])
     return {
         "told": {group: _compared(list(answers.values())) for group, answers in told.items()},
         "refused": refused,
-        "repetition": {key: round(sum(shares) / len(shares), 6) for key, shares in repeated.items()},
+        "repetition": _means(plain["repeated"]),
+        "entropy": _means(plain["entropy"]),
     }
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {key: round(sum(each) / len(each), 6) for key, each in values.items()}
 
 
 def _compared(answers: Sequence[Mapping[str, bool]]) -> dict[str, Any]:

@@ -20,6 +20,11 @@ SAMPLED = "sampling"
 PLAIN = "plain"
 
 
+def is_sampled(attack: str) -> bool:
+    """Whether it is `sampling`, or `sampling:temperature=0.7` and the like: that with another decoder."""
+    return attack.partition(":")[0] == SAMPLED
+
+
 @dataclass(frozen=True)
 class Rate:
     """Leaks among rounds, with a one-sided bound on either side."""
@@ -87,6 +92,10 @@ class Outcomes:
     def attacks(self, model: str = "unlearned") -> list[str]:
         return list(dict.fromkeys(attack for of, _, attack in self.hits if of == model))
 
+    def samplings(self) -> list[str]:
+        """The attacks that sample, one a decoder; `sampling` where nothing was sampled."""
+        return [attack for attack in self.attacks() if is_sampled(attack)] or [SAMPLED]
+
     def rounds(self, model: str, group: str, attack: str, subjects: Iterable[str], alpha: float) -> Rate:
         """Rounds with a leak, of all `subjects` together."""
         found = self.hits.get((model, group, attack), {})
@@ -96,6 +105,16 @@ class Outcomes:
                 table = rectangle(found[subject])
                 leaks, of = leaks + leaking_rounds(table), of + table.shape[1]
         return Rate(leaks, of, alpha)
+
+    def round_rates(self, subject: str, attack: str, alpha: float) -> dict[str, Rate]:
+        """Those of a forgotten subject by model, and of all controls together as `control`."""
+        found = {
+            model: self.rounds(model, "forget", attack, [subject], alpha)
+            for model in ("unlearned", "before", "retrained")
+            if (model, "forget", attack) in self.hits
+        }
+        controls = self.hits.get(("unlearned", "control", attack), {})
+        return found | {"control": self.rounds("unlearned", "control", attack, controls, alpha)}
 
     def answers(self, model: str, group: str, attack: str, subject: str | None = None) -> tuple[int, int]:
         """Leaking answers, and all, of one subject or of the group."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from unlearner.audit.attack import Attack, WeightAttack
-from unlearner.audit.attacks import attacks, find_attacks
+from unlearner.audit.attacks import attacks, called, find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
-from unlearner.audit.attacks.relearning import UTILITY_ROWS, Relearning
+from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import builtin_templates, read_templates
 from unlearner.audit.knowledge import MIXED
 from unlearner.audit.likelihood_tables import LIKELIHOOD
-from unlearner.audit.outcomes import PLAIN, SAMPLED
+from unlearner.audit.outcomes import PLAIN, is_sampled
 from unlearner.audit.quantise import SCHEMES
 from unlearner.audit.questions import Groups
 from unlearner.config import AuditConfig
@@ -27,6 +27,8 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
+ALL = "all"
+"""In the place of a name: the attacks of the budget."""
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
 """What is taken first where there is no time for all, behind `plain`: first what has been seen to bring back most. The
 others follow in their usual order."""
@@ -48,24 +50,23 @@ class Speed:
 
 
 UNIT = Speed()
-UNIT_ANSWERS = 6
-"""Answers of a question that `Speed.scored` reckons with."""
 
 
 def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attack]:
     """The attacks of a config: those it names, else all of its budget, and its own templates; with their
     options. Raises UserError."""
     budget = budget or (config.budget if config.budget in SAMPLES else "deep")
-    names: list[str | Attack] = list(config.attacks)
-    if not names:
-        names = [*builtin_templates(), "multiple-choice", "yes-or-no", "likelihood", "reverse", "sampling"]
-        names += [*ROUNDED[budget], "relearning", *WHITE_BOX[budget]]
-        if config.retrained is None and "depth" in names:
-            names.remove("depth")
-    if PLAIN not in (getattr(name, "label", name) for name in names):
+    own_names = [*builtin_templates(), "multiple-choice", "yes-or-no", "likelihood", "reverse", "sampling"]
+    own_names += [*ROUNDED[budget], "relearning", *WHITE_BOX[budget]]
+    if config.retrained is None and "depth" in own_names:
+        own_names.remove("depth")
+    names: list[str | Attack] = []
+    for name in config.attacks or [ALL]:
+        names += own_names if name == ALL else [name]
+    if PLAIN not in (called(name)[0] if isinstance(name, str) else name.label for name in names):
         names.insert(0, PLAIN)
     own = read_templates(config.templates) if config.templates is not None else []
-    found = [_sized(attack, budget, config.seed) for attack in find_attacks([*names, *own])]
+    found = find_attacks([*names, *own], lambda attack: _sized(attack, budget, config.seed))
     options = config.attack_options
     if config.budget not in SAMPLES:  # there may be no time for an attack that has some
         left_out = attacks().keys() - {attack.label for attack in found}
@@ -78,7 +79,7 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
     if isinstance(attack, Sampling) and attack == Sampling():
         return replace(attack, n=SAMPLES[budget], seed=seed)
     if isinstance(attack, Likelihood) and attack == Likelihood():
-        return replace(attack, names=5 if budget == "quick" else 20, gradients=budget == "deep")
+        return replace(attack, names=5 if budget == "quick" else 20, gradients=budget != "quick")
     return RELEARNING[budget] if isinstance(attack, Relearning) and attack == Relearning() else attack
 
 
@@ -89,7 +90,7 @@ def asks(model: str, attack: Attack, group: str) -> bool:
     if model == "before" and attack.label != PLAIN and group == "control" and not isinstance(attack, WeightAttack):
         return False
     if group == "retain":
-        return attack.label in (PLAIN, SAMPLED, LIKELIHOOD, *MIXED)
+        return is_sampled(attack.label) or attack.label in (PLAIN, LIKELIHOOD, *MIXED)
     if group == "neighbour":
         return attack.label in (PLAIN, *MIXED)
     return True
@@ -99,25 +100,23 @@ def on_model(model: str, attack: Attack) -> bool:
     """Whether an attack is made on a model: all on the unlearned one, and on the one before all that only ask."""
     if isinstance(attack, WeightAttack):
         return model in attack.of
-    return model != "retrained" or attack.label in (PLAIN, SAMPLED)
+    return model != "retrained" or attack.label == PLAIN or is_sampled(attack.label)
 
 
 def cost(model: str, attack: Attack, groups: Groups, speed: Speed = UNIT) -> float:
     """Seconds, roughly."""
     if not on_model(model, attack):
         return 0.0
-    counts = {group: len(questions) for group, questions in groups}
-    if isinstance(attack, Relearning):
-        taught = speed.training + speed.row * max(attack.steps) * attack.batch_size
-        asked = counts["forget"] // 2 + min(UTILITY_ROWS, counts["retain"])
-        return attack.cost * (taught + speed.answer * len(attack.steps) * asked)
-    asked = sum(count for group, count in counts.items() if asks(model, attack, group))
-    if isinstance(attack, Likelihood):
-        prior = counts["forget"] * attack.names / UNIT_ANSWERS
-        return speed.scored * (asked + prior) + speed.row * attack.gradients * (asked - counts["retain"])
-    if isinstance(attack, WeightAttack) or attack.access == "likelihoods":
-        return asked * (speed.scored if attack.access == "likelihoods" else speed.answer)
-    return asked * (speed.answer + speed.sample * (attack.samples - 1))
+    asked = {
+        group: len(questions)
+        for group, questions in groups
+        if isinstance(attack, WeightAttack) or asks(model, attack, group)
+    }
+    price = attack.cost(asked)
+    return (
+        speed.answer * price.answers + speed.sample * price.samples + speed.scored * price.scored
+        + speed.row * price.rows + speed.training * price.trainings
+    )  # fmt: skip
 
 
 class Plan(NamedTuple):

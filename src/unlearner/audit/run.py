@@ -35,6 +35,7 @@ from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
+from unlearner.evaluation.ability import check_ability, general_ability
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
@@ -75,6 +76,9 @@ def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
 
 def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     config.check()
+    check_ability(config)
+    if config.lm_eval and config.output is None:
+        raise UserError("--lm-eval writes files: give --output.")
     settings = resolved(config)
     if config.output is not None:
         check_output(config.output, "audit", settings)
@@ -111,6 +115,7 @@ class _Run:
         self.unchanged: dict[str, dict[str, float]] = {}
         self.refusals = load_refusals(None)
         self.stores: dict[str, Store] = {}
+        self.ability: dict[str, Any] = {}
 
     def run(self) -> Audit:
         """Every attack on every model; those that compare the models come last, when all of them are loaded."""
@@ -125,6 +130,12 @@ class _Run:
                         done += cost(name, attack, groups)
                         bar(round(done))
                 self.rows += self._once(name, RANK, partial(self._ranked, name))
+                if self.folder is not None and self.config.lm_eval:
+                    able = general_ability(
+                        self.models.get(name), self.models.subjects[name].tokenizer, self.config,
+                        self.folder.parts / "lm-eval" / name,
+                    )  # fmt: skip
+                    self.ability[name] = distributed.agreed(able)
                 if name == "before":
                     self._compare(plan.budget)
                 if not any(attack.together for attack in plan.attacks):
@@ -247,7 +258,7 @@ class _Run:
         answer = self._answerer(name, Store() if changes else None)
         with attack.applied(self.models.get(name)):
             outcomes = run_attack(attack, questions, answer)
-        worded = attack.access == "greedy"
+        worded, tokenizer = attack.access == "greedy", self.models.subjects[name].tokenizer
         rows = []
         for place, found in outcomes.items():
             group, question = asked[place]
@@ -255,7 +266,8 @@ class _Run:
                 row = outcome_row(name, group, question, attack.label, sample)
                 row |= {"hit": outcome.hit, "score": round(outcome.score, 6)}
                 if worded and attack.label in (PLAIN, *MIXED):
-                    row |= about_text(outcome.text, self.refusals)
+                    ids = tokenizer(outcome.text, add_special_tokens=False)["input_ids"]
+                    row |= about_text(outcome.text, ids, self.refusals)
                 rows.append(row | ({"text": outcome.text} if self.config.keep_samples else {}))
         made: dict[str, Any] = {"rows": rows}
         if name == "before" and attack.label == PLAIN:
@@ -311,6 +323,8 @@ class _Run:
             "rows_without_fact": self.groups.without_fact,
             "unchanged_codes": self.unchanged,
         }
+        if self.ability:
+            summary["ability"] = self.ability
         if self.config.redact:
             summary["redacted"] = True
         if self.config.keep_samples:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from unlearner.audit.outcomes import PLAIN, SAMPLED, Outcomes, Rate
+from unlearner.audit.outcomes import PLAIN, SAMPLED, Outcomes, Rate, is_sampled
 from unlearner.audit.relearned import RELEARNED, relearned
 from unlearner.audit.statistics import conformal_p, group_p, lower, rank_test, samples_needed, upper
 
@@ -95,7 +95,7 @@ class _Setting:
     outcomes: Outcomes
     limits: Thresholds
     level: float
-    """α over the number of subjects."""
+    """α over the number of subjects, and over that of decoders."""
     kept: Sequence[str]
     """Attacks that are not left out."""
     broken: bool | None
@@ -110,7 +110,7 @@ def dropped_attacks(outcomes: Outcomes, alpha: float = 0.05, chances: Mapping[st
     for attack in outcomes.attacks():
         leaks, of = outcomes.answers("unlearned", "control", attack)
         expected = (chances or {}).get(attack, 0.0) or plain
-        if of and attack not in (PLAIN, SAMPLED) and float(lower(leaks, of, alpha)) > expected:
+        if of and attack != PLAIN and not is_sampled(attack) and float(lower(leaks, of, alpha)) > expected:
             dropped.append(attack)
     return dropped
 
@@ -134,7 +134,8 @@ def verdicts(
     controls = len(outcomes.subjects("control"))
     battery = _adjusted([p for p, _ in found], controls, limits.alpha)
     ranks, bottoms = _rank_tests(outcomes, subjects, limits.alpha)
-    setting = _Setting(outcomes, limits, limits.alpha / len(subjects), kept, _is_broken(outcomes, limits))
+    level = limits.alpha / len(subjects) / len(outcomes.samplings())
+    setting = _Setting(outcomes, limits, level, kept, _is_broken(outcomes, limits))
     return [
         _verdict(setting, subject, _Tests(one, worst, rank, bottom, subject in taught))
         for subject, one, (_, worst), rank, bottom in zip(subjects, battery, found, ranks, bottoms, strict=True)
@@ -252,7 +253,7 @@ def _is_broken(outcomes: Outcomes, limits: Thresholds) -> bool | None:
     None where so few questions about them were asked, or answered before, that it could not be seen."""
     could_be_seen = False
     for group in ("retain", "neighbour"):
-        for attack in (PLAIN, SAMPLED):
+        for attack in (PLAIN, *outcomes.samplings()):
             now = outcomes.answers("unlearned", group, attack)
             before = outcomes.answers("before", group, attack)
             if now[1] and before[1]:
@@ -265,14 +266,9 @@ def _is_broken(outcomes: Outcomes, limits: Thresholds) -> bool | None:
 
 def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     outcomes, limits = setting.outcomes, setting.limits
-    controls = outcomes.hits.get(("unlearned", "control", SAMPLED), {})
-    rounds = {
-        model: outcomes.rounds(model, "forget", SAMPLED, [subject], setting.level)
-        for model in ("unlearned", "before", "retrained")
-        if (model, "forget", SAMPLED) in outcomes.hits
-    }
-    rounds["control"] = outcomes.rounds("unlearned", "control", SAMPLED, controls, setting.level)
-    ours = rounds.get("unlearned", Rate(0, 0))
+    by_decoder = {attack: outcomes.round_rates(subject, attack, setting.level) for attack in outcomes.samplings()}
+    worst = max(by_decoder, key=lambda attack: (_ours(by_decoder[attack]).low, _ours(by_decoder[attack]).high))
+    rounds, ours = by_decoder[worst], _ours(by_decoder[worst])
     p_value, rank_p = tests.battery.p_value, tests.ranks.p_value
 
     def say(verdict: str, why: str, samples: int | None = None, more: int | None = None) -> Verdict:
@@ -285,7 +281,8 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     if p_value <= limits.alpha and found:
         by = tests.worst
         return say("leaks", f"{by} gets out more than from any comparable control" if by else "it leaks")
-    bound, limit, alpha = _beyond_guessing(setting, subject, ours, rounds["control"])
+    bounds = [_beyond_guessing(setting, subject, *decoder) for decoder in by_decoder.items()]
+    bound, limit, alpha = max(bounds, key=lambda found: found[0] - found[1])
     found = greedy or (found and bound > limit)  # as often as others are guessed, more or less, is no leak
     few = _too_few_controls(tests, leaks=found)
     if rank_p <= limits.alpha and tests.bottom:
@@ -321,32 +318,39 @@ def _too_few_controls(tests: _Tests, *, leaks: bool) -> tuple[str, int] | None:
     return f"{said}, but {chance}: at least {test.needed} are needed", test.needed
 
 
-def _beyond_guessing(setting: _Setting, subject: str, ours: Rate, chance: Rate) -> tuple[float, float, float]:
+def _ours(rounds: Mapping[str, Rate]) -> Rate:
+    return rounds.get("unlearned", Rate(0, 0))
+
+
+def _beyond_guessing(
+    setting: _Setting, subject: str, attack: str, rounds: Mapping[str, Rate]
+) -> tuple[float, float, float]:
     """The upper bound of the round rate, the limit for it, and the level that it holds at. Where controls are guessed,
     both are of what the rate is above theirs, and each of the two rates has half of the level."""
-    limits = setting.limits
+    limits, ours, chance = setting.limits, _ours(rounds), rounds["control"]
     # Controls that never leak are no evidence of guessing, however few they are: then the strict limit holds.
     if not (chance.leaks > 0 and chance.high > limits.tau / 2):
         return ours.high, limits.tau, setting.level
     alpha = setting.level / 2
-    asked = setting.outcomes.hits.get(("unlearned", "forget", SAMPLED), {}).get(subject, {})
-    guessed = _guessed(setting.outcomes, len(asked), chance, alpha)
+    asked = setting.outcomes.hits.get(("unlearned", "forget", attack), {}).get(subject, {})
+    guessed = _guessed(setting.outcomes, attack, len(asked), chance, alpha)
     return max(0.0, float(upper(ours.leaks, ours.of, alpha)) - guessed), limits.tau_guessable, alpha
 
 
-def _guessed(outcomes: Outcomes, questions: int, chance: Rate, alpha: float) -> float:
+def _guessed(outcomes: Outcomes, attack: str, questions: int, chance: Rate, alpha: float) -> float:
     """A lower bound of the controls' rate of rounds of so many questions. Where theirs have other numbers: by the rate
     p of their answers, 1 − (1 − p)^questions, which is the least that it can be, whatever the questions' own rates."""
-    controls = outcomes.hits[("unlearned", "control", SAMPLED)]
+    controls = outcomes.hits[("unlearned", "control", attack)]
     if all(len(asked) == questions for asked in controls.values()):
         return float(lower(chance.leaks, chance.of, alpha))
-    answered = lower(*outcomes.answers("unlearned", "control", SAMPLED), alpha)
+    answered = lower(*outcomes.answers("unlearned", "control", attack), alpha)
     return float(-np.expm1(questions * np.log1p(-np.minimum(answered, 1 - 1e-16))))
 
 
 def _missing(setting: _Setting, greedy: bool) -> str | None:
     """Why silence says nothing here, though there were samples enough."""
-    drawn = setting.outcomes.power(SAMPLED)
+    powers = [setting.outcomes.power(attack) for attack in setting.outcomes.samplings()]
+    drawn = min((power for power in powers if power is not None), default=None)  # with the decoder that drew least
     if drawn is not None and drawn < setting.limits.power:
         return (
             f"{SAMPLED} drew only {drawn:.0%} out of the model before, of which {setting.limits.power:.0%} is asked: "
@@ -363,7 +367,7 @@ def _missing(setting: _Setting, greedy: bool) -> str | None:
 def _known_before(outcomes: Outcomes, subject: str, limits: Thresholds) -> bool:
     """Whether the model before told more about the subject than about controls. True where that was not asked."""
     asked = False
-    for attack in (PLAIN, SAMPLED):
+    for attack in (PLAIN, *outcomes.samplings()):
         leaks, of = outcomes.answers("before", "forget", attack, subject)
         chance = outcomes.answers("before", "control", attack)
         if not chance[1]:
@@ -377,7 +381,7 @@ def _known_before(outcomes: Outcomes, subject: str, limits: Thresholds) -> bool:
 
 def _greedy_leak(outcomes: Outcomes, subject: str, attack: str, alpha: float) -> bool:
     """Whether a template's hits are more than chance: no sampling, so a count against the controls' bound."""
-    if attack == SAMPLED:
+    if is_sampled(attack):
         return False
     leaks, of = outcomes.answers("unlearned", "forget", attack, subject)
     chance = outcomes.answers("unlearned", "control", attack)

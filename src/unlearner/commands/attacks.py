@@ -1,18 +1,37 @@
-"""`unlearner attacks`: every attack of an audit with its options."""
+"""`unlearner attacks`: every attack of an audit with its options, and all about one."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unlearner.audit.attack import Attack
 
-SUMMARY = "every attack of an audit with its options"
-OPTIONS = None
-EXAMPLE = ""
+SUMMARY = "every attack of an audit with its options, or all about one"
 QUESTIONS = 40
 """Of the four built-in people; the costs of other numbers are about in proportion."""
 
 
-def run() -> None:
+@dataclass(kw_only=True)
+class AttacksConfig:
+    """Every attack of an audit with its options, or all about one."""
+
+    attack: str | None = field(default=None, metadata={"leading": True})
+    """An attack by name, or module:Name: what it needs and costs, its options and source."""
+
+
+OPTIONS = AttacksConfig
+EXAMPLE = "unlearner attacks relearning"
+
+
+def run(config: AttacksConfig) -> None:
+    """Print the table of all attacks, or what is to be known of one."""
+    if config.attack is None:
+        _table()
+    else:
+        _one(config.attack)
+
+
+def _table() -> None:
     """Every attack, of ours and of installed packages, with what it needs and costs, its options and source."""
     from rich.table import Table
 
@@ -29,9 +48,30 @@ def run() -> None:
         table.add_row(name, attack.title, attack.access, price(attack), defaults(attack), attack.source)
     out().print(table)
     out().print(
-        f"Cost: in plain greedy answers, for {QUESTIONS} forgotten questions and as many of controls.",
+        f"Cost: in plain greedy answers, for {QUESTIONS} forgotten questions and as many of controls. "
+        "`unlearner attacks NAME` tells more of one.",
         style="dim", soft_wrap=True,
     )  # fmt: skip
+
+
+def _one(name: str) -> None:
+    from unlearner.audit.attacks import find_attack
+    from unlearner.commands.tables import out
+    from unlearner.values import defaults
+
+    attack = find_attack(name)
+    costs = {
+        "plain answers": "answers", "further samples": "samples", "questions scored": "scored",
+        "rows trained on (a forward and a backward pass each)": "rows", "trainings begun": "trainings",
+    }  # fmt: skip
+    asked = attack.cost({"forget": QUESTIONS, "control": QUESTIONS})
+    lines = [f"{attack.label}, {attack.title}", f"  needs    {attack.access}", f"  source   {attack.source}"]
+    lines += [f"  options  {options}"] if (options := defaults(attack)) else []
+    lines += [f"  chance   {attack.chance:.0%}"] if attack.chance else []
+    lines += ["", f"costs, for {QUESTIONS} forgotten questions and as many of controls"]
+    lines += [f"  {getattr(asked, key):,.0f} {what}" for what, key in costs.items() if getattr(asked, key)]
+    lines += [f"  in all about {price(attack)} plain greedy answers"]
+    out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def price(attack: "Attack") -> str:

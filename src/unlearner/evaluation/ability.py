@@ -12,18 +12,18 @@ from unlearner.console import note
 from unlearner.errors import UserError, did_you_mean, install
 from unlearner.files import read_json, write_json
 from unlearner.models.sharding import whole
-from unlearner.options import EvalOptions
+from unlearner.options import AbilityOptions
 from unlearner.random_state import own_random_state
 from unlearner.results.layout import EvaluationDirectory
 from unlearner.scenarios.real_world import GENERAL_ABILITY
 
 
-def task_names(options: EvalOptions) -> list[str]:
+def task_names(options: AbilityOptions) -> list[str]:
     """The tasks by name, `paper` written out."""
     return [name for given in options.lm_eval for name in (GENERAL_ABILITY if given == "paper" else [given])]
 
 
-def check_ability(options: EvalOptions) -> None:
+def check_ability(options: AbilityOptions) -> None:
     """Raises UserError where lm-eval is not installed or does not know a task."""
     if not options.lm_eval:
         if options.lm_eval_tasks is not None:
@@ -40,7 +40,7 @@ def check_ability(options: EvalOptions) -> None:
 def general_ability(
     model: Any,
     tokenizer: Any,
-    options: EvalOptions,
+    options: AbilityOptions,
     folder: Path,
     *,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
@@ -73,7 +73,7 @@ def general_ability(
     return result
 
 
-def _measured(model: Any, tokenizer: Any, options: EvalOptions, autocast: Any) -> dict[str, Any]:
+def _measured(model: Any, tokenizer: Any, options: AbilityOptions, autocast: Any) -> dict[str, Any]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
@@ -109,7 +109,7 @@ def _measured(model: Any, tokenizer: Any, options: EvalOptions, autocast: Any) -
     }
 
 
-def _tasks(options: EvalOptions) -> Any:
+def _tasks(options: AbilityOptions) -> Any:
     return _task_manager(options.lm_eval_tasks)
 
 

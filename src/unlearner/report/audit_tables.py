@@ -1,11 +1,18 @@
-"""Tables of an audit's page: likelihoods, membership, looks at growing numbers of samples. Old audits have none."""
+"""Tables of an audit's page: attacks by what they take, likelihoods, membership, growing numbers of samples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unlearner.audit.likelihood_tables import LIKELIHOOD
+from unlearner.audit.statistics import lower, upper
 from unlearner.report.contents import clean
 
 Summary = Mapping[str, Any]
+ACCESS = {
+    "greedy": "text at temperature 0", "sampled": "sampled text", "likelihoods": "likelihoods",
+    "weights": "the weights", "training": "the weights, and training them",
+}  # fmt: skip
+"""What an attacker may have, from least to most."""
 COLUMNS = {
     "unlearned.forget": "forgotten, now", "before.forget": "before", "retrained.forget": "retrained",
     "unlearned.control": "controls, now", "unlearned.retain": "retained, now",
@@ -26,6 +33,71 @@ SCORES = {
 }  # fmt: skip
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 MODELS = {"unlearned": "now", "before": "before", "retrained": "retrained"}
+
+
+def access_levels(summary: Summary) -> list[dict[str, Any]]:
+    """Of each level of access its `code`, `title`, `attacks`, and of these the `worst`: whose rate is the furthest
+    above that of controls or of guessing. None where no attack was made, or all are left out."""
+    levels = []
+    for place, (access, title) in enumerate(ACCESS.items(), 1):
+        made = [
+            _attack(attack, summary)
+            for attack in summary["attacks"]
+            if attack["access"] == access and attack["attack"] != LIKELIHOOD
+        ]
+        counted = [attack for attack in made if not attack["dropped"] and attack["excess"] is not None]
+        worst = max(counted, key=lambda attack: attack["excess"], default=None)
+        levels.append({"code": f"A{place}", "title": title, "attacks": made, "worst": worst})
+    return levels
+
+
+def ability_rows(summary: Summary) -> list[tuple[str, list[str]]]:
+    """(task and metric of lm-eval, its values before, now, and of the retrained model); none where none was run."""
+    found = summary.get("ability", {})
+    tasks = {(task, metric): None for each in found.values() for task, of in each["tasks"].items() for metric in of}
+    rows = []
+    for task, metric in tasks:
+        values = (
+            found.get(m, {}).get("tasks", {}).get(task, {}).get(metric) for m in ("before", "unlearned", "retrained")
+        )
+        title = f"{task}, {metric.removesuffix(',none')}"
+        rows.append((clean(title), ["–" if value is None else f"{value:.3f}" for value in values]))
+    return rows
+
+
+def _attack(attack: Summary, summary: Summary) -> dict[str, Any]:
+    answers = attack["answers"]
+    cells = {name: answers.get(key) for name, key in (
+        ("now", "unlearned.forget"), ("before", "before.forget"), ("control", "unlearned.control"),
+    )}  # fmt: skip
+    arms = summary["relearning"].get("unlearned", {}).get("arms", {}) if attack["attack"] == "relearning" else {}
+    if arms:
+        cells["now"] = arms.get("forgotten", {}).get("leaks")
+        cells["control"] = arms.get("unknown", {}).get("leaks")
+    counts = {name: found or (0, 0) for name, found in cells.items()}
+    now, control = (_rate(counts[name]) for name in ("now", "control"))
+    return {
+        "label": attack["attack"], "title": attack["title"], "dropped": attack["attack"] in summary["dropped"],
+        "chance": f"{attack['chance']:.0%}" * bool(attack["chance"]),
+        "excess": None if now is None else now - max(control or 0.0, attack["chance"]),
+        "rates": {name: _bounded(*found) for name, found in counts.items()},
+        **{name: (share(*found), _bounded(*found)[1]) for name, found in counts.items()},
+    }  # fmt: skip
+
+
+def _rate(counts: Sequence[int]) -> float | None:
+    return counts[0] / counts[1] if counts[1] else None
+
+
+def _bounded(leaks: int, of: int) -> tuple[str, str]:
+    """A rate, and its 95% interval."""
+    if not of:
+        return ("–", "")
+    return f"{leaks / of:.0%}", f"{float(lower(leaks, of, 0.025)):.1%}–{float(upper(leaks, of, 0.025)):.1%}"
+
+
+def share(leaks: int, of: int) -> str:
+    return f"{leaks} of {of}" if of else "–"
 
 
 def likelihood_table(summary: Summary) -> Summary | None:

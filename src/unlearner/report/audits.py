@@ -11,19 +11,20 @@ from typing import Any
 from markupsafe import Markup
 
 from unlearner.audit.attacks import attacks
-from unlearner.audit.likelihood_tables import LIKELIHOOD
-from unlearner.audit.statistics import lower, upper
 from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
 from unlearner.report.audit_figures import figures
 from unlearner.report.audit_tables import (
     MODELS,
+    ability_rows,
+    access_levels,
     group_sentence,
     ladder_table,
     likelihood_table,
     membership_table,
     p_value,
+    share,
     weak_sentence,
 )
 from unlearner.report.contents import Run, clean, short_model
@@ -52,10 +53,6 @@ PHRASES = {
     "no baseline": ("was not known before", "were not known before"),
 }  # fmt: skip
 """What is said of one subject, and of several."""
-ACCESS = {
-    "greedy": "text at temperature 0", "sampled": "sampled text", "likelihoods": "likelihoods",
-    "weights": "the weights", "training": "the weights, and training them",
-}  # fmt: skip
 FOUR_BITS = ("nf4", "fp4", "rtn4-g128", "rtn4-g64")
 NEVER = (
     "Questions that were not asked: all of this is conditional on those that were, and on the detector.",
@@ -108,9 +105,9 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         has_retrained=any("retrained" in v["rounds"] for v in verdicts),
         has_taught=bool(_taught(summary)), has_depth=bool(summary.get("depth")),
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
-        told=_told(summary), refused=_refused(summary), repetition=_repetition(summary),
-        attacks=[_attack(a, summary) for a in summary["attacks"] if a["attack"] != LIKELIHOOD],
-        dropped=summary["dropped"], weak=weak_sentence(summary), worst_case=_worst_case(summary),
+        told=_told(summary), refused=_refused(summary), degenerate=_degenerate(summary), ability=ability_rows(summary),
+        levels=access_levels(summary), dropped=summary["dropped"], weak=weak_sentence(summary),
+        worst_case=_worst_case(summary),
         likelihood=likelihood_table(summary), membership=membership_table(summary),
         ladder=ladder_table(summary), group=group_sentence(summary),
         relearning=_relearning(summary), savings=_savings(summary), figures=[(title, text, Markup(inline(tile, name)))
@@ -205,8 +202,8 @@ def _subject(verdict: Summary, summary: Summary, shared: Mapping[tuple[str, str,
         "why": verdict["why"], "needed": verdict["samples_needed"], "worst": verdict["worst_attack"] or "–",
         "rates": {model: _rate(rounds.get(model)) for model in ("unlearned", "before", "retrained", "control")},
         "p": p_value(verdict["p_value"]), "rank": p_value(verdict["rank_p"]),
-        "taught": ("–", "") if taught is None else (_share(*taught["leaks"]), f"p {p_value(taught['p_value'])}"),
-        "four": _share(*max(four, key=lambda c: c[0] / c[1])) if four else "–",
+        "taught": ("–", "") if taught is None else (share(*taught["leaks"]), f"p {p_value(taught['p_value'])}"),
+        "four": share(*max(four, key=lambda c: c[0] / c[1])) if four else "–",
         "depth": "–" if depth is None else f"{depth:.2f}",
     }  # fmt: skip
 
@@ -215,10 +212,6 @@ def _rate(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     if not rate or not rate["of"]:
         return ("–", "")
     return (f"{rate['rate']:.0%}", f"{rate['low']:.1%}–{rate['high']:.1%}")
-
-
-def _share(leaks: int, of: int) -> str:
-    return f"{leaks} of {of}" if of else "–"
 
 
 def _told(summary: Summary) -> list[dict[str, Any]]:
@@ -237,45 +230,33 @@ def _refused(summary: Summary) -> list[tuple[str, str, list[str]]]:
     found = summary["knowledge"]["refused"]
     keys = dict.fromkeys(tuple(key.split(".", 2)[1:]) for key in found)
     return [
-        (titles[group], attack, [_share(*found.get(f"{m}.{group}.{attack}", (0, 0))) for m in ("before", "unlearned")])
+        (titles[group], attack, [share(*found.get(f"{m}.{group}.{attack}", (0, 0))) for m in ("before", "unlearned")])
         for group, attack in sorted(keys, key=lambda key: (key[1] != "plain", key[1], list(titles).index(key[0])))
     ]
 
 
-def _repetition(summary: Summary) -> list[str]:
-    found = summary["knowledge"]["repetition"]
-    words = {"unlearned.retain": "now", "before.retain": "before"}
-    return [f"{found[key]:.0%} {when}" for key, when in words.items() if key in found]
-
-
-def _attack(attack: Summary, summary: Summary) -> dict[str, Any]:
-    answers = attack["answers"]
-    cells = {name: answers.get(key) for name, key in (
-        ("now", "unlearned.forget"), ("before", "before.forget"), ("control", "unlearned.control"),
-    )}  # fmt: skip
-    arms = summary["relearning"].get("unlearned", {}).get("arms", {}) if attack["attack"] == "relearning" else {}
-    if arms:
-        cells["now"] = arms.get("forgotten", {}).get("leaks")
-        cells["control"] = arms.get("unknown", {}).get("leaks")
-    return {
-        "label": attack["attack"], "title": attack["title"], "access": ACCESS[attack["access"]],
-        "dropped": attack["attack"] in summary["dropped"], "chance": f"{attack['chance']:.0%}" * bool(attack["chance"]),
-        **{name: _bounded(*(c or (0, 0))) for name, c in cells.items()},
-    }  # fmt: skip
-
-
-def _bounded(leaks: int, of: int) -> tuple[str, str]:
-    """A count, and its 95% interval."""
-    if not of:
-        return ("–", "")
-    return _share(leaks, of), f"{float(lower(leaks, of, 0.025)):.1%}–{float(upper(leaks, of, 0.025)):.1%}"
+def _degenerate(summary: Summary) -> list[tuple[str, list[str]]]:
+    """(what is asked, repetition before and now, entropy before and now) of plain answers."""
+    titles = {"retain": "Retained questions", "neighbour": "Neighbours", "forget": "What was to be forgotten"}
+    found = summary["knowledge"]
+    rows = []
+    for group, title in titles.items():
+        values = [
+            found.get(figure, {}).get(f"{model}.{group}")
+            for figure in ("repetition", "entropy")
+            for model in ("before", "unlearned")
+        ]
+        if any(value is not None for value in values):
+            texts = ["–" if value is None else f"{value:.2f}" for value in values[2:]]
+            rows.append((title, ["–" if value is None else f"{value:.0%}" for value in values[:2]] + texts))
+    return rows
 
 
 def _worst_case(summary: Summary) -> str:
     """How many questions any template brought out; empty for an old audit, or one of a single template."""
     found = summary.get("worst_case", {})
     told = {"unlearned.forget": "of what was to be forgotten", "unlearned.control": "of controls"}
-    said = [f"{_share(*found[key])} questions {of}" for key, of in told.items() if key in found]
+    said = [f"{share(*found[key])} questions {of}" for key, of in told.items() if key in found]
     return f"Under at least one prompt template that was kept, the fact of {' and '.join(said)} came out." * bool(said)
 
 
@@ -289,10 +270,10 @@ def _relearning(summary: Summary) -> list[dict[str, Any]]:
         for arm, came in found["arms"].items():
             at_first = came["at_first"] or [0, 0]
             rows.append({
-                "model": MODELS[model], "arm": titles[arm], "step": came["step"], "first": _share(*at_first),
-                "then": _share(*came["leaks"]),
+                "model": MODELS[model], "arm": titles[arm], "step": came["step"], "first": share(*at_first),
+                "then": share(*came["leaks"]),
                 "curve": [
-                    (point["step"], _share(*point["leaks"]))
+                    (point["step"], share(*point["leaks"]))
                     for point in found.get("curves", {}).get(arm, [])
                     if point["rate"] == came["rate"]
                 ],

@@ -1,6 +1,8 @@
 """The attacks that come along, by name, and those of other packages."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from unlearner.audit.attack import Attack
 from unlearner.audit.attacks.choice import MultipleChoice, YesOrNo
@@ -16,6 +18,7 @@ from unlearner.audit.attacks.template import Template, builtin_templates
 from unlearner.audit.quantise import SCHEMES
 from unlearner.errors import UserError, did_you_mean
 from unlearner.plugins import load_object, load_plugins
+from unlearner.values import with_options
 
 
 def attacks() -> dict[str, Attack]:
@@ -27,9 +30,24 @@ def attacks() -> dict[str, Attack]:
     return {attack.label: attack for attack in (*templates, *asked, *inside, *rounded)}
 
 
-def find_attack(name: str) -> Attack:
-    """The attack called `name`, of ours or of an installed package (entry points `unlearner.attacks`), or the one at
-    `module:Name`. Raises UserError, with the nearest name, where there is none."""
+def find_attack(text: str, sized: Callable[[Attack], Attack] | None = None) -> Attack:
+    """The attack called so, of ours or of an installed package (entry points `unlearner.attacks`), or the one at
+    `module:Name`; with options behind it, `sampling:temperature=0.7,top_p=0.9`, which come after what `sized` gives it.
+    Raises UserError, with the nearest name, where there is none."""
+    name, options = called(text)
+    attack = _named(name)
+    attack = attack if sized is None else sized(attack)
+    pairs = [f"{attack.label}.{pair}" for pair in options]
+    return with_options("--attacks", [attack], pairs, lambda attack: attack.label, "sampling:n=64")[0]
+
+
+def called(text: str) -> tuple[str, list[str]]:
+    """The name of an attack, and its options (OPTION=VALUE)."""
+    name, _, options = text.rpartition(":")
+    return (name, re.split(r",(?=[\w-]+=)", options)) if name and "=" in options else (text, [])
+
+
+def _named(name: str) -> Attack:
     ours = attacks()
     if name in ours:
         return ours[name]
@@ -46,10 +64,16 @@ def find_attack(name: str) -> Attack:
     return attack
 
 
-def find_attacks(names: Sequence[str | Attack]) -> list[Attack]:
-    """The attacks called so, or given, in this order. Raises UserError for an unknown one, or two of one label."""
-    found = [name if isinstance(name, Attack) else find_attack(name) for name in names]
+def find_attacks(
+    names: Sequence[str | Attack], sized: Callable[[Attack], Attack] = lambda attack: attack
+) -> list[Attack]:
+    """The attacks called so, or given, in this order. Of several that sample, the one with the default decoder, else
+    the first, is `sampling`. Raises UserError for an unknown one, or two of one label."""
+    given = [sized(name) if isinstance(name, Attack) else find_attack(name, sized) for name in names]
+    found = [replace(attack, apart=True) if isinstance(attack, Sampling) else attack for attack in given]
     labels = [attack.label for attack in found]
     if twice := {label for label in labels if labels.count(label) > 1}:
         raise UserError(f"--attacks has {min(twice)} twice: leave one out.")
-    return found
+    samplings = [attack for attack in found if isinstance(attack, Sampling)]
+    first = min(samplings, key=lambda attack: attack.label != Sampling.name, default=None)
+    return [replace(first, apart=False) if first is not None and attack is first else attack for attack in found]

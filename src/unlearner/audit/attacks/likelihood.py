@@ -5,10 +5,10 @@ test, scored once for both. `gradients` add a backward pass a row. No answer lea
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unlearner.audit.attack import Finding, Question, Target, WeightAttack
+from unlearner.audit.attack import Cost, Finding, Question, Target, WeightAttack
 from unlearner.audit.attacks.lens import answers_view
 from unlearner.audit.likelihood import (
     extraction_probability,
@@ -29,6 +29,8 @@ from unlearner.evaluation.requests import Score
 from unlearner.models.sharding import is_sharded
 from unlearner.scoring.constants import IGNORE
 
+ANSWERS = 6
+"""Answers of a question that `Cost.scored` reckons with."""
 COMPARED = ("forget", "control")
 """Groups that membership compares."""
 Asked = Sequence[tuple[str, Question]]
@@ -60,6 +62,11 @@ class Likelihood(WeightAttack):
 
     names: int = 20
     gradients: bool = False
+
+    def cost(self, asked: Mapping[str, int]) -> Cost:
+        compared, forgotten = sum(asked.get(group, 0) for group in COMPARED), asked.get("forget", 0)
+        scored = compared + asked.get("retain", 0) + forgotten * self.names / ANSWERS
+        return Cost(scored=scored, rows=compared * self.gradients)
 
     def findings(self, target: Target) -> Iterator[Finding]:
         if is_sharded(target.model):

@@ -7,7 +7,7 @@ step. What was relearned holds the erased data again: it stays in memory, and th
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from unlearner.audit.attack import Finding, Question, Target, WeightAttack, written
+from unlearner.audit.attack import Cost, Finding, Question, Target, WeightAttack, written
 from unlearner.audit.detector import Fact
 from unlearner.audit.relearned import FORGOTTEN, RELEARNED, RETAINED, UNKNOWN
 from unlearner.console import quiet
@@ -57,10 +57,15 @@ class Relearning(WeightAttack):
     batch_size: int = 8
     max_new_tokens: int = 64
 
-    @property
-    def cost(self) -> int:
-        """Trainings, were there enough controls."""
-        return (1 + self.retained + self.controls) * (1 + self.swapped) * len(self.rates) * self.seeds
+    def cost(self, asked: Mapping[str, int]) -> Cost:
+        """Were there enough controls."""
+        trainings = (1 + self.retained + self.controls) * (1 + self.swapped) * len(self.rates) * self.seeds
+        questions = asked.get("forget", 0) // 2 + min(UTILITY_ROWS, asked.get("retain", 0))
+        return Cost(
+            answers=trainings * len(self.steps) * questions,
+            rows=trainings * max(self.steps) * self.batch_size,
+            trainings=trainings,
+        )
 
     def findings(self, target: Target) -> Iterator[Finding]:
         forgotten = [q for q in target.questions["forget"] if q.detector is not None]

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearner.audit.attack import Attack, Outcome, Question, written
+from unlearner.audit.outcomes import SAMPLED
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
+
+DECODER = ("temperature", "top_p", "top_k")
+"""Options that tell one decoder from another."""
 
 
 @dataclass(frozen=True)
@@ -13,10 +17,11 @@ class Sampling(Attack):
     """`n` samples of each question at `temperature`, from all tokens unless `top_p` or `top_k` says fewer.
 
     The defaults have the largest support, so nothing that the model could say is cut off. Sample j is the same for any
-    n above j, in any batch, on any number of processes.
+    n above j, in any batch, on any number of processes. An audit may have several, each with another decoder, such as
+    the one that will be served: all but one are then called by what they do otherwise than the default.
     """
 
-    name = "sampling"
+    name = SAMPLED
     title = "Sampled answers"
     access = "sampled"
     source = "leak@k, arXiv 2511.04934; Scholten et al. 2024, arXiv 2410.03523"
@@ -27,6 +32,14 @@ class Sampling(Attack):
     top_k: int = 0
     seed: int = 0
     max_new_tokens: int = 64
+    apart: bool = False
+    """Whether its label says how it draws, because there is another."""
+
+    @property
+    def label(self) -> str:
+        """`sampling`; `sampling:temperature=0.7,top_p=0.9` where it is told `apart`."""
+        told = [f"{name}={value}" for name in DECODER if (value := getattr(self, name)) != getattr(Sampling, name)]
+        return f"{self.name}:{','.join(told)}" if self.apart and told else self.name
 
     @property
     def samples(self) -> int:
