@@ -181,7 +181,7 @@ def weak_sentence(summary: Summary) -> str | None:
     powers = {attack["attack"]: attack.get("power") for attack in summary["attacks"]}
     weak = [f"{name} ({powers[name]:.0%})" for name in summary.get("weak", ())]
     return (
-        f"No evidence where silent, for even of the model before they got too little: {', '.join(weak)}."
+        f"These got too little even from the model before, so that their silence is no evidence: {', '.join(weak)}."
         if weak
         else None
     )

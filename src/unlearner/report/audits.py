@@ -149,6 +149,9 @@ def _sentences(verdicts: Sequence[Summary], counts: Mapping[str, int], summary: 
     else:
         parts = [f"{number_word(n)} {PHRASES[name][n > 1]}" for name, n in counts.items() if n]
         said = [f"Of {number_word(len(verdicts))} subjects {', '.join(parts)}."]
+        if len(parts) == 1:
+            every = "Both" if len(verdicts) == 2 else f"All {number_word(len(verdicts))}"
+            said = [f"{every} subjects {PHRASES[verdicts[0]['verdict']][1]}."]
     neighbours = summary["knowledge"]["told"].get("neighbour")
     if neighbours and neighbours["before"]:
         lost, of = neighbours["lost"], neighbours["before"]
