@@ -74,7 +74,7 @@ MODELS = {
         ("5e-5", "1.5e-4"),
         False,
         "--epochs 2 --max-new-tokens 48",
-        20,
+        15,
         40,
     ),
 }  # fmt: skip
