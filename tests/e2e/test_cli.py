@@ -25,6 +25,7 @@ from unlearner.files import read_jsonl
 from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN, SURGERY
 from unlearner.models.load import load_model
 from unlearner.workflows.forget import should_stop
+from unlearner.workflows.presets import with_preset
 
 QUICK = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "accumulation": 1}
 JUDGED = {"judge": "offline", "max_new_tokens": 8}
@@ -123,6 +124,36 @@ def test_methods_takes_openunlearnings_names_and_tells_presets(capfd: pytest.Cap
     ).out.replace("\n", " ")
     assert "--preset paper (with NPO): " in run_arguments(capfd, ["methods", "SAM"]).out
     assert "--preset paper: retain_coeff=0 beta=5 (it names no" in run_arguments(capfd, ["methods", "UNDIAL"]).out
+
+
+def test_methods_tells_what_is_no_loss(capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("negate", "taskvector", "TV"):
+        told = run_arguments(capfd, ["methods", name]).out
+        assert "θ_new = θ − α(θ_ft − θ)" in told and "arXiv 2212.04089" in told and "costs" in told
+        assert "unlearner negate MODEL" in told
+    told = run_arguments(capfd, ["methods", "RepSelect"])
+    assert told.code == 0 and "left out" in told.out and "arXiv 2606.17168" in told.out
+
+
+def test_methods_names_only_what_can_be_given(capfd: pytest.CaptureFixture[str]) -> None:
+    """No losses' inner names, no preset that the method refuses, none of something else unnamed."""
+    for name, (_, retain) in COMBINED_METHODS.items():
+        told = run_arguments(capfd, ["methods", name]).out
+        assert retain.name in RETAIN or (retain.name not in told and f"{name}'s own, retain loss" in told)
+    for name in ("LLMU", "PDU+GD", "DPO+KL+SAM"):
+        told = run_arguments(capfd, ["methods", name]).out
+        for preset in ("paper", "openunlearning"):
+            config = ForgetConfig(model="m", forget="f", output="o", method=name, preset=preset)
+            try:
+                with_preset(config)
+            except UserError:
+                assert f"--preset {preset}" not in told
+            else:
+                assert f"--preset {preset}" in told
+    assert "openunlearning (IDK's): " in run_arguments(capfd, ["methods", "IDK+AP+DUALOPTIM"]).out
+    assert "--preset paper" not in run_arguments(capfd, ["methods", "GA+SAM"]).out
+    assert "openunlearning (as PDU+DUAL): " in run_arguments(capfd, ["methods", "PDU"]).out
+    assert "no options" not in run_arguments(capfd, ["methods", "UNILOGIT"]).out
 
 
 def test_methods_tells_what_a_surgery_costs(capfd: pytest.CaptureFixture[str]) -> None:

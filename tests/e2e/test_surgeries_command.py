@@ -80,6 +80,23 @@ def test_a_preset_that_names_no_learning_rate_is_told_and_kept_in_the_run(
     assert "names no learning rate" in (tmp_path / "out" / "run.json").read_text()
 
 
+def test_a_retain_set_that_no_loss_reads_is_told_and_kept_in_the_run(
+    given: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = given | {
+        "method": "SimNPO",
+        "preset": "openunlearning",
+        "lr": None,
+        "epochs": 1,
+        "output": tmp_path / "out",
+    }
+    ended = run_arguments(capfd, ["forget", *arguments(typed)])
+    assert ended.code == 0, ended.err
+    said = " ".join(ended.err.split())
+    assert said.count("SIMNPO has no retain loss, so no row of --retain is trained") == 1 and "take SIMNPO+GD" in said
+    assert "no row of --retain is trained" in (tmp_path / "out" / "run.json").read_text()
+
+
 def test_official_pdu_on_a_model_with_no_position_to_spare(
     given: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

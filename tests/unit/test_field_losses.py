@@ -23,13 +23,14 @@ from unlearner.data.views import build_views
 from unlearner.errors import UserError
 from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN, SURGERY
 from unlearner.methods.pdu import Dual
-from unlearner.methods.registry import ALIASES, RETAIN_ALIASES
+from unlearner.methods.registry import ALIASES, RETAIN_ALIASES, find
+from unlearner.methods.seps import MixedME
 from unlearner.models.anatomy import Head
 from unlearner.scoring.batch import without_first
 from unlearner.scoring.token_scores import token_scores
 from unlearner.scoring.views import ViewScores
 from unlearner.workflows.inputs import method_of
-from unlearner.workflows.presets import with_preset, without_rate
+from unlearner.workflows.presets import PUBLISHED, published_by, with_preset, without_rate, without_retain
 
 # ----------------------------------------------------------------------------------------------- numbers worked by hand
 
@@ -451,14 +452,75 @@ def test_a_losses_preset_gives_what_is_not_given() -> None:
 def test_a_preset_reaches_the_losses_that_have_its_options() -> None:
     dual = method_of(settled(method="PDU+DUAL", preset="openunlearning")).retain
     assert (dual.weight, dual.rate, dual.epsilon) == (100.0, 5.0, 0.3)
-    assert settled(method="PDU+GD", preset="openunlearning").method_options == []
+    assert dual.epsilon == 0.3
+    muse = method_of(settled(method="PDU+DUAL", preset="paper")).retain
+    assert (muse.weight, muse.rate, muse.epsilon) == (50.0, 1.0, None)
     assert settled(method="SatImp+GD", preset="openunlearning").retain_coeff == 0.1
     assert settled(method="GA+GD").retain_coeff == 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "takes"), [("PDU+GD", "PDU+DUAL"), ("PDU", "PDU+DUAL"), ("PDU+KL+SAM", "PDU+DUAL+SAM")]
+)
+def test_a_preset_whose_options_the_method_lacks_is_refused(method: str, takes: str) -> None:
+    with pytest.raises(UserError) as error:
+        settled(method=method, preset="openunlearning")
+    words = f"the preset openunlearning sets epsilon, rate, weight, which {method} does not have: take {takes}."
+    assert str(error.value) == words
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "epochs", "options"),
+    [
+        ("SIMNPO+GD", "paper", 10.0, {"beta": 4.5, "delta": 0.0}),
+        ("CEU", "openunlearning", 10.0, {"ignore_first": 1}),
+        ("FLAT", "paper", 5.0, {}),
+        ("WGA+GD", "paper", 5.0, {"beta": 5.0}),
+        ("WGA+GD", "openunlearning", 5.0, {"beta": 1.0}),
+        ("TNPO+KL", "paper", 5.0, {"beta": 4.0}),
+        ("SATIMP+GD", "paper", 5.0, {"beta1": 5.0, "beta2": 1.0}),
+        ("NPO+GD", "paper", 3.0, {"beta": 0.2}),
+        ("NPO+GD+GRU", "paper", 5.0, {"beta": 0.1}),
+        ("RR", "paper", 5.0, {"alpha": 10.0, "layers": "9,19"}),
+        ("RMU+REP", "paper", 5.0, {"steering": 20.0}),
+    ],
+)
+def test_published_epochs_and_options(method: str, preset: str, epochs: float, options: dict[str, Any]) -> None:
+    """5 epochs are the scenario's where the preset has none."""
+    config = settled(method=method, preset=preset)
+    assert config.epochs == epochs
+    assert settled(method=method, preset=preset, epochs=2.0).epochs == 2.0
+    assert {name: getattr(method_of(config).forget, name) for name in options} == options
+
+
+def test_presets_of_methods_in_one_and_of_surgeries() -> None:
+    assert [each.alpha for each in method_of(settled(method="RR", preset="paper")).parts] == [10.0, 10.0]
+    for name in ("MP-ME", "MP-IDK"):
+        config = settled(method=name, preset="paper")
+        assert (config.forget_coeff, config.retain_coeff) == (1.0, 1.0)
+    rmu = settled(method="RMU+REP+BLUR", preset="paper")
+    assert (rmu.retain_coeff, rmu.learning_rate, method_of(rmu).forget.steering) == (1200.0, 5e-5, 6.5)
+    assert settled(method="MP-ME+DUALOPTIM", preset="paper").learning_rate == 1e-5  # the scenario's
+    assert published_by(find("MP-ME+DUALOPTIM"), "paper") == [MixedME]
+
+
+@pytest.mark.parametrize(
+    ("method", "remedy"), [("SimNPO", "SIMNPO+GD"), ("NPO+SAM", "NPO+GD+SAM"), ("NPO+GD", None), ("LLMU", None)]
+)
+def test_a_retain_set_that_is_not_trained_is_told(method: str, remedy: str | None) -> None:
+    config = settled(method=method)
+    told = without_retain(config, method_of(config))
+    if remedy is None:
+        assert told is None
+    else:
+        assert told is not None and "no row of --retain is trained" in told and told.endswith(f"take {remedy}")
+    assert without_retain(replace(config, retain=None), method_of(config)) is None
 
 
 def test_every_preset_names_options_that_there_are() -> None:
     for name in (*FORGET, *(f"GA+{retain}" for retain in RETAIN)):
         loss = Method.parse(name).parts[-1]
+        assert {*loss.presets} <= {*PUBLISHED}
         for preset in loss.presets:
             assert settled(method="PDU+DUAL" if name == "PDU" else name, preset=preset).learning_rate is not None
 
@@ -485,11 +547,10 @@ def test_openunlearnings_rmu_trains_all_weights() -> None:
 def test_a_surgerys_preset_holds_of_what_it_was_published_with() -> None:
     config = settled(method="NPO+GD+SAM", preset="paper")
     method = method_of(config)
-    assert (config.learning_rate, config.retain_coeff, method.forget.beta, method.surgery.rho) == (
-        5e-6,
-        2.25,
-        0.015,
-        0.01,
+    assert (config.retain_coeff, method.forget.beta, method.surgery.rho) == (1.0, 0.1, 0.01)
+    assert (config.learning_rate, config.epochs) == (1e-5, 5.0)  # the scenario's, not those of NPO's own preset
+    assert "names no learning rate" in str(
+        without_rate(ForgetConfig(model="m", forget="f", output="o", method="NPO+SAM", preset="paper"))
     )
     for name in ("ME+GD+DUALOPTIM", "IDK+AP+DUALOPTIM"):
         config = settled(method=name, preset="paper")
@@ -525,5 +586,5 @@ def test_every_loss_and_surgery_says_where_its_defaults_are_from() -> None:
 def test_a_method_without_the_preset_is_refused() -> None:
     with pytest.raises(UserError, match=r"no settings of GA\+GD are known as preset 'paper': give --learning-rate"):
         settled(method="GA+GD", preset="paper")
-    with pytest.raises(UserError, match=r"WGA.* 'paper': take --preset openunlearning"):
-        settled(method="WGA", preset="paper")
+    with pytest.raises(UserError, match=r"DPO.* 'paper': take --preset openunlearning"):
+        settled(method="DPO", preset="paper")

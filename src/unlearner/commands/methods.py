@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from unlearner.methods import Loss, Method, Surgery
+    from unlearner.methods.registry import Found
 
 SUMMARY = "every unlearning method with its formula, or all about one"
 
@@ -67,6 +68,7 @@ def _table() -> None:
         "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
         "A surgery stands behind them and changes the step: NPO+GD+GRU.\n"
         "The paper's: ME+GD (untargeted), IDK+AP (targeted). Untargeted methods also forget plain text.\n"
+        "A command, not a method: negate (task vector).\n"
         f"Other names: {', '.join(f'{alias} = {name}' for alias, name in (ALIASES | RETAIN_ALIASES).items())}.\n"
         "`unlearner methods NAME` tells what one needs and costs, and where its defaults come from.\n\n"
         "CE: mean negative log-likelihood of labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
@@ -76,29 +78,58 @@ def _table() -> None:
     )
 
 
+NEGATE = """\
+negate
+
+negate, a command on weights, which trains nothing (also: taskvector, tv)
+  formula   θ_new = θ − α(θ_ft − θ), θ_ft the model fine-tuned on the forget set
+  source    Ilharco et al. 2023, arXiv 2212.04089
+  options   alpha=1.0
+
+needs
+  the model, and the same model fine-tuned on the forget set, or its LoRA adapter; no retain set
+
+costs
+  once: one fine-tuning (unlearner finetune)
+  then: each weight is read, changed in float32 and written, one at a time; of an adapter the scale alone
+
+use it
+  unlearner finetune --model MODEL --data FORGET --output runs/taught
+  unlearner negate MODEL runs/taught/model --alpha 1 --output runs/negated"""
+REPSELECT = """\
+repselect, left out
+
+It adds up the gradients of the whole forget set, shrinks the leading singular directions of each matrix's sum, and goes
+along this one fixed direction until a budget of disruption is used up (arXiv 2606.17168). A surgery is given the
+gradient of one step and hands it to an optimiser; RepSelect has neither, so that it would be a command of its own, as
+negate is, with the decompositions and the stop. docs/guide/methods.md has more."""
+PAGES = {"NEGATE": NEGATE, "TASKVECTOR": NEGATE, "TV": NEGATE, "REPSELECT": REPSELECT}
+"""What is to be known of what is asked for as a method and has no loss."""
+
+
 def _one(name: str) -> None:
     from unlearner.commands.tables import out
     from unlearner.methods import Method, losses, surgeries
-    from unlearner.methods.grids import grid_of
     from unlearner.methods.registry import RETAIN_ALIASES, find
 
+    name = name.strip()
     alone = losses("retain").get(RETAIN_ALIASES.get(name.upper(), name.upper()))
     surgery = surgeries().get(name.upper())
-    if surgery is not None:
-        lines = [surgery.name, *_about(surgery), "", "costs", *(f"  {each}" for each in _surgery_costs(surgery()))]
+    if name.upper() in PAGES:
+        lines = [PAGES[name.upper()]]
+    elif surgery is not None:
+        costs = [f"  {each}" for each in _surgery_costs(surgery())]
+        lines = [surgery.name, *_about(surgery), *_own_presets(surgery), "", "costs", *costs]
+    elif alone is not None:
+        lines = [alone.name, *_about(alone), *_own_presets(alone), *_needs_and_costs(Method(alone.name, alone(), None))]
     else:
-        parts = [alone] if alone is not None else find(name).parts
-        method = Method(alone.name, alone(), None) if alone is not None else Method.parse(name)
-        needs = _needs(method) or ["the forget set alone"]
-        lines = [method.name, *(line for part in parts for line in _about(part))]
-        if alone is None:
-            axes = grid_of(method.name).items()
-            lines += ["", "--tune tries", *(f"  {option} {_values(option, values)}" for option, values in axes)]
-        lines += ["", "needs", *(f"  {each}" for each in needs), "", "costs", *(f"  {each}" for each in _costs(method))]
+        found, method = find(name), Method.parse(name)
+        lines = [found.name, *(line for part in found.parts for line in _about(part, _title(part, found)))]
+        lines += [*_presets(found), *_tuned(found.name), *_needs_and_costs(method)]
     out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _about(part: "type[Loss] | type[Surgery]") -> list[str]:
+def _about(part: "type[Loss] | type[Surgery]", title: str | None = None) -> list[str]:
     """A loss or a surgery: what it is, its formula, source, options, and where their defaults come from."""
     from unlearner.methods import Loss
     from unlearner.values import defaults
@@ -106,17 +137,71 @@ def _about(part: "type[Loss] | type[Surgery]") -> list[str]:
     what = f"surgery (behind the losses: NPO+GD+{part.name})"
     if issubclass(part, Loss):
         what = f"{part.role} loss ({_kind(part)})"
-    lines = ["", f"{part.name}, {what}", f"  formula   {part.formula}", f"  source    {part.source}"]
-    if options := defaults(part):
-        lines += [f"  options   {options}"]
-    if part.defaults_from:
+    options = defaults(part)
+    lines = ["", f"{title or part.name}, {what}", f"  formula   {part.formula}", f"  source    {part.source}"]
+    lines += [f"  options   {options or 'none'}"]
+    if options and part.defaults_from:
         lines += [f"  defaults  {part.defaults_from}"]
-    for preset, values in part.presets.items():
-        settings = " ".join(f"{option}={_value(value)}" for option, value in values.items())
-        only = "" if issubclass(part, Loss) else f" (with {' or '.join(part.published_with)})"
-        rate = "" if "learning_rate" in values else " (it names no learning rate)"
-        lines += [f"  --preset {preset}{only}: {settings}{rate}"]
     return lines
+
+
+def _title(part: "type[Loss] | type[Surgery]", found: "Found") -> str:
+    """What a part is called: its own name, where that can be given, else the method's whose part it is."""
+    from unlearner.methods import COMBINED_METHODS, Loss, losses
+
+    if found.base not in COMBINED_METHODS or not issubclass(part, Loss) or part.name in losses(part.role):
+        return part.name
+    return f"{found.base}'s own"
+
+
+def _presets(found: "Found") -> list[str]:
+    """The published settings that can be taken with a method, and whose they are; of a loss alone, that lacks the
+    options, those of the method to take."""
+    from unlearner.methods import COMBINED_METHODS, Surgery
+    from unlearner.workflows.presets import PUBLISHED, lacking, method_for, published, published_by
+
+    lines = []
+    for preset in PUBLISHED:
+        if not (values := published(found, preset)):
+            continue
+        by, whose = published_by(found, preset), ""
+        if lacking(found, preset):
+            if len(found.parts) > 1:
+                continue
+            whose = f" (as {method_for(found, preset)})"
+        elif issubclass(by[-1], Surgery):
+            whose = f" ({by[-1].name}'s)"
+        elif len(found.parts) > 1 and found.base not in COMBINED_METHODS:
+            whose = f" ({' and '.join(part.name for part in reversed(by))}'s)"
+        lines += [f"  --preset {preset}{whose}: {_settings(values)}"]
+    return ["", "presets", *lines] if lines else []
+
+
+def _own_presets(part: "type[Loss] | type[Surgery]") -> list[str]:
+    """The published settings of a retain loss or a surgery by itself."""
+    from unlearner.methods import Surgery
+
+    only = f" (with {' or '.join(part.published_with)})" if issubclass(part, Surgery) else ""
+    lines = [f"  --preset {preset}{only}: {_settings(values)}" for preset, values in part.presets.items()]
+    return ["", "presets", *lines] if lines else []
+
+
+def _settings(values: "Mapping[str, float | str]") -> str:
+    """`learning_rate=1e-05 beta=0.1`, in the order of the presets."""
+    rate = "" if "learning_rate" in values else " (it names no learning rate)"
+    return " ".join(f"{option}={_value(value)}" for option, value in values.items()) + rate
+
+
+def _tuned(name: str) -> list[str]:
+    from unlearner.methods.grids import grid_of
+
+    axes = grid_of(name).items()
+    return ["", "--tune tries", *(f"  {option} {_values(option, values)}" for option, values in axes)]
+
+
+def _needs_and_costs(method: "Method") -> list[str]:
+    needs = _needs(method) or ["the forget set alone"]
+    return ["", "needs", *(f"  {each}" for each in needs), "", "costs", *(f"  {each}" for each in _costs(method))]
 
 
 def _values(option: str, values: "Sequence[Any]") -> str:

@@ -70,7 +70,7 @@ class Method:
                 f"coefficients must not be negative: forget_coeff {forget_coeff}, retain_coeff {retain_coeff}."
             )
         found = find(name)
-        refuse_unknown(found.parts, options)
+        refuse_unknown(found, options)
         shared = {"beta": beta, "me_direction": me_direction}
         given = options | {name: value for name, value in shared.items() if value is not None}
         forget, retain = [*(make(loss, given) for loss in found.losses), None][:2]

@@ -35,8 +35,14 @@ class AltPO(Loss):
     needs_questions = True
     defaults_from = "the paper's code; the instruction is ours"
     presets = {
-        "paper": {"learning_rate": 5e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1},
-        "openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1},
+        "paper": {"learning_rate": 5e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1, "epochs": 10.0},
+        "openunlearning": {
+            "learning_rate": 1e-5,
+            "forget_coeff": 1.0,
+            "retain_coeff": 1.0,
+            "beta": 0.1,
+            "epochs": 10.0,
+        },
     }
     grid = {"beta": (0.05, 0.1, 0.5)}
 

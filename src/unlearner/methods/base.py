@@ -58,7 +58,13 @@ class Loss:
     logged: ClassVar[tuple[str, ...]] = ()
     """Which of the loss's own tensors, numbers, are in every row of the log, after the step."""
     presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
-    """Published settings by the preset's name: learning_rate, forget_coeff, retain_coeff, and the loss's options."""
+    """Published settings by the preset's name: learning_rate, epochs, forget_coeff, retain_coeff, and options of the
+    method. A method without one of these options does not take the preset."""
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "gamma": "OpenUnlearning's gamma is --forget-coeff",
+        "alpha": "OpenUnlearning's alpha is --retain-coeff",
+    }
+    """What options of other code are here, by their names there."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """What `bench --tune` tries of the loss's options and of learning_rate (as factors), forget_coeff and retain_coeff;
     by default what the presets name (`grids.py`). One value alone is no axis."""

@@ -99,6 +99,7 @@ class Hold(_Scheduled):
     name = "HOLD"
     role = "retain"
     formula = "a·s mean_t ‖h_θ(retain) − h_ref(retain)‖ over layers"
+    presets = {"paper": {"layers": "9,19", "alpha": 10.0, "schedule_steps": 300}}
 
     def __call__(self, views: Views, step: Tensor) -> Tensor:
         retain = views["retain"]

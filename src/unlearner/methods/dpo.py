@@ -22,7 +22,9 @@ class DPO(Loss):
     reference = {"forget": ["nll"], "forget_refusal": ["nll"]}
     targeted = True
     defaults_from = "the official code of arXiv 2410.08109, as in OpenUnlearning (IdkDPO)"
-    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1}}
+    presets = {
+        "openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1, "epochs": 10.0}
+    }
     grid = {"beta": (0.05, 0.1, 0.5)}
 
     beta: float = 0.1

@@ -24,7 +24,7 @@ class DualOptim(Surgery):
     formula = "θ ← AdamW_f(θ, g_f), then k times θ ← AdamW_r(θ, g_r), each with its own state"
     source = "Zhong et al. 2025, arXiv 2504.15827"
     defaults_from = "the official code's"
-    presets = {"paper": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0}}
+    presets = {"paper": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "epochs": 5.0}}
     published_with = ("ME", "IDK")
     optimizers = 2
     memory = "two numbers a trained weight: the second optimiser's states (in checkpoints)"

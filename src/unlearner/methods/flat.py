@@ -25,7 +25,7 @@ class FLAT(Loss):
     needs = {"forget": ["logp"], "forget_refusal": ["logp"]}
     targeted = True
     defaults_from = "the divergence the authors' code names first"
-    presets = {"paper": {"learning_rate": 2e-7}}
+    presets = {"paper": {"learning_rate": 2e-7, "epochs": 5.0}}
 
     divergence: Literal["TV", "KL", "Pearson"] = "TV"
 

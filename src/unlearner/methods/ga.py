@@ -16,7 +16,7 @@ class GA(Loss):
     source = "Jang et al. 2023, arXiv 2210.01504"
     needs = {"forget": ["logp"]}
     defaults_from = "no options"
-    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0}}
+    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "epochs": 10.0}}
 
     def __call__(self, views: Views) -> Tensor:
         forget = views["forget"]

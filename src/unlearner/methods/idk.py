@@ -17,7 +17,7 @@ class IDK(Loss):
     needs = {"forget_refusal": ["logp"]}
     targeted = True
     defaults_from = "no options"
-    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0}}
+    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "epochs": 10.0}}
 
     def __call__(self, views: Views) -> Tensor:
         refusal = views["forget_refusal"]

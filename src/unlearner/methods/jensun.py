@@ -23,7 +23,7 @@ class JensUn(Loss):
     source = "arXiv 2509.02820"
     needs = {"forget_phrase": ["logp"]}
     defaults_from = "the authors' code; there with the retain loss JS, both coefficients 1"
-    presets = {"paper": {"learning_rate": 8e-6, "forget_coeff": 1.0, "retain_coeff": 1.0}}
+    presets = {"paper": {"learning_rate": 8e-6, "forget_coeff": 1.0, "retain_coeff": 1.0, "epochs": 10.0}}
 
     phrase: str = "No Idea"
 

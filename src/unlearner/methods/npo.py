@@ -13,6 +13,7 @@ class NPO(Loss):
     """L = −(2/β) E log σ(β (NLL_θ(forget) − NLL_ref(forget))): DPO with the losing answer only.
 
     Tends to GA for β → 0, and fades out once θ finds the forget answer much less likely than the reference does.
+    The preset `paper` is RWKU's setting for it.
     """
 
     name = "NPO"
@@ -21,7 +22,16 @@ class NPO(Loss):
     needs = {"forget": ["logp"]}
     reference = {"forget": ["nll"]}
     defaults_from = "the official code of arXiv 2410.08109, as in OpenUnlearning"
-    presets = {"openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 0.1}}
+    presets = {
+        "paper": {"learning_rate": 2e-6, "beta": 0.2, "epochs": 3.0},
+        "openunlearning": {
+            "learning_rate": 1e-5,
+            "forget_coeff": 1.0,
+            "retain_coeff": 1.0,
+            "beta": 0.1,
+            "epochs": 10.0,
+        },
+    }
     grid = {"beta": (0.05, 0.1, 0.5)}
 
     beta: float = 0.1

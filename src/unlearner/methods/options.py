@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from unlearner.errors import UserError, did_you_mean
 from unlearner.methods.base import Loss
-from unlearner.methods.registry import find
+from unlearner.methods.registry import Found, find
 from unlearner.methods.surgery import Surgery
 from unlearner.values import convert
 
@@ -32,13 +32,15 @@ def make(part: type[Part], options: Mapping[str, Any]) -> Part:
     })  # fmt: skip
 
 
-def refuse_unknown(parts: "Sequence[type[Loss] | type[Surgery]]", options: Iterable[str]) -> None:
-    """Raises UserError, with the nearest name, for one of `options` that none of a method's parts has."""
-    known = {name for part in parts for name in options_of(part)}
+def refuse_unknown(found: Found, options: Iterable[str]) -> None:
+    """Raises UserError for one of `options` that none of a method's parts has, with what it is called here, or the
+    nearest name."""
+    known = {name for part in found.parts for name in options_of(part)}
     for name in options:
         if name not in known:
-            what = "+".join(part.name for part in parts)
-            raise UserError(f"{what} has no option {name!r}: {did_you_mean(name, known) if known else 'it has none.'}")
+            elsewhere = found.losses[0].elsewhere.get(name)
+            remedy = did_you_mean(name, known) if known else "it has none."
+            raise UserError(f"{found.name} has no option {name!r}: {f'{elsewhere}.' if elsewhere else remedy}")
 
 
 def read_pairs(method: str, pairs: Sequence[str]) -> dict[str, str]:
@@ -52,5 +54,5 @@ def read_pairs(method: str, pairs: Sequence[str]) -> dict[str, str]:
         if not equals or not name:
             raise UserError(f"--method-options takes NAME=VALUE, such as beta=0.5, not {pair!r}.")
         options[name.strip().replace("-", "_")] = value.strip()
-    refuse_unknown(find(method).parts, options)
+    refuse_unknown(find(method), options)
     return options

@@ -101,6 +101,8 @@ class GRU(Projection):
     formula = "g = g_f − ⟨g_f, m⟩/‖m‖² · m if ⟨g_f, m⟩ < 0, m ← μ g_r + (1 − μ) m"
     source = "Wang et al. 2025, arXiv 2503.09117"
     defaults_from = "the official code's"
+    presets = {"paper": {"learning_rate": 1e-5, "momentum": 0.8, "epochs": 5.0}}
+    published_with = ("GA", "NPO", "WGA")  # and SIMNPO, whose small forget coefficient is its own preset's
     grid = {"momentum": (0.6, 0.8, 0.99)}
 
     momentum: float = 0.8
@@ -119,6 +121,8 @@ class BLUR(Projection):
     formula = "g = g_f + g_r − ⟨g_r, g_f⟩/‖g_f‖² · g_f"
     source = "Reisizadeh et al. 2025, arXiv 2506.08164"
     defaults_from = "the official code's"
+    presets = {"paper": {"learning_rate": 5e-5, "retain_coeff": 1200.0, "layer": 7, "steering": 6.5}}
+    published_with = ("RMU",)
 
     keep: Role = "forget"
     when: Literal["conflict", "always"] = "always"

@@ -2,6 +2,7 @@
 other."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -65,9 +66,16 @@ ALIASES = {
     "IDKNLL": "IDK+GD",
     "IDKDPO": "DPO+GD",
     "UNLIKELIHOOD": "UL",
+    "CB": "RR",
 }
 """OpenUnlearning's names of methods, and ours. Its NPO, SimNPO, ... are ours with +GD. A retain loss that is named
 takes the place of the usual one: GRADDIFF+KL is GA+KL."""
+NOT_TRAINED = {
+    "NEGATE": "it is a command: unlearner negate BASE FINETUNED",
+    "REPSELECT": "it is left out, and `unlearner methods repselect` says why",
+}
+NOT_TRAINED |= {"TASKVECTOR": NOT_TRAINED["NEGATE"], "TV": NOT_TRAINED["NEGATE"]}
+"""What is asked for as a method and is none that trains, and what to do about it."""
 RETAIN_ALIASES = {"EMBED_DIFF": "REP", "NLL": "GD"}
 """OpenUnlearning's names of retain losses, and ours."""
 
@@ -128,7 +136,7 @@ def find(name: str) -> Found:
     for part, role in zip(parts, ("forget", "retain"), strict=False):
         loss = _imported(part, role) if ":" in part else losses(role).get(part)
         if loss is None or len(parts) > 2:
-            raise UserError(f"unknown method {name!r}: {did_you_mean(name, _like(parts, surgery))}")
+            raise UserError(f"unknown method {name!r}: {_instead(name, part, parts, surgery)}")
         found.append(loss)
     return Found("+".join(whole), found, surgery)
 
@@ -151,11 +159,26 @@ def _surgery(part: str) -> type[Surgery] | None:
     return thing if is_surgery(thing) else None
 
 
-def _like(parts: list[str], surgery: type[Surgery] | None) -> list[str]:
-    """Names that a method with an unknown name may mean; what is behind two losses can only be a surgery."""
-    if surgery is not None or len(parts) < 3:
-        return [name if surgery is None else f"{name}+{surgery.name}" for name in method_names()]
-    return ["+".join([*parts[:2], name]) for name in surgeries()]
+def _instead(name: str, part: str, parts: list[str], surgery: type[Surgery] | None) -> str:
+    """What to write in the place of a name that is not known, of which `part` is the part in question."""
+    alone = surgery is None and len(parts) == 1
+    if alone and part in NOT_TRAINED:
+        return f"{NOT_TRAINED[part]}."
+    if alone and part in losses("retain"):
+        return f"it is a retain loss, which stands behind a forget loss: NPO+{part}."
+    if alone and part in surgeries():
+        return f"it is a surgery, which stands behind the losses: NPO+GD+{part}."
+    single = [*losses("forget"), *losses("retain"), *COMBINED_METHODS, *surgeries()]
+    if alone:
+        like = single
+    elif surgery is not None or len(parts) < 3:
+        like = [each if surgery is None else f"{each}+{surgery.name}" for each in method_names()]
+    else:  # what is behind two losses can only be a surgery
+        like = ["+".join([*parts[:2], each]) for each in surgeries()]
+    if get_close_matches(name.upper(), [each.upper() for each in like], n=1, cutoff=0.5):
+        return did_you_mean(name, like)
+    near = get_close_matches(part.upper(), single, n=5, cutoff=0)
+    return f"the nearest are {', '.join(near)}; `unlearner methods` lists all."
 
 
 def _imported(reference: str, role: str) -> type[Loss]:

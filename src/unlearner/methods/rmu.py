@@ -33,7 +33,14 @@ class RMU(Loss):
     defaults_from = "the paper's code, for models of 32 blocks"
     presets = {
         "paper": {"learning_rate": 5e-5, "retain_coeff": 100.0, "layer": 7, "steering": 20.0},
-        "openunlearning": {"learning_rate": 1e-5, "retain_coeff": 1.0, "layer": 7, "steering": 2.0, "trained": "."},
+        "openunlearning": {
+            "learning_rate": 1e-5,
+            "retain_coeff": 1.0,
+            "layer": 7,
+            "steering": 2.0,
+            "trained": ".",
+            "epochs": 10.0,
+        },
     }
     grid = {"steering": (1.0, 10.0, 20.0, 100.0), "retain_coeff": (1.0,)}
 

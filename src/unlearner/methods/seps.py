@@ -36,6 +36,7 @@ class MixedME(Loss):
     }
     needs_questions = True
     defaults_from = "no options"
+    presets = {"paper": {"forget_coeff": 1.0, "retain_coeff": 1.0}}
 
     def __call__(self, views: Views) -> Tensor:
         loss = -views["retain"].token_mean(views["retain"].logp)
@@ -66,6 +67,7 @@ class MixedIDK(Loss):
     }
     targeted = True
     defaults_from = "AP's"
+    presets = {"paper": {"forget_coeff": 1.0, "retain_coeff": 1.0}}
 
     beta: float = 0.1
 

@@ -23,8 +23,13 @@ class SimNPO(Loss):
     needs = {"forget": ["logp"]}
     defaults_from = "the paper's for TOFU forget10, as in OpenUnlearning"
     presets = {
-        "paper": {"learning_rate": 1e-5, "forget_coeff": 0.125, "beta": 4.5, "delta": 0.0},
-        "openunlearning": {"learning_rate": 1e-5, "forget_coeff": 0.125, "beta": 4.5, "delta": 0.0},
+        "paper": {"learning_rate": 1e-5, "forget_coeff": 0.125, "beta": 4.5, "delta": 0.0, "epochs": 10.0},
+        "openunlearning": {"learning_rate": 1e-5, "forget_coeff": 0.125, "beta": 4.5, "delta": 0.0, "epochs": 10.0},
+    }
+    elsewhere = {
+        "gamma": "gamma of the official code is delta, gamma of OpenUnlearning --forget-coeff",
+        "npo_coeff": "npo_coeff of the official code is --forget-coeff",
+        "alpha": Loss.elsewhere["alpha"],
     }
     grid = {"beta": (3.5, 4.5), "delta": (0.0, 1.0), "forget_coeff": (0.125, 0.25), "retain_coeff": (1.0,)}
 

@@ -23,6 +23,7 @@ class TNPO(Loss):
     needs = {"forget": ["logp"]}
     reference = {"forget": ["logp"]}
     defaults_from = "floor the authors' code's; their script leaves β to the caller"
+    presets = {"paper": {"learning_rate": 1e-5, "epochs": 5.0}}
     grid = {"beta": (0.1, 1.0, 4.0)}
 
     beta: float = 4.0

@@ -25,7 +25,13 @@ class UNDIAL(Loss):
     defaults_from = "OpenUnlearning; the paper's code takes 3 to 10"
     presets = {
         "paper": {"retain_coeff": 0.0, "beta": 5.0},
-        "openunlearning": {"learning_rate": 1e-4, "forget_coeff": 1.0, "retain_coeff": 0.0, "beta": 10.0},
+        "openunlearning": {
+            "learning_rate": 1e-4,
+            "forget_coeff": 1.0,
+            "retain_coeff": 0.0,
+            "beta": 10.0,
+            "epochs": 10.0,
+        },
     }
     grid = {"learning_rate": (1.0, 10.0, 30.0), "beta": (3.0, 10.0, 30.0)}
 

@@ -57,8 +57,8 @@ class CEU(Unlikelihood):
     needs = {"forget": ["unlikelihood", "others_ce"]}
     defaults_from = "the paper's, as in OpenUnlearning; no retain loss there"
     presets = {
-        "paper": {"learning_rate": 1e-5, "ignore_first": 1},
-        "openunlearning": {"learning_rate": 1e-5, "ignore_first": 1},
+        "paper": {"learning_rate": 1e-5, "ignore_first": 1, "epochs": 10.0},
+        "openunlearning": {"learning_rate": 1e-5, "ignore_first": 1, "epochs": 10.0},
     }
 
     ignore_first: int = 1

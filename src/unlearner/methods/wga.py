@@ -20,7 +20,10 @@ class WGA(Loss):
     source = "Wang et al. 2025, arXiv 2502.19301"
     needs = {"forget": ["logp"]}
     defaults_from = "OpenUnlearning; the authors' script leaves β to the caller"
-    presets = {"openunlearning": {"learning_rate": 1e-5, "beta": 1.0}}
+    presets = {
+        "paper": {"learning_rate": 1e-5, "beta": 5.0, "epochs": 5.0},
+        "openunlearning": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "beta": 1.0, "epochs": 5.0},
+    }
     grid = {"beta": (1.0, 5.0)}
 
     beta: float = 1.0
@@ -48,9 +51,12 @@ class SatImp(Loss):
     needs = {"forget": ["logp"]}
     defaults_from = "OpenUnlearning, code of the authors"
     presets = {
+        "paper": {
+            "learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 0.1, "beta1": 5.0, "beta2": 1.0, "epochs": 5.0,
+        },
         "openunlearning": {
-            "learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 0.1, "beta1": 5.0, "beta2": 1.0,
-        }
+            "learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 0.1, "beta1": 5.0, "beta2": 1.0, "epochs": 5.0,
+        },
     }  # fmt: skip
 
     beta1: float = 5.0

@@ -40,7 +40,7 @@ from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.card import MEASURED, card_settings, write_card
 from unlearner.workflows.evaluate import Evaluations, check_in_memory
 from unlearner.workflows.inputs import Inputs, make_plan, make_views, read_inputs, size_of
-from unlearner.workflows.presets import is_fitted, with_preset, without_rate
+from unlearner.workflows.presets import is_fitted, with_preset, without_rate, without_retain
 from unlearner.workflows.subject import Subject
 from unlearner.workflows.unlearn import Unlearning
 
@@ -295,9 +295,10 @@ def measure_before(config: ForgetConfig, known: Path) -> None:
 
 
 def _inputs(config: ForgetConfig) -> Inputs:
-    """What the run reads, with what is to be said of its preset."""
-    inputs, said = read_inputs(with_preset(config)), without_rate(config)
-    return inputs if said is None else replace(inputs, warnings=[*inputs.warnings, said])
+    """What the run reads, with what is to be said of its preset and its retain set."""
+    inputs = read_inputs(with_preset(config))
+    said = [each for each in (without_rate(config), without_retain(config, inputs.method)) if each is not None]
+    return replace(inputs, warnings=[*inputs.warnings, *said])
 
 
 def _check_model(config: ForgetConfig, inputs: Inputs, subject: Subject, views: dict[str, View], peft: Any) -> None:

@@ -7,11 +7,12 @@ from unlearner.config import ForgetConfig
 from unlearner.errors import UserError
 from unlearner.methods import COMBINED_METHODS, Loss, Method, Surgery
 from unlearner.methods.options import options_of
-from unlearner.methods.registry import Found, find
+from unlearner.methods.registry import Found, find, losses
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.fit import ACCUMULATION, EPOCHS, Size
 
-COEFFICIENTS = ("learning_rate", "forget_coeff", "retain_coeff")
+PUBLISHED = ("paper", "openunlearning")
+SETTINGS = ("learning_rate", "epochs", "forget_coeff", "retain_coeff")
 """What a published preset may say besides options of its method."""
 
 
@@ -55,24 +56,66 @@ def _base(method: Any) -> str:
     return method.name if method.surgery is None else method.name.rpartition("+")[0]
 
 
+def published_by(found: Found, preset: str) -> "list[type[Loss] | type[Surgery]]":
+    """The parts whose presets hold of a method, those whose word counts behind the others.
+
+    A surgery's preset is of the whole method, so that it takes the place of the losses' own.
+    """
+    combined = found.base in COMBINED_METHODS  # what was published of its forget loss alone is not of it
+    forget = found.base if combined else found.losses[0].name
+    surgery = found.surgery
+    if surgery is not None and forget in surgery.published_with and preset in surgery.presets:
+        return [surgery]
+    return [loss for loss in reversed(found.losses[combined:]) if preset in loss.presets]
+
+
+def published(found: Found, preset: str) -> dict[str, float | str]:
+    """The values that a preset has for a method; empty where it has none."""
+    return {name: value for part in published_by(found, preset) for name, value in part.presets[preset].items()}
+
+
+def lacking(found: Found, preset: str) -> list[str]:
+    """The options that a preset sets and the method does not have: without them it would be another method's."""
+    return sorted({*published(found, preset)} - {*SETTINGS} - _options(found))
+
+
+def method_for(found: Found, preset: str) -> str | None:
+    """The method with the same forget loss and surgery that has all options of the preset, if there is one."""
+    wanted = {*lacking(found, preset)}
+    behind = [] if found.surgery is None else [found.surgery.name]
+    for name, loss in losses("retain").items():
+        if wanted <= {*options_of(loss)}:
+            return "+".join([found.base.partition("+")[0], name, *behind])
+    return None
+
+
+def _options(found: Found) -> set[str]:
+    return {option for part in found.parts for option in options_of(part)}
+
+
 def _with_published(config: ForgetConfig) -> ForgetConfig:
     """The options with the values that a loss's own preset has, `paper` or `openunlearning`."""
+    preset = config.preset or ""
     found = find(config.method)
-    published: dict[str, float | str] = {}
-    for part in _published_parts(found):
-        published |= part.presets.get(config.preset or "", {})
-    if not published:
-        raise UserError(f"no settings of {found.base} are known as preset {config.preset!r}: {_instead(found)}.")
+    values = published(found, preset)
+    if not values:
+        raise UserError(f"no settings of {found.base} are known as preset {preset!r}: {_instead(found)}.")
+    if lacked := lacking(found, preset):
+        remedy = method_for(found, preset)
+        raise UserError(
+            f"the preset {preset} sets {', '.join(lacked)}, which {found.name} does not have: "
+            + (f"take {remedy}." if remedy else "give the settings yourself.")
+        )
     given = {pair.partition("=")[0].strip().replace("-", "_") for pair in config.method_options}
     given |= {"beta"} if config.beta is not None else set()
-    options = {option for part in found.parts for option in options_of(part)} & set(published) - given
+    options = {*values} - {*SETTINGS} - given
     numbers: dict[str, Any] = {"forget_coeff": 1.0, "retain_coeff": 1.0} | {
-        name: published[name] for name in COEFFICIENTS if name in published
+        name: values[name] for name in SETTINGS if name in values
     }
     return replace(
         config,
         **{name: value for name, value in numbers.items() if getattr(config, name) is None},
-        method_options=[*config.method_options, *(f"{option}={published[option]}" for option in sorted(options))],
+        method_options=[*config.method_options, *(f"{option}={values[option]}" for option in sorted(options))],
     )
 
 
@@ -88,22 +131,18 @@ def without_rate(config: ForgetConfig) -> str | None:
     )
 
 
-def _published_parts(found: Found) -> "list[type[Loss] | type[Surgery]]":
-    """The parts whose presets hold of a method, those whose word counts behind the others."""
-    losses, surgery = found.losses, found.surgery
-    if found.base in COMBINED_METHODS:  # what was published of its forget loss alone is not of it
-        losses = losses[1:]
-    with_it = surgery is not None and found.losses[0].name in surgery.published_with
-    return [*reversed(losses), *([surgery] if surgery is not None and with_it else [])]
+def without_retain(config: ForgetConfig, method: Method) -> str | None:
+    """What to tell where a retain set is given and no loss reads it."""
+    if config.retain is None or method.needs_retain:
+        return None
+    name = method.name if method.surgery is None else method.name.rpartition("+")[0]
+    remedy = "+".join([name, "GD", *([] if method.surgery is None else [method.surgery.name])])
+    return f"{method.name} has no retain loss, so no row of --retain is trained: to train on it, take {remedy}"
 
 
 def _instead(found: Found) -> str:
     """What to do without the preset; one that names no option of the method itself says little, and comes last."""
-    own = {option for part in found.parts for option in options_of(part)}
-    known: dict[str, set[str]] = {}
-    for part in _published_parts(found):
-        for preset, values in part.presets.items():
-            known.setdefault(preset, set()).update(own & set(values))
+    known = {preset: {*published(found, preset)} & _options(found) for preset in PUBLISHED if published(found, preset)}
     taken = f"take --preset {' or '.join(sorted(known))}"
     if any(known.values()):
         return taken
