@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from unlearner import distributed
-from unlearner.bench.cells import Before, Cell, make_cell, splits
+from unlearner.bench.cells import Before, Cell, check_method_options, make_cell, splits
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.tuning import Key, Tuning
 from unlearner.bench.workers import Job, check_ray, run_all
@@ -161,7 +161,9 @@ def _resolved(config: BenchConfig) -> BenchConfig:
             raise UserError(f"--splits: {where} has no {split!r}: choose from {', '.join(known)}.")
     if config.tasks is not None and not scenario.continual:
         raise UserError("--tasks is for the continual scenario: leave it out.")
-    methods = [Method.parse(method).name for method in config.methods]
+    methods = [Method.parse(method).name for method in config.methods] or list(scenario.methods)
+    options = {name.replace("-", "_"): str(value) for name, value in config.options.items()}
+    check_method_options(methods, options.get("method_options", "").split())
     if distributed.count() > 1 and (config.jobs > 1 or config.ray is not None):
         raise UserError(
             "torchrun's processes run one cell after the other, all of them together: leave out --jobs and --ray, or "
@@ -176,10 +178,10 @@ def _resolved(config: BenchConfig) -> BenchConfig:
         check_ray()
     return replace(
         config,
-        methods=methods or list(scenario.methods),
+        methods=methods,
         splits=config.splits or list(known),
         model=config.model or BUILTIN,
-        options={name.replace("-", "_"): str(value) for name, value in config.options.items()},
+        options=options,
     )
 
 

@@ -18,6 +18,7 @@ from unlearner.config import BenchConfig
 from unlearner.errors import UserError
 from unlearner.files import read_json
 from unlearner.methods.grids import Axes, grid_of, rated, settings, usual_options
+from unlearner.methods.options import split_pairs
 from unlearner.results.layout import ADAPTER, MODEL, BenchDirectory, CellDirectory
 from unlearner.search.halving import Budget, Spread, Tried, best, next_trials, rungs
 from unlearner.workflows.presets import with_preset
@@ -88,9 +89,9 @@ class Tuning:
 
     def _own_axes(self, config: BenchConfig, method: str, rate: float) -> Axes:
         """The method's grid without what is given, axes of --tune in the place of its own."""
-        given = {pair.partition("=")[0].replace("-", "_") for pair in config.options.get("method_options", "").split()}
-        found = rated(grid_of(method), rate)
-        found = {n: values for n, values in found.items() if n not in given | {*config.options, *self.axes}}
+        given = split_pairs(config.options.get("method_options", "").split())
+        found = rated(grid_of(method, given), rate)
+        found = {n: values for n, values in found.items() if n not in {*given, *config.options, *self.axes}}
         return found | {name: tuple(values) for name, values in self.axes.items()}
 
     def left(self) -> list[Cell]:

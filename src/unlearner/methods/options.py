@@ -41,16 +41,22 @@ def refuse_unknown(parts: "Sequence[type[Loss] | type[Surgery]]", options: Itera
             raise UserError(f"{what} has no option {name!r}: {did_you_mean(name, known) if known else 'it has none.'}")
 
 
-def read_pairs(method: str, pairs: Sequence[str]) -> dict[str, str]:
-    """The options of a method from `NAME=VALUE` texts of the command line.
-
-    Raises UserError for any other text, and for what is no option of the method.
-    """
+def split_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """Options from `NAME=VALUE` texts of the command line. Raises UserError for any other text."""
     options: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UserError(f"--method-options takes NAME=VALUE, such as beta=0.5, not {pair!r}.")
         options[name.strip().replace("-", "_")] = value.strip()
+    return options
+
+
+def read_pairs(method: str, pairs: Iterable[str]) -> dict[str, str]:
+    """The options of a method from `NAME=VALUE` texts.
+
+    Raises UserError for any other text, and for what is no option of the method.
+    """
+    options = split_pairs(pairs)
     refuse_unknown(find(method).parts, options)
     return options
