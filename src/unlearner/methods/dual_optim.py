@@ -16,9 +16,9 @@ class DualOptim(Surgery):
 
     k is `retain_steps`. Each retain step has retain rows of its own, k of them an item and epoch, and `retain_share` of
     the learning rate. Each gradient is clipped by itself; the log's gradient norm is the largest, its retain loss the
-    first. With optimisers of their own the coefficients change nothing: `retain_share` is what weighs the two sides. The
-    official code alternates in the same way, 1 : 5, by batches. It was published with ME+GD and IDK+AP and
-    both coefficients 1, which is the preset; without a preset ME has its usual forget coefficient, 0.1.
+    first. The coefficients change nothing but what is clipped: `retain_share` weighs the two sides. The official code
+    alternates in the same way, 1 : 5, by batches. It was published with ME+GD and IDK+AP and both coefficients 1, which
+    is the preset; without a preset ME has its usual forget coefficient, 0.1.
     """
 
     name = "DUALOPTIM"

@@ -124,7 +124,10 @@ class BLUR(Projection):
     formula = "g = g_f + g_r − ⟨g_r, g_f⟩/‖g_f‖² · g_f"
     source = "Reisizadeh et al. 2025, arXiv 2506.08164"
     defaults_from = "the official code's"
-    grid = {"keep": ("forget", "retain"), "when": ("always", "conflict")}  # the official code's two orders; when is ours
+    grid = {
+        "keep": ("forget", "retain"),
+        "when": ("always", "conflict"),
+    }  # the official code's two orders; when is ours
 
     keep: Role = "forget"
     when: Literal["conflict", "always"] = "always"
