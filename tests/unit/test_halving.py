@@ -235,7 +235,7 @@ def test_what_a_surgery_calls_inert_changes_no_weight(name: str) -> None:
         assert surgery is not None
         state = surgery.setup({"weight": step.weight.detach()})
         for _ in range(3):
-            surgery(step, **state)  # type: ignore[arg-type]  # two of a step's members suffice
+            surgery(step, **state)
         return step.weight.detach()
 
     surgery = Method.parse(name).surgery
