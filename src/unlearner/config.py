@@ -235,8 +235,8 @@ class BenchConfig:
     """Continual: the reference of NPO, DPO and KL is the last task's model (rolling) or the original one (frozen)."""
     tune: list[str] = field(default_factory=list)
     """Try settings for every method and split, then run with the best: alone, each method's own grid (`unlearner
-    methods NAME`); with axes, --tune learning_rate=1e-5,5e-6 epochs=5,10, all their combinations. Best is the highest
-    forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
+    methods NAME`); with axes, --tune learning_rate=1e-5,5e-6 layer=5,10, all combinations of a method's own. Best is
+    the highest forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
     tune_budget: str | None = None
     """Equal for every method and split, by successive halving (a third goes on, to three times the epochs): how many
     settings of its grid, such as 12 (the default of --tune alone), or how long, such as 20m. Axes of --tune replace the
@@ -254,7 +254,7 @@ class BenchConfig:
     threads: int = 1
     """CPU threads of one cell. They decide the last digits, so they do not depend on --jobs."""
     options: dict[str, str] = field(default_factory=dict)
-    """Further options of `unlearner forget`, in pairs; each may also be given as its own flag."""
+    """Further options of `unlearner forget`, in pairs or as flags. --method-options go to methods that have them."""
 
     def __post_init__(self) -> None:
         self.options = {own_name(name): value for name, value in self.options.items()}

@@ -66,7 +66,7 @@ def convert(what: str, value: Any, kind: Any) -> Any:
     """`value`, or what it says as text, as the type `kind` of a field. Raises UserError that says `what` it is."""
     if get_origin(kind) in (Union, UnionType):
         choices = [choice for choice in get_args(kind) if choice is not type(None)]
-        if len(choices) < len(get_args(kind)) and (value is None or value in ("none", "null")):
+        if len(choices) < len(get_args(kind)) and str(value).lower() in ("none", "null"):
             return None
         assert len(choices) == 1, f"an option of several types: {kind}"
         return convert(what, value, choices[0])

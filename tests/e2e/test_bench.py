@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import TINY, Files, Moment, arguments, contents, in_process, rows, run, run_arguments, write_rows
 from unlearner.bench.cells import make_cell, source_name
-from unlearner.bench.tuning import KEPT_UTILITY, figures, score
+from unlearner.bench.tuning import KEPT_UTILITY, Tuning, figures, score
 from unlearner.bench.workers import _in_processes
 from unlearner.commands.main import main
 from unlearner.config import BenchConfig
@@ -148,6 +148,29 @@ def test_a_rolling_and_a_frozen_reference() -> None:
     assert references("rolling", "NPO+GD") == [None, None, None]  # the starting model, which is the last task's
     assert references("frozen", "NPO+GD") == [None, "original", "original"]
     assert references("frozen", "ME+GD") == [None, None, None]
+
+
+def test_each_option_of_methods_goes_to_those_that_have_it() -> None:
+    config = BenchConfig(scenario="fictitious", output="out", options={"method_options": "layer=1 samples=2 clip=-0.5"})
+
+    def given(method: str) -> list[str]:
+        return make_cell(config, method, "people4", 1, Path("cell"), {}).runs[0].method_options
+
+    assert given("GA+GD") == []
+    assert given("RMU+REP") == given("NPO+REP") == ["layer=1"]
+    assert given("ALTPO+GD+GRU") == ["samples=2", "clip=-0.5"]
+
+
+def test_an_axis_that_some_methods_have_is_theirs() -> None:
+    for budget, sizes in ((None, {"GA+GD": 1, "RMU+REP": 2}), ("200", {"GA+GD": 12, "RMU+REP": 96})):
+        config = BenchConfig(
+            scenario="fictitious", output="out", methods=[*sizes], splits=["people4"], tune=["layer=0,1"],
+            tune_budget=budget,
+        )  # fmt: skip
+        races = Tuning(config).races
+        assert {method: len(race.settings) for (method, _), race in races.items()} == sizes
+        assert {point.get("layer") for point in races["GA+GD", "people4"].settings} == {None}
+        assert {point["layer"] for point in races["RMU+REP", "people4"].settings} == {0, 1}
 
 
 # -------------------------------------------------------------------------------------------------------------- running
@@ -644,6 +667,15 @@ def test_a_split_is_called_as_its_source(source: str, name: str) -> None:
         ({"tune_budget": "soon"}, ["--tune-budget takes a number of trials, such as 12, or a time", "'soon'"]),
         ({"tune": "epochs=1,2", "epochs": None, "tune_budget": 4}, ["--tune epochs does not go with --tune-budget"]),
         ({"tune": "beta=-1"}, ["--beta must be a positive number, not -1.0"]),
+        (
+            {"methods": ["GA+GD", "RMU+REP"], "method_options": "layr=1"},
+            ["--method-options: no method of this bench has an option 'layr'", "did you mean 'layer'?"],
+        ),
+        ({"methods": "GA+GD", "method_options": "layer=1"}, ["no method of this bench has an option 'layer'"]),
+        ({"methods": ["GA+GD", "RMU+REP"], "method_options": "layer=99"}, ["RMU+REP: layer 99 is not there"]),
+        ({"methods": "RMU+REP", "tune": "layer=0,99"}, ["RMU+REP: layer 99 is not there"]),
+        ({"methods": "RMU+REP", "tune": "layer=low"}, ["--tune layer must be a whole number, not 'low'"]),
+        ({"methods": "RMU+REP", "method_options": ["layer=1", "trained=nought"]}, ["parameters named nought"]),
         ({"jobs": 2, "ray": "local"}, ["--jobs is for one machine and --ray for several"]),
         ({"epoch": 2}, ["unknown option --epoch: did you mean '--epochs'?"]),
     ],

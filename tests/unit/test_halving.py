@@ -1,10 +1,15 @@
 """Successive halving: what is tried next, how long, and what is said of the outcome."""
 
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytest
+import torch
+from torch import Tensor
 
 from unlearner.errors import UserError
+from unlearner.methods import Method, Step, Surgery
 from unlearner.methods.grids import grid_of, rated, settings, usual_options
 from unlearner.search.halving import Budget, Spread, Tried, best, next_trials, rungs, undominated
 
@@ -158,10 +163,85 @@ def test_grids_beside_the_published_ones_hold_the_defaults() -> None:
         "ALTPO": {"beta": (0.05, 0.1, 0.5)}, "RMU": {"steering": (1.0, 10.0, 20.0, 100.0)}, "WGA": {"beta": (1.0, 5.0)},
         "TNPO": {"beta": (0.1, 1.0, 4.0)}, "WTNPO": {"beta": (0.1, 4.0), "alpha": (1.0, 1.5)},
         "NPO+GD+SAM": {"rho": (0.01, 0.1)}, "NPO+GD+GRU": {"momentum": (0.6, 0.8, 0.99)},
+        "NPO+GD+BLUR": {"keep": ("forget", "retain"), "when": ("always", "conflict")},
+        "NPO+GD+DUALOPTIM": {"retain_steps": (1, 5), "retain_share": (0.2, 0.5, 1.0)},
+        "PDU+DUAL": {"weight": (50.0, 100.0), "rate": (1.0, 5.0), "epsilon": (None, 0.3)},
+        "SATIMP+GD": {"beta1": (1.0, 5.0), "beta2": (0.5, 1.0)}, "ARMU+REP": {"scale": (2.0, 5.0, 10.0)},
+        "RR": {"schedule_steps": (50, 150, 300)}, "FLAT": {"divergence": ("TV", "KL", "Pearson")},
     }.items():  # fmt: skip
         found, usual = grid_of(name), usual_options(name)
         assert {option: found[option] for option in axes} == axes
         assert all(usual[option] in values for option, values in axes.items())
+
+
+def test_the_weight_of_rmus_retain_loss_is_searched_as_far_as_it_was_published() -> None:
+    for name in ("RMU+REP", "ARMU+REP", "NPO+REP"):
+        assert grid_of(name)["retain_coeff"] == (1.0, 100.0, 1200.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "varied"),
+    [
+        ("NPO+GD", {}, {"retain_coeff"}), ("ME+GD", {}, {"forget_coeff", "retain_coeff"}),
+        ("ME", {}, set()), ("SATIMP", {}, set()),  # a factor of the whole loss
+        ("SIMNPO+GD+GRU", {}, set()), ("ME+GD+GRU", {"add": "0.5"}, {"forget_coeff", "retain_coeff"}),
+        ("ME+GD+DUALOPTIM", {}, set()), ("PDU+DUAL", {}, set()),
+        ("ME+GD+BLUR", {}, {"forget_coeff", "retain_coeff"}), ("NPO+GD+SAM", {}, {"retain_coeff"}),
+        (f"NPO+GD+{__name__}:Plugged", {}, {"retain_coeff"}), (f"NPO+GD+{__name__}:Deaf", {}, set()),
+    ],
+)  # fmt: skip
+def test_coefficients_that_change_nothing_are_no_axes(name: str, given: dict[str, str], varied: set[str]) -> None:
+    assert {axis for axis in grid_of(name, given) if axis.endswith("coeff")} == varied
+
+
+@dataclass(frozen=True)
+class Plugged(Surgery):
+    """A surgery as a plug-in may have it."""
+
+    name = "PLUGGED"
+    formula = source = memory = "none"
+
+    def __call__(self, step: Step, **state: Tensor) -> Mapping[str, Tensor]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Deaf(Plugged):
+    inert = ("retain_coeff",)
+
+
+@pytest.mark.parametrize("name", ["NPO+GD+GRU", "NPO+GD+DUALOPTIM", "NPO+GD+BLUR"])
+def test_what_a_surgery_calls_inert_changes_no_weight(name: str) -> None:
+    """Of a step of AdamW, by hand: two coefficients of the same two gradients."""
+
+    class Two:
+        has_retain = True
+
+        def __init__(self, forget: float, retain: float) -> None:
+            self.weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+            self.parameters, self.coefficient = [self.weight], {"forget": forget, "retain": retain}
+            self.optimizers = [torch.optim.AdamW([self.weight], lr=0.1, eps=1e-12) for _ in range(2)]
+
+        def backward(self, role: str, draw: int = 0) -> None:
+            at = {"forget": torch.tensor([3.0, -1.0, 0.2]), "retain": torch.tensor([-1.0, 2.0, 0.1 + draw])}[role]
+            (self.coefficient[role] * (self.weight * at + self.weight.square() * at.flip(0)).sum()).backward()
+
+        def update(self, optimizer: int = 0, share: float = 1.0) -> None:
+            self.optimizers[optimizer].step()
+            self.weight.grad = None
+
+    def after(forget: float, retain: float) -> Tensor:
+        step, surgery = Two(forget, retain), Method.parse(name).surgery
+        assert surgery is not None
+        state = surgery.setup({"weight": step.weight.detach()})
+        for _ in range(3):
+            surgery(step, **state)
+        return step.weight.detach()
+
+    surgery = Method.parse(name).surgery
+    assert surgery is not None
+    same = torch.allclose(after(1.0, 1.0), after(0.25, 5.0), atol=1e-5)
+    assert same == ({"forget_coeff", "retain_coeff"} == {*surgery.inert})
 
 
 def test_the_usual_setting_is_tried_first_then_others_in_an_order_of_the_seed() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from unlearner import distributed
-from unlearner.bench.cells import Before, Cell, make_cell, splits
+from unlearner.bench.cells import Before, Cell, check_method_options, make_cell, splits
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.tuning import Key, Tuning
 from unlearner.bench.workers import Job, check_ray, run_all
@@ -20,7 +20,7 @@ from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.files import read_json, remove_leftovers, write_json
 from unlearner.methods import Method
-from unlearner.models.load import load_tokenizer, model_hash
+from unlearner.models.load import load_tokenizer, model_hash, skeleton
 from unlearner.report import can_write, write_report
 from unlearner.results.evidence import check_unchanged
 from unlearner.results.layout import VERSION, BenchDirectory, check_version
@@ -28,9 +28,10 @@ from unlearner.results.lock import check_free, lock, released
 from unlearner.results.run import check_apart, check_place, is_empty, make_directory, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
+from unlearner.training.checks import check_parts
 from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
-from unlearner.workflows.inputs import read_inputs
+from unlearner.workflows.inputs import method_of, read_inputs
 from unlearner.workflows.presets import with_preset
 
 
@@ -61,6 +62,7 @@ def _run(config: BenchConfig) -> BenchResult:
     tuning = Tuning(config)
     cells = _cells(config, {})
     about = _about(config, cells)
+    _check_parts(str(config.model), tuning.cells or cells)
     distributed.join()
     if distributed.is_main():
         _open(folder, about)
@@ -161,7 +163,9 @@ def _resolved(config: BenchConfig) -> BenchConfig:
             raise UserError(f"--splits: {where} has no {split!r}: choose from {', '.join(known)}.")
     if config.tasks is not None and not scenario.continual:
         raise UserError("--tasks is for the continual scenario: leave it out.")
-    methods = [Method.parse(method).name for method in config.methods]
+    methods = [Method.parse(method).name for method in config.methods] or list(scenario.methods)
+    options = {name.replace("-", "_"): str(value) for name, value in config.options.items()}
+    check_method_options(methods, options.get("method_options", "").split())
     if distributed.count() > 1 and (config.jobs > 1 or config.ray is not None):
         raise UserError(
             "torchrun's processes run one cell after the other, all of them together: leave out --jobs and --ray, or "
@@ -176,10 +180,10 @@ def _resolved(config: BenchConfig) -> BenchConfig:
         check_ray()
     return replace(
         config,
-        methods=methods or list(scenario.methods),
+        methods=methods,
         splits=config.splits or list(known),
         model=config.model or BUILTIN,
-        options={name.replace("-", "_"): str(value) for name, value in config.options.items()},
+        options=options,
     )
 
 
@@ -253,6 +257,15 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         "published_source": published.source if published else None,
         "published_model": published.model if published else None,
     }
+
+
+def _check_parts(model: str, cells: Sequence[Cell]) -> None:
+    """Raises UserError for what a method reads or trains of the model and the model lacks, such as a layer."""
+    first = cells[0].runs[0]
+    made = skeleton(resolve_model(model), trust_remote_code=first.trust_remote_code)
+    methods = {str((run.method, run.method_options)): method_of(with_preset(run)) for run in (c.runs[0] for c in cells)}
+    for method in methods.values() if made is not None else ():
+        check_parts(made, method, lora=first.lora)
 
 
 def _open(folder: Path, about: dict[str, Any]) -> None:

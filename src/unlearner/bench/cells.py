@@ -3,7 +3,7 @@
 import re
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,8 @@ from unlearner.evaluation.metrics import chosen_metrics
 from unlearner.evaluation.summary import FORGET_EFFICACY
 from unlearner.files import read_json, write_json
 from unlearner.methods import Method
+from unlearner.methods.options import options_of, split_pairs
+from unlearner.methods.registry import find
 from unlearner.results.layout import AuditDirectory, BenchDirectory, CellDirectory, EvaluationDirectory, RunDirectory
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN, Split
@@ -169,6 +171,8 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
     options |= rows.sources("" if config.forget else config.data)
     options |= {name: each for name in ("columns", "eval_columns") if (each := getattr(config, name))}
     options |= {name: typed(name, value) for name, value in config.options.items()}
+    if "method_options" in options:
+        options["method_options"] = own_pairs(method, options["method_options"])
     known = {each.name for each in fields(ForgetConfig)}
     options |= {name: value for name, value in chosen.items() if name in known}
     if own := [f"{name}={value}" for name, value in chosen.items() if name not in known]:
@@ -210,6 +214,21 @@ def make_cell(config: BenchConfig, method: str, split: str, seed: int, folder: P
         config.threads,
         dict(chosen),
     )
+
+
+def own_pairs(method: str, pairs: Sequence[str]) -> list[str]:
+    """Those of `NAME=VALUE` texts that are options of a method: in a bench each goes to the methods that have it."""
+    known = {name for part in find(method).parts for name in options_of(part)}
+    return [f"{name}={value}" for name, value in split_pairs(pairs).items() if name in known]
+
+
+def check_method_options(methods: Sequence[str], pairs: Sequence[str]) -> None:
+    """Raises UserError, with the nearest name, for the first of `NAME=VALUE` texts that is no method's option."""
+    known = {name for method in methods for part in find(method).parts for name in options_of(part)}
+    for name in split_pairs(pairs):
+        if name not in known:
+            remedy = did_you_mean(name, known) if known else "they have none."
+            raise UserError(f"--method-options: no method of this bench has an option {name!r}: {remedy}")
 
 
 def splits(config: BenchConfig) -> Mapping[str, Split]:

@@ -3,23 +3,26 @@
 With a budget each method has its own grid (`methods/grids.py`) and the same number of trials, or the same time, by
 successive halving (`search/halving.py`): the rungs are numbers of epochs, and a trial of a lower rung is the whole run
 in short, warm-up included. Axes of --tune take the place of the method's own. Without a budget all combinations of
---tune's axes are tried in full.
+--tune's axes are tried in full. An axis that is an option of some methods' losses is theirs alone.
 """
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from unlearner.bench.cells import Cell, make_cell, typed
-from unlearner.config import BenchConfig
+from unlearner.config import BenchConfig, ForgetConfig
 from unlearner.errors import UserError
 from unlearner.files import read_json
 from unlearner.methods.grids import Axes, grid_of, rated, settings, usual_options
+from unlearner.methods.options import options_of, split_pairs
+from unlearner.methods.registry import find
 from unlearner.results.layout import ADAPTER, MODEL, BenchDirectory, CellDirectory
 from unlearner.search.halving import Budget, Spread, Tried, best, next_trials, rungs
+from unlearner.values import convert
 from unlearner.workflows.presets import with_preset
 
 KEPT_UTILITY = 0.9
@@ -65,7 +68,8 @@ class Tuning:
         usual = with_preset(cell.runs[0])
         assert usual.epochs is not None
         if self.budget is None:
-            points = [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]
+            axes = self._given_axes(method)
+            points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
             lengths: tuple[float, ...] = (float(usual.epochs),)
             budget = Budget(trials=len(points))
         else:
@@ -88,10 +92,20 @@ class Tuning:
 
     def _own_axes(self, config: BenchConfig, method: str, rate: float) -> Axes:
         """The method's grid without what is given, axes of --tune in the place of its own."""
-        given = {pair.partition("=")[0].replace("-", "_") for pair in config.options.get("method_options", "").split()}
-        found = rated(grid_of(method), rate)
-        found = {n: values for n, values in found.items() if n not in given | {*config.options, *self.axes}}
-        return found | {name: tuple(values) for name, values in self.axes.items()}
+        given = split_pairs(config.options.get("method_options", "").split())
+        found = rated(grid_of(method, given), rate)
+        found = {n: values for n, values in found.items() if n not in {*given, *config.options, *self.axes}}
+        return found | self._given_axes(method)
+
+    def _given_axes(self, method: str) -> Axes:
+        """The axes of --tune that are the method's: options of every run, and those of its losses and its surgery."""
+        known = {*usual_options(method), *(field.name for field in fields(ForgetConfig))}
+        return {name: tuple(values) for name, values in self.axes.items() if name in known}
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every trial that there may be."""
+        return [cell for race in self.races.values() for cell in race.cells.values()]
 
     def left(self) -> list[Cell]:
         """The trials to be run now; empty once all are done. A trial that failed before this command is run again."""
@@ -168,16 +182,26 @@ def read_axes(config: BenchConfig) -> dict[str, list[Any]]:
         name = name.replace("-", "_")
         if not equals or not values:
             raise UserError(f"--tune {axis}: write an option and its values, as in learning_rate=1e-5,5e-6.")
-        if name in config.options or name in axes:
+        given = split_pairs(config.options.get("method_options", "").split())
+        if name in {*given, *config.options, *axes}:
             raise UserError(f"--tune tries values of {name}, which is also given: leave one out.")
-        axes[name] = [typed(name, text) for text in values.split(",")]
+        axes[name] = [_value(config.methods, name, text) for text in values.split(",")]
         if any(axes[name].count(each) > 1 for each in axes[name]):
             raise UserError(f"--tune {axis} names a value twice: leave one out.")
     return axes
 
 
+def _value(methods: Sequence[str], name: str, text: str) -> Any:
+    """An option of `unlearner forget`, or of one of the methods, from its text. Raises UserError for any other."""
+    parts = [part for method in methods for part in find(method).parts if name in options_of(part)]
+    if not parts or name in {field.name for field in fields(ForgetConfig)}:
+        return typed(name, text)
+    kind = get_type_hints(parts[0])[options_of(parts[0])[name].name]
+    return convert(f"--tune {name}", text, kind)
+
+
 def _label(values: Mapping[str, Any]) -> str:
-    return ",".join(f"{name}={each}" for name, each in values.items())
+    return ",".join(f"{name}={each}" for name, each in values.items()) or "usual"
 
 
 def _seconds(cell: Cell) -> float:

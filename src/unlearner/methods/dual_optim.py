@@ -16,8 +16,9 @@ class DualOptim(Surgery):
 
     k is `retain_steps`. Each retain step has retain rows of its own, k of them an item and epoch, and `retain_share` of
     the learning rate. Each gradient is clipped by itself; the log's gradient norm is the largest, its retain loss the
-    first. The official code alternates in the same way, 1 : 5, by batches. It was published with ME+GD and IDK+AP and
-    both coefficients 1, which is the preset; without a preset ME has its usual forget coefficient, 0.1.
+    first. The coefficients change nothing but what is clipped: `retain_share` weighs the two sides. The official code
+    alternates in the same way, 1 : 5, by batches. It was published with ME+GD and IDK+AP and both coefficients 1, which
+    is the preset; without a preset ME has its usual forget coefficient, 0.1.
     """
 
     name = "DUALOPTIM"
@@ -26,6 +27,8 @@ class DualOptim(Surgery):
     defaults_from = "the official code's"
     presets = {"paper": {"learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 1.0, "epochs": 5.0}}
     published_with = ("ME", "IDK")
+    grid = {"retain_steps": (1, 5), "retain_share": (0.2, 0.5, 1.0)}  # the official code's and, ours, less keeping
+    inert = ("forget_coeff", "retain_coeff")
     optimizers = 2
     memory = "two numbers a trained weight: the second optimiser's states (in checkpoints)"
     copies = 2

@@ -26,6 +26,7 @@ class FLAT(Loss):
     targeted = True
     defaults_from = "the divergence the authors' code names first"
     presets = {"paper": {"learning_rate": 2e-7, "epochs": 5.0}}
+    grid = {"divergence": ("TV", "KL", "Pearson")}  # of those in the paper
 
     divergence: Literal["TV", "KL", "Pearson"] = "TV"
 

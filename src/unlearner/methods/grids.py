@@ -2,7 +2,8 @@
 
 `Loss.grid` names values by option. Where a loss has none, an option is tried with its default and with the values of
 the loss's presets. All methods share the axes of OpenUnlearning's published search (arXiv 2506.12618): the learning
-rate, and the weight of the retain loss. RMU's layer is no axis here: layers of one model are none of another's.
+rate, and the weight of the retain loss. What changes nothing is no axis: coefficients of one loss alone, and what a
+surgery names (`Surgery.inert`). RMU's layer is none either: layers of one model are none of another's.
 """
 
 import random
@@ -11,7 +12,7 @@ from itertools import product, zip_longest
 from typing import Any
 
 from unlearner.methods.base import Loss
-from unlearner.methods.options import options_of
+from unlearner.methods.options import make, options_of
 from unlearner.methods.registry import find
 
 RATE = "learning_rate"
@@ -23,17 +24,23 @@ COEFFICIENTS = {"forget_coeff": (1.0,), "retain_coeff": (1.0, 2.0, 5.0)}
 Axes = dict[str, tuple[Any, ...]]
 
 
-def grid_of(method: str) -> Axes:
-    """The axes of a method by option; those of the learning rate are factors. Raises UserError for a name not known."""
+def grid_of(method: str, given: Mapping[str, Any] | None = None) -> Axes:
+    """The axes of a method by option; those of the learning rate are factors.
+
+    `given` are options of the method that are not tuned: what changes nothing may depend on them.
+    Raises UserError for a name not known.
+    """
     losses, surgery = find(method).losses, find(method).surgery
-    found: Axes = {RATE: RATES}
-    if len(losses) > 1:
-        found["retain_coeff"] = COEFFICIENTS["retain_coeff"]
+    found: Axes = {RATE: RATES, "retain_coeff": COEFFICIENTS["retain_coeff"]}
     for loss in reversed(losses):  # the forget loss's word counts
         found |= {name: tuple(values) for name, values in loss.grid.items()} if loss.grid else _declared(loss)
     if surgery is not None:
         found |= {name: tuple(values) for name, values in surgery.grid.items()}
-    return {name: values for name, values in found.items() if len(values) > 1}
+    # A factor of the whole loss changes no step of AdamW.
+    inert = {*COEFFICIENTS} if len(losses) == 1 else set()
+    if surgery is not None:
+        inert |= {*make(surgery, given or {}).inert}
+    return {name: values for name, values in found.items() if len(values) > 1 and name not in inert}
 
 
 def _declared(loss: type[Loss]) -> Axes:

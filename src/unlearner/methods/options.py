@@ -1,7 +1,7 @@
 """Options of losses and surgeries are their dataclass fields: how values given by name, in Python or as text, become
 them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -43,16 +43,22 @@ def refuse_unknown(found: Found, options: Iterable[str]) -> None:
             raise UserError(f"{found.name} has no option {name!r}: {f'{elsewhere}.' if elsewhere else remedy}")
 
 
-def read_pairs(method: str, pairs: Sequence[str]) -> dict[str, str]:
-    """The options of a method from `NAME=VALUE` texts of the command line.
-
-    Raises UserError for any other text, and for what is no option of the method.
-    """
+def split_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """Options from `NAME=VALUE` texts of the command line. Raises UserError for any other text."""
     options: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UserError(f"--method-options takes NAME=VALUE, such as beta=0.5, not {pair!r}.")
         options[name.strip().replace("-", "_")] = value.strip()
+    return options
+
+
+def read_pairs(method: str, pairs: Iterable[str]) -> dict[str, str]:
+    """The options of a method from `NAME=VALUE` texts.
+
+    Raises UserError for any other text, and for what is no option of the method.
+    """
+    options = split_pairs(pairs)
     refuse_unknown(find(method), options)
     return options

@@ -75,6 +75,8 @@ class Dual(Loss):
         "weight and rate OpenUnlearning's for TOFU, where λ stays as it is for 5 epochs; here "
         "warmup_steps counts steps, and is ours, as slack is"
     )
+    # OpenUnlearning's for TOFU and MUSE, and ε as the paper has it. A retain coefficient would be one more factor of λ.
+    grid = {"weight": (50.0, 100.0), "rate": (1.0, 5.0), "epsilon": (None, 0.3), "retain_coeff": (1.0,)}
 
     weight: float = 100.0
     rate: float = 5.0

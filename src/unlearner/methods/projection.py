@@ -49,6 +49,11 @@ class Projection(Surgery):
     def copies(self) -> int:
         return 1 + (self.momentum < 1 and self.add > 0)
 
+    @property
+    def inert(self) -> Sequence[str]:
+        """Without `add`, k counts by its direction alone, and the coefficient of p is a factor of the whole step."""
+        return () if self.add else ("forget_coeff", "retain_coeff")
+
     def setup(self, parameters: Mapping[str, Tensor]) -> State:
         if self.momentum == 1:
             return {}
@@ -113,8 +118,8 @@ class BLUR(Projection):
     """g = g_f + g_r − ⟨g_r, g_f⟩/‖g_f‖² · g_f: forgetting goes first, and keeping takes only what is at right angles.
 
     The official code projects whether or not the two are in conflict (`when=always`). Its γ is the forget coefficient;
-    its form for RMU has the retain coefficient α before the bracket, as here. With `keep=retain` the roles are swapped.
-    All other options are `Projection`'s.
+    its form for RMU has the retain coefficient α before the bracket, as here, 1200. With `keep=retain` the roles are
+    swapped, which that code also offers. All other options are `Projection`'s.
     """
 
     name = "BLUR"
@@ -123,6 +128,8 @@ class BLUR(Projection):
     defaults_from = "the official code's"
     presets = {"paper": {"learning_rate": 5e-5, "retain_coeff": 1200.0, "layer": 7, "steering": 6.5}}
     published_with = ("RMU",)
+    grid = {"keep": ("forget", "retain"), "when": ("always", "conflict")}
+    """The official code's two orders; `when` is ours."""
 
     keep: Role = "forget"
     when: Literal["conflict", "always"] = "always"

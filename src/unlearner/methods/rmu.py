@@ -42,7 +42,7 @@ class RMU(Loss):
             "epochs": 10.0,
         },
     }
-    grid = {"steering": (1.0, 10.0, 20.0, 100.0), "retain_coeff": (1.0,)}
+    grid = {"steering": (1.0, 10.0, 20.0, 100.0)}  # OpenUnlearning's search, and the default; REP has the weights
 
     layer: int = 7
     steering: float = 20.0
@@ -103,7 +103,7 @@ class AdaptiveRMU(RMU):
     source = "Huu-Tien et al. 2024, arXiv 2408.06223"
     defaults_from = "the paper's code, its scale; layer and matrices RMU's"
     presets = {"paper": {"learning_rate": 5e-5, "retain_coeff": 1200.0, "layer": 7, "scale": 5.0}}
-    grid = {}
+    grid = {"scale": (2.0, 5.0, 10.0)}  # ours, around the published 5
 
     steering: float = 1.0
     scale: float = 5.0

@@ -83,6 +83,16 @@ class Surgery(ABC):
         """How many retain rows each item is given in an epoch."""
         return 1
 
+    @property
+    def inert(self) -> Sequence[str]:
+        """The options, of losses and of the whole method, that change nothing with it, so that `bench --tune` does not
+        try values of them: `retain_coeff` where the retain gradient counts by its direction alone.
+
+        A factor of all that one optimiser is given counts as nothing: AdamW's step does not depend on it, clipping and
+        rounding aside.
+        """
+        return ()
+
     def setup(self, parameters: Mapping[str, Tensor]) -> State:
         """The surgery's own tensors before the first step, kept in checkpoints; `parameters` are the trained ones."""
         return {}

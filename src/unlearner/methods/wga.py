@@ -58,6 +58,8 @@ class SatImp(Loss):
             "learning_rate": 1e-5, "forget_coeff": 1.0, "retain_coeff": 0.1, "beta1": 5.0, "beta2": 1.0, "epochs": 5.0,
         },
     }  # fmt: skip
+    # Exponents around the authors' ones, ours; β₂ = 0 is left to WGA. The authors' 0.1 beside the usual retain weights.
+    grid = {"beta1": (1.0, 5.0), "beta2": (0.5, 1.0), "retain_coeff": (0.1, 1.0, 2.0, 5.0)}
 
     beta1: float = 5.0
     beta2: float = 1.0

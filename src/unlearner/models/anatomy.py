@@ -43,12 +43,13 @@ class DeepEnough(Exception):
     """Ends a forward pass behind the deepest layer that is read."""
 
 
-def check_layers(model: nn.Module, layers: Sequence[int]) -> None:
-    """Raises UserError for a layer that is not there."""
+def check_layers(model: nn.Module, layers: Sequence[int], reader: str = "") -> None:
+    """Raises UserError for a layer that is not there, with the name of who reads it."""
+    who = f"{reader}: " if reader else ""
     for number in layers:
         if not 0 <= number < (count := len(decoder_layers(model))):
             raise UserError(
-                f"layer {number} is not there: the model has layers 0 to {count - 1}; choose by --method-options."
+                f"{who}layer {number} is not there: the model has layers 0 to {count - 1}; choose by --method-options."
             )
 
 

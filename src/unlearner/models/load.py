@@ -250,7 +250,14 @@ def _nearest(folder: Path) -> str:
 
 def parameter_count(model: str, *, trust_remote_code: bool) -> int | None:
     """Parameters of the model at a path or hub id, of an adapter's base model; None where its configuration does not
-    tell, which loading it will explain. No weights are read."""
+    tell. No weights are read."""
+    made = skeleton(model, trust_remote_code=trust_remote_code)
+    return None if made is None else int(made.num_parameters())
+
+
+def skeleton(model: str, *, trust_remote_code: bool) -> Any:
+    """The model at a path or hub id, of an adapter its base model, without numbers in its weights (on `meta`); None
+    where its configuration does not tell, which loading it will explain. No weights are read."""
     try:
         with quiet_transformers(), torch.device("meta"):
             folder = _checked(model)
@@ -258,11 +265,10 @@ def parameter_count(model: str, *, trust_remote_code: bool) -> int | None:
                 from peft import PeftConfig
 
                 base = PeftConfig.from_pretrained(model).base_model_name_or_path
-                return None if base is None else parameter_count(base, trust_remote_code=trust_remote_code)
+                return None if base is None else skeleton(base, trust_remote_code=trust_remote_code)
             offline = folder is None and _cache_only(model)
             config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, local_files_only=offline)
-            made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-            return int(made.num_parameters())
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # of any library, for any broken file
         return None
 

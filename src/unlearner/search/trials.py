@@ -18,6 +18,7 @@ from unlearner.console import quiet
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, write_jsonl
 from unlearner.methods.grids import RATE, grid_of, rated, settings, usual_options
+from unlearner.methods.options import split_pairs
 from unlearner.results.subjects import label
 from unlearner.search.halving import Tried
 from unlearner.search.held_out import SEARCHED, Aim, Before, Figures, HeldOut, figures
@@ -67,12 +68,12 @@ def candidates(given: ForgetConfig, usual: ForgetConfig, methods: Sequence[str])
 
     `usual` are the options `given` with what is not given filled in. What is given is not varied.
     """
-    own = {pair.partition("=")[0].strip().replace("-", "_") for pair in given.method_options}
-    fixed = own | {name for name, value in vars(given).items() if value is not None and name in vars(usual)}
+    own = split_pairs(given.method_options)
+    fixed = {*own} | {name for name, value in vars(given).items() if value is not None and name in vars(usual)}
     assert usual.learning_rate is not None
     grids = []
     for method in methods:
-        grid = grid_of(method) if given.preset else grid_of(method) | {RATE: FACTORS}
+        grid = grid_of(method, own) | ({} if given.preset else {RATE: FACTORS})
         axes = rated(grid, usual.learning_rate)
         axes = {name: values for name, values in axes.items() if name not in fixed}
         axes |= {} if given.lora else {"lora": (False, True)}

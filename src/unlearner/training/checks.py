@@ -90,7 +90,7 @@ def check_steps(plan: Plan) -> None:
 def check_parts(model: Any, method: Method, *, lora: bool) -> None:
     """Raises UserError for a layer that the method reads and the model lacks, for a method that would train nothing,
     and for losses' own tensors that do not fit the model."""
-    check_layers(model, sorted({*layers_of(method.needs), *layers_of(method.asked)}))
+    check_layers(model, sorted({*layers_of(method.needs), *layers_of(method.asked)}), method.name)
     if method.trains and not lora:  # an adapter's weights are not there yet
         check_trains(method, [name for name, _ in model.named_parameters()])
     method.setup(bare(model).config.get_text_config(), seed=0)
