@@ -1,5 +1,6 @@
 """What holds of every method, however it is computed. A new loss is tested here as soon as it is in the registry."""
 
+import copy
 import shutil
 import warnings
 from dataclasses import replace
@@ -19,27 +20,43 @@ from test_training import (
     fresh_model,
     killed_at_epoch,
     log_of,
+    plan_for,
     run,
+    views_for,
     weights,
 )
 
 from forked import together
 from unlearner import Method, distributed
 from unlearner.data.batches import Plan
-from unlearner.data.views import MIXED
+from unlearner.data.prompts import find_template
+from unlearner.data.views import MIXED, shared_tokens
+from unlearner.errors import UserError
 from unlearner.methods import COMBINED_METHODS, FORGET, RETAIN, SURGERY
+from unlearner.models.execution import Execution
 from unlearner.models.packing import Packed
+from unlearner.training.execution import plan_training
 from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator
+from unlearner.training.step import Steps
 
+KINDS = (
+    "NPO+GD",  # log-probabilities, and numbers of the reference
+    "RMU+REP",  # hidden states: nothing behind their layer is computed, and few weights are trained
+    "RMU+GD",  # one loss ends at a layer, the other does not
+    "RR",  # hidden states, and the number of the step as a state
+    "MP-ME",  # mixed prompts, compared with the reference's distribution
+    "ALTPO+GD",  # other answers, another in each epoch
+    "PDU+DUAL",  # a dual variable, moved after each step
+    "LLMU",  # answers that do not belong to their questions
+)
+"""One method of each kind, for each surgery."""
 METHODS = [
     *(f"{name}+GD" for name in FORGET),
     *(f"GA+{name}" for name in RETAIN if name != "GD"),
     *COMBINED_METHODS,
-    "RMU+REP",  # nothing behind their layer is computed
-    *(f"NPO+GD+{name}" for name in SURGERY),
-    "RMU+REP+GRU",  # a surgery where few weights are trained, and with a loss that has a state
-    "PDU+DUAL+DUALOPTIM",
+    "RMU+REP",
+    *(f"{kind}+{name}" for kind in KINDS for name in SURGERY),
 ]
 BREAKERS = {"layers": "0,1", "schedule_steps": 4}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -68,7 +85,7 @@ def exact_model() -> Any:
 
 def reference_of(name: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     """`reference_model`, some way from the model, for what is `AT_REST`."""
-    if name not in AT_REST:
+    if name.partition("+")[0] not in AT_REST:
         return {}
     model = fresh_model(dtype=dtype)
     with torch.no_grad():
@@ -105,6 +122,77 @@ def test_a_step_in_one_packed_forward_or_row_by_row_and_padded(
         assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
 
 
+# ---------------------------------------------------------------------------------------------------------- system text
+
+CHAT = copy.deepcopy(TOKENIZER)
+CHAT.chat_template = (
+    "system: You are a helpful assistant.\n{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+SYSTEM = find_template("chat", CHAT)
+"""A chat template that begins every prompt with the same text."""
+LONG = replace(SHORT, epochs=0.8, max_length=192, max_tokens_per_forward=500)
+"""Two steps, because some losses are 0 in the first; each of more than one forward, and no row is cut off."""
+Update = tuple[torch.Tensor, list[torch.Tensor]]
+"""The losses of a step so far, and the gradient that the optimiser is given."""
+
+
+def updates(name: str, folder: Path, how: Execution, monkeypatch: pytest.MonkeyPatch, lora: bool) -> list[Update]:
+    """Of a run that computes by this plan, whether or not it would choose it."""
+    seen: list[Update] = []
+    update = Steps.update
+
+    def kept(steps: Steps, *given: Any) -> None:
+        gradients = [p.grad.clone() for p in steps.parameters if p.grad is not None]
+        seen.append((steps.losses.clone(), gradients))
+        update(steps, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "update", kept)
+        run(
+            method_of(name), folder, model=exact_model(), template=SYSTEM, options=replace(LONG, lora=lora), how=how,
+            **reference_of(name),
+        )  # fmt: skip
+    return seen
+
+
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "lora"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_system_text_computed_once_leaves_losses_and_gradients(
+    name: str, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what compares with the reference too, whose rows a run pads instead."""
+    method = method_of(name)
+    count, share = shared_tokens(views_for(method, plan_for(method, LONG), LONG, SYSTEM).values())
+    assert count > 10 and share > 0.1
+    once = Execution(rows="packed", prefix="shared", prefix_tokens=count)
+    shared, repeated = (
+        updates(name, tmp_path / how.prefix, how, monkeypatch, lora) for how in (once, Execution(rows="packed"))
+    )
+    assert len(shared) == len(repeated) >= 2
+    for (ours, mine), (plain, theirs) in zip(shared, repeated, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-9)
+        norm = torch.cat([each.flatten() for each in theirs]).norm()
+        gap = torch.cat([(a - b).flatten() for a, b in zip(mine, theirs, strict=True)]).norm()
+        assert gap <= 1e-6 * norm
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_system_text_is_computed_once_where_rows_are_packed(name: str) -> None:
+    """By itself; official mode, where padding counts, refuses it by name, as does what compares with the reference."""
+    options = replace(LONG, execution={"prefix": "shared"})
+    for method in (method_of(name), replace(method_of(name), official=True)):
+        views = views_for(method, plan_for(method, LONG), LONG, SYSTEM).values()
+        given = "ddp", make_accelerator(LONG), None, views
+        plan = plan_training([exact_model()], method, LONG, *given)
+        if method.official or method.compares:
+            assert (plan.rows, plan.prefix, plan.prefix_tokens) == ("padded", "repeated", 0)
+            with pytest.raises(UserError, match="--execution prefix shared cannot be here"):
+                plan_training([exact_model()], method, options, *given)
+        else:
+            assert (plan.rows, plan.prefix, plan.prefix_tokens) == ("packed", "shared", shared_tokens(views)[0])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
     """1 × 8 and 8 × 1 rows a step, of rows of one length, where means of means are means."""
@@ -112,9 +200,12 @@ def test_accumulation_is_one_large_batch(name: str, tmp_path: Path) -> None:
     method = method_of(name)
     rows = equal_rows(12)
     marked = np.arange(len(rows.table.ids)) % 3 == 0
-    views = {view: replace(rows, marked=marked) if view in MIXED else rows for view in method.needs}
-    if "retain" in views:  # on the same rows the gradients of NPO and GD are opposite, and a projection leaves rounding
-        views["retain"] = replace(rows, rows=(rows.rows + 5) % 12)
+    # On the same rows the gradients of NPO and GD are opposite, a loss against alternates has none, and a projection
+    # leaves rounding.
+    views = {
+        view: replace(rows, rows=(rows.rows + 5 * n) % 12, marked=marked if view in MIXED else None)
+        for n, view in enumerate(method.needs)
+    }
     for batch, accumulation, max_tokens in [(8, 1, 10**9), (1, 8, 1)]:
         options = replace(
             SHORT, batch_size=batch, gradient_accumulation_steps=accumulation, max_tokens_per_forward=max_tokens
@@ -154,7 +245,8 @@ def test_an_adapter_is_trained_and_nothing_else(name: str, tmp_path: Path) -> No
     trained = []
     for max_tokens in (10**9, 1):
         options = replace(SHORT, lora=True, max_tokens_per_forward=max_tokens)
-        trained.append(run(method_of(name), tmp_path / str(max_tokens), model=exact_model(), options=options))
+        model, reference = exact_model(), reference_of(name)
+        trained.append(run(method_of(name), tmp_path / str(max_tokens), model=model, options=options, **reference))
     assert_same_weights(*trained, atol=1e-6)
     start, found = weights(exact_model()), weights(trained[0])
     bases = {key.replace("base_model.model.", "").replace(".base_layer", ""): key for key in found if "lora" not in key}

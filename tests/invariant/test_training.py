@@ -17,7 +17,7 @@ from unlearner import Method
 from unlearner.data.batches import Plan
 from unlearner.data.pairs import pair
 from unlearner.data.profiles import builtin
-from unlearner.data.prompts import TEMPLATES, TokenTable
+from unlearner.data.prompts import TEMPLATES, Template, TokenTable
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.methods.learn import Learn
@@ -81,27 +81,29 @@ def plan_for(method: Method, options: TrainOptions) -> Plan:
     )
 
 
-def views_for(method: Method, plan: Plan, options: TrainOptions) -> dict[str, View]:
+def views_for(
+    method: Method, plan: Plan, options: TrainOptions, template: Template = TEMPLATES["plain"]
+) -> dict[str, View]:
     mode: Any = "official" if method.official else "redrawn"
     sizes = len(FORGET), len(RETAIN), len(REFUSALS)
     pairings = [pair(*sizes, mode=mode, epoch=e, draws=plan.draws) for e in range(plan.pairing_count)]
     items = ALTERNATES if method.alternates else FORGET
     return build_views(
-        list(method.needs), items, RETAIN, REFUSALS, pairings, TOKENIZER, TEMPLATES["plain"],
+        list(method.needs), items, RETAIN, REFUSALS, pairings, TOKENIZER, template,
         max_length=options.max_length, official=method.official, **method.labelling,
     )  # fmt: skip
 
 
 def run(
     method: str | Method, folder: Path, *, model: Any = None, tokenizer: Any = TOKENIZER,
-    options: TrainOptions = OPTIONS, **more: Any,
+    template: Template = TEMPLATES["plain"], options: TrainOptions = OPTIONS, **more: Any,
 ) -> Any:  # fmt: skip
     """Train a fresh model in `folder` by the real loop and save it; returns it."""
     if isinstance(method, str):
         method = Method.parse(method, beta=0.1, forget_coeff=0.5)
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan_for(method, options)
-    views = views_for(method, plan, options)
+    views = views_for(method, plan, options, template)
     accelerator = make_accelerator(options)
     if model is None:
         model = fresh_model()

@@ -10,6 +10,9 @@ from unlearner.methods.base import check_positive
 from unlearner.methods.surgery import Role, Step, Surgery, clear, gradients, inner
 from unlearner.models.sharding import own_part
 
+NOTHING = 1e-30
+"""A norm below this counts as 0 (RR's forget loss has no gradient at its end): ρ / ‖g‖ must fit into float32."""
+
 
 @dataclass(frozen=True)
 class SAM(Surgery):
@@ -47,7 +50,7 @@ class SAM(Surgery):
         weights = [own_part(parameter.detach()) for parameter in step.parameters]
         before = [weight.clone() for weight in weights]
         norm = inner(step.parameters, found, found).sqrt()
-        share = self.rho / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+        share = self.rho / norm.clamp(min=NOTHING)
         for weight, gradient in zip(weights, found, strict=True):
             weight.addcmul_(gradient, share.to(weight.dtype))
         return before
