@@ -199,8 +199,9 @@ def weak_sentence(summary: Summary) -> str | None:
 
 def _tells(attack: Summary) -> bool:
     """Whether it gets more out of the unlearned model than is guessed about controls: then it is not silent."""
-    now, guessed = (attack["answers"].get(f"unlearned.{group}") or (0, 0) for group in ("forget", "control"))
-    return bool(lower(*now, 0.05) > (upper(*guessed, 0.05) if guessed[1] else 0.0))
+    leaks, of = attack["answers"].get("unlearned.forget") or (0, 0)
+    guessed, asked = attack["answers"].get("unlearned.control") or (0, 0)
+    return bool(lower(leaks, of) > (upper(guessed, asked) if asked else 0.0))
 
 
 def decoder_of(verdict: Summary, summary: Summary) -> str:
