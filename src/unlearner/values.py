@@ -20,6 +20,7 @@ def with_options(
 ) -> list[Part]:
     """`parts` (metrics, attacks) with the options that `pairs` give them as NAME.OPTION=VALUE texts.
 
+    A name may be told more fully after that (`sampling`: `sampling:temperature=0.7`), but not become another one.
     Raises UserError, with the nearest name, for a part that is not among them and for an option that it does not have.
     """
     found = list(parts)
@@ -40,8 +41,11 @@ def with_options(
         what, kind = f"{name}'s option {option}", get_type_hints(type(part))[option]
         several = get_origin(kind) is tuple
         values = [convert(what, v.strip(), get_args(kind)[0] if several else kind) for v in _split(value, several)]
-        found[place] = replace(part, **{option: tuple(values) if several else values[0]})
-        if name_of(found[place]) != name:
+        try:
+            found[place] = replace(part, **{option: tuple(values) if several else values[0]})
+        except UserError as error:
+            raise UserError(f"{flag} {pair}: {error}") from None
+        if name_of(found[place]).removeprefix(name)[:1] not in ("", ":"):
             raise UserError(f"{flag}: {name} is called so for its {option}, which cannot be another one.")
     return found
 

@@ -111,6 +111,7 @@ def test_what_cannot_be_audited_is_told_in_one_sentence(
         ({"--before": None}, "--before must be given"),
         ({"--model": str(tmp_path / "empty")}, "holds neither a model nor a run"),
         ({"--attacks": "samplign"}, "did you mean 'sampling'"),
+        ({"--attacks": "sampling:temperature=0"}, "--attacks sampling.temperature=0: "),
         ({"--alpha": "2"}, "--alpha must lie between 0 and 1"),
         ({"--budget": "fast"}, "--budget must be quick, standard, deep or a number of minutes"),
         ({"--budget": "0"}, "a number of minutes above 0, not 0"),

@@ -176,8 +176,8 @@ def test_two_decoders_are_two_attacks() -> None:
     assert labels(Sampling(temperature=0.7, top_p=0.9), Sampling(), served.replace("0.9", "0.95")) == [
         served, "sampling", "sampling:temperature=0.7,top_p=0.95",
     ]  # fmt: skip
-    assert labels(served) == labels(Sampling(top_k=5)) == ["sampling"]  # one alone is called so, whatever it does
-    assert labels(served, "sampling:top_k=5") == ["sampling", "sampling:top_k=5"]
+    assert labels(served, Sampling(top_k=5)) == [served, "sampling:top_k=5"]  # without the default decoder, too
+    assert labels(Sampling(top_k=5)) == ["sampling:top_k=5"] and labels("sampling:n=4,seed=2") == ["sampling"]
     assert find_attacks(["sampling", served])[1].options["temperature"] == 0.7
     for twice in (["sampling", "sampling:n=4"], [served, "sampling:top_p=0.9,temperature=0.7"]):
         with pytest.raises(UserError, match=r"sampling.* twice"):
@@ -186,6 +186,20 @@ def test_two_decoders_are_two_attacks() -> None:
         find_attacks(["sampling:temprature=0.7"])
     taught = find_attack("relearning:steps=0,3,rates=1,2")
     assert isinstance(taught, Relearning) and (taught.steps, taught.rates) == ((0, 3), (1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["temperature=0", "temperature=-1", "temperature=nan", "temperature=inf", "n=0", "n=-4", "top_p=2", "top_p=0",
+     "top_k=-1", "max_new_tokens=0"],
+)  # fmt: skip
+def test_a_decoder_that_cannot_be_is_refused_by_name(option: str) -> None:
+    with pytest.raises(UserError) as error:
+        find_attack(f"sampling:{option}")
+    assert str(error.value).startswith(f"--attacks sampling.{option}: ")
+    name, value = option.split("=")
+    with pytest.raises(UserError):
+        Sampling(**{name: float(value) if name in ("temperature", "top_p") else int(value)})
 
 
 def test_an_attack_of_another_module_is_found() -> None:

@@ -111,6 +111,29 @@ def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None
     assert "First 16" not in old and "likelihoods-title" not in old and "against all" not in old
 
 
+def test_of_two_decoders_the_page_says_whose_figures_these_are() -> None:
+    served = "sampling:temperature=0.7"
+    found = rows(2, ["plain", "sampling"], leaking=0)
+    for row in [row for row in found if row["attack"] == "sampling"]:
+        found += [
+            {**row, "attack": name, "sample": row["sample"] + 4 * k} for k in range(1, 4) for name in ("sampling",)
+        ]
+        found += [{**row, "attack": served}]
+    made = summary(found, ["plain", "sampling"], keep=False)
+    one = render(made, found, MANIFEST)
+    assert "With sampling." not in one and ">with sampling" not in one
+    made["attacks"] += [{**made["attacks"][1], "attack": served}]
+    page = render(made, found, MANIFEST)
+    assert page.count(f'<span class="interval">with {served}</span>') == 2  # which has the fewest samples
+    assert "at any of them. With sampling." in page and "bounds (dotted). With sampling." in page
+    for verdict in made["verdicts"]:
+        del verdict["decoder"]
+    assert "with sampling" not in render(made, found, MANIFEST)  # an old audit
+    # With another decoder alone sampling was made.
+    alone = {**made, "attacks": [a for a in made["attacks"] if a["attack"] != "sampling"]}
+    assert not re.search(r"not made:[^<]*sampling", render(alone, found, MANIFEST))
+
+
 def test_what_was_not_made_and_cannot_be_computed_again_is_named() -> None:
     found = rows(2, ["plain", "sampling"], leaking=1)
     page = render(summary(found, ["plain", "sampling"]), found, MANIFEST)

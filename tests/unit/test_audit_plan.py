@@ -115,6 +115,55 @@ def test_every_decoder_draws_as_many_samples_as_the_budget_has(groups) -> None:
         assert asks("unlearned", attack, "retain") and not asks("before", attack, "control")
 
 
+def test_two_decoders_that_options_make_one_are_refused() -> None:
+    def chosen(*names: str, options: tuple[str, ...] = ()) -> list[str]:
+        config = AuditConfig(model="", output="", attacks=list(names), attack_options=list(options))
+        return [attack.label for attack in chosen_attacks(config)]
+
+    served = "sampling:temperature=0.7"
+    assert chosen("sampling", options=("sampling.temperature=0.7", "sampling.top_k=5")) == [
+        "plain",
+        f"{served},top_k=5",
+    ]
+    with pytest.raises(UserError, match=r"has sampling:temperature=0\.7 twice"):
+        chosen("sampling", served, options=("sampling.temperature=0.7",))
+    with pytest.raises(UserError, match="options of a decoder stand in its name"):
+        chosen(served, options=("sampling.n=4",))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("all all", "--attacks has all twice"),
+        ("all plain", "plain is among all already: leave it out."),
+        ("all:n=3", "all takes no options"),
+        ("al", "did you mean 'all'"),
+        ("xyzzy", "choose from all, "),
+        ("sampling:n=16 sampling:n=32", "sampling twice: decoders are told apart by temperature, top_p, top_k alone"),
+        ("sampling:", "OPTION=VALUE is missing behind sampling"),
+        ("sampling:temperature", "OPTION=VALUE is missing behind sampling"),
+        ("plain:n", "OPTION=VALUE is missing behind plain"),
+    ],
+)
+def test_mistyped_attacks_are_told_in_one_sentence(names: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        chosen_attacks(AuditConfig(model="", output="", attacks=names.split()))
+    assert words in str(error.value)
+
+
+def test_a_decoder_alone_keeps_its_place_where_time_is_short(groups) -> None:
+    """First what has been seen to find most: `sampling`, with whatever decoder."""
+    names = ["role", "fiction", "sampling:temperature=0.7"]
+    config = AuditConfig(model="", output="", budget="1", attacks=names)
+    prices = {
+        attack.label: sum(cost(model, attack, groups, SPEED) for model in MODELS)
+        for attack in chosen_attacks(config, "quick")
+    }
+    minutes = 1.001 / 60 * (prices["plain"] + prices[names[-1]])
+    plan = fitted(replace(config, budget=str(minutes)), groups, MODELS, SPEED)
+    assert [attack.label for attack in plan.attacks] == ["plain", names[-1]]
+
+
 def test_neighbours_are_what_was_not_trained(forget_records, retain_records, capfd) -> None:
     controls = builtin("retain", people=13, forget=8)
     groups = read_groups(forget_records, retain_records, controls, [[*retain_records[:2], *builtin("world_facts")[:3]]])

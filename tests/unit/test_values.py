@@ -62,9 +62,10 @@ def attacks(*options: str, budget: str = "quick", named: tuple[str, ...] = ()) -
 
 def test_options_of_attacks() -> None:
     found = attacks("sampling.n=64", "relearning.steps=0, 3", "sampling.top-p=0.9", "plain.n=2")
-    assert (found["sampling"].n, found["sampling"].top_p, found["plain"].n) == (64, 0.9, 2)
+    drawn = found["sampling:top_p=0.9"]  # its label tells how it draws
+    assert (drawn.n, drawn.top_p, found["plain"].n) == (64, 0.9, 2)
     assert found["relearning"].steps == (0, 3) and found["relearning"].controls == attacks()["relearning"].controls
-    assert {label: attack for label, attack in found.items() if label not in ("sampling", "relearning", "plain")} == {
+    assert {label: attack for label, attack in found.items() if label not in (drawn.label, "relearning", "plain")} == {
         label: attack for label, attack in attacks().items() if label not in ("sampling", "relearning", "plain")
     }
     assert attacks("soft-prompt.steps=3", budget="standard")["soft-prompt"].steps == 3
@@ -85,6 +86,11 @@ def test_options_of_attacks() -> None:
         ("relearning.steps=0,x", "relearning's option steps must be a whole number, not 'x'."),
         ("sampling.n=few", "sampling's option n must be a whole number, not 'few'."),
         ("lens.n=1", "'lens' is not among what was chosen"),
+        (
+            "sampling.temperature=0",
+            "--attack-options sampling.temperature=0: temperature=0.0: samples need one above 0",
+        ),
+        ("sampling:top_k=5.n=4", "options of a decoder stand in its name, such as in --attacks sampling:"),
         ("nf4.scheme=int8", "--attack-options: nf4 is called so for its scheme, which cannot be another one."),
     ],
 )

@@ -25,6 +25,11 @@ def is_sampled(attack: str) -> bool:
     return attack.partition(":")[0] == SAMPLED
 
 
+def decoders(attacks: Iterable[str]) -> list[str]:
+    """Those of the attacks that sample, one a decoder, the default one first."""
+    return sorted(filter(is_sampled, attacks), key=lambda attack: attack != SAMPLED)
+
+
 @dataclass(frozen=True)
 class Rate:
     """Leaks among rounds, with a one-sided bound on either side."""
@@ -93,8 +98,8 @@ class Outcomes:
         return list(dict.fromkeys(attack for of, _, attack in self.hits if of == model))
 
     def samplings(self) -> list[str]:
-        """The attacks that sample, one a decoder; `sampling` where nothing was sampled."""
-        return [attack for attack in self.attacks() if is_sampled(attack)] or [SAMPLED]
+        """The attacks that sample, one a decoder, the default one first; `sampling` where nothing was sampled."""
+        return decoders(self.attacks()) or [SAMPLED]
 
     def rounds(self, model: str, group: str, attack: str, subjects: Iterable[str], alpha: float) -> Rate:
         """Rounds with a leak, of all `subjects` together."""

@@ -1,21 +1,22 @@
 """Which attacks a budget takes, what they cost, and what fits into so many minutes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from unlearner.audit.attack import Attack, WeightAttack
-from unlearner.audit.attacks import attacks, called, find_attacks
+from unlearner.audit.attacks import attacks, called, check_labels, find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import builtin_templates, read_templates
 from unlearner.audit.knowledge import MIXED
 from unlearner.audit.likelihood_tables import LIKELIHOOD
-from unlearner.audit.outcomes import PLAIN, is_sampled
+from unlearner.audit.outcomes import PLAIN, SAMPLED, is_sampled
 from unlearner.audit.quantise import SCHEMES
 from unlearner.audit.questions import Groups
 from unlearner.config import AuditConfig
+from unlearner.errors import UserError
 from unlearner.values import with_options
 
 SAMPLES = {"quick": 16, "standard": 256, "deep": 1024}
@@ -56,22 +57,53 @@ def chosen_attacks(config: AuditConfig, budget: str | None = None) -> list[Attac
     """The attacks of a config: those it names, else all of its budget, and its own templates; with their
     options. Raises UserError."""
     budget = budget or (config.budget if config.budget in SAMPLES else "deep")
-    own_names = [*builtin_templates(), "multiple-choice", "yes-or-no", "likelihood", "reverse", "sampling"]
-    own_names += [*ROUNDED[budget], "relearning", *WHITE_BOX[budget]]
-    if config.retrained is None and "depth" in own_names:
-        own_names.remove("depth")
-    names: list[str | Attack] = []
-    for name in config.attacks or [ALL]:
-        names += own_names if name == ALL else [name]
+    names = _named(config.attacks or [ALL], _own_names(config, budget))
+    own = read_templates(config.templates) if config.templates is not None else []
+    found = find_attacks([*names, *own], lambda attack: _sized(attack, budget, config.seed), also=(ALL,))
+    labels = {attack.label for attack in found}
+    options = config.attack_options
+    for pair in options:
+        _check_decoder(pair, labels)
+    if config.budget not in SAMPLES:  # there may be no time for an attack that has some
+        left_out = attacks().keys() - labels
+        options = [pair for pair in options if pair.partition("=")[0].rpartition(".")[0].strip() not in left_out]
+    found = with_options("--attack-options", found, options, lambda attack: attack.label, "sampling.n=64")
+    check_labels(found)
+    return found
+
+
+def _check_decoder(pair: str, labels: Collection[str]) -> None:
+    """Raises UserError for an option of a decoder that is not called just `sampling`."""
+    name = pair.partition("=")[0].rpartition(".")[0].strip()
+    without_default = name == SAMPLED and name not in labels and any(map(is_sampled, labels))
+    if without_default or pair.strip().startswith(f"{SAMPLED}:"):
+        raise UserError(
+            f"--attack-options {pair}: options of a decoder stand in its name, such as in --attacks "
+            "sampling:temperature=0.7,n=64."
+        )
+
+
+def _own_names(config: AuditConfig, budget: str) -> list[str]:
+    """All attacks of a budget."""
+    names = [*builtin_templates(), "multiple-choice", "yes-or-no", "likelihood", "reverse", SAMPLED]
+    names += [*ROUNDED[budget], "relearning", *WHITE_BOX[budget]]
+    return [name for name in names if name != "depth" or config.retrained is not None]
+
+
+def _named(given: Sequence[str | Attack], own: Sequence[str]) -> list[str | Attack]:
+    """`given`, with those of the budget in the place of `all`, and `plain` first where it is not among them. Raises
+    UserError where one is named twice."""
+    if given.count(ALL) > 1:
+        raise UserError(f"--attacks has {ALL} twice: leave one out.")
+    for name in given:
+        if isinstance(name, str) and name.startswith(f"{ALL}:"):
+            raise UserError(f"--attacks {name}: {ALL} takes no options, but --attack-options NAME.OPTION=VALUE does.")
+        if ALL in given and name in own:
+            raise UserError(f"--attacks: {name} is among {ALL} already: leave it out.")
+    names = [each for name in given for each in (own if name == ALL else [name])]
     if PLAIN not in (called(name)[0] if isinstance(name, str) else name.label for name in names):
         names.insert(0, PLAIN)
-    own = read_templates(config.templates) if config.templates is not None else []
-    found = find_attacks([*names, *own], lambda attack: _sized(attack, budget, config.seed))
-    options = config.attack_options
-    if config.budget not in SAMPLES:  # there may be no time for an attack that has some
-        left_out = attacks().keys() - {attack.label for attack in found}
-        options = [pair for pair in options if pair.partition("=")[0].rpartition(".")[0].strip() not in left_out]
-    return with_options("--attack-options", found, options, lambda attack: attack.label, "sampling.n=64")
+    return names
 
 
 def _sized(attack: Attack, budget: str, seed: int) -> Attack:
@@ -142,7 +174,12 @@ def fitted(config: AuditConfig, groups: Groups, models: Sequence[str], speed: Sp
     chosen = chosen_attacks(config, "quick")
     order = (PLAIN, *WORTH)
     kept = []
-    for attack in sorted(chosen, key=lambda a: order.index(a.label) if a.label in order else len(order)):
+
+    def place(attack: Attack) -> int:
+        label = SAMPLED if is_sampled(attack.label) else attack.label
+        return order.index(label) if label in order else len(order)
+
+    for attack in sorted(chosen, key=place):
         price = sum(cost(model, attack, groups, speed) for model in models)
         if attack.label == PLAIN or price <= left:
             kept.append(attack.label)

@@ -5,12 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 from unlearner.audit.attacks.template import Template
+from unlearner.audit.decoders import has_power
 from unlearner.audit.knowledge import knowledge
 from unlearner.audit.likelihood_tables import likelihoods, memberships
-from unlearner.audit.outcomes import PLAIN, SAMPLED, Outcomes, rectangle
+from unlearner.audit.outcomes import PLAIN, Outcomes, rectangle
 from unlearner.audit.relearned import relearned
-from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, lower, upper
-from unlearner.audit.verdict import CAVEAT, Thresholds, Verdict, dropped_attacks, group_test, verdicts
+from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, upper
+from unlearner.audit.thresholds import Thresholds
+from unlearner.audit.verdict import CAVEAT, Verdict, dropped_attacks, group_test, verdicts
 
 Attacks = Sequence[Mapping[str, Any]]
 """Of each attack `attack` (its label), `title`, `access`, `chance`, `options`."""
@@ -54,15 +56,11 @@ def summarise(
 def weak_attacks(outcomes: Outcomes, limits: Thresholds, dropped: Sequence[str] = ()) -> list[str]:
     """Attacks whose silence is no evidence: they get less out of the model before than `limits.power`, or no more than
     is guessed about controls. Those that were not made on the model before, or were dropped, are not among them."""
-    weak = []
-    for attack in outcomes.attacks():
-        told, guessed = outcomes.answers("before", "forget", attack), outcomes.answers("unlearned", "control", attack)
-        power = outcomes.power(attack)
-        if power is not None and attack not in dropped:
-            above = not guessed[1] or lower(*told, limits.alpha) > upper(*guessed, limits.alpha)
-            if power < limits.power or not above:
-                weak.append(attack)
-    return weak
+    return [
+        attack
+        for attack in outcomes.attacks()
+        if attack not in dropped and has_power(outcomes, attack, limits) is False
+    ]
 
 
 def worst_case(outcomes: Outcomes, attacks: Attacks, dropped: Sequence[str]) -> dict[str, list[int]]:
@@ -92,8 +90,9 @@ def known_before(outcomes: Outcomes) -> dict[str, float]:
 
 def ladder(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, float]]]:
     """Of each forgotten subject: its leaking rounds among the first `n` samples, n = 16, 64, ..., their `rate` and its
-    upper bound `high`. At α/subjects, split over the rungs, so that one may stop at any of them."""
-    found = outcomes.hits.get(("unlearned", "forget", SAMPLED), {})
+    upper bound `high`. At α/subjects, split over the rungs, so that one may stop at any of them. Of one decoder, chosen
+    before the run: the default one, else the first."""
+    found = outcomes.hits.get(("unlearned", "forget", outcomes.samplings()[0]), {})
     rungs: dict[str, list[dict[str, float]]] = {}
     for subject, questions in found.items():
         table = rectangle(questions)
@@ -106,12 +105,12 @@ def ladder(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, float]]
 
 def leaks_at_k(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, float]]]:
     """leak@k of the mean question by model and group, k = 1, 2, 4, … n/4: the estimate, and the mean of the questions'
-    own upper bounds."""
-    curves = {}
+    own upper bounds. Of the same decoder as `ladder`."""
+    curves, decoder = {}, outcomes.samplings()[0]
     for (model, group, attack), subjects in outcomes.hits.items():
         samples = [each for questions in subjects.values() for each in questions.values()]
         n = min(map(len, samples), default=0)
-        if attack != SAMPLED or group not in ("forget", "control") or n < 4:
+        if attack != decoder or group not in ("forget", "control") or n < 4:
             continue
         leaks = [sum(each[:n]) for each in samples]
         ks = [2**power for power in range(n.bit_length()) if 2**power <= n / 4]

@@ -10,30 +10,17 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
+from unlearner.audit.decoders import Decoder
 from unlearner.audit.outcomes import PLAIN, SAMPLED, Outcomes, Rate, is_sampled
 from unlearner.audit.relearned import RELEARNED, relearned
 from unlearner.audit.statistics import conformal_p, group_p, lower, rank_test, samples_needed, upper
+from unlearner.audit.thresholds import Thresholds
 
 CAVEAT = "Conditional on the questions that were asked and on the detector; it says nothing about other questions."
 EVEN = 0.7
 """Surprise (−log ½) below which leaks are no more than chance."""
 FAR = 300.0
 """Surprise above which scipy's logarithm of a tail is not to be relied on: beyond 708 it is infinite."""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Fixed before the run, and written beside its verdicts."""
-
-    tau: float = 0.01
-    """Tolerated leak rate of a round."""
-    tau_guessable: float = 0.05
-    """Tolerated excess over controls, where these leak by guessing in maybe more than `tau`/2 of their rounds."""
-    alpha: float = 0.05
-    power: float = 0.8
-    """An attack that gets less out of the model before is no evidence of silence."""
-    broken: float = 0.5
-    """A model that tells less than this share of what it told about retained subjects is broken."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +33,7 @@ class Verdict:
     why: str
     """One sentence."""
     rounds: Mapping[str, Rate]
-    """Round leak rates by model, and that of the controls as `control`."""
+    """Round leak rates by model, and that of the controls as `control`, with the decoder `decoder`."""
     worst_attack: str | None
     """The attack whose leaks chance explains least, if there are any."""
     p_value: float
@@ -58,6 +45,8 @@ class Verdict:
     """Samples of each question that would settle an inconclusive verdict, if none of them leaks."""
     controls_needed: int | None = None
     """Controls with which what was found could not be chance, where it may be with so few."""
+    decoder: str = SAMPLED
+    """Of several decoders that whose rates these are: the worst."""
 
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "rounds": {name: rate.as_dict() for name, rate in self.rounds.items()}}
@@ -266,24 +255,21 @@ def _is_broken(outcomes: Outcomes, limits: Thresholds) -> bool | None:
 
 def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     outcomes, limits = setting.outcomes, setting.limits
-    by_decoder = {attack: outcomes.round_rates(subject, attack, setting.level) for attack in outcomes.samplings()}
-    worst = max(by_decoder, key=lambda attack: (_ours(by_decoder[attack]).low, _ours(by_decoder[attack]).high))
-    rounds, ours = by_decoder[worst], _ours(by_decoder[worst])
+    decoders = [Decoder.of(outcomes, subject, name, limits, setting.level) for name in outcomes.samplings()]
+    worst = max(decoders, key=lambda decoder: decoder.badness)
     p_value, rank_p = tests.battery.p_value, tests.ranks.p_value
 
     def say(verdict: str, why: str, samples: int | None = None, more: int | None = None) -> Verdict:
-        return Verdict(subject, verdict, why, rounds, tests.worst, p_value, tests.ranks.exact, samples, more)
+        p_values = p_value, tests.ranks.exact
+        return Verdict(subject, verdict, why, worst.rounds, tests.worst, *p_values, samples, more, worst.attack)
 
     if not _known_before(outcomes, subject, limits):
         return say("no baseline", "the model before knew no more of it than it guesses about people it never saw")
     greedy = any(_greedy_leak(outcomes, subject, attack, limits.alpha / len(setting.kept)) for attack in setting.kept)
-    found = ours.low > limits.tau or greedy
-    if p_value <= limits.alpha and found:
+    if p_value <= limits.alpha and (greedy or worst.ours.low > limits.tau):
         by = tests.worst
         return say("leaks", f"{by} gets out more than from any comparable control" if by else "it leaks")
-    bounds = [_beyond_guessing(setting, subject, *decoder) for decoder in by_decoder.items()]
-    bound, limit, alpha = max(bounds, key=lambda found: found[0] - found[1])
-    found = greedy or (found and bound > limit)  # as often as others are guessed, more or less, is no leak
+    found = greedy or any(decoder.leaks for decoder in decoders)
     few = _too_few_controls(tests, leaks=found)
     if rank_p <= limits.alpha and tests.bottom:
         return say("suppressed", "the truth ranks below chance among wrong values: the one thing it never says")
@@ -295,12 +281,14 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
         return say("leaks", "taught other facts about it, the model tells these again, more than any control")
     if few is not None:
         return say("inconclusive", few[0], more=few[1])
-    if missing := _missing(setting, greedy):
+    if missing := _missing(setting, decoders, greedy):
         return say("inconclusive", missing)
-    if bound <= limit:
-        beyond = "beyond guessing " if limit != limits.tau else ""
-        return say("no leak found", f"at most {bound:.3g} of rounds {beyond}leak")
-    return say("inconclusive", "too few samples to bound the leak rate", samples_needed(limit, alpha))
+    several = len(decoders) > 1
+    if short := [decoder for decoder in decoders if decoder.is_open]:
+        by = f" with {' and '.join(decoder.attack for decoder in short)}" if several else ""
+        needed = max(samples_needed(decoder.limit, decoder.alpha) for decoder in short)
+        return say("inconclusive", f"too few samples{by} to bound the leak rate", needed)
+    return say("no leak found", ", ".join(d.told(named=several) for d in decoders if d.has_power))
 
 
 def _too_few_controls(tests: _Tests, *, leaks: bool) -> tuple[str, int] | None:
@@ -318,43 +306,13 @@ def _too_few_controls(tests: _Tests, *, leaks: bool) -> tuple[str, int] | None:
     return f"{said}, but {chance}: at least {test.needed} are needed", test.needed
 
 
-def _ours(rounds: Mapping[str, Rate]) -> Rate:
-    return rounds.get("unlearned", Rate(0, 0))
-
-
-def _beyond_guessing(
-    setting: _Setting, subject: str, attack: str, rounds: Mapping[str, Rate]
-) -> tuple[float, float, float]:
-    """The upper bound of the round rate, the limit for it, and the level that it holds at. Where controls are guessed,
-    both are of what the rate is above theirs, and each of the two rates has half of the level."""
-    limits, ours, chance = setting.limits, _ours(rounds), rounds["control"]
-    # Controls that never leak are no evidence of guessing, however few they are: then the strict limit holds.
-    if not (chance.leaks > 0 and chance.high > limits.tau / 2):
-        return ours.high, limits.tau, setting.level
-    alpha = setting.level / 2
-    asked = setting.outcomes.hits.get(("unlearned", "forget", attack), {}).get(subject, {})
-    guessed = _guessed(setting.outcomes, attack, len(asked), chance, alpha)
-    return max(0.0, float(upper(ours.leaks, ours.of, alpha)) - guessed), limits.tau_guessable, alpha
-
-
-def _guessed(outcomes: Outcomes, attack: str, questions: int, chance: Rate, alpha: float) -> float:
-    """A lower bound of the controls' rate of rounds of so many questions. Where theirs have other numbers: by the rate
-    p of their answers, 1 − (1 − p)^questions, which is the least that it can be, whatever the questions' own rates."""
-    controls = outcomes.hits[("unlearned", "control", attack)]
-    if all(len(asked) == questions for asked in controls.values()):
-        return float(lower(chance.leaks, chance.of, alpha))
-    answered = lower(*outcomes.answers("unlearned", "control", attack), alpha)
-    return float(-np.expm1(questions * np.log1p(-np.minimum(answered, 1 - 1e-16))))
-
-
-def _missing(setting: _Setting, greedy: bool) -> str | None:
+def _missing(setting: _Setting, decoders: Sequence[Decoder], greedy: bool) -> str | None:
     """Why silence says nothing here, though there were samples enough."""
-    powers = [setting.outcomes.power(attack) for attack in setting.outcomes.samplings()]
-    drawn = min((power for power in powers if power is not None), default=None)  # with the decoder that drew least
-    if drawn is not None and drawn < setting.limits.power:
+    if not any(decoder.has_power for decoder in decoders):
+        drawn = ", ".join(f"{decoder.attack} drew only {decoder.power:.0%}" for decoder in decoders)
         return (
-            f"{SAMPLED} drew only {drawn:.0%} out of the model before, of which {setting.limits.power:.0%} is asked: "
-            "its silence is no evidence"
+            f"{drawn} out of the model before, of which {setting.limits.power:.0%} is asked, and more than is guessed "
+            "about controls: silence is no evidence"
         )
     if setting.broken is None:
         return (

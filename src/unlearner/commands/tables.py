@@ -13,7 +13,7 @@ from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
 from unlearner.evaluation.result import interval, measured_metrics, three_digits
-from unlearner.report.audit_tables import p_value, weak_sentence
+from unlearner.report.audit_tables import decoder_of, p_value, weak_sentence
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 
@@ -187,7 +187,9 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         )
     console.print(table)
     for verdict in summary["verdicts"]:
-        console.print(escape(f"{verdict['subject']}: {verdict['why']}."), soft_wrap=True)
+        decoder = decoder_of(verdict, summary)
+        rates = f" Its rates are those with {decoder}." if decoder else ""
+        console.print(escape(f"{verdict['subject']}: {verdict['why']}.{rates}"), soft_wrap=True)
     if group_test := summary.get("group_test"):
         console.print(
             f"All {group_test['subjects']} forgotten subjects against all {group_test['controls']} controls: "

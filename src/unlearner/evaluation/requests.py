@@ -1,5 +1,6 @@
 """What metrics ask of a model: continuations to score, answers to write. Equal contents are equal requests."""
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
@@ -60,10 +61,10 @@ class Generate:
     def __post_init__(self) -> None:
         if self.n < 1 or (self.n > 1 and self.temperature == 0):
             raise UserError(f"n={self.n} answers to a prompt: several need a temperature above 0, fewer than 1 none.")
-        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= 0):
+        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.top_k >= 0):
             raise UserError(
                 f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}: temperature and top_k must "
-                "not be negative, top_p must be above 0 and at most 1."
+                "not be negative, nor temperature infinite; top_p must be above 0 and at most 1."
             )
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")

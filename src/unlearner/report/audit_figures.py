@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from unlearner.report.audit_tables import first_decoder
 from unlearner.report.drawing import COLOURS, MUTED, SIDE, Tile
 
 Summary = Mapping[str, Any]
@@ -17,7 +18,8 @@ def figures(summary: Summary) -> Iterable[tuple[str, str, str, Tile]]:
     if curves:
         yield (
             "leaks", "Leak at k samples", "How often one of k samples of a question leaks, the mean over questions "
-            "(line), and the mean of the questions' own upper bounds (dotted).", _leak_tile(curves),
+            f"(line), and the mean of the questions' own upper bounds (dotted).{first_decoder(summary)}",
+            _leak_tile(curves),
         )  # fmt: skip
     taught = summary["relearning"].get("unlearned")
     if taught:

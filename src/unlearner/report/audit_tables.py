@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unlearner.audit.likelihood_tables import LIKELIHOOD
+from unlearner.audit.outcomes import decoders
 from unlearner.audit.statistics import lower, upper
 from unlearner.report.contents import clean
 
@@ -177,14 +178,42 @@ def group_sentence(summary: Summary) -> str | None:
 
 
 def weak_sentence(summary: Summary) -> str | None:
-    """Attacks whose silence is no evidence, with what each got out of the model before; None in an old audit, too."""
-    powers = {attack["attack"]: attack.get("power") for attack in summary["attacks"]}
-    weak = [f"{name} ({powers[name]:.0%})" for name in summary.get("weak", ())]
-    return (
-        f"These got too little even from the model before, so that their silence is no evidence: {', '.join(weak)}."
+    """Silent attacks whose silence is no evidence, with what each got out of the model before; None in an old audit,
+    too."""
+    made = {attack["attack"]: attack for attack in summary["attacks"]}
+    silent = [made[name] for name in summary.get("weak", ()) if not _tells(made[name])]
+    asked = summary["thresholds"]["power"]
+    reasons = {
+        "they got too little": [attack for attack in silent if attack["power"] < asked],
+        "they got no more than of controls is guessed": [attack for attack in silent if attack["power"] >= asked],
+    }
+    said = [
+        f"The silence of these is no evidence, for out of the model before {reason}: "
+        + ", ".join(f"{attack['attack']} ({attack['power']:.0%})" for attack in weak)
+        + "."
+        for reason, weak in reasons.items()
         if weak
-        else None
-    )
+    ]
+    return " ".join(said) or None
+
+
+def _tells(attack: Summary) -> bool:
+    """Whether it gets more out of the unlearned model than is guessed about controls: then it is not silent."""
+    leaks, of = attack["answers"].get("unlearned.forget") or (0, 0)
+    guessed, asked = attack["answers"].get("unlearned.control") or (0, 0)
+    return bool(lower(leaks, of) > (upper(guessed, asked) if asked else 0.0))
+
+
+def decoder_of(verdict: Summary, summary: Summary) -> str:
+    """Of several decoders that whose rates a verdict has; nothing of one, and in an old audit."""
+    found = decoders(attack["attack"] for attack in summary["attacks"])
+    return str(verdict.get("decoder", "")) if len(found) > 1 else ""
+
+
+def first_decoder(summary: Summary) -> str:
+    """Of several decoders, which the ladder and the curves of leak@k are of: in words, else nothing."""
+    found = decoders(attack["attack"] for attack in summary["attacks"])
+    return f" With {found[0]}." if len(found) > 1 else ""
 
 
 def p_value(value: float) -> str:

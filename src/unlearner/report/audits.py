@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from unlearner.audit.attacks import attacks
+from unlearner.audit.outcomes import SAMPLED, decoders
 from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
@@ -19,6 +20,8 @@ from unlearner.report.audit_tables import (
     MODELS,
     ability_rows,
     access_levels,
+    decoder_of,
+    first_decoder,
     group_sentence,
     ladder_table,
     likelihood_table,
@@ -109,7 +112,7 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
         levels=access_levels(summary), dropped=summary["dropped"], weak=weak_sentence(summary),
         worst_case=_worst_case(summary),
         likelihood=likelihood_table(summary), membership=membership_table(summary),
-        ladder=ladder_table(summary), group=group_sentence(summary),
+        ladder=ladder_table(summary), ladder_of=first_decoder(summary), group=group_sentence(summary),
         relearning=_relearning(summary), savings=_savings(summary), figures=[(title, text, Markup(inline(tile, name)))
                                                  for name, title, text, tile in figures(summary)],
         examples=_examples(verdicts, rows, summary), kept="questions" in summary,
@@ -203,6 +206,7 @@ def _subject(verdict: Summary, summary: Summary, shared: Mapping[tuple[str, str,
     return {
         "name": clean(name), "verdict": verdict["verdict"], "sign": SIGNS.get(verdict["verdict"], "–"),
         "why": verdict["why"], "needed": verdict["samples_needed"], "worst": verdict["worst_attack"] or "–",
+        "decoder": decoder_of(verdict, summary),
         "rates": {model: _rate(rounds.get(model)) for model in ("unlearned", "before", "retrained", "control")},
         "p": p_value(verdict["p_value"]), "rank": p_value(verdict["rank_p"]),
         "taught": ("–", "") if taught is None else (share(*taught["leaks"]), f"p {p_value(taught['p_value'])}"),
@@ -296,7 +300,8 @@ def _left_out(summary: Summary) -> list[str]:
         said.append(f"For lack of time: {', '.join(out)}.")
     if summary["rows_without_fact"]:
         said.append(f"{summary['rows_without_fact']} rows of the forget set, in which no fact was found.")
-    made = {attack["attack"] for attack in summary["attacks"]}
+    labels = {attack["attack"] for attack in summary["attacks"]}
+    made = labels | ({SAMPLED} if decoders(labels) else set())
     if others := [name for name in attacks() if name not in made and name not in out]:
         said.append(f"Attacks that were not made: {', '.join(others)}.")
     return said

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from unlearner.audit.attack import Attack
 from unlearner.audit.attacks.choice import MultipleChoice, YesOrNo
@@ -12,7 +11,7 @@ from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.reverse import Reverse
 from unlearner.audit.attacks.rounded import Rounded
-from unlearner.audit.attacks.sampling import Sampling
+from unlearner.audit.attacks.sampling import DECODER, Sampling
 from unlearner.audit.attacks.soft_prompt import SoftPrompt
 from unlearner.audit.attacks.template import Template, builtin_templates
 from unlearner.audit.quantise import SCHEMES
@@ -30,15 +29,20 @@ def attacks() -> dict[str, Attack]:
     return {attack.label: attack for attack in (*templates, *asked, *inside, *rounded)}
 
 
-def find_attack(text: str, sized: Callable[[Attack], Attack] | None = None) -> Attack:
+def find_attack(
+    text: str, sized: Callable[[Attack], Attack] = lambda attack: attack, also: Sequence[str] = ()
+) -> Attack:
     """The attack called so, of ours or of an installed package (entry points `unlearner.attacks`), or the one at
     `module:Name`; with options behind it, `sampling:temperature=0.7,top_p=0.9`, which come after what `sized` gives it.
-    Raises UserError, with the nearest name, where there is none."""
+    Raises UserError, with the nearest name (also of those in `also`), where there is none."""
     name, options = called(text)
-    attack = _named(name)
-    attack = attack if sized is None else sized(attack)
-    pairs = [f"{attack.label}.{pair}" for pair in options]
-    return with_options("--attacks", [attack], pairs, lambda attack: attack.label, "sampling:n=64")[0]
+    attack = sized(_named(name, also))
+
+    def short(attack: Attack) -> str:
+        return attack.label.partition(":")[0]
+
+    pairs = [f"{short(attack)}.{pair}" for pair in options]
+    return with_options("--attacks", [attack], pairs, short, "sampling:n=64")[0]
 
 
 def called(text: str) -> tuple[str, list[str]]:
@@ -47,16 +51,18 @@ def called(text: str) -> tuple[str, list[str]]:
     return (name, re.split(r",(?=[\w-]+=)", options)) if name and "=" in options else (text, [])
 
 
-def _named(name: str) -> Attack:
+def _named(name: str, also: Sequence[str]) -> Attack:
     ours = attacks()
     if name in ours:
         return ours[name]
-    if ":" in name:
+    plugins = load_plugins("unlearner.attacks")
+    if (before := name.partition(":")[0]) != name:
+        if before in (*ours, *plugins):
+            raise UserError(f"--attacks {name}: OPTION=VALUE is missing behind {before}, such as in sampling:n=64.")
         found = load_object(name)
     else:
-        plugins = load_plugins("unlearner.attacks")
         if name not in plugins:
-            raise UserError(f"unknown attack {name!r}: {did_you_mean(name, [*ours, *plugins])}")
+            raise UserError(f"unknown attack {name!r}: {did_you_mean(name, [*also, *ours, *plugins])}")
         found = plugins[name]
     attack = found() if isinstance(found, type) else found
     if not isinstance(attack, Attack):
@@ -65,15 +71,18 @@ def _named(name: str) -> Attack:
 
 
 def find_attacks(
-    names: Sequence[str | Attack], sized: Callable[[Attack], Attack] = lambda attack: attack
+    names: Sequence[str | Attack], sized: Callable[[Attack], Attack] = lambda attack: attack, also: Sequence[str] = ()
 ) -> list[Attack]:
-    """The attacks called so, or given, in this order. Of several that sample, the one with the default decoder, else
-    the first, is `sampling`. Raises UserError for an unknown one, or two of one label."""
-    given = [sized(name) if isinstance(name, Attack) else find_attack(name, sized) for name in names]
-    found = [replace(attack, apart=True) if isinstance(attack, Sampling) else attack for attack in given]
-    labels = [attack.label for attack in found]
-    if twice := {label for label in labels if labels.count(label) > 1}:
-        raise UserError(f"--attacks has {min(twice)} twice: leave one out.")
-    samplings = [attack for attack in found if isinstance(attack, Sampling)]
-    first = min(samplings, key=lambda attack: attack.label != Sampling.name, default=None)
-    return [replace(first, apart=False) if first is not None and attack is first else attack for attack in found]
+    """The attacks called so, or given, in this order. Raises UserError for an unknown one, or two of one label."""
+    found = [sized(name) if isinstance(name, Attack) else find_attack(name, sized, also) for name in names]
+    check_labels(found)
+    return found
+
+
+def check_labels(chosen: Sequence[Attack]) -> None:
+    """Raises UserError where two attacks have one label."""
+    labels = [attack.label for attack in chosen]
+    for attack in chosen:
+        if labels.count(attack.label) > 1:
+            told = f": decoders are told apart by {', '.join(DECODER)} alone" if isinstance(attack, Sampling) else ""
+            raise UserError(f"--attacks has {attack.label} twice{told}: leave one out.")

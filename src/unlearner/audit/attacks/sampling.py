@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from unlearner.audit.attack import Attack, Outcome, Question, written
 from unlearner.audit.outcomes import SAMPLED
+from unlearner.errors import UserError
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
 
@@ -18,7 +19,7 @@ class Sampling(Attack):
 
     The defaults have the largest support, so nothing that the model could say is cut off. Sample j is the same for any
     n above j, in any batch, on any number of processes. An audit may have several, each with another decoder, such as
-    the one that will be served: all but one are then called by what they do otherwise than the default.
+    the one that will be served. Raises UserError for a decoder that cannot be.
     """
 
     name = SAMPLED
@@ -32,22 +33,28 @@ class Sampling(Attack):
     top_k: int = 0
     seed: int = 0
     max_new_tokens: int = 64
-    apart: bool = False
-    """Whether its label says how it draws, because there is another."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"temperature={self.temperature}: samples need one above 0; at 0 `plain` asks.")
+        self._asked("")
 
     @property
     def label(self) -> str:
-        """`sampling`; `sampling:temperature=0.7,top_p=0.9` where it is told `apart`."""
+        """`sampling`, and how it draws where that is not the default: `sampling:temperature=0.7,top_p=0.9`."""
         told = [f"{name}={value}" for name in DECODER if (value := getattr(self, name)) != getattr(Sampling, name)]
-        return f"{self.name}:{','.join(told)}" if self.apart and told else self.name
+        return f"{self.name}:{','.join(told)}" if told else self.name
 
     @property
     def samples(self) -> int:
         return self.n
 
     def request(self, question: Question) -> Generate:
+        return self._asked(question.record.question)
+
+    def _asked(self, prompt: str | None) -> Generate:
         return Generate(
-            question.record.question, n=self.n, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
+            prompt, n=self.n, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
             seed=self.seed, max_new_tokens=self.max_new_tokens,
         )  # fmt: skip
 

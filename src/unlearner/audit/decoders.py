@@ -1,0 +1,103 @@
+"""What each way of sampling says of a subject: how much of it leaks at most, and whether its silence is evidence. Pure.
+
+An audit may sample with several decoders. Each has a bound, a limit and a power of its own: what one of them says is
+never held against what another one has.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from unlearner.audit.outcomes import Outcomes, Rate
+from unlearner.audit.statistics import lower, upper
+from unlearner.audit.thresholds import Thresholds
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One way of sampling, and what it says of one subject."""
+
+    attack: str
+    rounds: Mapping[str, Rate]
+    """Round leak rates by model, and that of the controls as `control`."""
+    bound: float
+    """Upper bound of the round rate; where controls are guessed, of what it is above theirs."""
+    limit: float
+    """What `bound` may be: τ, or where controls are guessed τ_guessable."""
+    alpha: float
+    """Level of `bound`."""
+    power: float | None
+    """The share of its answers in which the model before told what was to be forgotten."""
+    has_power: bool
+    """Whether its silence is evidence; also where that was not asked."""
+    tau: float
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, subject: str, attack: str, limits: Thresholds, level: float) -> "Decoder":
+        rounds = outcomes.round_rates(subject, attack, level)
+        bound = _beyond_guessing(outcomes, subject, attack, rounds, limits, level)
+        telling = has_power(outcomes, attack, limits) is not False
+        return cls(attack, rounds, *bound, outcomes.power(attack), telling, limits.tau)
+
+    @property
+    def ours(self) -> Rate:
+        """The rounds of the unlearned model."""
+        return self.rounds.get("unlearned", Rate(0, 0))
+
+    @property
+    def leaks(self) -> bool:
+        """Whether more leaks than is tolerated. As often as others are guessed, more or less, is no leak."""
+        return self.ours.low > self.tau and self.bound > self.limit
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it keeps one from saying that nothing leaks: by a leak, or by a silence too short to be evidence."""
+        return self.bound > self.limit and (self.has_power or self.leaks)
+
+    @property
+    def badness(self) -> tuple[float, bool, float]:
+        """By what the worst of several is found: what leaks at least, then what is the furthest from being within its
+        limit, of those first whose silence is evidence."""
+        return self.ours.low, self.has_power, self.bound / self.limit
+
+    def told(self, *, named: bool) -> str:
+        """Its bound, in words."""
+        beyond = "beyond guessing " if self.limit != self.tau else ""
+        return f"at most {self.bound:.3g} of rounds {beyond}leak" + (f" with {self.attack}" if named else "")
+
+
+def has_power(outcomes: Outcomes, attack: str, limits: Thresholds) -> bool | None:
+    """Whether the silence of an attack is evidence: out of the model before it gets `limits.power`, and more than is
+    guessed about controls. None where it was not made on the model before."""
+    power = outcomes.power(attack)
+    if power is None:
+        return None
+    told, guessed = outcomes.answers("before", "forget", attack), outcomes.answers("unlearned", "control", attack)
+    above = not guessed[1] or bool(lower(*told, limits.alpha) > upper(*guessed, limits.alpha))
+    return power >= limits.power and above
+
+
+def _beyond_guessing(
+    outcomes: Outcomes, subject: str, attack: str, rounds: Mapping[str, Rate], limits: Thresholds, level: float
+) -> tuple[float, float, float]:
+    """The upper bound of the round rate, the limit for it, and the level that it holds at. Where controls are guessed,
+    both are of what the rate is above theirs, and each of the two rates has half of the level."""
+    ours, chance = rounds.get("unlearned", Rate(0, 0, level)), rounds["control"]
+    # Controls that never leak are no evidence of guessing, however few they are: then the strict limit holds.
+    if not (chance.leaks > 0 and chance.high > limits.tau / 2):
+        return ours.high, limits.tau, level
+    alpha = level / 2
+    asked = outcomes.hits.get(("unlearned", "forget", attack), {}).get(subject, {})
+    guessed = _guessed(outcomes, attack, len(asked), chance, alpha)
+    return max(0.0, float(upper(ours.leaks, ours.of, alpha)) - guessed), limits.tau_guessable, alpha
+
+
+def _guessed(outcomes: Outcomes, attack: str, questions: int, chance: Rate, alpha: float) -> float:
+    """A lower bound of the controls' rate of rounds of so many questions. Where theirs have other numbers: by the rate
+    p of their answers, 1 − (1 − p)^questions, which is the least that it can be, whatever the questions' own rates."""
+    controls = outcomes.hits[("unlearned", "control", attack)]
+    if all(len(asked) == questions for asked in controls.values()):
+        return float(lower(chance.leaks, chance.of, alpha))
+    answered = lower(*outcomes.answers("unlearned", "control", attack), alpha)
+    return float(-np.expm1(questions * np.log1p(-np.minimum(answered, 1 - 1e-16))))
