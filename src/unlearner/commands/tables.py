@@ -188,8 +188,8 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     for verdict in summary["verdicts"]:
         decoder = decoder_of(verdict, summary)
-        rates = f" Its rates are those with {decoder}." if decoder else ""
-        console.print(escape(f"{verdict['subject']}: {verdict['why']}.{rates}"), soft_wrap=True)
+        said = f" Its rates are those with {decoder}." if decoder else ""
+        console.print(escape(f"{verdict['subject']}: {verdict['why']}.{said}"), soft_wrap=True)
     if group_test := summary.get("group_test"):
         console.print(
             f"All {group_test['subjects']} forgotten subjects against all {group_test['controls']} controls: "
