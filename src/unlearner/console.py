@@ -14,7 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unlearner.distributed import is_main
 
-console = Console(stderr=True, highlight=False)
+
+class Plain(Console):
+    """The only console that unlearner makes: texts are shown as they are, `:word:` is no emoji, numbers no colour."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(emoji=False, highlight=False, **options)
+
+
+console = Plain(stderr=True)
 """Progress, notes and warnings; results go to standard output."""
 LINE_SECONDS = 30
 """Between two lines of progress where there is no terminal."""
@@ -60,7 +68,8 @@ def progress_bar(name: str, total: int, done: int = 0, *, console: Console = con
         yield _Lines(name, total, done, console).update
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}", markup=False),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:

@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from unlearner import distributed
 from unlearner.bench.cells import Before, Cell, make_cell, splits
 from unlearner.bench.results import Results, write_results
 from unlearner.bench.tuning import Key, Tuning
 from unlearner.bench.workers import Job, check_ray, run_all
 from unlearner.config import BenchConfig
-from unlearner.console import console, note, progress_bar, warn
+from unlearner.console import Plain, console, note, progress_bar, warn
 from unlearner.data.readers import is_pipe
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
@@ -76,7 +74,7 @@ def _run(config: BenchConfig) -> BenchResult:
     count = distributed.agreed(tuning.count if distributed.is_main() else None)
     total = len(befores) + len(unfinished) + (count or 0)
     # A console of its own: single runs are silent meanwhile.
-    with progress_bar("bench", total, console=Console(stderr=True)) as bar:
+    with progress_bar("bench", total, console=Plain(stderr=True)) as bar:
         work = _Work(config, bar, total)
         work.run(befores)
         chosen, told = _tune(tuning, tries, work, counted=count is not None)

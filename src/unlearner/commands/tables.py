@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unlearner.console import discard_output, warn
+from unlearner.console import Plain, discard_output, warn
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
@@ -21,11 +21,11 @@ from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 def out() -> Console:
     # Wide enough for the tables where nobody looks (a pipe, a file): there they are not cut.
     quiet = not is_main()
-    terminal = _Output(highlight=False, quiet=quiet)
-    return terminal if terminal.is_terminal else _Output(highlight=False, width=160, quiet=quiet)
+    terminal = _Output(quiet=quiet)
+    return terminal if terminal.is_terminal else _Output(width=160, quiet=quiet)
 
 
-class _Output(Console):
+class _Output(Plain):
     def on_broken_pipe(self) -> None:
         """A reader that has seen enough (`| head`) is no failure, as rich would have it."""
         self.quiet = True
