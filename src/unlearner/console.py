@@ -13,14 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from unlearner.distributed import is_main
-
-
-class Plain(Console):
-    """The only console that unlearner makes: texts are shown as they are, `:word:` is no emoji, numbers no colour."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(emoji=False, highlight=False, **options)
-
+from unlearner.terminal import Plain
 
 console = Plain(stderr=True)
 """Progress, notes and warnings; results go to standard output."""

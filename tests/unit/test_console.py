@@ -12,6 +12,7 @@ from unlearner import console
 from unlearner.commands.tables import out
 from unlearner.console import progress_bar
 from unlearner.distributed import watch
+from unlearner.terminal import Plain
 
 
 def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +64,7 @@ def test_no_word_between_colons_becomes_an_emoji(capsys: pytest.CaptureFixture[s
     assert shown.err.splitlines() == ["pistol:pistol:sample_data_1 has no edge 'A_:key:'", "rank 1 of :bomb: ended"]
     assert all(text in shown.out for text in ("pistol:pistol:sample_data_1", "source :gun:", ":pistol:"))
     file = io.StringIO()
-    with progress_bar(":gun: [bold]", 3, console=console.Plain(file=file, force_terminal=True, width=100)) as update:
+    with progress_bar(":gun: [bold]", 3, console=Plain(file=file, force_terminal=True, width=100)) as update:
         update(3)
     assert ":gun: [bold]" in file.getvalue()
 
@@ -82,4 +83,4 @@ def test_every_console_is_made_in_one_place() -> None:
             and node.names[0].name in ("print", "get_console")
         )
     }
-    assert made == {"console.py"}
+    assert made == {"terminal.py"}

@@ -12,7 +12,7 @@ from unlearner.bench.results import Results, write_results
 from unlearner.bench.tuning import Key, Tuning
 from unlearner.bench.workers import Job, check_ray, run_all
 from unlearner.config import BenchConfig
-from unlearner.console import Plain, console, note, progress_bar, warn
+from unlearner.console import console, note, progress_bar, warn
 from unlearner.data.readers import is_pipe
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
@@ -26,6 +26,7 @@ from unlearner.results.lock import check_free, lock, released
 from unlearner.results.run import check_apart, check_place, is_empty, make_directory, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
+from unlearner.terminal import Plain
 from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
 from unlearner.workflows.inputs import read_inputs

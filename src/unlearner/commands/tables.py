@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unlearner.console import Plain, discard_output, warn
+from unlearner.console import discard_output, warn
 from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
@@ -16,6 +16,7 @@ from unlearner.evaluation.result import interval, measured_metrics, three_digits
 from unlearner.report.audit_tables import p_value, weak_sentence
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
+from unlearner.terminal import Plain
 
 
 def out() -> Console:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from unlearner.distributed.collectives import barrier
 from unlearner.distributed.ranks import count, full_name, is_main, local_rank, rank
+from unlearner.terminal import Plain
 
 BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 45.0
@@ -124,8 +125,6 @@ def _at_exit() -> None:
 
 
 def _say(message: str, style: str) -> None:
-    from unlearner.console import Plain  # which imports this package
-
     Plain(stderr=True).print(message, markup=False, style=style, soft_wrap=True)
 
 
