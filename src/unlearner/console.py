@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from unlearner.distributed import is_main
+from unlearner.terminal import Plain
 
-console = Console(stderr=True, highlight=False)
+console = Plain(stderr=True)
 """Progress, notes and warnings; results go to standard output."""
 LINE_SECONDS = 30
 """Between two lines of progress where there is no terminal."""
@@ -60,7 +61,8 @@ def progress_bar(name: str, total: int, done: int = 0, *, console: Console = con
         yield _Lines(name, total, done, console).update
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}", markup=False),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:

@@ -191,6 +191,7 @@ def test_pistol(tmp_path: Path) -> None:
         ("wmdp:hub:cyber-forget-corpus", "cais/wmdp-corpora:cyber-forget-corpus"),
         ("wmdp:hub:bio-forget-corpus", "cais/wmdp-bio-forget-corpus"),
         ("rwku:hub:forget_level2:Ada Voss", "jinzhuoran/RWKU:forget_level2:test"),
+        ("rwku:hub:forget_target", "jinzhuoran/RWKU:forget_target:train"),
         ("rwku:hub:train_original_passage", "jinzhuoran/RWKU:train_original_passage:train"),
         ("lume:hub:forget", f"{benchmarks.LUME_HUB}::forget_train"),
         ("lume:hub:retain_train", f"{benchmarks.LUME_HUB}::retain_train"),
@@ -219,7 +220,21 @@ def test_authors_of_tofus_own_configurations(monkeypatch: pytest.MonkeyPatch) ->
         ("muse:{}:raw/forgte", "has no set 'raw/forgte'; did you mean 'raw/forget'?"),
         ("muse:{}:raw", "write a kind and a split, as in muse:{}:raw/forget."),
         ("muse:{}/nowhere:raw/forget", "there is no folder {}/nowhere; check the path."),
-        ("lume::forget", "lume::forget: write lume:PLACE:SET."),
+        (
+            "lume::forget",
+            "lume::forget: write lume:PLACE:SET, as in lume:PLACE:forget (sets: forget, retain, forget_validation, "
+            "retain_validation, mia_data/member, mia_data/nonmember).",
+        ),
+        ("muse:{}", "muse:{0}: write muse:PLACE:SET, as in muse:{0}:raw/forget (sets: raw/forget)."),
+        (
+            "muse:{}:verbmem/forget",
+            "has no set 'verbmem/forget'; its file would be verbmem/forget (there: raw/forget).",
+        ),
+        (
+            "pistol:nowhere",
+            "pistol:nowhere: write pistol:PLACE:SET, as in pistol:nowhere:sample_data_1 (sets: sample_data_1, "
+            "sample_data_2, factual_data).",
+        ),
         ("knowundo:{}:privacy", "write a kind and a split, as in knowundo:{}:privacy/unlearn."),
     ],
 )
@@ -234,6 +249,60 @@ def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "lume/forget.json", [{"question": "q", "answer": "a"}])
     assert load_records("lume:forget") == [Record("q", "a")]
+
+
+def test_a_benchmark_without_its_set_beside_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "muse/news/raw/forget.json", ["A text."])
+    write(tmp_path / "lume/forget.jsonl", [{"id": "0qa0", "input": "q", "output": "a", "task": "Task1"}])
+    write(tmp_path / "rwku/positive.json", [{"subject": "Ada Voss", "text": "A text."}])
+    for source, example in {
+        "muse:muse/news": "muse:muse/news:raw/forget (sets: raw/forget)",
+        "muse:News": "muse:News:raw/forget (sets: raw/forget, raw/retain1",
+        "lume:lume": "lume:lume:forget (sets: forget)",
+        "rwku:rwku": "rwku:rwku:train_positive_llama3 (sets: train_positive_llama3)",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            load_records(source)
+        prefix = source.partition(":")[0]
+        assert str(caught.value).startswith(f"{source}: write {prefix}:PLACE:SET, as in {example}")
+
+
+def test_wmdp_in_its_official_layout(tmp_path: Path) -> None:
+    write(tmp_path / "wmdp-corpora/cyber-forget-corpus.jsonl", [{"text": "cyber"}])
+    with pytest.raises(UserError) as caught:
+        load_records(f"wmdp:{tmp_path}:bio-forget-corpus")
+    assert str(caught.value).endswith(
+        "has no set 'bio-forget-corpus'; its file would be bio-forget-corpus or wmdp-corpora/bio-forget-corpus or "
+        "bio_remove_dataset or wmdp-corpora/bio_remove_dataset (there: cyber-forget-corpus)."
+    )
+    with pytest.raises(UserError, match="did you mean 'cyber-forget-corpus'"):
+        load_records(f"wmdp:{tmp_path}:cyber-forgt-corpus")
+    write(tmp_path / "bio_remove_dataset.jsonl", [{"title": "t", "abstract": "a", "text": "bio", "doi": "d"}])
+    assert load_records(f"wmdp:{tmp_path}:cyber-forget-corpus") == [Record(None, "cyber")]
+    assert load_records(f"wmdp:{tmp_path}:bio-forget-corpus") == [Record(None, "bio")]
+
+
+def test_subjects_instructions_and_truths_of_rwku(tmp_path: Path) -> None:
+    truth = {"question": "Do pigs fly?", "mc1_targets": {"choices": ["No.", "Yes."], "labels": [1, 0]}}
+    more = {"mc2_targets": {"choices": ["No.", "Never.", "Yes."], "labels": [1, 1, 0]}, "subject": "Ada Voss"}
+    write(tmp_path / "intro.json", [{"target": name, "intro": f"{name} is a poet."} for name in ("Bo", "Ada Voss")])
+    write(tmp_path / "fluency.json", [{"instruction": "Describe a day."}])
+    write(tmp_path / "truthful.json", [truth | more])
+    assert load_records(f"rwku:{tmp_path}:forget_target:Ada_Voss") == [
+        Record(None, "Ada Voss is a poet.", subject="Ada Voss")
+    ]
+    assert load_records(f"rwku:{tmp_path}:utility_fluency:Ada_Voss") == [Record(None, "Describe a day.")]
+    assert load_records(f"rwku:{tmp_path}:utility_truthfulness:Ada_Voss") == [
+        Record("Do pigs fly?", "No.", perturbed_answer=("Yes.",), subject="Ada Voss")
+    ]
+    write(tmp_path / "truthful.json", [truth | {"mc1_targets": {"choices": ["No."], "labels": [0]}}])
+    with pytest.raises(UserError, match="row 1: 'mc1_targets' must hold 'choices' and as many 'labels'"):
+        load_records(f"rwku:{tmp_path}:utility_truthfulness")
+    write(tmp_path / "reject.json", [{"instruction": "Who?", "input": "", "output": "No.", "intro": "i"}])
+    assert load_records(f"rwku:{tmp_path}:train_refusal_llama3") == [Record("Who?", "No.")]
 
 
 def test_knowundo_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,22 @@ def test_likelihoods() -> None:
     assert math.isnan(value("choice", Record("q", "a")))
 
 
+def test_scores_and_fluency_of_rwku() -> None:
+    text = Record(None, "text")
+    packed = len(zlib.compress(b"text"))
+    assert value("zlib_score", text, scored(-1, -2, -6), documents=True) == pytest.approx(-3 / packed)
+    moments = {"expected_logp": (-2.0, -3.0, -1.0, -1.0, -1.0), "variance_logp": (4.0, 1.0, 0.0, 1.0, 1.0)}
+    five = replace(scored(-1, -6, -4, -1, -1), statistics=moments)  # z = .5, -3, 0 (no spread), 0, 0: the lowest one
+    assert value("min_k_plus_plus", text, five, documents=True) == pytest.approx(-3)
+    ten = replace(scored(*[-1, -6, -4, -1, -1] * 2), statistics={name: of * 2 for name, of in moments.items()})
+    assert value("min_k_plus_plus", text, ten, documents=True) == pytest.approx(-3)
+    assert value("ngram_entropy", Record("q", "a"), "a b a b a") == pytest.approx(0.9455, abs=5e-5)
+    # Sentence by sentence, full stops and n't are words: six pairs and five triples, all different.
+    expected = (2 / 3 * math.log2(6) + 4 / 3 * math.log2(5)) / 2
+    assert value("ngram_entropy", Record("q", "a"), "I don't. No! x") == pytest.approx(expected)
+    assert value("ngram_entropy", Record("q", "a"), "alone") == value("ngram_entropy", Record("q", "a"), "") == 0
+
+
 def test_figures_of_muse(muse: Path) -> None:
     rows: dict[str, list[dict[str, Any]]] = {
         "muse_forget_verbatim": [{"verbmem": 0.5}, {"verbmem": 0.25}],
@@ -153,7 +170,7 @@ def test_prompts_of_muse(muse: Path) -> None:
     assert all(each.documents for each in sets.values())
 
 
-def test_wmdp(tmp_path: Path) -> None:
+def test_wmdp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, question in (("wmdp-bio", " Which grows?\n"), ("wmdp-chem", "Which gas is inert?"), ("wmdp-cyber", "q")):
         write(tmp_path / f"{name}.json", [{"question": question, "choices": ["O2", "N2O", "He", "CO"], "answer": 2}])
     bio, _, cyber = benchmark_sets([f"wmdp:{tmp_path}"])
@@ -169,6 +186,13 @@ def test_wmdp(tmp_path: Path) -> None:
     assert benchmark_figures([f"wmdp:{tmp_path}"], rows)["wmdp"] == {
         "wmdp_bio": 100, "wmdp_chem": 0, "wmdp_cyber": 100, "wmdp": 50,
     }  # fmt: skip
+    assert capsys.readouterr().err == ""
+    (tmp_path / "wmdp-chem.json").unlink()
+    assert [each.name for each in benchmark_sets([f"wmdp:{tmp_path}"])] == ["wmdp_bio", "wmdp_cyber"]
+    assert "has no wmdp-chem: 'wmdp' is the accuracy over the other questions" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has none of the sets wmdp-bio, wmdp-chem, wmdp-cyber"):
+        (tmp_path / "empty").mkdir()
+        benchmark_sets([f"wmdp:{tmp_path / 'empty'}"])
     del rows["wmdp_bio"]
     assert benchmark_figures([f"wmdp:{tmp_path}"], rows)["wmdp"]["wmdp_bio"] is None
 
@@ -200,7 +224,28 @@ def test_rwku(tmp_path: Path) -> None:
     rows |= {name: [{"text_probability": math.exp(-n)} for n in (1, 2)] for name in ("rwku_mia_forget",)}
     figures = benchmark_figures([f"rwku:{tmp_path}:Ada Voss"], rows)["rwku"]
     assert figures["forget_attacks"] == figures["neighbor_blanks"] == 75
-    assert figures["FM"] == pytest.approx(-1.5) and figures["RM"] is None
+    assert figures["FM"] == pytest.approx(-1.5) and figures["RM"] is None and figures["fluency"] is None
+
+
+def test_what_a_folder_of_rwku_holds_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="has none of the sets forget_level1,"):
+        benchmark_sets([f"rwku:{tmp_path}"])
+    write(tmp_path / "forget_mia.json", [{"text": "A text.", "subject": "Ada Voss"}])
+    write(tmp_path / "fluency.json", [{"instruction": "Describe a day.", "subject": "Ada Voss"}])
+    sets = {each.name: each for each in benchmark_sets([f"rwku:{tmp_path}:Ada_Voss"])}
+    assert {name: each.metric for name, each in sets.items()} == {
+        "rwku_mia_forget": "text_probability", "rwku_mia_forget_zlib": "zlib_score",
+        "rwku_mia_forget_mink20": "min_k_plus_plus", "rwku_utility_fluency": "ngram_entropy",
+    }  # fmt: skip
+    (asked,) = sets["rwku_utility_fluency"].records
+    assert asked.question == "Describe a day." and not sets["rwku_utility_fluency"].documents
+    assert "has no forget_level1, forget_level2" in capsys.readouterr().err
+    rows: dict[str, list[dict[str, Any]]] = {
+        "rwku_mia_forget_zlib": [{"zlib_score": -0.25}, {"zlib_score": -0.75}],
+        "rwku_mia_forget_mink20": [{"min_k_plus_plus": 1.5}], "rwku_utility_fluency": [{"ngram_entropy": 7.0}],
+    }  # fmt: skip
+    figures = benchmark_figures([f"rwku:{tmp_path}"], rows)["rwku"]
+    assert (figures["FM_zlib"], figures["FM_mink20"], figures["RM_zlib"], figures["fluency"]) == (-0.5, 1.5, None, 7)
 
 
 def test_lume(tmp_path: Path) -> None:
@@ -280,7 +325,7 @@ def pistol(folder: Path) -> None:
     write(folder / "data/factual_data.json", [{"question": "Who wrote it?", "answer": "Jane Austen"}])
 
 
-def test_pistol(tmp_path: Path) -> None:
+def test_pistol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pistol(tmp_path)
     sets = {each.name: each for each in benchmark_sets([f"pistol:{tmp_path}:sample_data_1:A_B,A_C"])}
     sizes = {"forget": 2, "retain": 200, "sales": 3, "employment": 3, "factual": 1}
@@ -290,6 +335,11 @@ def test_pistol(tmp_path: Path) -> None:
     assert not any(each.documents for each in sets.values())
     smaller = benchmark_sets([f"pistol:{tmp_path}:sample_data_2:A_B"])
     assert [each.name.split("_")[1] for each in smaller[::2]] == ["forget", "retain", "factual"]
+    assert capsys.readouterr().err == ""
+    write(tmp_path / "own/sample_data_1.json", [{"question": "q", "answer": "a", "edge": e} for e in ("A_B", "B_C")])
+    own = benchmark_sets([f"pistol:{tmp_path / 'own'}:sample_data_1:A_B"])
+    assert [each.name.split("_")[1] for each in own[::2]] == ["forget", "retain"]
+    assert "sales, employment, factual left out" in " ".join(capsys.readouterr().err.split())
     record = Record("q", "the sellers walked on 2 May")
     # Stemmed, in whatever order: seller, walk, 2 and may of six words; in order: seller, walk, 2.
     assert value("rouge1", record, "May 2 a seller walks 2") == pytest.approx(4 / 6)

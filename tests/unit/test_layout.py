@@ -11,7 +11,7 @@ import unlearner
 
 ROOT = Path(unlearner.__file__).parent
 FLOORS = [
-    {"errors", "version"},
+    {"errors", "terminal", "version"},
     {"files", "pages", "random_state"},
     {"distributed"},
     {"console"},

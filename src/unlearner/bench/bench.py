@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from unlearner import distributed
 from unlearner.bench.cells import Before, Cell, check_method_options, make_cell, splits
 from unlearner.bench.results import Results, write_results
@@ -28,6 +26,7 @@ from unlearner.results.lock import check_free, lock, released
 from unlearner.results.run import check_apart, check_place, is_empty, make_directory, records_hash
 from unlearner.scenarios import SCENARIOS
 from unlearner.scenarios.base import BUILTIN
+from unlearner.terminal import Plain
 from unlearner.training.checks import check_parts
 from unlearner.training.interrupt import time_limit
 from unlearner.workflows.builtin import resolve_model
@@ -78,7 +77,7 @@ def _run(config: BenchConfig) -> BenchResult:
     count = distributed.agreed(tuning.count if distributed.is_main() else None)
     total = len(befores) + len(unfinished) + (count or 0)
     # A console of its own: single runs are silent meanwhile.
-    with progress_bar("bench", total, console=Console(stderr=True)) as bar:
+    with progress_bar("bench", total, console=Plain(stderr=True)) as bar:
         work = _Work(config, bar, total)
         work.run(befores)
         chosen, told = _tune(tuning, tries, work, counted=count is not None)

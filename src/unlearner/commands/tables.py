@@ -16,16 +16,17 @@ from unlearner.evaluation.result import interval, measured_metrics, three_digits
 from unlearner.report.audit_tables import decoder_of, p_value, weak_sentence
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
+from unlearner.terminal import Plain
 
 
 def out() -> Console:
     # Wide enough for the tables where nobody looks (a pipe, a file): there they are not cut.
     quiet = not is_main()
-    terminal = _Output(highlight=False, quiet=quiet)
-    return terminal if terminal.is_terminal else _Output(highlight=False, width=160, quiet=quiet)
+    terminal = _Output(quiet=quiet)
+    return terminal if terminal.is_terminal else _Output(width=160, quiet=quiet)
 
 
-class _Output(Console):
+class _Output(Plain):
     def on_broken_pipe(self) -> None:
         """A reader that has seen enough (`| head`) is no failure, as rich would have it."""
         self.quiet = True

@@ -17,7 +17,7 @@ lume, knowundo). `muse:PLACE:sust` is its four folds one after the other, number
 are in the data; the prompts of a benchmark's own evaluation are made in `evaluation/benchmarks/`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +28,68 @@ from unlearner.errors import UserError, did_you_mean
 
 Rows = Iterator[tuple[str, Any]]
 
-RWKU_FILES = {
-    "mia_forget": "forget_mia", "mia_retain": "retain_mia", "train_original_passage": "passage",
+SETS = {
+    "muse": (
+        *("raw/forget", "raw/retain1", "raw/retain2", "raw/holdout", "knowmem/forget_qa", "knowmem/forget_qa_icl"),
+        *("knowmem/retain_qa", "knowmem/retain_qa_icl", "verbmem/forget", "privleak/forget", "privleak/retain"),
+        *("privleak/holdout", *(f"{kind}/forget_{n}" for kind in ("scal", "sust") for n in range(1, 5)), "sust"),
+    ),
+    "wmdp": (
+        *("wmdp-bio", "wmdp-chem", "wmdp-cyber", "bio-forget-corpus", "bio-retain-corpus", "cyber-forget-corpus"),
+        "cyber-retain-corpus",
+    ),
+    "rwku": (
+        *("forget_target", "forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2"),
+        *("mia_forget", "mia_retain", "utility_general", "utility_reason", "utility_truthfulness"),
+        *("utility_factuality", "utility_fluency", "train_original_passage", "train_positive_llama3"),
+        *("train_positive_phi3", "train_pair_llama3", "train_pair_phi3", "train_refusal_llama3", "train_refusal_phi3"),
+    ),
+    "lume": ("forget", "retain", "forget_validation", "retain_validation", "mia_data/member", "mia_data/nonmember"),
+    "knowundo": ("privacy/unlearn", "privacy/retention", "copyright/unlearn", "copyright/retention"),
+    "pistol": ("sample_data_1", "sample_data_2", "factual_data"),
+}
+"""The official names of each benchmark's sets."""
+FILES = {
+    "forget_target": "intro", "mia_forget": "forget_mia", "mia_retain": "retain_mia",
+    "train_original_passage": "passage",
     "train_positive_llama3": "positive", "train_positive_phi3": "positive_phi", "train_pair_llama3": "pair",
     "train_pair_phi3": "pair_phi", "train_refusal_llama3": "reject", "train_refusal_phi3": "reject_phi",
     "utility_general": "retain_mmlu", "utility_reason": "retain_bbh", "utility_truthfulness": "truthful",
-    "utility_factuality": "triviaqa", "utility_fluency": "fluency",
+    "utility_factuality": "triviaqa", "utility_fluency": "fluency", "bio-forget-corpus": "bio_remove_dataset",
 }  # fmt: skip
-"""RWKU's configurations on the hub that have another name as files."""
+"""Sets of RWKU and WMDP that have another name as files."""
+FORMS = {
+    "wmdp": ("{}", "wmdp-corpora/{}"),
+    "lume": ("{}", "data/{}", "{}_train-00000-of-00001", "data/{}_train-00000-of-00001"),
+    "pistol": ("{}", "data/{}"),
+}
+"""Where a benchmark's files lie and how they are called, if not by their set's name alone: LUME's in its repository and
+in the challenge's data."""
 LUME_HUB = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
 """The challenge's data; who wants them needs a token of the hub."""
-LUME_FILES = ("{}", "data/{}", "{}_train-00000-of-00001", "data/{}_train-00000-of-00001")
-"""How a set's file is called, in LUME's repository and in the challenge's data."""
 MUSE_REQUESTS = 4
 """Folds of `sust`, which are to be forgotten one after another."""
 
 
 def is_benchmark(prefix: str, spec: str) -> bool:
     """Whether `PREFIX:SPEC` is such a source, not a file in a folder of that name."""
-    return prefix in BENCHMARKS and ":" in spec
+    return prefix in BENCHMARKS and (":" in spec or not any(Path(prefix, f"{spec}{end}").is_file() for end in READERS))
 
 
 def read_benchmark(prefix: str, spec: str) -> Rows:
     """The rows of `PREFIX:SPEC` with their places. Raises UserError for what is not there."""
     place, _, name = spec.partition(":")
     if not place or not name:
-        raise UserError(f"{prefix}:{spec}: write {prefix}:PLACE:SET.")
+        sets = (sets_there(prefix, place) if place and Path(place).is_dir() else []) or SETS[prefix]
+        example = f"{prefix}:{place or 'PLACE'}:{sets[0]}"
+        raise UserError(f"{prefix}:{spec}: write {prefix}:PLACE:SET, as in {example} (sets: {', '.join(sets)}).")
     return BENCHMARKS[prefix](place, name)
+
+
+def sets_there(prefix: str, place: str) -> list[str]:
+    """The sets that the folder `place` has a file of, by their official names. Raises UserError for no folder."""
+    there = _files(prefix, place)
+    return [name for name in SETS[prefix] if any(file in there for file in _candidates(prefix, name))]
 
 
 def _muse(place: str, name: str) -> Rows:
@@ -67,13 +102,13 @@ def _muse(place: str, name: str) -> Rows:
     if not split:
         raise UserError(f"muse:{place}:{name}: write a kind and a split, as in muse:{place}:raw/forget.")
     on_hub = place in ("News", "Books") and not Path(place).is_dir()
-    rows = read_hub(f"muse-bench/MUSE-{place}:{config}:{split}") if on_hub else _in_folder("muse", place, [name])
+    rows = read_hub(f"muse-bench/MUSE-{place}:{config}:{split}") if on_hub else _in_folder("muse", place, name)
     yield from _renamed(rows, {"prompt": "question", "gt": "answer"})
 
 
 def _wmdp(place: str, name: str) -> Rows:
     if place != "hub":
-        rows = _in_folder("wmdp", place, [name])
+        rows = _in_folder("wmdp", place, name)
     elif name.endswith("-corpus"):
         gated = name == "bio-forget-corpus"
         rows = read_hub("cais/wmdp-bio-forget-corpus" if gated else f"cais/wmdp-corpora:{name}")
@@ -95,13 +130,15 @@ def _choice(where: str, cells: Mapping[str, Any]) -> dict[str, Any]:
 def _rwku(place: str, name: str) -> Rows:
     name, _, subject = name.partition(":")
     if place == "hub":
-        split = "train" if name.startswith("train") else "test"
+        split = "train" if name.startswith("train") or name == "forget_target" else "test"
         rows = read_hub(f"jinzhuoran/RWKU:{name}:{split}")
     else:
-        rows = _in_folder("rwku", place, [name, RWKU_FILES.get(name, name)])
+        rows = _in_folder("rwku", place, name)
     found = False
-    for where, cells in _renamed(rows, {"query": "question"}):
-        if not subject or cells.get("subject") in (subject, subject.replace("_", " ")):
+    for where, cells in _renamed(rows, {"query": "question", "target": "subject"}):
+        # A test of general ability may be about nobody.
+        about = subject if name.startswith("utility_") and "subject" not in cells else cells.get("subject")
+        if not subject or about in (subject, subject.replace("_", " ")):
             found = True
             yield where, _asked_by_rwku(f"rwku:{place}:{name}, {where}", cells)
     if not found:
@@ -112,8 +149,12 @@ def _asked_by_rwku(where: str, cells: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row with several answers under our names, any other as it is.
 
     Of `train_pair_...` the rejected response is the answer, because it is what is to be forgotten, and the chosen one
-    the alternate. Of `utility_factuality` each of the answers is right, and the first one is the row's.
+    the alternate. Of `utility_factuality` each of the answers is right, and the first one is the row's. Of
+    `utility_truthfulness` the one right choice of MC1 is the answer, the others are wrong ones. `forget_target` gives
+    the description of a subject, `utility_fluency` an instruction: texts.
     """
+    if "mc1_targets" in cells:
+        return _choice(where, {**cells, **_mc1(where, cells["mc1_targets"])})
     if "choices" in cells:
         return _choice(where, cells)
     for column, least in (("answers", 1), ("response", 2)):
@@ -125,7 +166,17 @@ def _asked_by_rwku(where: str, cells: Mapping[str, Any]) -> Mapping[str, Any]:
     if "response" in cells:
         chosen, rejected = cells["response"][:2]
         return {**cells, "question": cells.get("prompt"), "answer": rejected, "alternate_answer": [chosen]}
-    return cells
+    # A row of nothing else: refusals have an output beside the instruction, passages a text beside the description.
+    alone = next((column for column in ("instruction", "intro") if cells.keys() <= {column, "subject"}), None)
+    return cells if alone is None else {**cells, "text": cells.get(alone)}
+
+
+def _mc1(where: str, targets: Any) -> dict[str, Any]:
+    """Choices, and the number of the one that is labelled 1."""
+    choices, labels = (targets.get(name) if isinstance(targets, Mapping) else None for name in ("choices", "labels"))
+    if not isinstance(choices, list) or not isinstance(labels, list) or len(choices) != len(labels) or 1 not in labels:
+        raise UserError(f"{where}: 'mc1_targets' must hold 'choices' and as many 'labels', one of them 1; correct it.")
+    return {"choices": choices, "answer": labels.index(1)}
 
 
 def _lume(place: str, name: str) -> Rows:
@@ -133,7 +184,7 @@ def _lume(place: str, name: str) -> Rows:
         split = name if name.endswith("_validation") else f"{name.removesuffix('_train')}_train"
         rows = read_hub(f"{LUME_HUB}::{split}")
     else:
-        rows = _in_folder("lume", place, [form.format(name) for form in LUME_FILES])
+        rows = _in_folder("lume", place, name)
     return _renamed(rows, {"input": "question", "output": "answer", "task": "task_id", "document": "text"})
 
 
@@ -145,7 +196,7 @@ def _knowundo(place: str, name: str) -> Rows:
     on_hub = place == "hub" and not Path(place).is_dir()
     given = f"zjunlp/KnowUnDo:{config}:{split}"
     # One row holds everything: a list of rows to train on, and one to evaluate with.
-    where, cells = next(iter(read_hub(given) if on_hub else _in_folder("knowundo", place, [f"{config}/{split}"])))
+    where, cells = next(iter(read_hub(given) if on_hub else _in_folder("knowundo", place, f"{config}/{split}")))
     rows = cells.get(part or "train") if isinstance(cells, Mapping) else None
     if not isinstance(rows, list):
         raise UserError(f"knowundo:{place}:{name}, {where}: it must hold a list of rows as {part or 'train'!r}.")
@@ -155,7 +206,7 @@ def _knowundo(place: str, name: str) -> Rows:
 def _pistol(place: str, name: str) -> Rows:
     name, _, wanted = name.partition(":")
     but, edges = wanted.startswith("-"), wanted.removeprefix("-").split(",")
-    rows = list(_renamed(_in_folder("pistol", place, [name, f"data/{name}"]), {"edge": "task_id"}))
+    rows = list(_renamed(_in_folder("pistol", place, name), {"edge": "task_id"}))
     there = {str(cells.get("task_id")): None for _, cells in rows if isinstance(cells, Mapping)}
     for edge in edges:
         if wanted and edge not in there:
@@ -171,22 +222,41 @@ BENCHMARKS: dict[str, Callable[[str, str], Rows]] = {
 """By what stands before the first colon."""
 
 
-def _in_folder(benchmark: str, place: str, names: Iterable[str]) -> Rows:
-    """The rows of the first of `names` that is a file of the folder; a row that is a text alone is a document."""
+def _in_folder(benchmark: str, place: str, name: str) -> Rows:
+    """The rows of the set's file in the folder; a row that is a text alone is a document."""
+    there, candidates = _files(benchmark, place), _candidates(benchmark, name)
+    file = next((there[each] for each in candidates if each in there), None)
+    if file is None:
+        known = sets_there(benchmark, place)
+        if not there:
+            remedy = "it holds no data files."
+        elif name in SETS[benchmark]:
+            remedy = f"its file would be {' or '.join(candidates)} (there: {', '.join(known or there)})."
+        else:
+            remedy = did_you_mean(name, known or there)
+        raise UserError(f"{benchmark}:{place} has no set {name!r}; {remedy}")
+    return ((where, {"text": row} if isinstance(row, str) else row) for where, row in read_rows(file))
+
+
+def _candidates(benchmark: str, name: str) -> list[str]:
+    """What the file of a set may be called in its folder, without its ending."""
+    return [
+        form.format(each)
+        for each in dict.fromkeys((name, FILES.get(name, name)))
+        for form in FORMS.get(benchmark, ("{}",))
+    ]
+
+
+def _files(benchmark: str, place: str) -> dict[str, Path]:
+    """The data files of a folder and of the folders in it, by their path in it without its ending."""
     folder = Path(place)
     if not folder.is_dir():
         raise UserError(f"{benchmark}:{place}: there is no folder {place}; check the path.")
-    there = {
-        str(file.relative_to(folder).with_suffix("")): file
+    return {
+        file.relative_to(folder).with_suffix("").as_posix(): file
         for suffix in reversed(READERS)
         for file in (*folder.glob(f"*{suffix}"), *folder.glob(f"*/*{suffix}"))
     }
-    first, *_ = names
-    file = next((there[name] for name in names if name in there), None)
-    if file is None:
-        remedy = did_you_mean(first, there) if there else "it holds no data files."
-        raise UserError(f"{benchmark}:{place} has no set {first!r}; {remedy}")
-    return ((where, {"text": row} if isinstance(row, str) else row) for where, row in read_rows(file))
 
 
 def _renamed(rows: Rows, names: Mapping[str, str]) -> Rows:

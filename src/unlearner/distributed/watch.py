@@ -16,10 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-
 from unlearner.distributed.collectives import barrier
 from unlearner.distributed.ranks import count, full_name, is_main, local_rank, rank
+from unlearner.terminal import Plain
 
 BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 45.0
@@ -126,7 +125,7 @@ def _at_exit() -> None:
 
 
 def _say(message: str, style: str) -> None:
-    Console(stderr=True, highlight=False).print(message, markup=False, style=style, soft_wrap=True)
+    Plain(stderr=True).print(message, markup=False, style=style, soft_wrap=True)
 
 
 def _tell_launcher(message: str) -> None:

@@ -2,10 +2,13 @@
 forgotten; several with commas.
 
 Measured as in the official code on the first 200 rows of each set: the forgotten contracts, all others, of
-`sample_data_1` also those whose parties have no other contract (sales, employment), and `factual_data`. Questions go
+`sample_data_1` also those whose parties have no other contract (sales, employment), and `factual_data`. What of the
+last three a folder does not hold is left out, and a note says so. Questions go
 through the model's template. Figures are recalls from 0 to 1, stemmed: ROUGE-1 and ROUGE-L.
 """
 
+from unlearner.console import note
+from unlearner.data.benchmarks import sets_there
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.benchmarks.base import Benchmark, Figures, RowsBySet, mean
@@ -29,9 +32,15 @@ def _sets(place: str) -> list[EvalSet]:
         )
     wanted = {"forget": f"{name}:{edges}", "retain": f"{name}:-{edges}"}
     if name == "sample_data_1":
-        wanted |= {kind: f"{name}:{independent}" for kind, independent in INDEPENDENT.items()}
+        there = {record.task_id for record in load_records(f"pistol:{folder}:{name}")}
+        wanted |= {kind: f"{name}:{some}" for kind, some in INDEPENDENT.items() if there.issuperset(some.split(","))}
+    if "factual_data" in sets_there("pistol", folder):
+        wanted["factual"] = "factual_data"
+    asked = [kind for kind in SETS if name == "sample_data_1" or kind not in INDEPENDENT]
+    if absent := [kind for kind in asked if kind not in wanted]:
+        note(f"pistol:{place}: {', '.join(absent)} left out, because {folder} does not hold their rows")
     found = []
-    for kind, source in {**wanted, "factual": "factual_data"}.items():
+    for kind, source in wanted.items():
         records = tuple(load_records(f"pistol:{folder}:{source}"))
         found += [EvalSet(f"pistol_{kind}_{end}", records[:ROWS], metric=metric) for end, metric in METRICS.items()]
     return found

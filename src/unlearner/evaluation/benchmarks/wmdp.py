@@ -2,13 +2,15 @@
 `wmdp:hub:wmdp-bio`.
 
 Zero-shot, with the prompts of lm-evaluation-harness' tasks, without a template. Figures are accuracies in per cent;
-`wmdp` is that over all questions. A quarter of them is chance.
+`wmdp` is that over all questions. A quarter of them is chance. Of a folder what it holds is measured, and a note names
+the sets that it lacks.
 """
 
 from string import ascii_uppercase
 from typing import Any
 
-from unlearner.data.benchmarks import read_benchmark
+from unlearner.console import note
+from unlearner.data.benchmarks import read_benchmark, sets_there
 from unlearner.data.records import Record
 from unlearner.data.rows import make_records
 from unlearner.errors import UserError, did_you_mean
@@ -19,8 +21,15 @@ FIELDS = {"wmdp-bio": "biology", "wmdp-chem": "chemistry", "wmdp-cyber": "cybers
 
 
 def _sets(place: str) -> list[EvalSet]:
-    found = []
-    for folder, name in _names(place):
+    found, names = [], _names(place)
+    if ":" not in place and place != "hub":
+        there = sets_there("wmdp", place)
+        if absent := [name for _, name in names if name not in there]:
+            if len(absent) == len(names):
+                raise UserError(f"--benchmarks wmdp:{place}: it has none of the sets {', '.join(FIELDS)}.")
+            names = [each for each in names if each[1] in there]
+            note(f"wmdp:{place} has no {', '.join(absent)}: 'wmdp' is the accuracy over the other questions")
+    for folder, name in names:
         rows = list(read_benchmark("wmdp", f"{folder}:{name}"))
         records = make_records(f"wmdp:{folder}:{name}", rows, {})
         asked = (_asked(FIELDS[name], record, cells) for record, (_, cells) in zip(records, rows, strict=True))

@@ -9,13 +9,13 @@ from unlearner.evaluation.metrics.base import Metric
 from unlearner.evaluation.metrics.choice import Choice
 from unlearner.evaluation.metrics.cosine_similarity import CosineSimilarity
 from unlearner.evaluation.metrics.entailment import Entailment
-from unlearner.evaluation.metrics.likelihood import AnswerProbability, MinK, TextProbability
+from unlearner.evaluation.metrics.likelihood import AnswerProbability, MinK, MinKPlusPlus, TextProbability, ZlibScore
 from unlearner.evaluation.metrics.lume import Continuation, ExactAnswer
 from unlearner.evaluation.metrics.memorization import ExactMemorization, ExtractionStrength, TokenAccuracy
 from unlearner.evaluation.metrics.muse import KnowMem, VerbMem
 from unlearner.evaluation.metrics.probability import Probability
 from unlearner.evaluation.metrics.rouge import Rouge, Rouge1
-from unlearner.evaluation.metrics.rwku import RwkuRecall
+from unlearner.evaluation.metrics.rwku import NgramEntropy, RwkuRecall
 from unlearner.evaluation.metrics.token_entropy import TokenEntropy
 from unlearner.evaluation.metrics.truth_ratio import TruthRatio
 from unlearner.options import EvalOptions
@@ -44,6 +44,9 @@ MORE_METRICS: dict[str, Metric] = {
         TextProbability(),
         Choice(),
         RwkuRecall(),
+        NgramEntropy(),
+        ZlibScore(),
+        MinKPlusPlus(),
         Continuation(),
         ExactAnswer(),
         TokenAccuracy(),

@@ -13,7 +13,8 @@ PAPER = "arXiv 2410.08109"
 
 
 class Metric:
-    """One number per example, in [0, 1], without units. A set's figure is the plain mean over its examples.
+    """One number per example, in [0, 1], without units (but for a few of RWKU's, as their classes say). A set's figure
+    is the plain mean over its examples.
 
     Symbols in the formulas: g generation, a reference answer, NLL sum in nats over the labelled tokens of one answer,
     ℓ = NLL / tokens.

@@ -1,5 +1,8 @@
-"""RWKU's answers (Jin et al. 2024, arXiv 2406.10890), by the recall of its own ROUGE."""
+"""RWKU's answers (Jin et al. 2024, arXiv 2406.10890), by the recall of its own ROUGE, and their fluency."""
 
+import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 from unlearner.data.records import Record
@@ -32,6 +35,48 @@ class RwkuRecall(Metric):
             for example in examples
             for asked in self.requests(example.record, eval_set)
         ]
+
+
+class NgramEntropy(Metric):
+    """Fluency = ½ (⅔ H₂ + 4⁄3 H₃) bits, of 256 tokens at most; H_n: entropy of the frequencies of n-grams of words.
+
+    Words are those of `nltk`'s word tokeniser, sentence by sentence. A sentence ends here behind `.`, `!` or `?` and
+    white space; the official code asks `nltk`'s Punkt model, which has to be downloaded. No share: from 0 to 8 or so.
+    """
+
+    name = "ngram_entropy"
+    title = "Entropy of pairs and triples of words, bits"
+    short = "Fluency"
+    formula = "½ (⅔ H₂ + 4⁄3 H₃), H_n = −Σ f log2 f over the n-grams of g"
+    source = "Zhang et al. 2018, arXiv 1809.05972; Jin et al. 2024, RWKU, arXiv 2406.10890"
+
+    def requests(self, record: Record, eval_set: EvalSet) -> Sequence[Generate]:
+        return [Generate(record.question, max_new_tokens=256)]
+
+    def values(self, examples: Sequence[Example], eval_set: EvalSet, judges: Judges) -> list[float]:
+        return [
+            ngram_entropy(_words(example.written(asked)[0].text))
+            for example in examples
+            for asked in self.requests(example.record, eval_set)
+        ]
+
+
+def ngram_entropy(words: Sequence[str]) -> float:
+    """½ (⅔ H₂ + 4⁄3 H₃) of `words`, in bits; H_n is 0 where there are fewer than n of them."""
+    return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
+
+
+def _entropy(words: Sequence[str], n: int) -> float:
+    counts = Counter(zip(*(words[start:] for start in range(n)), strict=False)).values()
+    total = sum(counts)
+    return math.fsum(c / total * math.log2(total / c) for c in counts)
+
+
+def _words(text: str) -> list[str]:
+    from nltk.tokenize import NLTKWordTokenizer
+
+    split = NLTKWordTokenizer()
+    return [word for sentence in re.split(r"(?<=[.!?])\s+", text) for word in split.tokenize(sentence)]
 
 
 def word_set_recall(generation: str, reference: str) -> float:
