@@ -73,6 +73,9 @@ class AbilityOptions:
     lm_eval_tasks: str | None = None
     """Folder of your own lm-eval tasks (its --include_path)."""
 
+    def check_lm_eval(self) -> None:
+        check_positive(self, "lm_eval_limit")
+
 
 @dataclass(kw_only=True)
 class AuditOptions(AbilityOptions, ModelOptions):
@@ -86,7 +89,7 @@ class AuditOptions(AbilityOptions, ModelOptions):
     they still answered?"""
     budget: str = "quick"
     """quick, standard or deep (16, 256 or 1024 samples of each question, and more ways of attacking the weights), or a
-    number of minutes."""
+    number of minutes, in which those of --lm-eval are not counted."""
     attacks: list[str] = field(default_factory=list)
     """Only these attacks: names or module:Name, options behind them (sampling:temperature=0.7,top_p=0.9); `all` stands
     for those of the budget, the default. `plain` is always among them."""
@@ -104,18 +107,10 @@ class AuditOptions(AbilityOptions, ModelOptions):
     """Write ids in the place of names; an audit of a redacted run is redacted, too."""
 
     def check_audit(self) -> None:
-        check_positive(self, "lm_eval_limit")
+        self.check_lm_eval()
         if self.redact and self.keep_samples:
             raise UserError("--redact and --keep-samples contradict each other: leave one out.")
-        if self.budget not in BUDGETS:
-            try:
-                minutes = float(self.budget)
-            except ValueError:
-                minutes = 0.0
-            if not 0 < minutes < float("inf"):
-                raise UserError(
-                    f"--budget must be quick, standard, deep or a number of minutes above 0, not {self.budget}."
-                )
+        check_budget(self.budget, "--budget")
         for name in ("tau", "alpha"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{flag_of(name)} must lie between 0 and 1, not {getattr(self, name)}.")
@@ -258,7 +253,8 @@ class EvalOptions(AbilityOptions):
     short begins again."""
 
     def check_evaluation(self) -> None:
-        check_positive(self, "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens", "lm_eval_limit")
+        check_positive(self, "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens")
+        self.check_lm_eval()
 
 
 @dataclass(kw_only=True)
@@ -367,6 +363,17 @@ class EndpointOptions:
 
 def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def check_budget(budget: str, flag: str, *also: str) -> None:
+    """Raises UserError, about `flag`, where it is no budget of an audit, nor one of what `also` may be given there."""
+    try:
+        minutes = float(budget)
+    except ValueError:
+        minutes = 0.0
+    if budget not in (*BUDGETS, *also) and not 0 < minutes < float("inf"):
+        named = ", ".join((*also, *BUDGETS))
+        raise UserError(f"{flag} must be {named} or a number of minutes above 0, not {budget or repr(budget)}.")
 
 
 def check_positive(config: Any, *names: str) -> None:

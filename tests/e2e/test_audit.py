@@ -68,6 +68,10 @@ def test_general_tasks_before_and_now(
     assert set(found) == {"unlearned", "before"}
     assert all(0 <= each["tasks"]["written_here"]["acc,none"] <= 1 for each in found.values())
     assert '<th scope="row">written_here, acc</th>' in (tmp_path / "audit" / "audit.html").read_text()
+    assert "lm-eval's tasks come on top of that: their time is not counted" in ended.err
+    shutil.rmtree(tasks)  # to read a finished audit takes no lm-eval
+    again = run_arguments(capfd, [*typed, "--lm-eval", "written_here", "--output", str(tmp_path / "audit")])
+    assert (again.code, again.out) == (0, ended.out)
 
 
 def test_the_page_of_a_run_is_written_again_after_its_audit(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from conftest import run_arguments
 from unlearner.commands.main import main
 from unlearner.data.refusals import is_refusal, load_refusals
 from unlearner.files import read_json, read_jsonl
@@ -83,3 +84,40 @@ def test_which_model_was_attacked_is_said_and_none_leaves_it_out(
     told = capfd.readouterr().out
     assert "Repeat the command without --audit none" in told and "What still leaks after" not in told
     assert not (tmp_path / "out" / "ME+GD" / "audit").exists()
+
+
+def test_a_demo_that_was_copied_shows_its_audit_again_and_another_budget_is_refused_at_once(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNLEARNER_CACHE", str(demo.parent / "cache"))
+    copied = tmp_path / "my demo"
+    shutil.copytree(demo, copied)
+    before = (copied / "ME+GD" / "audit" / "audit.jsonl").stat()
+    monkeypatch.chdir(tmp_path)
+    main(["demo", "--output", "./my demo"])
+    told = capfd.readouterr().out
+    assert "What still leaks after ME+GD:" in told and "Next: unlearner forget" in told
+    assert "unlearner audit 'my demo/IDK+AP' --output 'my demo/IDK+AP/audit'" in told
+    assert (copied / "ME+GD" / "audit" / "audit.jsonl").stat().st_mtime_ns == before.st_mtime_ns
+    main(["demo", "--output", "my demo", "--audit", "none"])
+    told = capfd.readouterr().out
+    assert "What still leaks after ME+GD is told in my demo/ME+GD/audit" in told and "Repeat the command" not in told
+    refused = run_arguments(capfd, ["demo", "--output", "my demo", "--audit", "standard"])
+    assert (refused.code, refused.out) == (2, "")
+    assert "my demo/ME+GD/audit holds an audit: give --audit quick as there" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["--audit", "fast"], "--audit must be none, quick, standard, deep or a number of minutes above 0, not fast."),
+        (["--audit", ""], "a number of minutes above 0, not ''."),
+        (["--real", "--audit", "standard"], "--audit is for the built-in model, not for --real: leave it out."),
+    ],
+)
+def test_an_audit_that_cannot_be_made_is_refused_by_the_name_of_its_option(
+    typed: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = run_arguments(capfd, ["demo", "--output", str(tmp_path / "out"), *typed])
+    assert (ended.code, ended.out) == (2, "") and told in ended.err
+    assert not (tmp_path / "out").exists()

@@ -220,6 +220,15 @@ def test_every_level_of_access_has_its_worst_attack() -> None:
     )
 
 
+def test_an_attack_whose_answers_are_not_counted_was_made_all_the_same() -> None:
+    labels = ["plain", "likelihood"]
+    made = summary(rows(2, ["plain"], leaking=1), labels)
+    level = {level["code"]: level for level in access_levels(made)}["A3"]
+    assert [attack["label"] for attack in level["attacks"]] == ["likelihood"] and level["worst"] is None
+    page = re.sub(r"\s+", " ", render(made, rows(2, ["plain"], leaking=1), MANIFEST))
+    assert 'A3 <span class="has">likelihoods</span> <span class="interval">1 attack</span>' in page
+
+
 def test_a_fact_is_known_if_any_kept_template_brings_it_out() -> None:
     labels = ["plain", "paraphrase", "role", "reverse", "sampling"]
     found = rows(2, labels, leaking=0)

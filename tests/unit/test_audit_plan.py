@@ -251,6 +251,17 @@ def test_lost_knowledge_by_hand() -> None:
     assert found["refused"] == {"before.neighbour.plain": [2, 11], "unlearned.neighbour.plain": [7, 11]}
 
 
+def test_answers_of_one_word_are_no_repetition() -> None:
+    refusals = load_refusals(None)
+    assert all("entropy" not in about_text(text, ids, refusals) for text, ids in (("", []), ("Paris", [7])))
+    assert about_text("no no", [7, 7], refusals)["entropy"] == 0
+    asked = {"model": "unlearned", "group": "neighbour", "attack": "plain", "hit": True}
+    answers = [("Paris", [7]), ("In Paris", [8, 7]), ("", [])]
+    rows = [asked | about_text(text, ids, refusals) | {"question": text} for text, ids in answers]
+    assert knowledge(rows)["entropy"] == {"unlearned.neighbour": 1}
+    assert knowledge(rows[:1])["entropy"] == {}
+
+
 def test_the_smallest_rate_that_is_seen() -> None:
     """By its definition, simulated: at that rate four audits in five have a lower bound above τ, at two thirds not."""
     for rows, rounds in ((1, 16), (10, 16), (10, 256), (1, 1024)):

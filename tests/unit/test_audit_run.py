@@ -1,13 +1,14 @@
 """Small audits in memory, of models that know nothing: what they ask, leave out and count."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearner.audit import run as audit_run
-from unlearner.audit.attack import Question
+from unlearner.audit.attack import Cost, Question
 from unlearner.audit.attacks.lens import Lens
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.attacks.template import Template
@@ -18,6 +19,9 @@ from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
 from unlearner.errors import UserError
+from unlearner.files import read_json, write_json
+from unlearner.options import EvalOptions
+from unlearner.results.layout import AuditDirectory
 from unlearner.settings import resolved
 
 FORGET = builtin("forget", people=4, forget=1)
@@ -57,9 +61,11 @@ def test_without_linear_layers_rounding_is_left_out_by_name(
 
 
 def test_general_tasks_need_a_directory_and_are_no_part_of_an_audit_without_them(tiny_llama, tiny_tokenizer) -> None:
-    pytest.importorskip("lm_eval", reason="lm-eval (extra `lm-eval`) is not installed")
     with pytest.raises(UserError, match="--lm-eval writes files: give --output"):
-        audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN], lm_eval=["piqa"])
+        audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN], lm_eval=["no-such-task"])
+    for config in (AuditConfig(model="", output="", lm_eval_limit=0), EvalOptions(lm_eval_limit=0)):
+        with pytest.raises(UserError, match="--lm-eval-limit must be"):
+            config.check_lm_eval()
     assert "lm_eval" not in resolved(AuditConfig(model="", output=""))
     assert resolved(AuditConfig(model="", output="", lm_eval=["piqa"]))["lm_eval"] == ["piqa"]
 
@@ -83,6 +89,43 @@ def test_two_decoders_in_one_audit_and_again_after_it_was_cut_short(tiny_llama, 
         audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
     again = audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
     assert again.rows == whole.rows and again.summary == whole.summary
+
+
+def test_what_was_begun_with_another_attack_of_that_name_is_made_again(tiny_llama, tiny_tokenizer, tmp_path) -> None:
+    """Other options, or other groups, as an earlier version may have had them; what is alike is not made again."""
+    model, output = tiny_llama(), tmp_path / "audit"
+    role = Template("role", "As a friend: {q}", max_new_tokens=4)
+    first, second = ([PLAIN, Template("own", text, max_new_tokens=4), role] for text in ("{q}", "Well: {q}"))
+    whole = audited(model, tiny_tokenizer, attacks=second)
+    made, done = audit_run._Run._attacked, []
+
+    def watched(self: Any, name: str, attack: Any) -> Any:
+        if name == "before" and not done[3:]:
+            raise KeyboardInterrupt
+        done.append((name, attack.label))
+        return made(self, name, attack)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(audit_run._Run, "_attacked", watched)
+        with pytest.raises(KeyboardInterrupt):
+            audited(model, tiny_tokenizer, attacks=first, output=str(output))
+        part = AuditDirectory(output).part("unlearned", "plain")
+        held = read_json(part)
+        held["alike"]["asks"].remove("control")
+        write_json(part, held | {"rows": [row for row in held["rows"] if row["group"] != "control"]})
+        done.append(("cut", "short"))
+        again = audited(model, tiny_tokenizer, attacks=second, output=str(output))
+    assert again.rows == whole.rows and again.summary == whole.summary
+    assert [label for name, label in done[4:] if name == "unlearned"] == ["plain", "own"]
+
+
+def test_an_attack_of_another_package_is_planned_by_what_it_says_that_it_costs(tiny_llama, tiny_tokenizer) -> None:
+    class Dear(Template):
+        def cost(self, asked: Mapping[str, int]) -> Cost:
+            return Cost(rows=1e9, trainings=1e9)
+
+    found = audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN, Dear("dear", "{q}", max_new_tokens=4)], budget="5")
+    assert found.summary["budget"]["left_out"] == ["dear"]
 
 
 def question(place: int, city: str) -> Question:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlearner.audit.attack import Target
+from unlearner.audit.attack import ANSWERS, Cost, Target
 from unlearner.audit.attacks.depth import Depth, depth, differing
 from unlearner.audit.attacks.lens import Lens, by_layer
 from unlearner.audit.attacks.relearning import Relearning, halves
@@ -136,6 +136,19 @@ def test_a_soft_prompt_makes_its_opening_likelier(target, groups) -> None:
         learned = attack._learned(target, halves(groups.forget, 0)[0])
     first = target.tokenizer("!", add_special_tokens=False)["input_ids"][:1]
     assert loss(learned) < loss(embed.weight.detach()[first].repeat(4, 1)) - 0.1
+
+
+def test_what_attacks_on_the_weights_cost(target, groups) -> None:
+    """By hand, and as many answers as are found."""
+    asked = {group: len(questions) for group, questions in groups}
+    assert (asked["forget"], asked["control"]) == (20, 50)
+    soft, lens = SoftPrompt(steps=1, vectors=2, max_new_tokens=2), Lens()
+    assert soft.cost(asked) == Cost(answers=10 + 50, rows=1 * 10)
+    assert len(list(soft.findings(target))) == soft.cost(asked).answers
+    assert SoftPrompt().cost({"forget": 40, "control": 40}) == Cost(answers=20 + 40, rows=50 * 16)
+    assert lens.cost(asked) == Cost(scored=(20 + 50) * 4 / 6)
+    assert len(list(lens.findings(target))) * 4 == pytest.approx(lens.cost(asked).scored * ANSWERS)
+    assert Depth().cost(asked) == Cost(scored=20 * (2 * 32 + 3) / 6)
 
 
 def test_relearning_says_of_nobody_unseen_that_they_were_remembered() -> None:

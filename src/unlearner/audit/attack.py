@@ -52,6 +52,10 @@ class Outcome:
     text: str = ""
 
 
+ANSWERS = 6
+"""Answers of a question that `Cost.scored` reckons with: the right one and wrong ones."""
+
+
 class Cost(NamedTuple):
     """What an attack on one model costs, in what an audit measures the time of beforehand."""
 
@@ -60,7 +64,7 @@ class Cost(NamedTuple):
     samples: float = 0.0
     """Further samples of a question."""
     scored: float = 0.0
-    """Questions whose right and wrong answers, about six, are scored."""
+    """Questions of which `ANSWERS` are scored."""
     rows: float = 0.0
     """Rows that are trained on once: a forward and a backward pass each."""
     trainings: float = 0.0

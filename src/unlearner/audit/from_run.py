@@ -9,7 +9,8 @@ from unlearner.audit.questions import Trained, read_controls, untrained
 from unlearner.config import AuditConfig, ForgetConfig
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
-from unlearner.results.layout import RunDirectory
+from unlearner.options import check_budget
+from unlearner.results.layout import AuditDirectory, RunDirectory
 
 TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code", "redact")
 """Options that an audit takes from the run, unless it gives them itself."""
@@ -31,9 +32,30 @@ def check_forget(config: ForgetConfig) -> None:
     if config.audit is not None:
         if config.output is None:
             raise UserError("audit needs output: without a directory, take Unlearner(...).audit().")
-        AuditConfig(model="", output="", budget=config.audit).check_audit()
+        check_budget(config.audit, "--audit")
+        audited = RunDirectory(Path(config.output)).audited
+        if (budget := begun(audited).get("budget", config.audit)) != config.audit:
+            raise UserError(f"{audited} holds an audit: give --audit {budget} as there, or choose another --output.")
         if config.forget:  # not yet there where it begins at a name, which brings its own controls
             read_controls(config.audit_controls, config.forget, config.columns)
+
+
+def begun(folder: str | Path) -> dict[str, Any]:
+    """The options of the audit that lies in `folder`; empty where none does, or where they cannot be read."""
+    try:
+        return dict(AuditDirectory(Path(folder)).read_manifest()["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def where_begun(config: AuditConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with the model's path as it was when the audit in `config.output` was begun, if both lie in the
+    directory of one run: this may be copied, moved or spelt otherwise; the model's hash says that it is the same."""
+    if isinstance(config.model, str):
+        run = RunDirectory(Path(config.model).parent)
+        if run.manifest.is_file() and run.audited.resolve() == Path(config.output).resolve():
+            return settings | {"model": begun(config.output).get("model", settings["model"])}
+    return settings
 
 
 @dataclass(frozen=True)

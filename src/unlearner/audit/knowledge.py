@@ -19,21 +19,22 @@ WORDS = 4
 
 
 def about_text(text: str, ids: Sequence[int], refusals: Sequence[str]) -> dict[str, Any]:
-    """Whether an answer refuses, the share of it that repeats what it has said, and the entropy of its tokens `ids`."""
+    """Whether an answer refuses, the share of it that repeats what it has said, and the entropy of its tokens `ids`,
+    if there are two or more: one alone is no repetition."""
     words = text.casefold().split()
     runs = [tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)]
-    return {
+    about: dict[str, Any] = {
         "refused": is_refusal(text, refusals),
         "repeated": round(1 - len(set(runs)) / len(runs), 6) if runs else 0.0,
-        "entropy": round(token_entropy(ids), 6),
     }
+    return about | ({"entropy": round(token_entropy(ids), 6)} if len(ids) > 1 else {})
 
 
 def knowledge(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """By group (`retain`, `neighbour`): questions told before and now, those lost and won, the share lost of those told
     before with a 95% interval, and McNemar's exact one-sided p-value that more were lost than won. And of every model,
     group and attack with answers in words: [refused, of], and of plain answers the mean share of repetition and the
-    mean token entropy (0: one token over and over, 1: no token twice)."""
+    mean token entropy (0: one token over and over, 1: no token twice) of those that have two tokens or more."""
     told: dict[str, dict[str, dict[str, bool]]] = {}
     refused: dict[str, list[int]] = {}
     plain: dict[str, dict[str, list[float]]] = {"repeated": {}, "entropy": {}}
@@ -46,7 +47,7 @@ def knowledge(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         counts[1] += 1
         if attack == PLAIN:
             for figure, found in plain.items():
-                if figure in row:  # older audits have no entropy
+                if figure in row:  # entropy is missing where there is nothing to be repeated, and in older audits
                     found.setdefault(f"{model}.{group}", []).append(row[figure])
             if group in ("retain", "neighbour"):
                 told.setdefault(group, {}).setdefault(row["question"], {})[model] = bool(row["hit"])

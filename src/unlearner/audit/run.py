@@ -19,6 +19,7 @@ from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.detector import ErrorRate
 from unlearner.audit.detector_errors import detector_errors
+from unlearner.audit.from_run import where_begun
 from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
 from unlearner.audit.outcomes import PLAIN, RANK
@@ -76,12 +77,14 @@ def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
 
 def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     config.check()
-    check_ability(config)
     if config.lm_eval and config.output is None:
         raise UserError("--lm-eval writes files: give --output.")
     settings = resolved(config)
     if config.output is not None:
+        settings = where_begun(config, settings)
         check_output(config.output, "audit", settings)
+    if config.output is None or not AuditDirectory(Path(config.output)).audit.is_file():
+        check_ability(config)  # which takes its time, and a package that reading a finished audit does not need
     forget = load_forget(config.forget, config.columns, config.task)
     retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     controls = read_controls(config.controls, config.forget, config.columns)
@@ -126,16 +129,12 @@ class _Run:
             for name in names:
                 for attack in plan.attacks:
                     if on_model(name, attack) and not attack.together:
-                        self.rows += self._once(name, attack.label, partial(self._attacked, name, attack))
+                        self.rows += self._once(name, attack.label, partial(self._attacked, name, attack), attack)
                         done += cost(name, attack, groups)
                         bar(round(done))
                 self.rows += self._once(name, RANK, partial(self._ranked, name))
-                if self.folder is not None and self.config.lm_eval:
-                    able = general_ability(
-                        self.models.get(name), self.models.subjects[name].tokenizer, self.config,
-                        self.folder.parts / "lm-eval" / name,
-                    )  # fmt: skip
-                    self.ability[name] = distributed.agreed(able)
+                if self.config.lm_eval:
+                    self.ability[name] = self._able(name)
                 if name == "before":
                     self._compare(plan.budget)
                 if not any(attack.together for attack in plan.attacks):
@@ -143,7 +142,8 @@ class _Run:
                         self.models.let_go(finished)
             for attack in plan.attacks:
                 if attack.together:
-                    self.rows += self._once("unlearned", attack.label, partial(self._attacked, "unlearned", attack))
+                    made = partial(self._attacked, "unlearned", attack)
+                    self.rows += self._once("unlearned", attack.label, made, attack)
                     done += cost("unlearned", attack, groups)
                     bar(round(done))
         for name in names:
@@ -173,6 +173,8 @@ class _Run:
         )
         if few := groups.too_few_controls(config.alpha):
             note(few)
+        if config.lm_eval:
+            note("lm-eval's tasks come on top of that: their time is not counted")
         if plan.left_out:
             note(f"no time for {', '.join(plan.left_out)}: give more minutes")
         return plan
@@ -207,10 +209,11 @@ class _Run:
         seconds(FEW)  # the first answers take longer
         answer = seconds(TIMED)
         sample, training, row = answer, 0.0, 0.0
-        attacks = chosen_attacks(self.config)
-        if any(attack.samples > 1 for attack in attacks):
+        counts = {group: len(questions) for group, questions in self.groups}
+        prices = [attack.cost(counts) for attack in chosen_attacks(self.config)]
+        if any(price.samples for price in prices):
             sample = max(0.0, seconds(FEW, SAMPLES["quick"]) - answer) / (SAMPLES["quick"] - 1)
-        if any(isinstance(attack, Relearning) or getattr(attack, "gradients", False) for attack in attacks):
+        if any(price.rows or price.trainings for price in prices):
             training, row = Relearning().seconds(self._target("unlearned"))
         return distributed.agreed(Speed(answer, sample, UNIT.scored * answer, row, training))
 
@@ -232,14 +235,18 @@ class _Run:
 
         return answer
 
-    def _once(self, name: str, label: str, make: Callable[[], dict[str, Any]]) -> list[Row]:
-        """The rows of an attack on a model: made, or read where an earlier run of the command has made them."""
+    def _once(
+        self, name: str, label: str, make: Callable[[], dict[str, Any]], attack: Attack | None = None
+    ) -> list[Row]:
+        """The rows of an attack on a model: made, or read where an earlier run of the command has made them alike: with
+        another version of unlearner an attack may have other options, or ask other groups."""
         part = None if self.folder is None else self.folder.part(name, label)
-        found: dict[str, Any]
+        alike = {} if attack is None else self._described(attack) | {"asks": self._asks(name, attack)}
+        found: dict[str, Any] = {}
         if part is not None and distributed.agreed(part.is_file()):
             found = distributed.agreed(read_json(part) if distributed.is_main() else {})
-        else:
-            found = make()
+        if found.get("alike") != alike:
+            found = make() | {"alike": alike}
             if self.config.redact:
                 found["rows"] = redacted_outcomes(found["rows"])
             if part is not None and distributed.is_main():
@@ -248,6 +255,10 @@ class _Run:
         self.errors |= {key: ErrorRate(*counts) for key, counts in found.get("errors", {}).items()}
         rows: list[Row] = found["rows"]
         return rows
+
+    def _asks(self, name: str, attack: Attack) -> list[str]:
+        """The groups that it asks of a model; one on the weights chooses itself."""
+        return [g for g, _ in self.groups if not isinstance(attack, WeightAttack) and asks(name, attack, g)]
 
     def _attacked(self, name: str, attack: Attack) -> dict[str, Any]:
         if isinstance(attack, WeightAttack):
@@ -302,21 +313,27 @@ class _Run:
         asked = [(g, q) for g, questions in self.groups for q in questions if g in ("forget", "control")]
         return {"rows": rank_rows(name, asked, self._answerer(name), self.config.seed)}
 
+    def _able(self, name: str) -> dict[str, Any] | None:
+        assert self.folder is not None  # without one tasks are refused
+        model, tokenizer = self.models.get(name), self.models.subjects[name].tokenizer
+        return distributed.agreed(general_ability(model, tokenizer, self.config, self.folder.parts / "lm-eval" / name))
+
     def _compare(self, budget: str) -> None:
         """How much of the unlearning rounding undoes."""
         for scheme in ROUNDED[budget] if self.roundable else ():
             unlearned, before = self.models.get("unlearned"), self.models.get("before")
             self.unchanged[scheme] = unchanged_codes(unlearned, before, scheme)
 
+    def _described(self, attack: Attack) -> dict[str, Any]:
+        """An attack as audit.json has it."""
+        told = {name: getattr(attack, name) for name in ("title", "access", "chance")}
+        told = {"attack": attack.label, **told, "options": _plain(attack.options)}
+        return redacted_attacks([told])[0] if self.config.redact else told
+
     def _finish(self, plan: Plan) -> Audit:
         """The verdicts, written last."""
         limits = Thresholds(tau=self.config.tau, alpha=self.config.alpha)
-        described = [
-            {"attack": a.label, "title": a.title, "access": a.access, "chance": a.chance, "options": _plain(a.options)}
-            for a in plan.attacks
-        ]
-        described = redacted_attacks(described) if self.config.redact else described
-        found, summary = summarise(self.rows, described, limits)
+        found, summary = summarise(self.rows, [self._described(attack) for attack in plan.attacks], limits)
         summary |= {
             "budget": {"asked": self.config.budget, "taken": plan.budget, "left_out": plan.left_out},
             "detector": {name: {"wrong": e.wrong, "of": e.of} for name, e in self.errors.items()},

@@ -1,5 +1,6 @@
 """`unlearner demo`: a tiny built-in model forgets four invented people, and shows it."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from unlearner.config import DemoConfig, ForgetConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from unlearner.results.layout import AuditDirectory
     from unlearner.workflows.forget import ForgetResult
 
 SUMMARY = "watch a tiny built-in model forget: no data, network or GPU needed"
@@ -36,7 +38,12 @@ def config(method: str, options: DemoConfig) -> ForgetConfig:
 def run(options: DemoConfig) -> None:
     """Show the demo that is asked for."""
     from unlearner.commands import real_demo
+    from unlearner.errors import UserError
+    from unlearner.options import check_budget
 
+    check_budget(options.audit, "--audit", "none")
+    if options.real and options.audit not in (DemoConfig.audit, "none"):
+        raise UserError("--audit is for the built-in model, not for --real: leave it out.")
     real_demo.run(options) if options.real else tiny_demo(options)
 
 
@@ -83,6 +90,8 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
     if attacked is not None:
         _attack(attacked)
         add_report([result.output for result in results.values()])  # whose first lines are the audit's
+    elif (held := _audit_of(results[ATTACKED].output)).is_finished:
+        console.print(f"What still leaks after {ATTACKED} is told in {held.path}.", markup=False, soft_wrap=True)
     else:
         console.print("What still leaks? Repeat the command without --audit none.", markup=False)
     console.print(
@@ -108,9 +117,15 @@ def _attack(attacked: ForgetConfig) -> None:
     show_audit(found.summary, Path(asked.output))
     for method in SETTINGS.keys() - {attacked.method}:
         run = Path(str(attacked.output)).with_name(method)
-        out().print(
-            f"{method} was not attacked: unlearner audit {run} --output {run / 'audit'}", markup=False, soft_wrap=True
-        )
+        if not (held := _audit_of(run)).is_finished:
+            command = shlex.join(["unlearner", "audit", str(run), "--output", str(held.path)])
+            out().print(f"{method} was not attacked: {command}", markup=False, soft_wrap=True)
+
+
+def _audit_of(run: Path) -> "AuditDirectory":
+    from unlearner.results.layout import AuditDirectory, RunDirectory
+
+    return AuditDirectory(RunDirectory(run).audited)
 
 
 def _check(folder: Path) -> None:

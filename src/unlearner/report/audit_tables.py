@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unlearner.audit.likelihood_tables import LIKELIHOOD
 from unlearner.audit.outcomes import decoders
 from unlearner.audit.statistics import lower, upper
 from unlearner.report.contents import clean
@@ -38,14 +37,11 @@ MODELS = {"unlearned": "now", "before": "before", "retrained": "retrained"}
 
 def access_levels(summary: Summary) -> list[dict[str, Any]]:
     """Of each level of access its `code`, `title`, `attacks`, and of these the `worst`: whose rate is the furthest
-    above that of controls or of guessing. None where no attack was made, or all are left out."""
+    above that of controls or of guessing. None where no attack was made, all are left out, or no answer can leak by
+    them, as by likelihoods."""
     levels = []
     for place, (access, title) in enumerate(ACCESS.items(), 1):
-        made = [
-            _attack(attack, summary)
-            for attack in summary["attacks"]
-            if attack["access"] == access and attack["attack"] != LIKELIHOOD
-        ]
+        made = [_attack(attack, summary) for attack in summary["attacks"] if attack["access"] == access]
         counted = [attack for attack in made if not attack["dropped"] and attack["excess"] is not None]
         worst = max(counted, key=lambda attack: attack["excess"], default=None)
         levels.append({"code": f"A{place}", "title": title, "attacks": made, "worst": worst})

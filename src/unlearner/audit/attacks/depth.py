@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearner.audit.attack import Finding, Target, WeightAttack
+from unlearner.audit.attack import ANSWERS, Cost, Finding, Target, WeightAttack
 from unlearner.audit.attacks.lens import answers_view
 from unlearner.audit.ranks import in_one_wording
 from unlearner.models.anatomy import bare, captured, decoder_layers, evaluating
 
 LEAST = 0.05
 """Nats that a layer must matter to count."""
+LAYERS = 32
+"""That `Depth.cost` reckons with, which does not see the model."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Depth(WeightAttack):
     access = "weights"
     source = "arXiv 2605.24614"
     together = True
+
+    def cost(self, asked: Mapping[str, int]) -> Cost:
+        """Two forwards a layer, and three to have what they are compared with and made of."""
+        return Cost(scored=asked.get("forget", 0) * (2 * LAYERS + 3) / ANSWERS)
 
     def findings(self, target: Target) -> Iterator[Finding]:
         if not {"before", "retrained"} <= set(target.models):

@@ -5,14 +5,14 @@ Needs rows with three wrong answers and a model that names its layers and its la
 answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from unlearner.audit.attack import Finding, Outcome, Target, WeightAttack
+from unlearner.audit.attack import ANSWERS, Cost, Finding, Outcome, Target, WeightAttack
 from unlearner.audit.ranks import in_one_wording
 from unlearner.data.batches import padded
 from unlearner.data.pairs import pair
@@ -40,6 +40,10 @@ class Lens(WeightAttack):
     access = "weights"
     source = "Lucki et al. 2024, arXiv 2409.18025"
     chance = 0.25
+
+    def cost(self, asked: Mapping[str, int]) -> Cost:
+        """Had every question wrong answers enough."""
+        return Cost(scored=(asked.get("forget", 0) + asked.get("control", 0)) * (1 + WRONG) / ANSWERS)
 
     def findings(self, target: Target) -> Iterator[Finding]:
         asked = [

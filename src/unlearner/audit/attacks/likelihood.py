@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unlearner.audit.attack import Cost, Finding, Question, Target, WeightAttack
+from unlearner.audit.attack import ANSWERS, Cost, Finding, Question, Target, WeightAttack
 from unlearner.audit.attacks.lens import answers_view
 from unlearner.audit.likelihood import (
     extraction_probability,
@@ -29,8 +29,6 @@ from unlearner.evaluation.requests import Score
 from unlearner.models.sharding import is_sharded
 from unlearner.scoring.constants import IGNORE
 
-ANSWERS = 6
-"""Answers of a question that `Cost.scored` reckons with."""
 COMPARED = ("forget", "control")
 """Groups that membership compares."""
 Asked = Sequence[tuple[str, Question]]

@@ -3,17 +3,18 @@ arXiv 2402.09063)
 
 One prompt for all subjects, learned on half of the forgotten facts' questions and tried on the other half, and on
 controls. Its aim is the opening alone: vectors that were taught the fact could write any five tokens. Needs questions
-with answers and the gradient of the input embeddings; costs `steps` backward passes and an answer to each question.
+with answers and the gradient of the input embeddings; costs `steps` backward passes of up to 16 rows, and an answer to
+each question that is tried.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unlearner.audit.attack import Finding, Outcome, Question, Target, WeightAttack
+from unlearner.audit.attack import Cost, Finding, Outcome, Question, Target, WeightAttack
 from unlearner.audit.attacks.relearning import halves
 from unlearner.evaluation.backend import end_ids, prompt_tokens
 from unlearner.evaluation.requests import Generate
@@ -39,6 +40,10 @@ class SoftPrompt(WeightAttack):
     rate: float = 1e-3
     opening: str = "Sure, here is the answer:"
     max_new_tokens: int = 64
+
+    def cost(self, asked: Mapping[str, int]) -> Cost:
+        half = asked.get("forget", 0) // 2
+        return Cost(answers=half + asked.get("control", 0), rows=self.steps * min(ROWS, half))
 
     def findings(self, target: Target) -> Iterator[Finding]:
         forgotten = [q for q in target.questions["forget"] if q.detector is not None]
