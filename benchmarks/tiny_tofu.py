@@ -1,7 +1,7 @@
 """The field's methods, and the continual scenario, on TOFU's text with a model that knows a part of it by heart.
 
     python -m benchmarks.tiny_tofu path/to/tofu runs/tiny-tofu --jobs 2
-    python -m benchmarks.tiny_tofu path/to/tofu runs/smollm2 --model smollm2 --parts fictitious --seeds 1001 --jobs 2
+    python -m benchmarks.tiny_tofu path/to/tofu runs/smollm2 --model smollm2 --seeds 1001 --jobs 2
 
 A slice of TOFU is written to runs/tiny-tofu/data in TOFU's own layout: forget01's ten tasks (20 authors, 400
 questions), the first 18 authors of retain90 (360), real authors and world facts as they are. A new Llama of 4 million
@@ -18,7 +18,7 @@ Every command is printed before it runs, and repeating it goes on where it was. 
 import argparse
 import csv
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -27,13 +27,15 @@ from unlearner.bench.tuning import score
 from unlearner.commands.main import main
 from unlearner.evaluation.result import markdown_table
 from unlearner.files import read_json, read_jsonl, write_jsonl, write_text
+from unlearner.methods.options import options_of
+from unlearner.methods.registry import find
 from unlearner.results.layout import BenchDirectory
 
 KEPT = 360
 METHODS = (
     "GA+GD", "NPO+GD", "NPO+KL", "ME+GD", "DPO+GD", "IDK+GD", "IDK+AP", "SIMNPO+GD", "TNPO+GD", "WTNPO+GD", "WGA+GD",
     "SATIMP+GD", "UL+GD", "CEU+GD", "UNILOGIT+GD", "UNDIAL+GD", "JENSUN+JS", "PDU+DUAL", "FLAT+GD", "LLMU", "MP-ME",
-    "MP-IDK", "NPO+GD+GRU", "NPO+GD+BLUR", "NPO+GD+SAM",
+    "MP-IDK", "NPO+GD+GRU", "NPO+GD+BLUR", "NPO+GD+SAM", "NPO+GD+DUALOPTIM", "ALTPO+GD", "RMU+REP", "ARMU+REP", "RR",
 )  # fmt: skip
 
 
@@ -42,8 +44,8 @@ class Model(NamedTuple):
 
     teaching: str
     """Of `unlearner finetune`; {data} is the folder of the slice."""
-    own: dict[str, str]
-    """Methods with options that others do not have."""
+    own: str
+    """Options of single methods."""
     rates: tuple[str, ...]
     """In the place of those in the methods' grids."""
     searched: bool
@@ -52,6 +54,7 @@ class Model(NamedTuple):
     """Of every run."""
     kept: int
     """Rows of each set that is to be kept, in evaluation."""
+    parts: tuple[str, ...] = ("fictitious", "continual")
     forgotten: int | None = None
     """Rows of forget01; None for all."""
 
@@ -60,9 +63,7 @@ MODELS = {
     "tiny": Model(
         "--model new:hidden=256,layers=4,heads=4,vocabulary=2048 --data {data}:forget01 {data}:retain90 "
         "{data}:real_authors_perturbed {data}:world_facts_perturbed --learning-rate 1e-3 --epochs 25",
-        {
-            "ALTPO+GD": "max_new_tokens=64 samples=2", "RMU+REP": "layer=2", "ARMU+REP": "layer=2", "RR": "layers=1,2",
-        },
+        "max_new_tokens=64 samples=2 layer=2 layers=1,2",
         ("5e-5", "1e-4", "2e-4", "4e-4"),
         True,
         "--epochs 5 --max-new-tokens 64",
@@ -70,11 +71,12 @@ MODELS = {
     ),
     "smollm2": Model(
         "--model builtin:smollm2 --data {data}:forget01[:40] {data}:retain90 --learning-rate 1e-4 --epochs 5",
-        {"ALTPO+GD": "max_new_tokens=64 samples=1", "RMU+REP": "", "ARMU+REP": "", "RR": ""},
+        "max_new_tokens=64 samples=1",
         ("5e-5", "1.5e-4"),
         False,
         "--epochs 2 --max-new-tokens 48",
         15,
+        ("fictitious",),
         40,
     ),
 }  # fmt: skip
@@ -119,22 +121,10 @@ def teaching(data: Path, target: Path, *more: str, model: str = "tiny") -> str:
     return f"finetune {what} --batch-size 16 --gradient-accumulation-steps 1 {' '.join(more)} --output {target}"
 
 
-def benches(folder: Path, methods: Iterable[str], options: str, model: Model) -> list[BenchDirectory]:
-    """Run a bench of all `methods` together, and one of each that has options of its own."""
-    own = {method: model.own.get(method.removesuffix("+DUALOPTIM")) for method in methods}
-    groups = {method: [method] for method, given in own.items() if given}
-    if plain := [method for method, given in own.items() if not given]:
-        groups = {"together": plain} | groups
-    for name, chosen in groups.items():
-        given = own[chosen[0]]
-        more = f"--method-options {given} " if given else ""
-        run(f"bench {options} --methods {' '.join(chosen)} {more}--output {folder / name}")
-    return [BenchDirectory(folder / name) for name in groups]
-
-
-def rows_of(bench: BenchDirectory) -> list[dict[str, str]]:
+def finished(bench: BenchDirectory) -> list[dict[str, str]]:
+    """The rows of results.csv whose run came to an end."""
     with bench.results("csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["status"] == "finished"]
 
 
 def mean(rows: Sequence[Mapping[str, str]], name: str) -> str:
@@ -144,22 +134,24 @@ def mean(rows: Sequence[Mapping[str, str]], name: str) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def fictitious_table(found: Sequence[BenchDirectory]) -> str:
+def fictitious_table(bench: BenchDirectory) -> str:
     """A row a method: the setting chosen, the figures after it, and at how many settings it comes near its best."""
-    lines, before = [], ""
-    for bench in found:
-        tuned = read_json(bench.tuning)
-        rows = [row for row in rows_of(bench) if row["status"] == "finished"]
-        before = before or next((f"{r['model_utility_before']} / {r['forget_efficacy_before']}" for r in rows), "")
-        for method, splits in tuned.items():
-            (told,) = splits.values()
-            mine = [row for row in rows if row["method"] == method]
-            chosen = ", ".join(f"{name} {value}" for name, value in (told["chosen"] or {}).items())
-            spread = told["spread"]
-            near = f"{spread['near']} of {spread['trials']}, {spread['median']:.2f}" if spread else "–"
-            lines.append([method, chosen, *(mean(mine, name) for name in FIGURES), near])
-    lines.sort(key=lambda line: line[3], reverse=True)
-    heads = ["method", "chosen", *FIGURES.values(), "settings near the best, median"]
+    lines = []
+    rows = finished(bench)
+    for method, splits in read_json(bench.tuning).items():
+        (told,) = splits.values()
+        mine = [row for row in rows if row["method"] == method]
+        chosen = ", ".join(f"{name} {value}" for name, value in (told["chosen"] or {}).items())
+        spread = told["spread"]
+        near = f"{spread['near']} of {spread['trials']}, {spread['median']:.2f}" if spread else "–"
+        lines.append([method, chosen, *(mean(mine, name) for name in FIGURES), near])
+    return _by_efficacy(["method", "chosen", *FIGURES.values(), "settings near the best, median"], lines, rows)
+
+
+def _by_efficacy(heads: Sequence[str], lines: list[list[str]], rows: Sequence[Mapping[str, str]]) -> str:
+    """A table whose fourth column is forget efficacy, the most first, and what was before."""
+    lines.sort(key=lambda line: "" if line[3] == "–" else line[3], reverse=True)
+    before = " / ".join(mean(rows[:1], f"{name}_before") for name in ("model_utility", "forget_efficacy"))
     return f"{markdown_table(heads, lines)}\n\nBefore: MU / FE {before}."
 
 
@@ -169,28 +161,22 @@ def criterion(row: Mapping[str, str]) -> tuple[float, float]:
     return score((before, after, efficacy)) or (0.0, 0.0)
 
 
-def rates_table(found: Mapping[str, Sequence[BenchDirectory]]) -> str:
+def rates_table(found: Mapping[str, BenchDirectory]) -> str:
     """A row a method: its figures at the better rate, by the rule of the bench, and MU / FE at every rate."""
-    at = {rate: {row["method"]: row for bench in benches for row in rows_of(bench)} for rate, benches in found.items()}
-    lines, before = [], None
-    for method in next(iter(at.values())):
-        runs = {rate: of[method] for rate, of in at.items() if of.get(method, {}).get("status") == "finished"}
-        if not runs:
-            continue
-        before = next(iter(runs.values()))
-        rate = max(runs, key=lambda r: criterion(runs[r]))
-        each = (f"{mean([runs[r]], 'model_utility')} / {mean([runs[r]], 'forget_efficacy')}" if r in runs else "–"
-                for r in found)  # fmt: skip
-        lines.append([method, rate, *(mean([runs[rate]], name) for name in FIGURES), *each])
-    lines.sort(key=lambda line: line[3], reverse=True)
+    at = {rate: {row["method"]: row for row in finished(bench)} for rate, bench in found.items()}
+    lines = []
+    for method in dict.fromkeys(method for of in at.values() for method in of):
+        runs = {rate: [of[method]] for rate, of in at.items() if method in of}
+        rate = max(runs, key=lambda r: criterion(*runs[r]))
+        each = (" / ".join(mean(runs.get(r, []), name) for name in ("model_utility", "forget_efficacy")) for r in found)
+        lines.append([method, rate, *(mean(runs[rate], name) for name in FIGURES), *each])
     heads = ["method", "learning rate", *FIGURES.values(), *(f"MU / FE, {rate}" for rate in found)]
-    told = f"{before['model_utility_before']} / {before['forget_efficacy_before']}" if before else "–"
-    return f"{markdown_table(heads, lines)}\n\nBefore: MU / FE {told}."
+    return _by_efficacy(heads, lines, [row for of in at.values() for row in of.values()])
 
 
-def continual_table(found: Sequence[BenchDirectory]) -> str:
+def continual_table(bench: BenchDirectory) -> str:
     """MU, and FE over all tasks so far, after each task."""
-    rows = [row for bench in found for row in rows_of(bench) if row["status"] == "finished"]
+    rows = finished(bench)
     tasks = sorted({row["task"] for row in rows})
     lines = [
         [method, title, *(mean([r for r in rows if (r["method"], r["task"]) == (method, t)], name) for t in tasks)]
@@ -215,16 +201,23 @@ def everything(options: argparse.Namespace) -> None:
         "continual": "--eval-limit 40 --learning-rate 2e-4 --tasks 3",
     }
     with_without = [name for pair in PAIRS for name in (pair, f"{pair}+DUALOPTIM")]
-    all_methods = {"fictitious": [*METHODS, *model.own], "continual": with_without}
-    tables = {"fictitious": fictitious_table, "continual": continual_table}
-    for part in options.parts:
-        methods = options.methods or all_methods[part]
-        command, folder = f"{part} {settings} {of_part[part]}", options.output / part
-        if part == "fictitious" and not model.searched:
-            at = {r: benches(folder / r, methods, f"{command} --learning-rate {r}", model) for r in model.rates}
-            table = rates_table(at)
+
+    def bench(part: str, folder: Path, more: str = "") -> BenchDirectory:
+        methods = options.methods or (METHODS if part == "fictitious" else with_without)
+        known = {name for method in methods for each in find(method).parts for name in options_of(each)}
+        own = [pair for pair in model.own.split() if pair.partition("=")[0] in known]
+        more += f" --method-options {' '.join(own)}" if own else ""
+        run(f"bench {part} {settings} {of_part[part]}{more} --methods {' '.join(methods)} --output {folder}")
+        return BenchDirectory(folder)
+
+    for part in options.parts or model.parts:
+        folder = options.output / part
+        if part == "continual":
+            table = continual_table(bench(part, folder))
+        elif model.searched:
+            table = fictitious_table(bench(part, folder))
         else:
-            table = tables[part](benches(folder, methods, command, model))
+            table = rates_table({r: bench(part, folder / r, f" --learning-rate {r}") for r in model.rates})
         print(f"\n{table}\n")
         write_text(options.output / f"{part}.md", table + "\n")
 
@@ -236,9 +229,9 @@ if __name__ == "__main__":
     parser.add_argument("tofu", type=Path, help="folder with TOFU's files")
     parser.add_argument("output", type=Path, help="folder of all runs and tables")
     parser.add_argument("--model", choices=MODELS, default="tiny")
-    parser.add_argument("--parts", nargs="+", choices=("fictitious", "continual"), default=["fictitious", "continual"])
+    parser.add_argument("--parts", nargs="+", choices=("fictitious", "continual"), help="by default all of the model's")
     parser.add_argument("--methods", nargs="+", help="only these")
-    parser.add_argument("--budget", default="6", help="of each method's tuning: so many settings, or a time")
+    parser.add_argument("--budget", default="6", help="of tuning, where settings are searched: so many, or a time")
     parser.add_argument("--seeds", nargs="+", default=["1001", "1002", "1003"])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     everything(parser.parse_args())

@@ -13,6 +13,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import baseline, evaluation, gpu, growth, loss_memory, plain, probe_names, subjects, work
 from benchmarks.__main__ import GOALS
+from benchmarks.tiny_tofu import FIGURES, rates_table
 from transformers import PreTrainedTokenizerBase
 
 from unlearner import Method
@@ -24,6 +25,7 @@ from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
 from unlearner.evaluation.summary import per_example
 from unlearner.prepare.kinds import kinds, swapped
+from unlearner.results.layout import BenchDirectory
 from unlearner.search.held_out import Before
 
 LLAMA2 = TEMPLATES["llama2"]
@@ -280,3 +282,26 @@ def test_the_probe_is_judged_by_twenty_names_of_either_kind(model: str) -> None:
     if model == "builtin:":  # it was taught to answer these
         taught = {swapped(r.question or "", (r.subject or "",), "{name}") for r in builtin("retain")}
         assert set(wordings.values()) <= taught
+
+
+def test_of_two_learning_rates_the_better_one_is_told(tmp_path) -> None:
+    rows = {
+        "5e-5": [("GA+GD", "0.58", "0.4", "finished"), ("RR", "0.6", "0.1", "finished")],
+        "1e-4": [("GA+GD", "0.3", "0.9", "finished"), ("RR", "0.6", "0.2", "finished"), ("FLAT+GD", "", "", "failed")],
+    }
+    found = {}
+    for rate, runs in rows.items():
+        found[rate] = BenchDirectory(tmp_path / rate)
+        (tmp_path / rate).mkdir()
+        lines = [f"{m},{status},0.6123,{mu},0.0987,{fe}," + ",".join(["0.5"] * 4) for m, mu, fe, status in runs]
+        heads = "method,status,model_utility_before,model_utility,forget_efficacy_before,forget_efficacy"
+        more = [name for name in FIGURES if "." in name]
+        found[rate].results("csv").write_text("\n".join([",".join([heads, *more]), *lines]) + "\n")
+    table = [line.split(" | ") for line in rates_table(found).splitlines() if line.startswith("| ")][1:]
+    assert [line[0].strip("| ") for line in table] == [
+        "GA+GD",
+        "RR",
+    ]  # the most first, failures left out
+    assert table[0][1:4] == ["5e-5", "0.580", "0.400"]  # at 1e-4 it forgets more, and loses half of its utility
+    assert table[1][1:4] == ["1e-4", "0.600", "0.200"]
+    assert rates_table(found).endswith("Before: MU / FE 0.612 / 0.099.")
