@@ -71,7 +71,7 @@ MODELS = {
     ),
     "smollm2": Model(
         "--model builtin:smollm2 --data {data}:forget01[:40] {data}:retain90 --learning-rate 1e-4 --epochs 5",
-        "max_new_tokens=64 samples=1",
+        "max_new_tokens=64 samples=4",
         ("5e-5", "1.5e-4"),
         False,
         "--epochs 2 --max-new-tokens 48",
