@@ -2,7 +2,7 @@
 
 Formula, order of the passes and defaults are those of `RepSelectSimple` in filyp/RepSelect, with `distribution=forget`,
 `collapse_on=both` and `hard_soft=soft`, the paper's. Our choices: 10 steps and batches of 4 rows by default, and the
-same order of the rows in both passes; no dropout; the token-mean NLL is that of the answers; singular values below the
+same order of the rows in both passes; no dropout; the SVD seeks ten directions more than it gives; the token-mean NLL is that of the answers; singular values below the
 noise of the SVD are no components (`filtered`), where that code divides by them; the disruption is measured on the
 user's retain set in the place of wikitext, and the step that exceeds it is taken back, where that code keeps it; models
 whose layers hold experts are refused.
@@ -50,6 +50,8 @@ from unlearner.workflows.subject import Subject
 MEASURED = 300
 """Rows of the retain set that the disruption is measured on, the first ones: their hidden states are kept."""
 POWERS: dict[Shrink, float] = {"soft": 1, "quadratic": 2, "hard": math.inf}
+OVERSAMPLED = 10
+"""Directions that the randomised SVD seeks beyond those asked for (Halko et al. 2011, arXiv 0909.4061)."""
 CARD = ("learning_rate", "adapter_learning_rate", "lora_rank", "rank", "shrink", "batch_size", "seed", "precision")
 
 
@@ -74,11 +76,12 @@ def filtered(gradient: Tensor, rank: int, shrink: Shrink) -> Tensor:
         G ← G − G V (1 − k) Vᵀ,  then  G ← G − U (1 − k) Uᵀ G,  with k = s_min/s (soft), s_min²/s² (quadratic), 0 (hard)
 
     so that of such a value s·k² is left, and what lies beyond them stays as it is. The SVD is randomised
-    (`torch.svd_lowrank`): it draws from PyTorch's generator. Values below its noise, as those of a gradient of few
+    (`torch.svd_lowrank`): it draws from PyTorch's generator, and seeks some directions more, so that these are near. Values below its noise, as those of a gradient of few
     tokens are, count as none: s_min is the smallest above. (arXiv 2606.17168; `_collapse` in its code)
     """
     gradient = gradient.float()
-    u, s, v = torch.svd_lowrank(gradient, q=min(rank, *gradient.shape))
+    found = torch.svd_lowrank(gradient, q=min(rank + OVERSAMPLED, *gradient.shape))
+    u, s, v = (part[..., :rank] for part in found)
     real = s > s.max() * max(gradient.shape) * torch.finfo(s.dtype).eps
     if not real.any():
         return gradient
