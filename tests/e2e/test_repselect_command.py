@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from conftest import Files, arguments, contents, run_arguments
+from conftest import Files, arguments, contents, rows, run_arguments, write_rows
+from unlearner.data.profiles import builtin
 
 STEPS: dict[str, Any] = {"rank": 4, "learning_rate": 0.1, "epochs": 3, "disruption": 1e6}
 
@@ -22,8 +23,8 @@ def test_a_model_forgets_and_is_measured_and_audited(
     assert "3 of at most 3 steps: NLL of the forget set" in " ".join(ended.err.split())
     held = {"run.json", "config.yaml", "finished.json", "log.jsonl", "model"}
     assert {path.name for path in output.iterdir()} == held
-    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3] and rows[3]["forget_nll"] > rows[0]["forget_nll"]
+    log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [0, 1, 2, 3] and log[3]["forget_nll"] > log[0]["forget_nll"]
     before = contents(output)
     again = run_arguments(capfd, typed)
     assert again.code == 0 and "finished already" in again.err and contents(output) == before
@@ -33,7 +34,14 @@ def test_a_model_forgets_and_is_measured_and_audited(
     scored = ["evaluate", *arguments({"model": made, "forget": files.forget, "judge": "offline", "max_new_tokens": 4})]
     ended = run_arguments(capfd, [*scored, "--output", str(tmp_path / "scores")])
     assert ended.code == 0, ended.err
-    attacked = {"before": files.model, "forget": files.forget, "attacks": "plain", "output": tmp_path / "audit"}
+    controls = write_rows(tmp_path / "controls.jsonl", rows(builtin("retain")[60:110]))
+    attacked = {
+        "before": files.model,
+        "forget": files.forget,
+        "attacks": "plain",
+        "controls": controls,
+        "output": tmp_path / "audit",
+    }
     ended = run_arguments(capfd, ["audit", str(made), *arguments(attacked)])
     assert ended.code == 0, ended.err
     refused = run_arguments(capfd, ["report", str(output)])

@@ -1,11 +1,12 @@
 """`unlearner repselect`: RepSelect (arXiv 2606.17168), one fixed direction made of the whole forget set's gradient.
 
-Formula, order of the passes and defaults are those of `RepSelectSimple` in filyp/RepSelect, with `distribution=forget`,
-`collapse_on=both` and `hard_soft=soft`, the paper's. Our choices: 10 steps and batches of 4 rows by default, and the
-same order of the rows in both passes; no dropout; the SVD seeks ten directions more than it gives; the token-mean NLL is that of the answers; singular values below the
-noise of the SVD are no components (`filtered`), where that code divides by them; the disruption is measured on the
-user's retain set in the place of wikitext, and the step that exceeds it is taken back, where that code keeps it; models
-whose layers hold experts are refused.
+Formula, order of the passes and defaults are those of `RepSelectSimple` in filyp/RepSelect, with
+`distribution=forget`, `collapse_on=both` and `hard_soft=soft`, the paper's. Our choices: 10 steps and batches of 4
+rows by default, and the same order of the rows in both passes; no dropout; the SVD seeks ten directions more than it
+gives; the token-mean NLL is that of the answers; singular values below the noise of the SVD are no components
+(`filtered`), where that code divides by them; the disruption is measured on the user's retain set in the place of
+wikitext, and the step that exceeds it is taken back, where that code keeps it; models whose layers hold experts are
+refused.
 """
 
 import math
@@ -76,8 +77,9 @@ def filtered(gradient: Tensor, rank: int, shrink: Shrink) -> Tensor:
         G ← G − G V (1 − k) Vᵀ,  then  G ← G − U (1 − k) Uᵀ G,  with k = s_min/s (soft), s_min²/s² (quadratic), 0 (hard)
 
     so that of such a value s·k² is left, and what lies beyond them stays as it is. The SVD is randomised
-    (`torch.svd_lowrank`): it draws from PyTorch's generator, and seeks some directions more, so that these are near. Values below its noise, as those of a gradient of few
-    tokens are, count as none: s_min is the smallest above. (arXiv 2606.17168; `_collapse` in its code)
+    (`torch.svd_lowrank`): it draws from PyTorch's generator, and seeks some directions more, so that these are near.
+    Values below its noise, as those of a gradient of few tokens are, count as none: s_min is the smallest above.
+    (arXiv 2606.17168; `_collapse` in its code)
     """
     gradient = gradient.float()
     found = torch.svd_lowrank(gradient, q=min(rank + OVERSAMPLED, *gradient.shape))
