@@ -76,7 +76,7 @@ def test_directions_that_a_gradient_of_few_tokens_lacks_count_as_none() -> None:
     flat = torch.tensor([[2.0, 2.0], [2.0, 2.0]])
     assert torch.allclose(filtered(flat, 2, "soft"), flat, atol=1e-5)
     for shrink in ("soft", "quadratic", "hard"):
-        assert torch.equal(filtered(torch.zeros(3, 2), 2, shrink), torch.zeros(3, 2))  # type: ignore[arg-type]
+        assert torch.equal(filtered(torch.zeros(3, 2), 2, shrink), torch.zeros(3, 2))
 
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -30,7 +30,7 @@ from unlearner.data.sources import load_records
 from unlearner.data.views import View, build_views
 from unlearner.errors import UserError
 from unlearner.files import read_jsonl, write_jsonl
-from unlearner.models.anatomy import Head, mlp_matrices
+from unlearner.models.anatomy import mlp_matrices
 from unlearner.models.load import load_model, uses_bf16
 from unlearner.random_state import own_random_state
 from unlearner.results.evidence import finish_run, warn_changed
@@ -324,4 +324,4 @@ def _known(model: nn.Module, batch: Batch) -> Known:
     """What the model computes for a batch, kept on the CPU."""
     known = Known.of(model, batch, {"train": ["kl"]})
     assert known.states.last is not None
-    return replace(known, states=States(known.states.last.cpu()), head=Head.of(model))
+    return replace(known, states=States(known.states.last.cpu()))
