@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         prepare_sources,
         probe,
         report,
+        repselect,
     )
     from unlearner.audit.run import Audit
     from unlearner.comparing.compare import Compared
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from unlearner.workflows.fine_tune import FinetuneResult
     from unlearner.workflows.forget import ForgetResult
     from unlearner.workflows.negate import NegateResult
+    from unlearner.workflows.repselect import RepSelectResult
 
 _HOME = {
     "Audit": "unlearner.audit.run",
@@ -44,6 +46,7 @@ _HOME = {
     "Prepared": "unlearner.prepare.prepare",
     "Probe": "unlearner.prepare.knowledge",
     "Record": "unlearner.data.records",
+    "RepSelectResult": "unlearner.workflows.repselect",
     "SubjectResult": "unlearner.search.subject",
     "TrainResult": "unlearner.api",
     "TrainingArguments": "unlearner.options",
@@ -58,6 +61,7 @@ _HOME = {
     "prepare_sources": "unlearner.api",
     "probe": "unlearner.api",
     "report": "unlearner.api",
+    "repselect": "unlearner.api",
 }
 __all__ = [
     "Audit",
@@ -70,6 +74,7 @@ __all__ = [
     "Prepared",
     "Probe",
     "Record",
+    "RepSelectResult",
     "SubjectResult",
     "TrainResult",
     "TrainingArguments",
@@ -85,6 +90,7 @@ __all__ = [
     "prepare_sources",
     "probe",
     "report",
+    "repselect",
 ]
 
 

@@ -47,6 +47,9 @@ from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
 from unlearner.workflows.negate import NegateResult
 from unlearner.workflows.negate import negate as _negate
+from unlearner.workflows.repselect import RepSelectResult
+from unlearner.workflows.repselect import repselect as _repselect
+from unlearner.workflows.repselect_options import RepSelectConfig
 from unlearner.workflows.share import share
 
 PUSH = {"private", "token", "commit_message", "commit_description", "revision", "create_pr"}
@@ -256,6 +259,19 @@ def negate(base: Any, finetuned: Any, *, output: str | Path, alpha: float = 1.0)
         raise UserError("negate works on directories: save the model, and give where it lies.")
     check_kind("alpha", alpha, float)
     return _negate(NegateConfig(base=models[0], finetuned=models[1], alpha=float(alpha), output=str(output)))
+
+
+@takes(RepSelectConfig)
+def repselect(model: Any, **options: Any) -> RepSelectResult:
+    """Forget along one direction in the MLP weights: `repselect("model", forget="forget.jsonl", output="runs/rep")`.
+
+    `model` is a directory or hub id, or what `finetune` gave, written to a directory; data may be in memory. Options:
+    the fields of `RepSelectConfig`. Gives the directory of the new model. Raises UserError.
+    """
+    model = text_of(_subject(model, None)[0])
+    if not isinstance(model, str) or options.get("output") is None:
+        raise UserError("repselect works on directories: save the model, give where it lies, and give output.")
+    return _repselect(config_from(RepSelectConfig, model, options))
 
 
 @takes(EvaluateConfig)

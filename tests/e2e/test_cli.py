@@ -132,7 +132,8 @@ def test_methods_tells_what_is_no_loss(capfd: pytest.CaptureFixture[str]) -> Non
         assert "θ_new = θ − α(θ_ft − θ)" in told and "arXiv 2212.04089" in told and "costs" in told
         assert "unlearner negate MODEL" in told
     told = run_arguments(capfd, ["methods", "RepSelect"])
-    assert told.code == 0 and "left out" in told.out and "arXiv 2606.17168" in told.out
+    assert told.code == 0 and "W ← W − η·G" in told.out and "arXiv 2606.17168" in told.out and "costs" in told.out
+    assert "unlearner repselect --model MODEL" in told.out
 
 
 def test_methods_names_only_what_can_be_given(capfd: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_a_name_like_no_other_is_answered_with_a_handful_of_single_names() -> No
         ("GRU", "a surgery, which stands behind the losses: NPO+GD+GRU."),
         ("kl", "a retain loss, which stands behind a forget loss: NPO+KL."),
         ("tv", "it is a command: unlearner negate BASE FINETUNED."),
-        ("RepSelect", "it is left out, and `unlearner methods repselect` says why."),
+        ("RepSelect", "it is a command: unlearner repselect --model MODEL --forget SOURCE."),
     ],
 )
 def test_what_is_no_method_is_answered_with_what_it_is(name: str, words: str) -> None:

@@ -20,6 +20,7 @@ from unlearner.commands import (
     probe,
     purge,
     report,
+    repselect,
 )
 
 
@@ -41,8 +42,8 @@ Examples:
 OTHERS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        demo, probe, prepare, finetune, forget, negate, compare, evaluate, audit, bench, report, purge, methods,
-        metrics, attacks,
+        demo, probe, prepare, finetune, forget, negate, repselect, compare, evaluate, audit, bench, report, purge,
+        methods, metrics, attacks,
     )
 }  # fmt: skip
 """Every command but this one, by name."""

@@ -68,7 +68,7 @@ def _table() -> None:
         "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
         "A surgery stands behind them and changes the step: NPO+GD+GRU.\n"
         "The paper's: ME+GD (untargeted), IDK+AP (targeted). Untargeted methods also forget plain text.\n"
-        "A command, not a method: negate (task vector).\n"
+        "Commands, not methods: negate (task vector), repselect.\n"
         f"Other names: {', '.join(f'{alias} = {name}' for alias, name in (ALIASES | RETAIN_ALIASES).items())}.\n"
         "`unlearner methods NAME` tells what one needs and costs, and where its defaults come from.\n\n"
         "CE: mean negative log-likelihood of labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
@@ -97,12 +97,26 @@ use it
   unlearner finetune --model MODEL --data FORGET --output runs/taught
   unlearner negate MODEL runs/taught/model --alpha 1 --output runs/negated"""
 REPSELECT = """\
-repselect, left out
+repselect
 
-It adds up the gradients of the whole forget set, shrinks the leading singular directions of each matrix's sum, and goes
-along this one fixed direction until a budget of disruption is used up (arXiv 2606.17168). A surgery is given the
-gradient of one step and hands it to an optimiser; RepSelect has neither, so that it would be a command of its own, as
-negate is, with the decompositions and the stop. docs/guide/methods.md has more."""
+repselect, a command on weights, which trains an adapter only to drop it
+  formula   W ← W − η·G_filtered, up to a budget of disruption; G = Σ over batches of ∇_W(−NLL(forget)) of each MLP
+            matrix, with an adapter on that has learned the forget set; of its leading singular values s, the smallest
+            m of them, filtered: m²/s (soft), m⁴/s³ (quadratic), 0 (hard)
+  source    arXiv 2606.17168, filyp/RepSelect
+  options   learning_rate=0.05 adapter_learning_rate=0.01 lora_rank=8 rank=512 shrink=soft epochs=10 disruption=0.01
+  defaults  the official code's; epochs and the batch size are ours
+
+needs
+  the forget set; a retain set, or general text, to measure the disruption on; the family of the model must be known
+
+costs
+  once: two forward and backward passes over the forget set, a singular value decomposition of each MLP matrix
+  a step: forward passes over the forget set and 300 rows of the retain set, to measure
+  memory: one more copy of the MLP weights
+
+use it
+  unlearner repselect --model MODEL --forget FORGET --retain RETAIN --output runs/repselect"""
 PAGES = {"NEGATE": NEGATE, "TASKVECTOR": NEGATE, "TV": NEGATE, "REPSELECT": REPSELECT}
 """What is to be known of what is asked for as a method and has no loss."""
 

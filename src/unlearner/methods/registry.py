@@ -72,7 +72,7 @@ ALIASES = {
 takes the place of the usual one: GRADDIFF+KL is GA+KL."""
 NOT_TRAINED = {
     "NEGATE": "it is a command: unlearner negate BASE FINETUNED",
-    "REPSELECT": "it is left out, and `unlearner methods repselect` says why",
+    "REPSELECT": "it is a command: unlearner repselect --model MODEL --forget SOURCE",
 }
 NOT_TRAINED |= {"TASKVECTOR": NOT_TRAINED["NEGATE"], "TV": NOT_TRAINED["NEGATE"]}
 """What is asked for as a method and is none that trains, and what to do about it."""

@@ -39,6 +39,33 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return found
 
 
+MLP_NAMES = (
+    "gate_proj", "up_proj", "down_proj",  # Llama and its many relatives
+    "gate_up_proj",  # Phi-3, GLM
+    "c_fc", "c_proj",  # GPT-2, GPT-Neo, StarCoder
+    "dense_h_to_4h", "dense_4h_to_h",  # GPT-NeoX, BLOOM, Falcon
+    "fc1", "fc2",  # Phi
+)  # fmt: skip
+"""What model families call the matrices of a layer's `mlp`."""
+
+
+def mlp_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The matrices of every layer's MLP by their names in the model, in order; as the family stores them, (out, in) or
+    (in, out). Raises UserError for a family whose MLP is called otherwise, or consists of experts."""
+    names = {id(parameter): name for name, parameter in bare(model).named_parameters()}
+    found: dict[str, nn.Parameter] = {}
+    for number, layer in enumerate(decoder_layers(model)):
+        parts = (getattr(getattr(layer, "mlp", None), name, None) for name in MLP_NAMES)
+        matrices = [part.weight for part in parts if part is not None]
+        if not matrices:
+            raise UserError(
+                f"{type(bare(model)).__name__} (model type {bare(model).config.model_type!r}) has no MLP matrices in "
+                f"layer {number} that are known here: this family of models cannot be taken."
+            )
+        found |= {names[id(matrix)]: matrix for matrix in matrices}
+    return found
+
+
 class DeepEnough(Exception):
     """Ends a forward pass behind the deepest layer that is read."""
 

@@ -12,7 +12,7 @@ from unlearner.report.contents import Part, Report, Run, clean, without_texts
 from unlearner.report.runs import read_about, read_object, read_run
 from unlearner.results.layout import AuditDirectory, BenchDirectory, RunDirectory, results_in
 
-WITHOUT_REPORT = {"finetune": "fine-tuning", "negate": "a negated model"}
+WITHOUT_REPORT = {"finetune": "fine-tuning", "negate": "a negated model", "repselect": "a model of repselect"}
 """Commands whose runs are on no page, and what one calls them."""
 
 

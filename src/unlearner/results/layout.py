@@ -1,7 +1,7 @@
 """What lies where in the directories that commands write. Names of files and keys stand here and nowhere else.
 
-`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune`, `negate` or `evaluate`.
-`AuditDirectory`: a run of `audit`. `CellDirectory`: a cell of a bench, which is a run, or one run for each task.
+`EvaluationDirectory`: one evaluation. `RunDirectory`: a run of `forget`, `finetune`, `negate`, `repselect` or
+`evaluate`. `AuditDirectory`: a run of `audit`. `CellDirectory`: a cell of a bench: a run, or one run for each task.
 `BenchDirectory`: a bench. What `prepare` makes: `prepared.py`. All read; nothing here writes, makes a directory or
 needs one to exist. docs/architecture.md has the same as a table.
 """
