@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unlearner.audit.likelihood_tables import LIKELIHOOD
 from unlearner.audit.outcomes import decoders
 from unlearner.audit.statistics import lower, upper
 from unlearner.report.contents import clean
@@ -36,15 +37,16 @@ MODELS = {"unlearned": "now", "before": "before", "retrained": "retrained"}
 
 
 def access_levels(summary: Summary) -> list[dict[str, Any]]:
-    """Of each level of access its `code`, `title`, `attacks`, and of these the `worst`: whose rate is the furthest
-    above that of controls or of guessing. None where no attack was made, all are left out, or no answer can leak by
-    them, as by likelihoods."""
+    """Of each level of access its `code`, `title`, how many attacks were `made`, those by which an answer can leak
+    (`attacks`: all but likelihoods), and of these the `worst`: whose rate is the furthest above that of controls or of
+    guessing. None where there is none, or all are left out."""
     levels = []
     for place, (access, title) in enumerate(ACCESS.items(), 1):
-        made = [_attack(attack, summary) for attack in summary["attacks"] if attack["access"] == access]
-        counted = [attack for attack in made if not attack["dropped"] and attack["excess"] is not None]
+        made = [attack for attack in summary["attacks"] if attack["access"] == access]
+        shown = [_attack(attack, summary) for attack in made if attack["attack"] != LIKELIHOOD]
+        counted = [attack for attack in shown if not attack["dropped"] and attack["excess"] is not None]
         worst = max(counted, key=lambda attack: attack["excess"], default=None)
-        levels.append({"code": f"A{place}", "title": title, "attacks": made, "worst": worst})
+        levels.append({"code": f"A{place}", "title": title, "made": len(made), "attacks": shown, "worst": worst})
     return levels
 
 
