@@ -23,12 +23,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from unlearner.bench.cells import own_pairs
 from unlearner.bench.tuning import score
 from unlearner.commands.main import main
 from unlearner.evaluation.result import markdown_table
 from unlearner.files import read_json, read_jsonl, write_jsonl, write_text
-from unlearner.methods.options import options_of
-from unlearner.methods.registry import find
 from unlearner.results.layout import BenchDirectory
 
 KEPT = 360
@@ -204,8 +203,7 @@ def everything(options: argparse.Namespace) -> None:
 
     def bench(part: str, folder: Path, more: str = "") -> BenchDirectory:
         methods = options.methods or (METHODS if part == "fictitious" else with_without)
-        known = {name for method in methods for each in find(method).parts for name in options_of(each)}
-        own = [pair for pair in model.own.split() if pair.partition("=")[0] in known]
+        own = dict.fromkeys(pair for method in methods for pair in own_pairs(method, model.own.split()))
         more += f" --method-options {' '.join(own)}" if own else ""
         run(f"bench {part} {settings} {of_part[part]}{more} --methods {' '.join(methods)} --output {folder}")
         return BenchDirectory(folder)

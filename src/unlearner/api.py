@@ -40,9 +40,9 @@ from unlearner.search.listening import Listening
 from unlearner.search.subject import SubjectResult
 from unlearner.search.subject import forget_subject as _forget_subject
 from unlearner.training import checkpoint
+from unlearner.workflows.builtin import taught
 from unlearner.workflows.evaluate import evaluate as _evaluate
 from unlearner.workflows.fine_tune import FinetuneResult
-from unlearner.workflows.fine_tune import finetune as _finetune
 from unlearner.workflows.forget import ForgetResult, Forgetting
 from unlearner.workflows.forget import forget as _forget
 from unlearner.workflows.negate import NegateResult
@@ -245,7 +245,7 @@ def finetune(
         options["data"] = [data]
     model, tokenizer = _subject(model, tokenizer)
     config = config_from(FinetuneConfig, model, options)
-    return _finetune(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
+    return taught(config, tokenizer=tokenizer, peft_config=peft_config, callbacks=callbacks)
 
 
 def negate(base: Any, finetuned: Any, *, output: str | Path, alpha: float = 1.0) -> NegateResult:

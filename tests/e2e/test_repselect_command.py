@@ -58,6 +58,22 @@ def test_without_a_retain_set_all_steps_are_taken_and_that_is_said(
     assert "without --retain no disruption is measured: all 3 steps are taken" in said
 
 
+def test_after_a_first_step_too_far_other_options_may_have_the_same_directory(
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = {
+        "model": files.model,
+        "forget": files.forget,
+        "retain": files.retain,
+        "output": tmp_path / "run",
+        **STEPS,
+    }
+    ended = run_arguments(capfd, ["repselect", *arguments(options | {"disruption": 1e-9})])
+    assert ended.code == 2 and "lower --learning-rate" in ended.err, ended.err
+    ended = run_arguments(capfd, ["repselect", *arguments(options)])
+    assert ended.code == 0 and (tmp_path / "run" / "finished.json").is_file(), ended.err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

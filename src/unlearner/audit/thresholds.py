@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Fixed before the run, and written beside its verdicts."""
+    """Rates, and levels of tests."""
 
     tau: float = 0.01
     """Tolerated leak rate of a round."""

@@ -15,9 +15,9 @@ Example:
 
 def run(config: FinetuneConfig) -> None:
     """Teach, and say where the model lies."""
-    from unlearner.workflows.fine_tune import finetune
+    from unlearner.workflows.builtin import taught
 
-    model = finetune(config).model
+    model = taught(config).model
     if is_main():
         console.print(f"The model is in {model}", markup=False, style="green", soft_wrap=True)
         console.print(

@@ -84,7 +84,7 @@ negate
 negate, a command on weights, which trains nothing (also: taskvector, tv)
   formula   θ_new = θ − α(θ_ft − θ), θ_ft the model fine-tuned on the forget set
   source    Ilharco et al. 2023, arXiv 2212.04089
-  options   alpha=1.0
+  options   unlearner negate --help
 
 needs
   the model, and the same model fine-tuned on the forget set, or its LoRA adapter; no retain set
@@ -104,7 +104,7 @@ repselect, a command on weights, which trains an adapter only to drop it
             matrix, with an adapter on that has learned the forget set; of its leading singular values s, the smallest
             m of them, filtered: m²/s (soft), m⁴/s³ (quadratic), 0 (hard)
   source    arXiv 2606.17168, filyp/RepSelect
-  options   learning_rate=0.05 adapter_learning_rate=0.01 lora_rank=8 rank=512 shrink=soft epochs=10 disruption=0.01
+  options   unlearner repselect --help
   defaults  the official code's; epochs and the batch size are ours
 
 needs

@@ -182,11 +182,11 @@ def weak_sentence(summary: Summary) -> str | None:
     silent = [made[name] for name in summary.get("weak", ()) if not _tells(made[name])]
     asked = summary["thresholds"]["power"]
     reasons = {
-        "they got too little": [attack for attack in silent if attack["power"] < asked],
-        "they got no more than of controls is guessed": [attack for attack in silent if attack["power"] >= asked],
+        "too few facts came out": [attack for attack in silent if attack["power"] < asked],
+        "no more came out than is guessed about controls": [attack for attack in silent if attack["power"] >= asked],
     }
     said = [
-        f"The silence of these is no evidence, for out of the model before {reason}: "
+        f"It is no evidence that these found nothing, because even from the model before {reason}: "
         + ", ".join(f"{attack['attack']} ({attack['power']:.0%})" for attack in weak)
         + "."
         for reason, weak in reasons.items()

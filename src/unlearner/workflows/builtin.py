@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from unlearner.models.smollm2 import directory
 from unlearner.results.layout import MODEL, RunDirectory
 from unlearner.results.lock import waiting
 from unlearner.results.run import records_hash
-from unlearner.workflows.fine_tune import finetune
+from unlearner.workflows.fine_tune import FinetuneResult, finetune
 
 NAME = "builtin:"
 SOURCES = ["builtin:forget", "builtin:retain", "builtin:neighbours", "builtin:world_facts", "builtin:unknown"]
@@ -64,4 +64,9 @@ def use_threads(count: int = 1) -> Iterator[None]:
 
 def resolve_model(model: Any) -> Any:
     """The path behind a --model option: `builtin:` stands for the built-in model; see also `smollm2.directory`."""
-    return str(builtin_model()) if model == NAME else directory(model)
+    return str(builtin_model()) if isinstance(model, str) and model == NAME else directory(model)
+
+
+def taught(config: FinetuneConfig, **objects: Any) -> FinetuneResult:
+    """`finetune` by `config`, whose model may be the built-in one, too: that is itself made by `finetune`."""
+    return finetune(replace(config, model=resolve_model(config.model)), **objects)

@@ -251,7 +251,12 @@ def _selected(config: RepSelectConfig) -> RepSelectResult:
     warn_truncated(views, config.max_length)
     if not retain:
         warn(f"without --retain no disruption is measured: all {config.epochs} steps are taken")
-    rows = _changed(subject, matrices, views, config)
+    try:
+        rows = _changed(subject, matrices, views, config)
+    except UserError:  # nothing was made: the options that its sentence asks for may have the same directory
+        run.manifest.unlink()
+        run.config.unlink()
+        raise
     write_jsonl(run.log, rows)
     checkpoint.save_model(subject.model, subject.tokenizer, made, merge=False)
     write_card(
