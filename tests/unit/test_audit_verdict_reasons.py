@@ -134,7 +134,7 @@ def test_attacks_that_get_too_little_out_of_the_model_before_are_named() -> None
     assert summary["dropped"] == ["yes-or-no", "hint"] and summary["weak"] == ["fiction"]
     powers = {attack["attack"]: attack["power"] for attack in summary["attacks"]}
     assert powers["role"] == powers["plain"] == 1 and 0.3 < powers["fiction"] < 0.7 and powers["cloze"] is None
-    assert f"too little: fiction ({powers['fiction']:.0%})." in str(weak_sentence(summary))
+    assert f"too few facts came out: fiction ({powers['fiction']:.0%})." in str(weak_sentence(summary))
     assert weak_sentence({**summary, "weak": []}) is None
 
 
@@ -148,9 +148,12 @@ def test_only_silence_is_said_to_be_no_evidence() -> None:
     made = [attack("role", 0.4, 0, 0), attack("hint", 0.9, 30, 350), attack("list", 0.3, 20, 0)]
     summary = {"attacks": made, "weak": ["role", "hint", "list"], "thresholds": {"power": 0.8}}
     said = str(weak_sentence(summary))
-    assert "too little: role (40%)." in said and "no more than of controls is guessed: hint (90%)." in said
+    assert (
+        "too few facts came out: role (40%)." in said
+        and "no more came out than is guessed about controls: hint (90%)." in said
+    )
     assert "list" not in said
-    assert "too little" not in str(weak_sentence({**summary, "weak": ["hint"]}))
+    assert "too few facts" not in str(weak_sentence({**summary, "weak": ["hint"]}))
 
 
 SERVED = "sampling:temperature=0.7"
