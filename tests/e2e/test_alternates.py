@@ -1,5 +1,6 @@
 """ALTPO's other answers: written by the starting model before training, kept, resumable, or a column of the data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from unlearner.errors import UserError
 from unlearner.files import read_jsonl
 from unlearner.methods import Method
 from unlearner.models import generation
-from unlearner.workflows.alternates import _alternates, _request
+from unlearner.workflows import alternates
+from unlearner.workflows.alternates import _check_all_have, _others, _request
 
 METHOD: dict[str, Any] = {"method": "ALTPO+GD", "method_options": ["samples=3", "max_new_tokens=12"]}
 
@@ -150,11 +152,36 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 def test_what_the_model_wrote_is_cut_and_sifted() -> None:
     record = Record("Who?", "Ada Smith.", place="forget.jsonl, line 3")
     texts = ["Ben.  Question: Where?", "ada  smith", "", "Ben.", "Q: no", "Cleo, the Questioner."]
-    assert _alternates(record, texts).alternate_answer == ("Ben.", "Cleo, the Questioner.")
+    assert _others(record, texts) == ("Ben.", "Cleo, the Questioner.")
+    assert _others(record, ["Ada Smith", "Question: what?"]) == ()
+    how = Method.parse("ALTPO", samples=2).alternates
+    assert how is not None
     with pytest.raises(
-        UserError, match=r"forget\.jsonl, line 3: the model wrote no other answer in 2 tries: give a column"
+        UserError, match=r"forget\.jsonl, line 3: the model wrote no other answer in 18 tries: give a column"
     ):
-        _alternates(record, ["Ada Smith", "Question: what?"])
+        _check_all_have([replace(record, alternate_answer=("Ben.",)), record], how)
+
+
+def test_rows_whose_answer_was_repeated_are_asked_again(
+    given: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first round's texts for two rows count as their answers; only those two are asked again, for more texts."""
+    whole = read_jsonl(forget(capfd, given, tmp_path / "whole") / "alternates/records.jsonl")
+    repeated = {row["question"] for row in whole[1:3]}
+    asked: list[tuple[str, int]] = []
+    others = alternates._others
+
+    def sifted(record: Record, texts: list[str]) -> tuple[str, ...]:
+        assert record.question is not None
+        asked.append((record.question, len(texts)))
+        return () if record.question in repeated and len(texts) == 3 else others(record, texts)
+
+    monkeypatch.setattr(alternates, "_others", sifted)
+    rows = read_jsonl(forget(capfd, given, tmp_path / "run") / "alternates/records.jsonl")
+    assert asked == [(row["question"], 3) for row in whole] + [(row["question"], 12) for row in whole[1:3]]
+    for row, first in zip(rows, whole, strict=True):
+        assert 1 <= len(row["alternate_answer"]) <= 3, "no more than were asked for"
+        assert (row["alternate_answer"] == first["alternate_answer"]) == (row["question"] not in repeated)
 
 
 def test_a_question_with_braces_is_asked_as_it_is() -> None:

@@ -22,9 +22,10 @@ class AltPO(Loss):
 
     Alternates stand in the forget set's column `alternate_answer`, several a row if there are. For rows without any the
     model that the run starts from writes `samples` of them, at `temperature`, each at most `max_new_tokens` long: it is
-    shown question and answer by `instruction` and its reply is begun with `prefix`. Epoch e trains alternate e modulo
-    their number. The official code has instructions of its own, and makes a row of every alternate: its 2 epochs of
-    5 samples are 10 here.
+    shown question and answer by `instruction` and its reply is begun with `prefix`. A row where every reply repeats the
+    answer is asked twice more, for four times as many, the last time at 1.5 times the temperature. Epoch e trains
+    alternate e modulo their number. The official code has instructions of its own, and makes a row of every alternate:
+    its 2 epochs of 5 samples are 10 here.
     """
 
     name = "ALTPO"

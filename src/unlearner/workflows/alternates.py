@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ PLACE = re.compile(r"\{(question|answer)\}")
 """Where an instruction is filled in; in one pass, because a question may have braces of its own."""
 NEXT_QUESTION = re.compile(r"\b(Question|Q):")
 """Where a model has begun to go on by itself, as in the official code."""
+ROUNDS = ((1, 1.0), (4, 1.0), (4, 1.5))
+"""Times the samples, and times the temperature, for rows without another answer so far: a model may repeat what it
+knows by heart, and the official code would then prefer the very answer that is to be forgotten."""
 
 
 def check_alternates(forget: Sequence[Record], how: Alternates, source: object, method: str) -> None:
@@ -77,24 +81,33 @@ def with_alternates(
         return [
             replace(r, alternate_answer=tuple(row["alternate_answer"])) for r, row in zip(forget, rows, strict=True)
         ]
-    lacking = [record for record in forget if not record.alternate_answer]
-    requests = [_request(record, how, config.seed) for record in lacking]
+    made = list(forget)
     if kept is not None:
         kept.path.mkdir(exist_ok=True)
-    with progress_bar("alternate answers", len(lacking)) as bar, autocast():
-        examples = run_passes(
-            model, tokenizer, template, lacking, asked=[[request] for request in requests],
-            batch_tokens=config.eval_tokens, generation_tokens=config.eval_tokens,
-            progress=lambda name, rows, total: bar(rows), store=Store(None if kept is None else kept.path),
-        )  # fmt: skip
-    texts = [[written.text for written in each.written(r)] for each, r in zip(examples, requests, strict=True)]
-    written = iter([_alternates(record, found) for record, found in zip(lacking, texts, strict=True)])
-    made = [record if record.alternate_answer else next(written) for record in forget]
+    store = Store(None if kept is None else kept.path)
+    for number, (more, warmer) in enumerate(ROUNDS):
+        lacking = [i for i, record in enumerate(made) if not record.alternate_answer]
+        if not lacking:
+            break
+        asked = how._replace(samples=how.samples * more, temperature=how.temperature * warmer)
+        requests = [_request(made[i], asked, config.seed + number) for i in lacking]
+        records = [made[i] for i in lacking]
+        with progress_bar("alternate answers", len(lacking)) as bar, autocast():
+            examples = run_passes(
+                model, tokenizer, template, records, asked=[[request] for request in requests],
+                batch_tokens=config.eval_tokens, generation_tokens=config.eval_tokens,
+                progress=partial(_advance, bar), store=store,
+            )  # fmt: skip
+        for i, example, request in zip(lacking, examples, requests, strict=True):
+            texts = [written.text for written in example.written(request)]
+            made[i] = replace(made[i], alternate_answer=_others(made[i], texts)[: how.samples])
+    _check_all_have(made, how)
     if kept is not None and distributed.is_main():
         write_jsonl(kept.records, [_row(record) for record in made])
         for path in kept.batches:
             path.unlink()
-    note(f"{len(lacking)} forget rows have other answers now{f', in {kept.records}' if kept else ''}")
+    written = sum(not record.alternate_answer for record in forget)
+    note(f"{written} forget rows have other answers now{f', in {kept.records}' if kept else ''}")
     return made
 
 
@@ -107,16 +120,24 @@ def _request(record: Record, how: Alternates, seed: int) -> Generate:
     )
 
 
-def _alternates(record: Record, texts: Sequence[str]) -> Record:
-    """The row with those of the written texts that say something else than its answer, each once."""
+def _advance(bar: Callable[[int], None], _name: str, rows: int, _total: int) -> None:
+    bar(rows)
+
+
+def _others(record: Record, texts: Sequence[str]) -> tuple[str, ...]:
+    """Those of the written texts that say something else than the row's answer, each once."""
     cut = (NEXT_QUESTION.split(text)[0].strip() for text in texts)
-    other = tuple(dict.fromkeys(text for text in cut if text and plain(text) != plain(record.answer)))
-    if not other:
+    return tuple(dict.fromkeys(text for text in cut if text and plain(text) != plain(record.answer)))
+
+
+def _check_all_have(made: Sequence[Record], how: Alternates) -> None:
+    lacking = next((record for record in made if not record.alternate_answer), None)
+    if lacking is not None:
         raise UserError(
-            f"{record.place or 'a row of the forget set'}: the model wrote no other answer in {len(texts)} tries: give "
-            "a column alternate_answer, or raise --method-options samples=."
+            f"{lacking.place or 'a row of the forget set'}: the model wrote no other answer in "
+            f"{how.samples * sum(more for more, _ in ROUNDS)} tries: give a column alternate_answer, or raise "
+            "--method-options samples= or temperature=."
         )
-    return replace(record, alternate_answer=other)
 
 
 def _row(record: Record) -> dict[str, Any]:
