@@ -31,6 +31,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+import unlearner.scoring.token_scores as scores_module
 from unlearner.errors import UserError
 from unlearner.models.anatomy import Head, backbone, check_head
 from unlearner.scoring.batch import Batch
@@ -198,6 +199,26 @@ def test_statistics_alone() -> None:
     for kind in STATISTICS:
         torch.testing.assert_close(got[kind], plain_statistic(logits, case.targets, kind).detach())
         assert not got[kind].requires_grad
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *STATISTICS])
+def test_rows_that_fit_the_cache_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of a chunk at a time, and the last one by itself."""
+    monkeypatch.setattr(scores_module, "CACHE_BYTES", 2 * ROW)
+    if kind in KINDS:
+        check_against_plain(Case(), [kind], 100 * ROW)
+    else:
+        case = Case()
+        got = token_scores(case.hidden, case.head(), case.targets, [kind], chunk_bytes=100 * ROW)[kind]
+        logits = case.hidden @ case.weight.T + case.bias
+        torch.testing.assert_close(got, plain_statistic(logits, case.targets, kind).detach())
+
+
+def test_of_equally_likely_words_the_first_is_the_argmax() -> None:
+    bias = torch.tensor([0.0, 2.0, 2.0, 1.0])
+    targets = torch.tensor([1, 2])
+    got = token_scores(torch.zeros(2, 3), Head(torch.zeros(4, 3), bias), targets, ["is_argmax", "rank"])
+    assert got["is_argmax"].tolist() == [1, 0] and got["rank"].tolist() == [0, 0]
 
 
 SEVERAL = [kinds for size in (2, 3, 4) for kinds in itertools.combinations(KINDS, size)]

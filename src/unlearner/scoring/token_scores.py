@@ -20,6 +20,8 @@ from unlearner.scoring.gradients import Sums, logit_gradient
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 """Memory of one chunk of logits; two or three such buffers live at a time."""
+CACHE_BYTES = 2 * 2**20
+"""What a processor core keeps near itself: scores go over the logits several times, so many rows at a time."""
 
 
 def token_scores(
@@ -236,6 +238,15 @@ def _teacher(reference: tuple[Tensor, Head], rows: slice, targets: Tensor, demot
 
 def _values(log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Sums, out: Mapping[str, Tensor]) -> None:
     """Fill the scores that `out` holds by kind, each (rows,), and the `sums` that their gradients contain."""
+    on_cpu = log_p.device.type == "cpu"
+    rows = max(1, CACHE_BYTES // (log_p.shape[1] * log_p.itemsize)) if on_cpu else max(1, log_p.shape[0])
+    for start in range(0, log_p.shape[0], rows):
+        part = slice(start, start + rows)
+        here, totals = ({kind: tensor[part] for kind, tensor in each.items()} for each in (out, sums))
+        _fill(log_p[part], None if log_q is None else log_q[part], targets[part], totals, here)
+
+
+def _fill(log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Sums, out: Mapping[str, Tensor]) -> None:
     moments: tuple[Tensor, Tensor] | None = None
     for kind, values in out.items():
         if kind == "logp":
@@ -255,7 +266,7 @@ def _values(log_p: Tensor, log_q: Tensor | None, targets: Tensor, sums: Sums, ou
             assert log_q is not None
             values[:] = _compared(kind, log_p, log_q, sums)
         elif kind == "is_argmax":
-            values[:] = log_p.argmax(-1) == targets
+            values[:] = log_p.max(-1).indices == targets  # argmax takes longer
         elif kind == "rank":
             values[:] = (log_p > log_p.gather(1, targets[:, None])).sum(-1)
         elif kind == "others_ce":
