@@ -38,7 +38,7 @@ def run_all(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 """A server process imports torch once and forks for every cell: a cell that takes its process down takes no other."""
-PRELOAD = ["unlearner.bench.cells", "unlearner.evaluation.metrics.rouge", "sentence_transformers", "scipy.stats"]
+PRELOAD = ["unlearner.bench.preloaded"]
 
 
 def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[Job]:
