@@ -1,8 +1,9 @@
 """How well do the measures of `unlearner probe` tell well-known persons from invented ones?
 
-`python -m benchmarks.probe_names` asks SmolLM2 three questions about each of 20 and 20 names, and prints the AUC of
-every measure: the probability that a well-known name has more of it than an invented one. Three further invented names
-make the scale and are not counted. Takes minutes on two cores. `--model builtin:` asks the tiny built-in model, which
+`python -m benchmarks.probe_names` asks SmolLM2 what the probe asks about each of 20 and 20 names, and prints the AUC of
+every measure: the probability that a well-known name has more of it than an invented one; and of how many names the
+probe would say that the model knows them. Six further invented names make the scale and are not counted. Takes a
+quarter of an hour on two cores, a minute on a GPU. `--model builtin:` asks the tiny built-in model, which
 was taught 20 made-up persons, about these; it takes seconds.
 """
 
@@ -14,10 +15,11 @@ from unlearner.config import ProbeConfig
 from unlearner.data.profiles import builtin
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.kinds import kinds
-from unlearner.prepare.knowledge import Answered, Scale, investigate
+from unlearner.prepare.knowledge import Answered, Scale, investigate, median_specificity
 
-FACTS = ("identity", "fame", "profession")
-SCALE = ("Edric Volmarsh", "Mirela Stoyandel", "Kaspar Dunwellin")
+SCALE = (
+    "Edric Volmarsh", "Mirela Stoyandel", "Kaspar Dunwellin", "Benedikt Orlaskey", "Suvi Hartelaine", "Rowan Thessalby",
+)  # fmt: skip
 TAUGHT = {
     "birthplace": "Where was {name} born?", "pet": "What is the pet of {name} called?",
     "instrument": "Which instrument does {name} play?",
@@ -35,7 +37,7 @@ def names_and_questions(model: str) -> tuple[tuple[str, ...], dict[str, str]]:
     kind = kinds()["person"]
     if model == "builtin:":
         return tuple(dict.fromkeys(record.subject or "" for record in builtin("retain"))), TAUGHT
-    return kind.known, {fact: kind.facts[fact][0] for fact in FACTS}
+    return kind.known, {fact: wordings[0] for fact, wordings in kind.facts.items()}
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
         return fmean(scale.verdict(answer) == "knows" for answer in answers)
 
     measures: dict[str, Callable[[list[Answered]], float]] = {
-        "specificity": lambda answers: fmean(answer.specificity for answer in answers),
+        "median specificity": median_specificity,
         "agreement": lambda answers: fmean(answer.agreement for answer in answers),
         "share of answers known": known,
     }
@@ -62,7 +64,7 @@ def main() -> None:
         high, low = ([measure(said[name]) for name in names] for names in (known_names, invented))
         print(f"{title}: AUC {auc(high, low):.3f}, means {fmean(high):.2f} and {fmean(low):.2f}")
     for title, names in (("known", known_names), ("invented", invented)):
-        print(f"{title}: {sum(known(said[name]) >= 2 / 3 for name in names)} of {len(names)} known by two answers")
+        print(f"{title}: {sum(scale.knows(said[name]) for name in names)} of {len(names)} known by the probe's rule")
 
 
 if __name__ == "__main__":

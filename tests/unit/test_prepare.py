@@ -41,15 +41,24 @@ def test_agreement_is_the_share_of_new_words_that_come_again() -> None:
     assert agreement("In 9.", ["9"], "When?") == 1.0  # numbers count at any length
 
 
-def answered(specificity: float, agreement: float) -> Answered:
-    return Answered("x", "f", "q", "a", (), agreement, specificity)
+def answered(specificity: float, agreement: float, name: str = "x") -> Answered:
+    return Answered(name, "f", "q", "a", (), agreement, specificity)
 
 
 def test_knowing_is_specific_and_comes_again() -> None:
-    scale = Scale.of([answered(i / 10, i / 20) for i in range(11)])
+    scale = Scale.of([answered(i / 10, i / 20, "xy"[i % 2]) for i in range(11)])
     assert scale.specificity == pytest.approx(0.98) and scale.agreement == pytest.approx(0.49)
     verdicts = [scale.verdict(answered(s, a)) for s, a in ((2, 0.9), (2, 0.1), (0.5, 0.9), (0.5, 0.1))]
     assert verdicts == ["knows", "makes up", "guesses", "makes up"]
+
+
+def test_a_name_is_known_by_enough_answers_or_by_their_median_specificity() -> None:
+    medians = (0.1, 0.2, 0.3)
+    scale = Scale.of([answered(m + step, 0.5, f"i{m}") for m in medians for step in (-0.1, 0, 0.9)])
+    assert scale.median == pytest.approx(0.2 + 2.9200 * 0.1 * (4 / 3) ** 0.5, abs=1e-3)  # t(2 degrees, 95%)
+    assert scale.knows([answered(0.6, 0.0)] * 2 + [answered(0.0, 0.0)]) and not scale.knows([answered(0.5, 0.0)] * 3)
+    often = [answered(2, 0.9)] * 2 + [answered(0.0, 0.9)] * 3
+    assert scale.knows(often) and not scale.knows(often[1:])  # two of five are enough, one of four is not
 
 
 def test_an_answer_about_one_name_becomes_one_about_another() -> None:

@@ -8,14 +8,18 @@ For a question q about a name and the model's likeliest answer a to it, two numb
   temperature 1 has too, mean over the samples. It is low where the model makes its answers up: they are different
   every time (Manakul et al. 2023, SelfCheckGPT, arXiv 2303.08896).
 
-Invented names give the scale: what they reach is reached without knowing anything.
+Invented names give the scale: what they reach is reached without knowing anything. A name is known where enough of its
+answers are, or where the median of their specificity lies above what one more invented name would reach: a small model
+tells little of a name that it samples twice, and its answers about the name still belong to it.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from statistics import fmean, quantiles
+from statistics import fmean, median, quantiles, stdev
+
+from scipy.stats import t
 
 from unlearner.evaluation.requests import Generate, Score
 from unlearner.prepare.asking import Asked
@@ -26,6 +30,8 @@ NO_NAME = re.compile(r"[JSjs][Rr]\.?|[IVX]{2,}\.?|[IV]\.?|\d+")
 """Words behind a family name; X alone is one."""
 SHORT = 3
 """Words of so few letters say little; numbers count at any length."""
+CONFIDENCE = 0.95
+"""Of the bound on what one more invented name reaches."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,22 @@ class Answered:
 
 @dataclass(frozen=True)
 class Scale:
-    """What invented names reach: a tenth of their answers lies above these lines."""
+    """What invented names reach: a tenth of their answers lies above the first two lines."""
 
     agreement: float
     specificity: float
+    median: float
+    """Upper prediction bound (95%, of normal values) on the median specificity of one more invented name."""
 
     @classmethod
     def of(cls, invented: Sequence[Answered]) -> "Scale":
-        """The lines that the answers about invented names draw."""
+        """The lines that the answers about invented names draw; there are two names at least."""
         lines = [quantiles([getattr(a, key) for a in invented], n=10)[-1] for key in ("agreement", "specificity")]
-        return cls(*lines)
+        names = dict.fromkeys(answer.name for answer in invented)
+        medians = [median_specificity([a for a in invented if a.name == name]) for name in names]
+        n = len(medians)
+        spread = stdev(medians) * (1 + 1 / n) ** 0.5
+        return cls(*lines, fmean(medians) + float(t.ppf(CONFIDENCE, n - 1)) * spread)
 
     def verdict(self, answer: Answered) -> str:
         """`knows`: the answer belongs to this name, and comes again. `guesses`: it would say the same of others.
@@ -61,6 +73,11 @@ class Scale:
         if answer.specificity > self.specificity:
             return "knows" if answer.agreement > self.agreement else "makes up"
         return "guesses" if answer.agreement > self.agreement else "makes up"
+
+    def knows(self, answers: Sequence[Answered]) -> bool:
+        """Whether the model knows the name that these answers are about."""
+        known = sum(self.verdict(answer) == "knows" for answer in answers)
+        return are_enough(known, len(answers)) or median_specificity(answers) > self.median
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class Probe:
     @property
     def knows(self) -> bool:
         """Whether there is something to forget."""
-        return are_enough(self.verdicts.count("knows"), len(self.answers))
+        return self.scale.knows(self.answers)
 
     def share_known(self, answers: Sequence[Answered]) -> float:
         """How many of the answers are known by this scale, 0 to 1."""
@@ -90,13 +107,15 @@ class Probe:
 
     @property
     def evidence(self) -> str:
-        """The figures behind `knows`, in two sentences."""
+        """The figures behind `knows`, in three sentences."""
         well_known = f"about well-known names {self.share_known(self.known):.0%}, " if self.known else ""
         return (
             f"Known are {self.verdicts.count('knows')} of {len(self.answers)} answers; of the same questions "
             f"{well_known}about invented names {self.share_known(self.invented):.0%}. An answer counts above a "
             f"specificity of {self.scale.specificity:.2f} and an agreement of {self.scale.agreement:.2f}, which nine "
-            "in ten answers about invented names do not reach."
+            f"in ten answers about invented names do not reach. Its answers' median specificity is "
+            f"{median_specificity(self.answers):.2f}; that of one more invented name stays below "
+            f"{self.scale.median:.2f} (95% prediction bound)."
         )
 
     @property
@@ -105,6 +124,11 @@ class Probe:
         if self.knows:
             return f"It knows of {self.subject}."
         return f"It knows nothing of {self.subject}, as far as these questions go: there is nothing to forget."
+
+
+def median_specificity(answers: Sequence[Answered]) -> float:
+    """In nats a token. The median, because single questions bring out much that would be said of anybody."""
+    return median(answer.specificity for answer in answers)
 
 
 def are_enough(known: int, asked: int) -> bool:
