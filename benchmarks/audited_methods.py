@@ -166,7 +166,7 @@ def audits(folder: Path) -> dict[str, AuditDirectory]:
 def table(found: dict[str, AuditDirectory]) -> str:
     """A row a model and subject; round leak rates with the bounds of the verdict."""
     heads = ("model", "subject", "verdict", "leaks", "before", "controls", "worst attack", "p", "rank test p",
-             "after relearning", "at 4 bits")  # fmt: skip
+             "after relearning", "at 4 bits", "why")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, audit in found.items():
         for row in subject_lines(read_json(audit.audit), audit.read_rows()):

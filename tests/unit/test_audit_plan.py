@@ -1,5 +1,6 @@
 """What an audit costs and what fits into so many minutes; what must not be lost; what can be seen at all."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearner.audit.attack import Cost
+from unlearner.audit.attack import ANSWER_TOKENS, Cost
 from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.knowledge import about_text, knowledge
-from unlearner.audit.plan import Speed, asks, chosen_attacks, cost, fitted, on_model
-from unlearner.audit.questions import read_groups
+from unlearner.audit.plan import TOKENS, Speed, asks, chosen_attacks, cost, fitted, on_model
+from unlearner.audit.questions import questions_about, read_groups, spread
 from unlearner.audit.statistics import lower, smallest_rate_seen
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
@@ -274,3 +275,23 @@ def test_the_smallest_rate_that_is_seen() -> None:
                 seen.append((lower(leaks, rounds, 0.05 / 4) > 0.01).mean())
         assert np.mean(seen[::2]) == pytest.approx(0.8, abs=0.03) and np.mean(seen[1::2]) < 0.72
     assert smallest_rate_seen(10, 16) < smallest_rate_seen(1, 16)
+
+
+def test_the_quick_budget_asks_fewer_questions_and_reads_less_of_an_answer(forget_records, retain_records) -> None:
+    questions = questions_about(forget_records)
+    few = spread(questions, 3)
+    assert Counter(q.subject for q in few) == dict.fromkeys({record.subject for record in forget_records}, 3)
+    mine = [place for place, question in enumerate(questions) if question.subject == few[0].subject]
+    assert [place for place in mine if questions[place] in few] == [mine[0], mine[3], mine[6]]  # of ten
+    assert spread(questions, 10) == spread(questions, 99) == questions
+    groups = read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8), most=4)
+    assert (len(groups.forget), groups.not_asked) == (8, 12)
+
+    def longest(budget: str, *attacks: str) -> set[int]:
+        config = AuditConfig(model="", output="", budget=budget, attacks=list(attacks))
+        options = [attack.options for attack in chosen_attacks(config)]
+        return {each["max_new_tokens"] for each in options if "max_new_tokens" in each}
+
+    assert longest("quick", "all") == longest("quick", "nf4") == {TOKENS["quick"]}
+    assert longest("standard", "all") == {ANSWER_TOKENS}
+    assert longest("quick", "nf4:max_new_tokens=64") == {TOKENS["quick"], 64}  # plain is always among them

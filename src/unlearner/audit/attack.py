@@ -71,6 +71,10 @@ class Cost(NamedTuple):
     """Beginnings of a training."""
 
 
+ANSWER_TOKENS = 64
+"""The longest answer by default; the quick budget makes do with fewer."""
+
+
 class Attack(ABC):
     """An attack. A subclass that is a dataclass has its fields as options.
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from unlearner.audit.attack import Attack, WeightAttack
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, WeightAttack
 from unlearner.audit.attacks import attacks, called, check_labels, find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
@@ -21,6 +21,10 @@ from unlearner.values import with_options
 
 SAMPLES = {"quick": 16, "standard": 256, "deep": 1024}
 """Samples of each question."""
+QUESTIONS = {"quick": 20}
+"""The most that is asked about one forgotten subject; other budgets ask all there is."""
+TOKENS = {"quick": 40}
+"""The longest answer, where nobody asks for another: as long as those that `prepare` makes."""
 ROUNDED = {"quick": ("int8", "nf4"), "standard": ("int8", "nf4", "fp4", "rtn4-g128"), "deep": SCHEMES}
 RELEARNING = {
     "quick": Relearning(),
@@ -109,10 +113,14 @@ def _named(given: Sequence[str | Attack], own: Sequence[str]) -> list[str | Atta
 def _sized(attack: Attack, budget: str, seed: int) -> Attack:
     """An attack that has its own defaults, as large as the budget has it."""
     if isinstance(attack, Sampling) and attack == Sampling():
-        return replace(attack, n=SAMPLES[budget], seed=seed)
+        attack = replace(attack, n=SAMPLES[budget], seed=seed)
     if isinstance(attack, Likelihood) and attack == Likelihood():
         return replace(attack, names=5 if budget == "quick" else 20, gradients=budget != "quick")
-    return RELEARNING[budget] if isinstance(attack, Relearning) and attack == Relearning() else attack
+    if isinstance(attack, Relearning) and attack == Relearning():
+        attack = RELEARNING[budget]
+    if budget in TOKENS and attack.options.get("max_new_tokens") == ANSWER_TOKENS:
+        attack = replace(attack, max_new_tokens=TOKENS[budget])  # type: ignore[type-var]
+    return attack
 
 
 def asks(model: str, attack: Attack, group: str) -> bool:

@@ -36,6 +36,8 @@ class Groups:
     """What was neither forgotten nor kept by training: are others still told about?"""
     examples: list[Record]
     """Retained rows that are not asked about, or all where there are no others."""
+    not_asked: int = 0
+    """Questions about what was to be forgotten that the budget leaves out."""
 
     def __iter__(self) -> Iterator[tuple[str, list[Question]]]:
         yield from (("forget", self.forget), ("control", self.control), ("retain", self.retain))
@@ -72,9 +74,12 @@ def read_groups(
     retain: Sequence[Record],
     controls: Sequence[Record],
     neighbours: Sequence[Sequence[Record]] = (),
+    most: int | None = None,
 ) -> Groups:
-    """The questions about each. Raises UserError where no row of the forget set has a fact, where controls occur in the
-    other sets, or where there are too few of them; and where all neighbours were trained on."""
+    """The questions about each, of a forgotten subject at most `most`.
+
+    Raises UserError where no row of the forget set has a fact, where controls occur in the other sets, or where there
+    are too few of them; and where all neighbours were trained on."""
     forget, controls = _once(forget, "the forget set"), _once(controls, "--controls")
     retain = _once(retain, "the retain set")
     trained = Trained(*forget, *retain)
@@ -92,12 +97,14 @@ def read_groups(
     examples = [record for record in retain if record.question is not None]
     to_forget = [record for record in forget if record.question is not None]
     asked, further = retain[:RETAINED_ROWS], examples[RETAINED_ROWS:]
+    about = questions_about(forget, examples, kept)
+    to_ask = about if most is None else spread(about, most)
     groups = Groups(
-        questions_about(forget, examples, kept), questions_about(controls, examples, kept),
+        to_ask, questions_about(controls, examples, kept),
         # Beside what was to be forgotten: a refusal that is not meant for them may spread to them.
         questions_about(asked, to_forget, frozenset()),
         questions_about(_held_out(neighbours, trained), to_forget, frozenset()),
-        further or examples,
+        further or examples, len(about) - len(to_ask),
     )  # fmt: skip
     if groups.without_fact == len(forget):
         raise UserError(
@@ -145,6 +152,17 @@ def _once(records: Sequence[Record], name: str) -> list[Record]:
     if dropped := len(records) - len(kept):
         note(f"{dropped} rows of {name} are there twice, so they are asked once")
     return kept
+
+
+def spread(questions: Sequence[Question], most: int) -> list[Question]:
+    """Of each subject's questions with a fact at most so many, evenly spread over its rows; all those without one."""
+    places: dict[str, list[int]] = {}
+    for place, question in enumerate(questions):
+        if question.detector is not None:
+            places.setdefault(question.subject, []).append(place)
+    counts = {subject: min(most, len(those)) for subject, those in places.items()}
+    chosen = {those[i * len(those) // counts[s]] for s, those in places.items() for i in range(counts[s])}
+    return [q for place, q in enumerate(questions) if q.detector is None or place in chosen]
 
 
 def _held_out(sources: Sequence[Sequence[Record]], trained: Trained) -> list[Record]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.audit.attack import Answerer, Attack, Target, WeightAttack, run_attack
+from unlearner.audit.attack import ANSWER_TOKENS, Answerer, Attack, Target, WeightAttack, run_attack
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.detector import ErrorRate
@@ -23,7 +23,20 @@ from unlearner.audit.from_run import where_begun
 from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
 from unlearner.audit.outcomes import PLAIN, RANK
-from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, Speed, asks, chosen_attacks, cost, fitted, on_model
+from unlearner.audit.plan import (
+    QUESTIONS,
+    ROUNDED,
+    SAMPLES,
+    TOKENS,
+    UNIT,
+    Plan,
+    Speed,
+    asks,
+    chosen_attacks,
+    cost,
+    fitted,
+    on_model,
+)  # fmt: skip
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
@@ -89,7 +102,7 @@ def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     controls = read_controls(config.controls, config.forget, config.columns)
     neighbours = [load_records(source, config.columns) for source in config.neighbours]
-    groups = read_groups(forget, retain, controls, neighbours)
+    groups = read_groups(forget, retain, controls, neighbours, QUESTIONS.get(config.budget))
     chosen_attacks(config)  # a mistyped name is told before anything is loaded
     distributed.join()
     models = Models(config, tokenizer)
@@ -198,10 +211,12 @@ class _Run:
         """By a few plain questions, samples and steps of training, of which nothing is kept."""
         asked = [q for q in (*self.groups.forget, *self.groups.control) if q.detector is not None]
         questions = [question for question in asked if question.document == asked[0].document][:TIMED]
+        longest = TOKENS.get(self.config.budget, ANSWER_TOKENS)
 
         def seconds(count: int, n: int = 1) -> float:
             chosen = questions[:count]
-            requests = [[Generate(q.record.question, n=n, temperature=float(n > 1), max_new_tokens=64)] for q in chosen]
+            warmth = float(n > 1)
+            requests = [[Generate(q.record.question, n=n, temperature=warmth, max_new_tokens=longest)] for q in chosen]
             answer, began = self._answerer("unlearned", Store()), time.monotonic()
             answer([question.record for question in chosen], requests, chosen[0].document)
             return (time.monotonic() - began) / len(chosen)
@@ -338,6 +353,7 @@ class _Run:
             "budget": {"asked": self.config.budget, "taken": plan.budget, "left_out": plan.left_out},
             "detector": {name: {"wrong": e.wrong, "of": e.of} for name, e in self.errors.items()},
             "rows_without_fact": self.groups.without_fact,
+            "not_asked": self.groups.not_asked,
             "unchanged_codes": self.unchanged,
         }
         if self.ability:

@@ -284,6 +284,11 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     if missing := _missing(setting, decoders, greedy):
         return say("inconclusive", missing)
     several = len(decoders) > 1
+    if any(decoder.leaks for decoder in decoders):
+        return say(
+            "inconclusive",
+            "its samples leak more than is tolerated, but controls of whom as much comes out are too many",
+        )
     if short := [decoder for decoder in decoders if decoder.is_open]:
         by = f" with {' and '.join(decoder.attack for decoder in short)}" if several else ""
         needed = max(samples_needed(decoder.limit, decoder.alpha) for decoder in short)

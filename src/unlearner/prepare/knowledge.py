@@ -60,12 +60,14 @@ class Scale:
     @classmethod
     def of(cls, invented: Sequence[Answered]) -> "Scale":
         """The lines that the answers about invented names draw; there are two names at least."""
-        lines = [quantiles([getattr(a, key) for a in invented], n=10)[-1] for key in ("agreement", "specificity")]
+        agreement, specificity = (
+            quantiles([getattr(a, key) for a in invented], n=10)[-1] for key in ("agreement", "specificity")
+        )
         names = dict.fromkeys(answer.name for answer in invented)
         medians = [median_specificity([a for a in invented if a.name == name]) for name in names]
         n = len(medians)
         spread = stdev(medians) * (1 + 1 / n) ** 0.5
-        return cls(*lines, fmean(medians) + float(t.ppf(CONFIDENCE, n - 1)) * spread)
+        return cls(agreement, specificity, fmean(medians) + float(t.ppf(CONFIDENCE, n - 1)) * spread)
 
     def verdict(self, answer: Answered) -> str:
         """`knows`: the answer belongs to this name, and comes again. `guesses`: it would say the same of others.

@@ -298,6 +298,8 @@ def _left_out(summary: Summary) -> list[str]:
     said = []
     if out := summary["budget"]["left_out"]:
         said.append(f"For lack of time: {', '.join(out)}.")
+    if more := summary.get("not_asked"):
+        said.append(f"{more} further questions about what was to be forgotten: the other budgets ask them.")
     if summary["rows_without_fact"]:
         said.append(f"{summary['rows_without_fact']} rows of the forget set, in which no fact was found.")
     labels = {attack["attack"] for attack in summary["attacks"]}

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from unlearner.audit.attack import Cost, Finding, Question, Target, WeightAttack, written
+from unlearner.audit.attack import ANSWER_TOKENS, Cost, Finding, Question, Target, WeightAttack, written
 from unlearner.audit.detector import Fact
 from unlearner.audit.relearned import FORGOTTEN, RELEARNED, RETAINED, UNKNOWN
 from unlearner.console import quiet
@@ -55,7 +55,7 @@ class Relearning(WeightAttack):
     controls: int = 4
     """Groups of controls, each of as many subjects as were forgotten: with one forgotten subject as many controls."""
     batch_size: int = 8
-    max_new_tokens: int = 64
+    max_new_tokens: int = ANSWER_TOKENS
 
     def cost(self, asked: Mapping[str, int]) -> Cost:
         """Were there enough controls."""

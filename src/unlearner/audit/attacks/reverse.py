@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unlearner.audit.attack import Attack, Outcome, Question
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question
 from unlearner.audit.detector import Fact, normalised
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
@@ -22,7 +22,7 @@ class Reverse(Attack):
     access = "greedy"
     source = "RWKU, arXiv 2406.10890"
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = ANSWER_TOKENS
 
     def _request(self, question: Question) -> Generate | None:
         name = question.record.subject

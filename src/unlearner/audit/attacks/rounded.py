@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from unlearner.audit.attack import Attack, Outcome, Question, written
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question, written
 from unlearner.audit.quantise import quantised
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
@@ -22,7 +22,7 @@ class Rounded(Attack):
     source = "Zhang et al. 2024, arXiv 2410.16454"
 
     scheme: str = "nf4"
-    max_new_tokens: int = 64
+    max_new_tokens: int = ANSWER_TOKENS
 
     @property
     def label(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unlearner.audit.attack import Attack, Outcome, Question, written
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question, written
 from unlearner.audit.outcomes import SAMPLED
 from unlearner.errors import UserError
 from unlearner.evaluation.examples import Example
@@ -32,7 +32,7 @@ class Sampling(Attack):
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
-    max_new_tokens: int = 64
+    max_new_tokens: int = ANSWER_TOKENS
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearner.audit.attack import Cost, Finding, Outcome, Question, Target, WeightAttack
+from unlearner.audit.attack import ANSWER_TOKENS, Cost, Finding, Outcome, Question, Target, WeightAttack
 from unlearner.audit.attacks.relearning import halves
 from unlearner.evaluation.backend import end_ids, prompt_tokens
 from unlearner.evaluation.requests import Generate
@@ -39,7 +39,7 @@ class SoftPrompt(WeightAttack):
     steps: int = 50
     rate: float = 1e-3
     opening: str = "Sure, here is the answer:"
-    max_new_tokens: int = 64
+    max_new_tokens: int = ANSWER_TOKENS
 
     def cost(self, asked: Mapping[str, int]) -> Cost:
         half = asked.get("forget", 0) // 2

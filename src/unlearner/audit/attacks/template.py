@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from unlearner.audit.attack import Attack, Outcome, Question, written
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question, written
 from unlearner.audit.detector import Fact, normalised
 from unlearner.data.records import Record
 from unlearner.errors import UserError, did_you_mean
@@ -64,7 +64,7 @@ class Template(Attack):
     n: int = 1
     """Samples at temperature 1 instead of the one likeliest answer, if more than 1."""
     seed: int = 0
-    max_new_tokens: int = 64
+    max_new_tokens: int = ANSWER_TOKENS
 
     def __post_init__(self) -> None:
         found = re.findall(r"\{(\w*)\}", self.text)
