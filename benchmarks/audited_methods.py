@@ -6,8 +6,9 @@
 
 Built-in data: 4 of 24 people, the built-in model. TOFU: 2 authors, the tiny Llama of benchmarks/tiny_tofu.py; controls
 are 40 authors whom it never saw. SmolLM2-135M-Instruct: 4 real people, prepared by `unlearner prepare`.
-Each method is an `unlearner bench --audit`, with the scenario's settings where nothing else is given here; what follows
-`--` goes to all of them (`-- --epochs 1`). Repeated, it goes on. Writes table.md, of every subject, and audits.json.
+Methods are run by `unlearner bench --audit`, with the scenario's settings where nothing else is given here; what
+follows `--` goes to all of them (`-- --epochs 1`). Repeated, it goes on. Writes table.md, of every subject, and
+audits.json.
 """
 
 import argparse
@@ -129,8 +130,8 @@ def _with_authors(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return named
 
 
-def works(setting: Setting, folder: Path, budget: str, more: Sequence[str]) -> dict[str, Work]:
-    """Every row of the table by its name; none of them waits for another."""
+def works(setting: Setting, folder: Path, budget: str, more: Sequence[str], jobs: int = 1) -> dict[str, Work]:
+    """What makes the rows of the table; nothing of it waits for another. Of `jobs` each takes one, benches the rest."""
     asked = ["--budget", budget, *([] if setting.controls is None else ["--controls", setting.controls])]
     bench = ["--model", setting.model, *setting.bench, "--audit", budget, "--seeds", "1001", *more]
     bench += [] if setting.controls is None else ["--audit-controls", setting.controls]
@@ -140,12 +141,14 @@ def works(setting: Setting, folder: Path, budget: str, more: Sequence[str]) -> d
         given += ["--neighbours", *setting.neighbours]
         return ["audit", model, *given, *asked, "--output", str(folder / f"audit-{name}")]
 
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for method in METHODS:
+        alike.setdefault(tuple(setting.of_method.get(method, ())), []).append(method)
+    bench += ["--jobs", str(max(1, jobs - len(alike) - bool(setting.retrain)))]
+    # Methods with the same options in one bench: what the model before is asked, it is asked once.
     found: dict[str, Work] = {
-        method: [
-            ["bench", "fictitious", "--methods", method, *bench, *setting.of_method.get(method, []), "--output",
-             str(folder / method)]
-        ]
-        for method in METHODS
+        name: [["bench", "fictitious", "--methods", *methods, *bench, *own, "--output", str(folder / name)]]
+        for own, methods in alike.items() for name in ["-".join(methods)]
     }  # fmt: skip
     if setting.retrain:
         found["retrained"] = [*setting.retrain, audit("retrained", str(folder / "retrained" / MODEL))]
@@ -154,7 +157,7 @@ def works(setting: Setting, folder: Path, budget: str, more: Sequence[str]) -> d
 
 def audits(folder: Path) -> dict[str, AuditDirectory]:
     """The finished audits by the name of their row."""
-    places = {method: [*(folder / method).glob("cells/*/*/*/audit")] for method in METHODS}
+    places = {method: [*folder.glob(f"*/cells/{method}/*/*/audit")] for method in METHODS}
     places |= {name: [folder / f"audit-{name}"] for name in ("retrained", "before")}
     return {
         name: AuditDirectory(found[0])
@@ -202,7 +205,7 @@ def main() -> None:
     )
     how = {"jobs": options.jobs, "device": options.device}
     failed = run_all({"target": setting.before}, folder, **how) if setting.before else {}
-    failed |= run_all(works(setting, folder, budget, options.more), folder, **how)
+    failed |= run_all(works(setting, folder, budget, options.more, options.jobs), folder, **how)
     found = audits(folder)
     text = table(found)
     print(f"\n{text}\n")

@@ -10,7 +10,8 @@ models, and the one before, then answer the same held-out questions:
 - kept: the same of questions about neighbours and of general knowledge, as a share of before.
 
 Prints a table in Markdown and writes subjects.json. Repeated, it goes on: finished subjects are read, a search that was
-cut short keeps its trials.
+cut short keeps its trials. A subject that cannot be measured (its sampled answers state nothing even before) stays in
+the table, and another one is taken as well.
 """
 
 import argparse
@@ -55,13 +56,13 @@ SEED = 1000
 METRICS = ["rouge", "probability"]
 
 
-def known_subjects(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The first `options.subjects` candidates that the model knows; the probe's figures are kept."""
+def known_subjects(options: argparse.Namespace, count: int) -> list[dict[str, Any]]:
+    """The first `count` candidates that the model knows; the probe's figures are kept."""
     file = options.output / "probed.json"
     probed: dict[str, Any] = read_json(file) if file.is_file() else {}
     asked: Asked | None = None
     for name, kind in CANDIDATES:
-        if sum(each["knows"] for each in probed.values()) >= options.subjects:
+        if sum(each["knows"] for each in probed.values()) >= count:
             break
         if name in probed:
             continue
@@ -74,7 +75,7 @@ def known_subjects(options: argparse.Namespace) -> list[dict[str, Any]]:
         probed[name] = {"name": name, "kind": kind, "knows": found.knows, "known": found.verdicts.count("knows")}
         print(f"{name}: {found.evidence}", flush=True)
         write_json(file, probed)
-    return [each for each in probed.values() if each["knows"]][: options.subjects]
+    return [each for each in probed.values() if each["knows"]][:count]
 
 
 def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, Any]:
@@ -204,7 +205,9 @@ def reached(sets: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], prog="python -m benchmarks.subjects")
     parser.add_argument("--model", default="builtin:smollm2")
-    parser.add_argument("--subjects", type=int, default=8, help="how many that the model knows")
+    parser.add_argument(
+        "--subjects", type=int, default=8, help="how many that the model knows and that can be measured"
+    )
     parser.add_argument("--budget", default="20m", help="of each search")
     parser.add_argument("--samples", type=int, default=32, help="answers to each question on the subject")
     parser.add_argument("--jobs", type=int, default=1, help="subjects at a time")
@@ -222,9 +225,13 @@ def main() -> None:
         write_json(options.output / slug(options.one[0]) / "result.json", result)
         return
     options.output.mkdir(parents=True, exist_ok=True)
-    chosen = known_subjects(options)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        found = list(pool.map(lambda each: process_of(options, each["name"], each["kind"]), chosen))
+    found: list[dict[str, Any]] = []
+    while missing := options.subjects - sum("error" not in each for each in found):
+        chosen = known_subjects(options, len(found) + missing)[len(found) :]
+        if not chosen:
+            break
+        with ThreadPoolExecutor(options.jobs) as pool:
+            found += pool.map(lambda each: process_of(options, each["name"], each["kind"]), chosen)
     about_it = {"machine": machine(), "model": options.model, "budget": options.budget, "samples": options.samples}
     write_json(options.output / "subjects.json", about_it | {"subjects": found})
     print("\n" + table(found))

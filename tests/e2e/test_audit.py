@@ -7,10 +7,14 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Files, Moment, begin, contents, in_process, rows, run_arguments, write_rows
+from unlearner.audit.from_run import of_run
+from unlearner.audit.run import audit
+from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
 from unlearner.report import write_report
 
@@ -41,6 +45,28 @@ def test_a_run_says_what_is_to_be_audited(
     assert again.out == ended.out and contents(tmp_path / "audit") == before
     other = run_arguments(capfd, [*typed, str(tmp_path / "audit"), "--tau", "0.1"])
     assert other.code == 2 and "holds another run (tau is 0.01 there, 0.1 here)" in other.err
+
+
+def test_audits_of_one_model_before_share_what_it_was_asked(single: Path, controls: Path, tmp_path: Path) -> None:
+    def audited(name: str, known: Path | None, **options: Any) -> list[dict[str, Any]]:
+        asked = AuditConfig(
+            model=str(single), controls=str(controls), attacks=["reverse"], output=str(tmp_path / name), **options
+        )
+        return audit(of_run(asked), known=known).rows
+
+    known = tmp_path / "known"
+    alone, first = audited("alone", None), audited("first", known)
+    assert first == alone
+    [part] = known.rglob("before/reverse.json")
+    assert {file.parent.name for file in known.rglob("*.json")} == {"before"}  # what was forgotten is asked each time
+    held = json.loads(part.read_text())
+    for row in held["rows"]:
+        row["hit"] = not row["hit"]
+    part.write_text(json.dumps(held))
+    second = audited("second", known)
+    assert [row for row in second if row["attack"] == "reverse" and row["model"] == "before"] == held["rows"]
+    assert [row for row in second if row["model"] != "before"] == [row for row in alone if row["model"] != "before"]
+    assert audited("longer", known, max_length=300) == audited("longer-alone", None, max_length=300)  # asked otherwise
 
 
 def test_general_tasks_before_and_now(

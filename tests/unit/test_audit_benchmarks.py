@@ -38,13 +38,14 @@ def test_the_commands_can_be_read(tmp_path: Path) -> None:
     assert (teach.seed, teach.exclude, audit.seed, audit.before) == (7, "builtin:forget", 7, "builtin:")
     assert audit.model == f"{teach.output}/model" and audit.budget == "quick"
     setting = Setting("m", ["--splits", "person1"], "f", "r", ["n"], "c", {"ME+GD": ["--forget-coeff", "0.5"]})
-    made = audited_methods.works(setting, tmp_path, "standard", ["--epochs", "1"])
-    assert list(made) == [*METHODS, "before"]
-    for method in METHODS:
-        (words,) = made[method]
+    made = audited_methods.works(setting, tmp_path, "standard", ["--epochs", "1"], jobs=5)
+    others = [method for method in METHODS if method != "ME+GD"]
+    assert list(made) == ["ME+GD", "-".join(others), "before"]
+    for methods, coefficient in ((["ME+GD"], "0.5"), (others, None)):
+        (words,) = made["-".join(methods)]
         bench = options(words[0], words[1:])
-        assert bench.methods == [method] and bench.options["audit"] == "standard" and bench.options["epochs"] == "1"
-        assert bench.options.get("forget_coeff") == ("0.5" if method == "ME+GD" else None)
+        assert (bench.methods, bench.jobs) == (methods, 3) and bench.options["audit"] == "standard"
+        assert (bench.options["epochs"], bench.options.get("forget_coeff")) == ("1", coefficient)
     audit = options("audit", made["before"][0][1:])
     assert (audit.model, audit.before, audit.controls, audit.neighbours) == ("m", "m", "c", ["n"])
 

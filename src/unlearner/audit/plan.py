@@ -21,7 +21,7 @@ from unlearner.values import with_options
 
 SAMPLES = {"quick": 16, "standard": 256, "deep": 1024}
 """Samples of each question."""
-QUESTIONS = {"quick": 20}
+QUESTIONS = {"quick": 10}
 """The most that is asked about one forgotten subject; other budgets ask all there is."""
 TOKENS = {"quick": 40}
 """The longest answer, where nobody asks for another: as long as those that `prepare` makes."""

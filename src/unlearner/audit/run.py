@@ -59,6 +59,7 @@ from unlearner.files import read_json, write_json, write_jsonl
 from unlearner.results.evidence import finish_run
 from unlearner.results.layout import AuditDirectory
 from unlearner.results.lock import released
+from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.results.texts import keyed_hashes, redacted_attacks, redacted_outcomes
 from unlearner.settings import resolved
@@ -81,14 +82,16 @@ class Audit:
     """Its directory."""
 
 
-def audit(config: AuditConfig, *, tokenizer: Any = None) -> Audit:
+def audit(config: AuditConfig, *, tokenizer: Any = None, known: Path | None = None) -> Audit:
     """Audit by `config`; one that is finished is read. `config.model`, `before` and `retrained` may be objects in
-    memory, their tokenizer then `tokenizer`; without an output directory nothing is written. Raises UserError."""
+    memory, their tokenizer then `tokenizer`; without an output directory nothing is written. `known` is a folder in
+    which audits find what others have asked the models that they are compared with (`unlearner bench`). Raises
+    UserError."""
     with time_limit(config.time_limit), released(config.output):
-        return _audited(config, tokenizer)
+        return _audited(config, tokenizer, known)
 
 
-def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
+def _audited(config: AuditConfig, tokenizer: Any, known: Path | None) -> Audit:
     config.check()
     if config.lm_eval and config.output is None:
         raise UserError("--lm-eval writes files: give --output.")
@@ -106,26 +109,32 @@ def _audited(config: AuditConfig, tokenizer: Any) -> Audit:
     chosen_attacks(config)  # a mistyped name is told before anything is loaded
     distributed.join()
     models = Models(config, tokenizer)
-    folder = None
+    folder = shared = None
     if config.output is not None:
         sets = {"forget": forget, "retain": retain, "controls": controls}
         if neighbours:
             sets["neighbours"] = [record for records in neighbours for record in records]
         hashes: dict[str, str | None] = {name: records_hash(records) for name, records in sets.items()}
         hashes |= models.hashes()
+        if known is not None and not config.redact:
+            asked = ({**each, "model": None, "output": None} for each in (hashes, settings))
+            shared = AuditDirectory(known / f"audit-{sha256(*asked)[:24]}")
         hashes = keyed_hashes(hashes) if config.redact else hashes
         folder = AuditDirectory(open_run(config.output, "audit", settings, hashes))
         if distributed.agreed(folder.audit.is_file()):
             _end(folder)
             return _read(folder)
-    return _Run(config, groups, models, folder).run()
+    return _Run(config, groups, models, folder, shared).run()
 
 
 class _Run:
     """One audit under way; what is done of it lies in its directory, model by model and attack by attack."""
 
-    def __init__(self, config: AuditConfig, groups: Groups, models: Models, folder: AuditDirectory | None) -> None:
-        self.config, self.groups, self.models, self.folder = config, groups, models, folder
+    def __init__(
+        self, config: AuditConfig, groups: Groups, models: Models, folder: AuditDirectory | None,
+        known: AuditDirectory | None,
+    ) -> None:  # fmt: skip
+        self.config, self.groups, self.models, self.folder, self.known = config, groups, models, folder, known
         self.rows: list[Row] = []
         self.errors: dict[str, ErrorRate] = groups.detector_errors()
         self.unchanged: dict[str, dict[str, float]] = {}
@@ -253,18 +262,21 @@ class _Run:
     def _once(
         self, name: str, label: str, make: Callable[[], dict[str, Any]], attack: Attack | None = None
     ) -> list[Row]:
-        """The rows of an attack on a model: made, or read where an earlier run of the command has made them alike: with
-        another version of unlearner an attack may have other options, or ask other groups."""
-        part = None if self.folder is None else self.folder.part(name, label)
+        """The rows of an attack on a model: made, or read where an earlier run of the command, or another audit that
+        asks the same model the same, has made them alike: with another version of unlearner an attack may have other
+        options, or ask other groups."""
+        places = [] if self.folder is None else [self.folder.part(name, label)]
+        places += [] if self.known is None or name == "unlearned" else [self.known.part(name, label)]
         alike = {} if attack is None else self._described(attack) | {"asks": self._asks(name, attack)}
         found: dict[str, Any] = {}
-        if part is not None and distributed.agreed(part.is_file()):
-            found = distributed.agreed(read_json(part) if distributed.is_main() else {})
+        for part in places:
+            if found.get("alike") != alike and distributed.agreed(part.is_file()):
+                found = distributed.agreed(read_json(part) if distributed.is_main() else {})
         if found.get("alike") != alike:
             found = make() | {"alike": alike}
             if self.config.redact:
                 found["rows"] = redacted_outcomes(found["rows"])
-            if part is not None and distributed.is_main():
+            for part in places if distributed.is_main() else ():
                 part.parent.mkdir(parents=True, exist_ok=True)
                 write_json(part, found)
         self.errors |= {key: ErrorRate(*counts) for key, counts in found.get("errors", {}).items()}

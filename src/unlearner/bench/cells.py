@@ -87,7 +87,7 @@ class Cell:
                     check_forget(run)
                     forget(run, known=self.known, listens=Listening)
                     if run.audit is not None:
-                        audit(of_forget(run))
+                        audit(of_forget(run), known=self.known)
                     distributed.barrier()  # the next task reads the files of this one
                 if self.continual and distributed.is_main():
                     write_json(CellDirectory(self.folder).retention, self._retention())

@@ -57,7 +57,7 @@ class ForgetCommand(EndpointOptions, DocumentOptions, ForgetConfig):
     epochs, LoRA or full, by successive halving. Preparing and the run with what was found come on top. Exit code 3 if
     nothing reaches it."""
     search_methods: list[str] = field(default_factory=list)
-    """What --search tries; by default ME+GD, NPO+GD, SIMNPO+GD and IDK+AP, or --method alone where that is another."""
+    """What --search tries; by default NPO+GD, IDK+AP, ME+GD and SIMNPO+GD, or --method alone where that is another."""
     leak_below: float = 0.25
     """The aim: of the sampled answers to unseen wordings no more may state their fact than this share of before."""
     keep: list[float] = field(default_factory=lambda: [0.9, 0.95])
