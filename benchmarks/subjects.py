@@ -7,7 +7,7 @@ models, and the one before, then answer the same held-out questions:
 
 - leak: 32 answers sampled at temperature 1, by a seed that the search did not use; of the questions whose fact came out
   in at least a quarter of other samples before, the share of samples that state it;
-- kept: the same of questions about neighbours and of general knowledge, as a share of before.
+- kept: the same of 8 answers to questions about neighbours and of general knowledge, as a share of before.
 
 Prints a table in Markdown and writes subjects.json. Repeated, it goes on: finished subjects are read, a search that was
 cut short keeps its trials. A subject that cannot be measured (its sampled answers state nothing even before) stays in
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,6 +36,7 @@ from unlearner.search.config import ForgetCommand
 from unlearner.search.held_out import KEPT, SEARCHED, Aim, Before, Figures, HeldOut, Rates
 from unlearner.search.subject import ANSWER_TOKENS, forget_subject
 from unlearner.workflows.forget import forget
+from unlearner.workflows.subject import Subject
 
 CANDIDATES = (
     ("William Shakespeare", "author"), ("Charles Darwin", "person"), ("Romeo and Juliet", "work"), ("Paris", "place"),
@@ -54,6 +56,7 @@ AIM = Aim(0.25, 0.9, 0.95)
 SEED = 1000
 """Of the samples that are measured; those of the search have another."""
 METRICS = ["rouge", "probability"]
+KEPT_SAMPLES = 8
 
 
 def known_subjects(options: argparse.Namespace, count: int) -> list[dict[str, Any]]:
@@ -98,12 +101,9 @@ def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, 
         data, samples=options.samples, max_new_tokens=ANSWER_TOKENS, max_length=command.max_length, seed=SEED
     )
     models = {"before": options.model, "search": str(made.model), "naive": str(naive.model)}
-    asked = {label: Asked(ProbeConfig(model=model, subject=name)).subject for label, model in models.items()}
-    before = held_out.before(asked.pop("before"))
-    places = counting(before)
-    rates = {"before": {each: before.rates[each] if those else [] for each, those in places.items()}} | {
-        label: held_out.rates(model, places) for label, model in asked.items()
-    }
+    places, rates = measured(
+        held_out, {label: Asked(ProbeConfig(model=model, subject=name)).subject for label, model in models.items()}
+    )
     return {
         "name": name, "kind": kind, "setting": made.setting | {"epochs": made.epochs}, "trials": len(made.trials),
         "reached_by_search": made.reached, "seconds": seconds,
@@ -112,6 +112,23 @@ def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, 
         "sets": {each: shares(each, len(held_out.questions[each]), rates) for each in places},
         "rates": rates,
     }  # fmt: skip
+
+
+def measured(held_out: HeldOut, models: dict[str, Subject]) -> tuple[dict[str, list[int]], dict[str, Rates]]:
+    """The places of the questions that count, and by model the share of answers with the fact. Of what is kept there
+    are many questions: fewer samples of each do."""
+    places: dict[str, list[int]] = {}
+    rates: dict[str, Rates] = {label: {} for label in models}
+    for names, samples in ((tuple(LEAKS), held_out.samples), (KEPT, min(held_out.samples, KEPT_SAMPLES))):
+        questions = {name: held_out.questions[name] for name in names if name in held_out.questions}
+        part = replace(held_out, questions=questions, samples=samples)
+        before = part.before(models["before"])
+        places |= (count := counting(before))
+        rates["before"] |= {name: before.rates[name] if those else [] for name, those in count.items()}
+        for label, model in models.items():
+            if label != "before":
+                rates[label] |= part.rates(model, count)
+    return places, rates
 
 
 def counting(before: Before) -> dict[str, list[int]]:
