@@ -13,7 +13,7 @@ from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.knowledge import about_text, knowledge
-from unlearner.audit.plan import TOKENS, Speed, asks, chosen_attacks, cost, fitted, on_model
+from unlearner.audit.plan import QUICK, Speed, asks, chosen_attacks, cost, fitted, on_model
 from unlearner.audit.questions import questions_about, read_groups, spread
 from unlearner.audit.statistics import lower, smallest_rate_seen
 from unlearner.config import AuditConfig
@@ -284,14 +284,14 @@ def test_the_quick_budget_asks_fewer_questions_and_reads_less_of_an_answer(forge
     mine = [place for place, question in enumerate(questions) if question.subject == few[0].subject]
     assert [place for place in mine if questions[place] in few] == [mine[0], mine[3], mine[6]]  # of ten
     assert spread(questions, 10) == spread(questions, 99) == questions
-    groups = read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8), most=4)
-    assert (len(groups.forget), groups.not_asked) == (8, 12)
+    groups = read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8), most=4, retained=5)
+    assert (len(groups.forget), groups.not_asked, len(groups.retain)) == (8, 12, 5)
 
     def longest(budget: str, *attacks: str) -> set[int]:
         config = AuditConfig(model="", output="", budget=budget, attacks=list(attacks))
         options = [attack.options for attack in chosen_attacks(config)]
         return {each["max_new_tokens"] for each in options if "max_new_tokens" in each}
 
-    assert longest("quick", "all") == longest("quick", "nf4") == {TOKENS["quick"]}
+    assert longest("quick", "all") == longest("quick", "nf4") == {QUICK.tokens}
     assert longest("standard", "all") == {ANSWER_TOKENS}
-    assert longest("quick", "nf4:max_new_tokens=64") == {TOKENS["quick"], 64}  # plain is always among them
+    assert longest("quick", "nf4:max_new_tokens=64") == {QUICK.tokens, 64}  # plain is always among them

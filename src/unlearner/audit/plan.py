@@ -14,17 +14,13 @@ from unlearner.audit.knowledge import MIXED
 from unlearner.audit.likelihood_tables import LIKELIHOOD
 from unlearner.audit.outcomes import PLAIN, SAMPLED, is_sampled
 from unlearner.audit.quantise import SCHEMES
-from unlearner.audit.questions import Groups
+from unlearner.audit.questions import RETAINED_ROWS, Groups
 from unlearner.config import AuditConfig
 from unlearner.errors import UserError
 from unlearner.values import with_options
 
 SAMPLES = {"quick": 16, "standard": 256, "deep": 1024}
 """Samples of each question."""
-QUESTIONS = {"quick": 10}
-"""The most that is asked about one forgotten subject; other budgets ask all there is."""
-TOKENS = {"quick": 40}
-"""The longest answer, where nobody asks for another: as long as those that `prepare` makes."""
 ROUNDED = {"quick": ("int8", "nf4"), "standard": ("int8", "nf4", "fp4", "rtn4-g128"), "deep": SCHEMES}
 RELEARNING = {
     "quick": Relearning(),
@@ -37,6 +33,25 @@ ALL = "all"
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
 """What is taken first where there is no time for all, behind `plain`: first what has been seen to bring back most. The
 others follow in their usual order."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is asked. A quick audit of a small real model should take minutes on two cores."""
+
+    questions: int | None = None
+    """About one forgotten subject; None: all there are."""
+    retained: int = RETAINED_ROWS
+    tokens: int = ANSWER_TOKENS
+    """Of an answer, where an attack does not ask for another length."""
+
+
+QUICK = Limits(10, 20, 40)
+
+
+def limits_of(budget: str) -> Limits:
+    """How much a budget asks."""
+    return QUICK if budget == "quick" else Limits()
 
 
 @dataclass(frozen=True)
@@ -118,8 +133,8 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
         return replace(attack, names=5 if budget == "quick" else 20, gradients=budget != "quick")
     if isinstance(attack, Relearning) and attack == Relearning():
         attack = RELEARNING[budget]
-    if budget in TOKENS and attack.options.get("max_new_tokens") == ANSWER_TOKENS:
-        attack = replace(attack, max_new_tokens=TOKENS[budget])  # type: ignore[type-var]
+    if attack.options.get("max_new_tokens") == ANSWER_TOKENS:
+        attack = replace(attack, max_new_tokens=limits_of(budget).tokens)  # type: ignore[type-var]
     return attack
 
 

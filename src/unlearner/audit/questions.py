@@ -75,8 +75,9 @@ def read_groups(
     controls: Sequence[Record],
     neighbours: Sequence[Sequence[Record]] = (),
     most: int | None = None,
+    retained: int = RETAINED_ROWS,
 ) -> Groups:
-    """The questions about each, of a forgotten subject at most `most`.
+    """The questions about each, of a forgotten subject at most `most`, `retained` about what is kept.
 
     Raises UserError where no row of the forget set has a fact, where controls occur in the other sets, or where there
     are too few of them; and where all neighbours were trained on."""
@@ -96,7 +97,7 @@ def read_groups(
     kept = frozenset(run for record in retain if record.question is None for run in word_runs(record.answer))
     examples = [record for record in retain if record.question is not None]
     to_forget = [record for record in forget if record.question is not None]
-    asked, further = retain[:RETAINED_ROWS], examples[RETAINED_ROWS:]
+    asked, further = retain[:retained], examples[retained:]
     about = questions_about(forget, examples, kept)
     to_ask = about if most is None else spread(about, most)
     groups = Groups(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.audit.attack import ANSWER_TOKENS, Answerer, Attack, Target, WeightAttack, run_attack
+from unlearner.audit.attack import Answerer, Attack, Target, WeightAttack, run_attack
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.detector import ErrorRate
@@ -24,10 +24,8 @@ from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
 from unlearner.audit.outcomes import PLAIN, RANK
 from unlearner.audit.plan import (
-    QUESTIONS,
     ROUNDED,
     SAMPLES,
-    TOKENS,
     UNIT,
     Plan,
     Speed,
@@ -35,8 +33,9 @@ from unlearner.audit.plan import (
     chosen_attacks,
     cost,
     fitted,
+    limits_of,
     on_model,
-)  # fmt: skip
+)
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
@@ -105,7 +104,8 @@ def _audited(config: AuditConfig, tokenizer: Any, known: Path | None) -> Audit:
     retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     controls = read_controls(config.controls, config.forget, config.columns)
     neighbours = [load_records(source, config.columns) for source in config.neighbours]
-    groups = read_groups(forget, retain, controls, neighbours, QUESTIONS.get(config.budget))
+    limits = limits_of(config.budget)
+    groups = read_groups(forget, retain, controls, neighbours, limits.questions, limits.retained)
     chosen_attacks(config)  # a mistyped name is told before anything is loaded
     distributed.join()
     models = Models(config, tokenizer)
@@ -220,7 +220,7 @@ class _Run:
         """By a few plain questions, samples and steps of training, of which nothing is kept."""
         asked = [q for q in (*self.groups.forget, *self.groups.control) if q.detector is not None]
         questions = [question for question in asked if question.document == asked[0].document][:TIMED]
-        longest = TOKENS.get(self.config.budget, ANSWER_TOKENS)
+        longest = limits_of(self.config.budget).tokens
 
         def seconds(count: int, n: int = 1) -> float:
             chosen = questions[:count]
