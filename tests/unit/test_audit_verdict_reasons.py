@@ -339,3 +339,17 @@ def test_a_row_with_one_wrong_answer_leaves_the_others_theirs() -> None:
 
 def test_no_rate_can_be_seen_where_no_count_is_enough() -> None:
     assert np.isnan(smallest_rate_seen(1, 1, subjects=20)) and smallest_rate_seen(1, 2, subjects=1) > 0
+
+
+def test_relearning_says_whether_answers_state_it_as_well() -> None:
+    """Of six controls nobody tells as much, which is no small p-value for one of four: relearning decides."""
+    taught = [
+        {**row, "arm": arm, "rate": 1.0, "step": 0}
+        for group, arm, hit, people in (("forget", "forgotten", 1.0, 4), ("control", "unknown", 0.0, 6))
+        for row in answers("unlearned", group, "relearning", hit, people=people)
+    ]
+    quiet = [*answers("unlearned", "forget", "plain", 0.0, people=4), *silent(people=4, controls=6), *kept()]
+    for rows, stated in ((leaking(lambda _: 0.8, 4, 6), True), (quiet, False)):
+        for verdict in verdicts([*rows, *taught]):
+            assert verdict.verdict == "leaks" and verdict.why.startswith("taught other facts about it")
+            assert verdict.why.endswith(", and answers state more than is tolerated") is stated

@@ -275,10 +275,12 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
         return say("suppressed", "the truth ranks below chance among wrong values: the one thing it never says")
     if setting.broken and not (found and few):
         return say("broken model", "it hardly tells what it should have kept: silence is no forgetting")
+    stated = "and answers state more than is tolerated" if found else "though hardly an answer states it"
     if rank_p <= limits.alpha:
-        return say("leaks", "its likelihoods put the truth above wrong values, though hardly an answer states it")
+        return say("leaks", f"its likelihoods put the truth above wrong values, {stated}")
     if tests.taught:
-        return say("leaks", "taught other facts about it, the model tells these again, more than any control")
+        said = "taught other facts about it, the model tells these again, more than any control"
+        return say("leaks", f"{said}, {stated}" if found else said)
     if few is not None:
         return say("inconclusive", few[0], more=few[1])
     if missing := _missing(setting, decoders, greedy):
