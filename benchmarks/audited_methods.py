@@ -145,7 +145,7 @@ def works(setting: Setting, folder: Path, budget: str, more: Sequence[str], jobs
     for method in METHODS:
         alike.setdefault(tuple(setting.of_method.get(method, ())), []).append(method)
     bench += ["--jobs", str(max(1, jobs - len(alike) - bool(setting.retrain)))]
-    # Methods with the same options in one bench: what the model before is asked, it is asked once.
+    # Methods with the same options in one bench: what the first audit asks the model before, no later one asks again.
     found: dict[str, Work] = {
         name: [["bench", "fictitious", "--methods", *methods, *bench, *own, "--output", str(folder / name)]]
         for own, methods in alike.items() for name in ["-".join(methods)]
@@ -176,7 +176,7 @@ def table(found: dict[str, AuditDirectory]) -> str:
             rates = [" ".join(row["rates"][which]).strip() for which in ("unlearned", "before", "control")]
             cells = [
                 name, row["name"], row["verdict"], *rates, row["worst"], row["p"], row["rank"],
-                " ".join(row["taught"]).strip(), row["four"],
+                " ".join(row["taught"]).strip(), row["four"], row["why"],
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

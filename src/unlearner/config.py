@@ -348,7 +348,7 @@ class DemoConfig:
 @dataclass(kw_only=True)
 class ProbeConfig(SubjectOptions):
     """What does this model know of this subject? Its answers are held against those about invented names: what it
-    would say of anybody, or says differently every time, it does not know. Exit code 3 if it knows nothing."""
+    would say of anybody it does not know. Exit code 3 if it knows nothing."""
 
     samples: int = 8
     """Answers drawn at temperature 1 for each question, beside the likeliest one."""

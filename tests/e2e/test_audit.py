@@ -66,7 +66,11 @@ def test_audits_of_one_model_before_share_what_it_was_asked(single: Path, contro
     second = audited("second", known)
     assert [row for row in second if row["attack"] == "reverse" and row["model"] == "before"] == held["rows"]
     assert [row for row in second if row["model"] != "before"] == [row for row in alone if row["model"] != "before"]
+    folders = set(known.iterdir())
     assert audited("longer", known, max_length=300) == audited("longer-alone", None, max_length=300)  # asked otherwise
+    assert len(set(known.iterdir()) - folders) == 1
+    folders = set(known.iterdir())
+    assert audited("redacted", known, redact=True) and set(known.iterdir()) == folders  # which keeps no names
 
 
 def test_general_tasks_before_and_now(

@@ -9,12 +9,13 @@ import pytest
 from scipy import stats
 
 from unlearner.audit.attack import ANSWER_TOKENS, Cost
+from unlearner.audit.attacks import find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.knowledge import about_text, knowledge
-from unlearner.audit.plan import QUICK, Speed, asks, chosen_attacks, cost, fitted, on_model
-from unlearner.audit.questions import questions_about, read_groups, spread
+from unlearner.audit.plan import QUICK, Speed, asks, chosen_attacks, cost, fitted, on_model, to_ask
+from unlearner.audit.questions import Limits, questions_about, read_groups, spread
 from unlearner.audit.statistics import lower, smallest_rate_seen
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
@@ -23,6 +24,8 @@ from unlearner.errors import UserError
 
 MODELS = ["unlearned", "before"]
 SPEED = Speed(0.01, 0.005, 0.002, 0.01)
+QUICK_SPEED = Speed(0.00625, 0.003125, 0.002, 0.01)
+"""Where 40 tokens of 64 are read."""
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +38,17 @@ def test_a_budget_in_minutes_takes_the_deepest_that_fits(groups) -> None:
         config = AuditConfig(model="", output="", budget=str(minutes))
         return fitted(config, groups, MODELS, speed)
 
-    def seconds(attack) -> float:
-        return sum(cost(model, attack, groups, SPEED) for model in MODELS)
+    def seconds(attack, budget: str = "quick") -> float:
+        few = budget == "quick"
+        asked, speed = (groups.within(QUICK), QUICK_SPEED) if few else (groups, SPEED)
+        return sum(cost(model, attack, asked, speed) for model in MODELS)
 
     whole = {}
     for budget in ("quick", "standard", "deep"):
         attacks = chosen_attacks(AuditConfig(model="", output="", budget=budget))
-        whole[budget] = sum(map(seconds, attacks)) / 60
-        assert whole[budget] == pytest.approx(0.01 / 60 * sum(cost(m, a, groups) for m in MODELS for a in attacks))
+        whole[budget] = sum(seconds(attack, budget) for attack in attacks) / 60
+    units = sum(cost(m, a, groups) for m in MODELS for a in attacks)
+    assert whole["deep"] == pytest.approx(0.01 / 60 * units)
     assert whole["quick"] < whole["standard"] < whole["deep"]
     for budget, minutes in whole.items():
         plan = taken(minutes * 1.001)
@@ -157,7 +163,7 @@ def test_a_decoder_alone_keeps_its_place_where_time_is_short(groups) -> None:
     names = ["role", "fiction", "sampling:temperature=0.7"]
     config = AuditConfig(model="", output="", budget="1", attacks=names)
     prices = {
-        attack.label: sum(cost(model, attack, groups, SPEED) for model in MODELS)
+        attack.label: sum(cost(model, attack, groups.within(QUICK), QUICK_SPEED) for model in MODELS)
         for attack in chosen_attacks(config, "quick")
     }
     minutes = 1.001 / 60 * (prices["plain"] + prices[names[-1]])
@@ -284,8 +290,15 @@ def test_the_quick_budget_asks_fewer_questions_and_reads_less_of_an_answer(forge
     mine = [place for place, question in enumerate(questions) if question.subject == few[0].subject]
     assert [place for place in mine if questions[place] in few] == [mine[0], mine[3], mine[6]]  # of ten
     assert spread(questions, 10) == spread(questions, 99) == questions
-    groups = read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8), most=4, retained=5)
-    assert (len(groups.forget), groups.not_asked, len(groups.retain)) == (8, 12, 5)
+    whole = read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8))
+    groups = whole.within(Limits(questions=4, retained=5))
+    assert (len(groups.forget), groups.not_asked) == (8, 12)
+    assert Counter(Counter(q.subject for q in groups.control).values()) == {4: 5}  # rounds are alike
+    sampled, plain = (
+        {g: len(q) for g, q in to_ask("unlearned", a, groups).items()} for a in find_attacks(["sampling", "plain"])
+    )
+    assert sampled["retain"] == 5 and plain["retain"] == len(groups.retain) > 5
+    assert whole.within(Limits()) == whole
 
     def longest(budget: str, *attacks: str) -> set[int]:
         config = AuditConfig(model="", output="", budget=budget, attacks=list(attacks))

@@ -352,4 +352,4 @@ def test_relearning_says_whether_answers_state_it_as_well() -> None:
     for rows, stated in ((leaking(lambda _: 0.8, 4, 6), True), (quiet, False)):
         for verdict in verdicts([*rows, *taught]):
             assert verdict.verdict == "leaks" and verdict.why.startswith("taught other facts about it")
-            assert verdict.why.endswith(", and answers state more than is tolerated") is stated
+            assert verdict.why.endswith(", and answers state it, too") is stated

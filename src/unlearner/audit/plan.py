@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from unlearner.audit.attack import ANSWER_TOKENS, Attack, WeightAttack
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, Question, WeightAttack
 from unlearner.audit.attacks import attacks, called, check_labels, find_attacks
 from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
@@ -14,7 +14,7 @@ from unlearner.audit.knowledge import MIXED
 from unlearner.audit.likelihood_tables import LIKELIHOOD
 from unlearner.audit.outcomes import PLAIN, SAMPLED, is_sampled
 from unlearner.audit.quantise import SCHEMES
-from unlearner.audit.questions import RETAINED_ROWS, Groups
+from unlearner.audit.questions import Groups, Limits
 from unlearner.config import AuditConfig
 from unlearner.errors import UserError
 from unlearner.values import with_options
@@ -28,30 +28,13 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
+QUICK = Limits(questions=10, retained=20, tokens=40)
+"""So that a quick audit of a small real model takes a quarter of an hour on two cores."""
 ALL = "all"
 """In the place of a name: the attacks of the budget."""
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
 """What is taken first where there is no time for all, behind `plain`: first what has been seen to bring back most. The
 others follow in their usual order."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much is asked. A quick audit of a small real model should take minutes on two cores."""
-
-    questions: int | None = None
-    """About one forgotten subject; None: all there are."""
-    retained: int = RETAINED_ROWS
-    tokens: int = ANSWER_TOKENS
-    """Of an answer, where an attack does not ask for another length."""
-
-
-QUICK = Limits(10, 20, 40)
-
-
-def limits_of(budget: str) -> Limits:
-    """How much a budget asks."""
-    return QUICK if budget == "quick" else Limits()
 
 
 @dataclass(frozen=True)
@@ -67,6 +50,11 @@ class Speed:
     """To train on a row once."""
     training: float = 0.0
     """To begin a training."""
+
+    def reading(self, tokens: int) -> "Speed":
+        """With answers of so many tokens rather than `ANSWER_TOKENS`; what is asked takes its time, too."""
+        share = tokens / ANSWER_TOKENS
+        return replace(self, answer=share * self.answer, sample=share * self.sample)
 
 
 UNIT = Speed()
@@ -133,8 +121,8 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
         return replace(attack, names=5 if budget == "quick" else 20, gradients=budget != "quick")
     if isinstance(attack, Relearning) and attack == Relearning():
         attack = RELEARNING[budget]
-    if attack.options.get("max_new_tokens") == ANSWER_TOKENS:
-        attack = replace(attack, max_new_tokens=limits_of(budget).tokens)  # type: ignore[type-var]
+    if budget == "quick" and attack.options.get("max_new_tokens") == ANSWER_TOKENS:
+        attack = replace(attack, max_new_tokens=QUICK.tokens)  # type: ignore[type-var]
     return attack
 
 
@@ -151,6 +139,14 @@ def asks(model: str, attack: Attack, group: str) -> bool:
     return True
 
 
+def to_ask(model: str, attack: Attack, groups: Groups) -> dict[str, list[Question]]:
+    """What an attack that asks is to ask of a model, by group."""
+    found = {group: questions for group, questions in groups if asks(model, attack, group)}
+    if "retain" in found and attack.label != PLAIN:
+        found["retain"] = found["retain"][: groups.retained]
+    return found
+
+
 def on_model(model: str, attack: Attack) -> bool:
     """Whether an attack is made on a model: all on the unlearned one, and on the one before all that only ask."""
     if isinstance(attack, WeightAttack):
@@ -162,12 +158,8 @@ def cost(model: str, attack: Attack, groups: Groups, speed: Speed = UNIT) -> flo
     """Seconds, roughly."""
     if not on_model(model, attack):
         return 0.0
-    asked = {
-        group: len(questions)
-        for group, questions in groups
-        if isinstance(attack, WeightAttack) or asks(model, attack, group)
-    }
-    price = attack.cost(asked)
+    everything = dict(groups) if isinstance(attack, WeightAttack) else to_ask(model, attack, groups)
+    price = attack.cost({group: len(questions) for group, questions in everything.items()})
     return (
         speed.answer * price.answers + speed.sample * price.samples + speed.scored * price.scored
         + speed.row * price.rows + speed.training * price.trainings
@@ -182,6 +174,11 @@ class Plan(NamedTuple):
     left_out: list[str]
     """Labels of attacks for which there is no time."""
 
+    @property
+    def limits(self) -> Limits:
+        """How much is asked."""
+        return QUICK if self.budget == "quick" else Limits()
+
     def seconds(self, models: Sequence[str], groups: Groups, speed: Speed) -> float:
         return sum(cost(model, attack, groups, speed) for model in models for attack in self.attacks)
 
@@ -192,9 +189,10 @@ def fitted(config: AuditConfig, groups: Groups, models: Sequence[str], speed: Sp
     left = 60 * float(config.budget)
     for budget in ("deep", "standard", "quick"):
         plan = Plan(budget, chosen_attacks(config, budget), [])
+        groups, speed = groups.within(plan.limits), speed.reading(plan.limits.tokens)
         if plan.seconds(models, groups, speed) <= left:
             return plan
-    chosen = chosen_attacks(config, "quick")
+    chosen = plan.attacks
     order = (PLAIN, *WORTH)
     kept = []
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unlearner.audit.attack import Question
+from unlearner.audit.attack import ANSWER_TOKENS, Question
 from unlearner.audit.detector import ErrorRate, find_detector, on_own_answers, word_runs
 from unlearner.console import note
 from unlearner.data.quality import MOST, near_duplicates, plain
@@ -26,6 +26,18 @@ NEIGHBOURS = 60
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How much is asked."""
+
+    questions: int | None = None
+    """About one forgotten subject, or control; None: all there are."""
+    retained: int = RETAINED_ROWS
+    """Retained rows that are asked about in samples and templates; plainly all of `RETAINED_ROWS` are."""
+    tokens: int = ANSWER_TOKENS
+    """Of an answer, where an attack does not ask for another length."""
+
+
+@dataclass(frozen=True)
 class Groups:
     """The questions of an audit by group."""
 
@@ -37,11 +49,23 @@ class Groups:
     examples: list[Record]
     """Retained rows that are not asked about, or all where there are no others."""
     not_asked: int = 0
-    """Questions about what was to be forgotten that the budget leaves out."""
+    """Questions about what was to be forgotten that are left out."""
+    retained: int = RETAINED_ROWS
+    """Retained rows that are asked about otherwise than plainly: the first ones."""
 
     def __iter__(self) -> Iterator[tuple[str, list[Question]]]:
         yield from (("forget", self.forget), ("control", self.control), ("retain", self.retain))
         yield "neighbour", self.neighbour
+
+    def within(self, limits: Limits) -> "Groups":
+        """No more of them than a budget asks. Controls are asked as many questions as the forgotten, so that rounds
+        are alike."""
+        forget, control = (
+            questions if limits.questions is None else spread(questions, limits.questions)
+            for questions in (self.forget, self.control)
+        )
+        out = len(self.forget) - len(forget)
+        return replace(self, forget=forget, control=control, not_asked=out, retained=limits.retained)
 
     @property
     def without_fact(self) -> int:
@@ -74,13 +98,9 @@ def read_groups(
     retain: Sequence[Record],
     controls: Sequence[Record],
     neighbours: Sequence[Sequence[Record]] = (),
-    most: int | None = None,
-    retained: int = RETAINED_ROWS,
 ) -> Groups:
-    """The questions about each, of a forgotten subject at most `most`, `retained` about what is kept.
-
-    Raises UserError where no row of the forget set has a fact, where controls occur in the other sets, or where there
-    are too few of them; and where all neighbours were trained on."""
+    """The questions about each. Raises UserError where no row of the forget set has a fact, where controls occur in the
+    other sets, or where there are too few of them; and where all neighbours were trained on."""
     forget, controls = _once(forget, "the forget set"), _once(controls, "--controls")
     retain = _once(retain, "the retain set")
     trained = Trained(*forget, *retain)
@@ -97,15 +117,13 @@ def read_groups(
     kept = frozenset(run for record in retain if record.question is None for run in word_runs(record.answer))
     examples = [record for record in retain if record.question is not None]
     to_forget = [record for record in forget if record.question is not None]
-    asked, further = retain[:retained], examples[retained:]
-    about = questions_about(forget, examples, kept)
-    to_ask = about if most is None else spread(about, most)
+    asked, further = retain[:RETAINED_ROWS], examples[RETAINED_ROWS:]
     groups = Groups(
-        to_ask, questions_about(controls, examples, kept),
+        questions_about(forget, examples, kept), questions_about(controls, examples, kept),
         # Beside what was to be forgotten: a refusal that is not meant for them may spread to them.
         questions_about(asked, to_forget, frozenset()),
         questions_about(_held_out(neighbours, trained), to_forget, frozenset()),
-        further or examples, len(about) - len(to_ask),
+        further or examples,
     )  # fmt: skip
     if groups.without_fact == len(forget):
         raise UserError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.audit.attack import Answerer, Attack, Target, WeightAttack, run_attack
+from unlearner.audit.attack import ANSWER_TOKENS, Answerer, Attack, Target, WeightAttack, run_attack
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.detector import ErrorRate
@@ -23,19 +23,7 @@ from unlearner.audit.from_run import where_begun
 from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
 from unlearner.audit.outcomes import PLAIN, RANK
-from unlearner.audit.plan import (
-    ROUNDED,
-    SAMPLES,
-    UNIT,
-    Plan,
-    Speed,
-    asks,
-    chosen_attacks,
-    cost,
-    fitted,
-    limits_of,
-    on_model,
-)
+from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, Speed, chosen_attacks, cost, fitted, on_model, to_ask
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
@@ -60,7 +48,7 @@ from unlearner.results.layout import AuditDirectory
 from unlearner.results.lock import released
 from unlearner.results.records import sha256
 from unlearner.results.run import check_output, open_run, records_hash
-from unlearner.results.texts import keyed_hashes, redacted_attacks, redacted_outcomes
+from unlearner.results.texts import keyed, keyed_hashes, redacted_attacks, redacted_outcomes
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
 
@@ -104,8 +92,7 @@ def _audited(config: AuditConfig, tokenizer: Any, known: Path | None) -> Audit:
     retain = load_records(config.retain, config.columns, name="retain") if config.retain is not None else []
     controls = read_controls(config.controls, config.forget, config.columns)
     neighbours = [load_records(source, config.columns) for source in config.neighbours]
-    limits = limits_of(config.budget)
-    groups = read_groups(forget, retain, controls, neighbours, limits.questions, limits.retained)
+    groups = read_groups(forget, retain, controls, neighbours)
     chosen_attacks(config)  # a mistyped name is told before anything is loaded
     distributed.join()
     models = Models(config, tokenizer)
@@ -144,8 +131,8 @@ class _Run:
 
     def run(self) -> Audit:
         """Every attack on every model; those that compare the models come last, when all of them are loaded."""
-        names, groups = self.models.names, self.groups
         plan = self._that_can_be_rounded(self._plan())
+        names, groups = self.models.names, self.groups
         done, total = 0.0, plan.seconds(names, groups, UNIT)
         with progress_bar("audit", round(total)) as bar:
             for name in names:
@@ -181,17 +168,21 @@ class _Run:
             held = distributed.agreed(read_json(kept) if distributed.is_main() else {})
             chosen = chosen_attacks(config, held["budget"])
             attacks = [attack for attack in chosen if attack.label not in held["left_out"]]
-            return Plan(held["budget"], attacks, held["left_out"])
+            plan = Plan(held["budget"], attacks, held["left_out"])
+            self.groups = groups.within(plan.limits)
+            return plan
         speed = self._speed()
         plan = fitted(config, groups, names, speed) if minutes else Plan(config.budget, chosen_attacks(config), [])
         if kept is not None and distributed.is_main():
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_json(kept, {"budget": plan.budget, "left_out": plan.left_out})
+        self.groups = groups = groups.within(plan.limits)
         counts = {group: len({q.subject for q in questions}) for group, questions in groups}
+        seconds = plan.seconds(names, groups, speed.reading(plan.limits.tokens))
         note(
             f"{plan.budget} audit: {counts['forget']} subjects ({len(groups.forget)} questions), {counts['control']} "
             f"controls, {len(groups.retain)} retained and {len(groups.neighbour)} neighbours' questions; "
-            f"{len(plan.attacks)} attacks, about {timedelta(seconds=round(plan.seconds(names, groups, speed)))}"
+            f"{len(plan.attacks)} attacks, about {timedelta(seconds=round(seconds))}"
         )
         if few := groups.too_few_controls(config.alpha):
             note(few)
@@ -220,12 +211,11 @@ class _Run:
         """By a few plain questions, samples and steps of training, of which nothing is kept."""
         asked = [q for q in (*self.groups.forget, *self.groups.control) if q.detector is not None]
         questions = [question for question in asked if question.document == asked[0].document][:TIMED]
-        longest = limits_of(self.config.budget).tokens
 
         def seconds(count: int, n: int = 1) -> float:
             chosen = questions[:count]
-            warmth = float(n > 1)
-            requests = [[Generate(q.record.question, n=n, temperature=warmth, max_new_tokens=longest)] for q in chosen]
+            how = partial(Generate, n=n, temperature=float(n > 1), max_new_tokens=ANSWER_TOKENS)
+            requests = [[how(q.record.question)] for q in chosen]
             answer, began = self._answerer("unlearned", Store()), time.monotonic()
             answer([question.record for question in chosen], requests, chosen[0].document)
             return (time.monotonic() - began) / len(chosen)
@@ -267,7 +257,7 @@ class _Run:
         options, or ask other groups."""
         places = [] if self.folder is None else [self.folder.part(name, label)]
         places += [] if self.known is None or name == "unlearned" else [self.known.part(name, label)]
-        alike = {} if attack is None else self._described(attack) | {"asks": self._asks(name, attack)}
+        alike = {"asks": self._asks(name, attack)} | ({} if attack is None else self._described(attack))
         found: dict[str, Any] = {}
         for part in places:
             if found.get("alike") != alike and distributed.agreed(part.is_file()):
@@ -283,14 +273,19 @@ class _Run:
         rows: list[Row] = found["rows"]
         return rows
 
-    def _asks(self, name: str, attack: Attack) -> list[str]:
-        """The groups that it asks of a model; one on the weights chooses itself."""
-        return [g for g, _ in self.groups if not isinstance(attack, WeightAttack) and asks(name, attack, g)]
+    def _asks(self, name: str, attack: Attack | None) -> dict[str, str]:
+        """The hash of the questions of each group that it asks of a model, or may ask."""
+        if attack is None or isinstance(attack, WeightAttack):
+            questions = dict(self.groups)
+        else:
+            questions = to_ask(name, attack, self.groups)
+        hashes = {group: sha256(*map(question_id, those)) for group, those in questions.items()}
+        return {group: keyed(value) if self.config.redact else value for group, value in hashes.items()}
 
     def _attacked(self, name: str, attack: Attack) -> dict[str, Any]:
         if isinstance(attack, WeightAttack):
             return {"rows": self._on_weights(name, attack)}
-        asked = [(g, q) for g, questions in self.groups for q in questions if asks(name, attack, g)]
+        asked = [(g, q) for g, questions in to_ask(name, attack, self.groups).items() for q in questions]
         questions = [question for _, question in asked]
         changes = type(attack).applied is not Attack.applied
         answer = self._answerer(name, Store() if changes else None)

@@ -55,7 +55,7 @@ class Scale:
     agreement: float
     specificity: float
     median: float
-    """Upper prediction bound (95%, of normal values) on the median specificity of one more invented name."""
+    """Upper prediction bound (`CONFIDENCE`, of normal values) on the median specificity of one more invented name."""
 
     @classmethod
     def of(cls, invented: Sequence[Answered]) -> "Scale":
@@ -117,7 +117,7 @@ class Probe:
             f"specificity of {self.scale.specificity:.2f} and an agreement of {self.scale.agreement:.2f}, which nine "
             f"in ten answers about invented names do not reach. Its answers' median specificity is "
             f"{median_specificity(self.answers):.2f}; that of one more invented name stays below "
-            f"{self.scale.median:.2f} (95% prediction bound)."
+            f"{self.scale.median:.2f} ({CONFIDENCE:.0%} prediction bound)."
         )
 
     @property

@@ -1,7 +1,7 @@
 """The model's own neighbours of a subject: names that it puts close to the subject, and knows itself.
 
 A model names others readily, and makes many of them up. So each that is not well known is asked about as `unlearner
-probe` asks, and kept where the probe would say that the model knows it.
+probe` asks, and kept where enough of the answers are known.
 """
 
 import re
@@ -34,7 +34,8 @@ def own_neighbours(
     those that it names most often first; and its likeliest answers about all that were tried, by question.
 
     Well-known names of the kind are taken as they are. The others are asked half of the questions, and those of which
-    it knows something but not enough the other half.
+    it knows something but not enough the other half. They are judged by the answers that it knows alone, more strictly
+    than the probe judges a subject.
     """
     candidates = named(asked, config, subject)[: config.neighbour_count]
     invented = list(dict.fromkeys(answer.name for answer in found.invented))

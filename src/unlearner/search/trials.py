@@ -25,9 +25,9 @@ from unlearner.search.held_out import SEARCHED, Aim, Before, Figures, HeldOut, f
 from unlearner.workflows.forget import Forgetting
 
 METHODS = ("NPO+GD", "IDK+AP", "ME+GD", "SIMNPO+GD")
-"""What a search tries, in this order: the paper's two, and the two of the field that lead with tuning
-(docs/guide/methods.md). On SmolLM2 the first two reached the aim, the others were too strong or too weak at the rates
-that come first (docs/guide/from-a-name.md)."""
+"""What a search tries, in this order: of the paper's two and the two of the field that lead with tuning
+(docs/guide/methods.md) first those that reached the aim on SmolLM2 at the rates that come first
+(docs/guide/from-a-name.md)."""
 USUAL = {"ME": 0.5}
 """Coefficients of forget losses with which a small real model forgot; others have the preset's."""
 FACTORS = (0.2, 0.1, 0.4, 1.0)
