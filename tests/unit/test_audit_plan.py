@@ -16,11 +16,14 @@ from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.knowledge import about_text, knowledge
 from unlearner.audit.plan import QUICK, Speed, asks, chosen_attacks, cost, fitted, on_model, to_ask
 from unlearner.audit.questions import Limits, questions_about, read_groups, spread
+from unlearner.audit.room import with_room
 from unlearner.audit.statistics import lower, smallest_rate_seen
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
+from unlearner.data.prompts import find_template
 from unlearner.data.refusals import load_refusals
 from unlearner.errors import UserError
+from unlearner.workflows.subject import Subject
 
 MODELS = ["unlearned", "before"]
 SPEED = Speed(0.01, 0.005, 0.002, 0.01)
@@ -308,3 +311,15 @@ def test_the_quick_budget_asks_fewer_questions_and_reads_less_of_an_answer(forge
     assert longest("quick", "all") == longest("quick", "nf4") == {QUICK.tokens}
     assert longest("standard", "all") == {ANSWER_TOKENS}
     assert longest("quick", "nf4:max_new_tokens=64") == {QUICK.tokens, 64}  # plain is always among them
+
+
+def test_a_question_too_long_for_an_attack_is_left_out_and_told(forget_records, tiny_tokenizer, capfd) -> None:
+    """Four options in the prompt of a multiple choice: one row has options of a hundred words."""
+    long = replace(forget_records[1], perturbed_answer=["word " * 100] * 3)
+    questions = questions_about([forget_records[0], long, *forget_records[2:4]])
+    asked = [("forget", question) for question in questions]
+    subject = Subject(None, tiny_tokenizer, find_template("auto", tiny_tokenizer), None)
+    choice, plain = find_attacks(["multiple-choice", "plain"])
+    assert with_room(choice, asked, subject, 300) == [asked[0], *asked[2:]]
+    assert "multiple-choice: 1 questions are too long for --max-length 300" in capfd.readouterr().err
+    assert with_room(choice, asked, subject, 2000) == with_room(plain, asked, subject, 1) == asked

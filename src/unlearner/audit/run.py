@@ -27,6 +27,7 @@ from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, Speed, chosen_att
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
+from unlearner.audit.room import with_room
 from unlearner.audit.summary import summarise
 from unlearner.audit.verdict import Thresholds, Verdict
 from unlearner.config import AuditConfig
@@ -286,6 +287,7 @@ class _Run:
         if isinstance(attack, WeightAttack):
             return {"rows": self._on_weights(name, attack)}
         asked = [(g, q) for g, questions in to_ask(name, attack, self.groups).items() for q in questions]
+        asked = with_room(attack, asked, self.models.subjects[name], self.config.max_length)
         questions = [question for _, question in asked]
         changes = type(attack).applied is not Attack.applied
         answer = self._answerer(name, Store() if changes else None)

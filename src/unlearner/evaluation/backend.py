@@ -149,6 +149,14 @@ def encode_scores(
     return encode(tokenizer, template, pairs, max_length, official=official)
 
 
+def have_room(
+    tokenizer: PreTrainedTokenizerBase, template: Template, requests: Sequence[Score], max_length: int
+) -> list[bool]:
+    """Of requests to be scored, none of them open, whether `max_length` leaves room for an answer."""
+    counts = labelled_tokens(encode_scores(tokenizer, template, requests, max_length, official=False))
+    return [count > 0 for count in counts.tolist()]
+
+
 def _table(
     tokenizer: PreTrainedTokenizerBase, template: Template, requests: Sequence[Score], max_length: int, official: bool
 ) -> TokenTable:
