@@ -27,8 +27,8 @@ from unlearner.workflows.subject import Subject
 
 MODELS = ["unlearned", "before"]
 SPEED = Speed(0.01, 0.005, 0.002, 0.01)
-QUICK_SPEED = Speed(0.00625, 0.003125, 0.002, 0.01)
-"""Where 40 tokens of 64 are read."""
+QUICK_SPEED = Speed(0.005, 0.0025, 0.002, 0.01)
+"""Where 32 tokens of 64 are read."""
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
-QUICK = Limits(questions=10, retained=20, tokens=40)
-"""So that a quick audit of a small real model takes a quarter of an hour on two cores."""
+QUICK = Limits(questions=10, retained=20, tokens=32)
+"""So that a quick audit of four subjects on a small real model takes a quarter of an hour on two cores."""
 ALL = "all"
 """In the place of a name: the attacks of the budget."""
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
@@ -118,7 +118,7 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
     if isinstance(attack, Sampling) and attack == Sampling():
         attack = replace(attack, n=SAMPLES[budget], seed=seed)
     if isinstance(attack, Likelihood) and attack == Likelihood():
-        return replace(attack, names=5 if budget == "quick" else 20, gradients=budget != "quick")
+        return replace(attack, names=3 if budget == "quick" else 20, gradients=budget != "quick")
     if isinstance(attack, Relearning) and attack == Relearning():
         attack = RELEARNING[budget]
     if budget == "quick" and attack.options.get("max_new_tokens") == ANSWER_TOKENS:
