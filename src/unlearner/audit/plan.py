@@ -29,7 +29,7 @@ RELEARNING = {
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
 QUICK = Limits(questions=10, retained=20, tokens=32)
-"""So that a quick audit of four subjects on a small real model takes a quarter of an hour on two cores."""
+"""So that a quick audit of four subjects on a small real model takes about a quarter of an hour on two cores."""
 ALL = "all"
 """In the place of a name: the attacks of the budget."""
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
