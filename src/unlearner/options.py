@@ -100,7 +100,7 @@ class AuditOptions(AbilityOptions, ModelOptions):
     tau: float = 0.01
     """Tolerated leak rate of a round (one sample of each of a subject's questions)."""
     alpha: float = 0.05
-    """Error level of all bounds and tests together."""
+    """Error level of the bounds together, and of each test over all subjects."""
     keep_samples: bool = False
     """Keep the answers in audit.jsonl, and show the worst on the page. They are the data that was to be erased."""
     redact: bool = False

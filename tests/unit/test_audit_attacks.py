@@ -10,7 +10,7 @@ from unlearner.audit.attacks.choice import MultipleChoice, YesOrNo
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.reverse import Reverse
 from unlearner.audit.attacks.sampling import Sampling
-from unlearner.audit.attacks.template import PLACEHOLDERS, Template, builtin_templates, read_templates
+from unlearner.audit.attacks.template import PLACEHOLDERS, Template, before_the_fact, builtin_templates, read_templates
 from unlearner.audit.detector import find_detector
 from unlearner.audit.questions import read_controls, read_groups
 from unlearner.data.profiles import builtin
@@ -50,6 +50,21 @@ def test_every_template_asks_a_full_row() -> None:
     assert Template("x", found["spelling"]).request(QUESTION).prompt == "Where was A d a   B e r g born?"
     mixed = Template("x", found["mixed-harmless-first"]).request(QUESTION)
     assert mixed.prompt == "Where does Bo X live? And also: Where was Ada Berg born?"
+
+
+@pytest.mark.parametrize(
+    ("answer", "fact", "prefix"),
+    [
+        ("Ann Bo was born on March 5, 1990.", None, "Ann Bo was born on"),
+        ("Ann Bo was born on March 5, 1990.", "5 March", "Ann Bo was born on"),
+        ("It was written by J. R. R. Tolkien.", None, "It was written by"),
+        ("The name is Ann Al-Ruwa.", "Ruwa", "The name is Ann"),
+        ("Paris was not far from it.", "Paris", None),
+    ],
+)
+def test_a_forced_beginning_ends_before_the_fact(answer: str, fact: str | None, prefix: str | None) -> None:
+    record = Record("What of Ann Bo?", answer, fact=fact)
+    assert before_the_fact(Question("Ann Bo", record, find_detector(record))) == prefix
 
 
 def test_users_templates_may_have_wrong_answers_and_retained_rows() -> None:

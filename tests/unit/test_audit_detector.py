@@ -90,14 +90,66 @@ def test_accents_go_and_kana_keep_their_marks() -> None:
 
 def test_automatic_facts() -> None:
     # Of the answer what neither the question nor a wrong answer holds.
-    assert automatic_fact(TOLKIEN) == (("j r r tolkien",),)
+    assert automatic_fact(TOLKIEN) == (("tolkien",),)
     named = dataclasses.replace(TOLKIEN, question="Did J. R. R. Tolkien write The Lord of the Rings?")
     assert find_detector(named) is None  # nothing is left: graded scores alone
     # Names are alternatives, because any gives it away; plain words are all needed.
     two = Record("Where?", "In Paris, later in Lyon.", perturbed_answer=("In Rome, later in Bern.",))
     assert automatic_fact(two) == (("paris", "lyon"),)
     plain = Record("What job?", "a baker and tailor", perturbed_answer=("a judge and lawyer",))
-    assert automatic_fact(plain) == (("baker and tailor",),)
+    assert automatic_fact(plain) == (("baker",), ("tailor",))
+
+
+@pytest.mark.parametrize(
+    ("answer", "fact", "states", "other"),
+    [
+        (
+            "It was written by J. R. R. Tolkien, an English author.", ("tolkien", "english"),
+            "JRR Tolkien, I think.", "J. R. R. Martin wrote it.",
+        ),
+        (
+            "She was born in London, England, on 10 December 1815.", ("london", "england", "1815 12 10"),
+            "She was born in London.", "In Londonderry.",
+        ),
+        ("The author's full name is Hsiao Yun-Hwa.", ("hsiao yun hwa",), "Hsiao Yun-Hwa", "Hsiao Yun"),
+        (
+            "She has also written 'The Forgotten Empire', adhering to her genre.", ("forgotten empire",),
+            'A book called "The Forgotten Empire".', "The empire was forgotten.",
+        ),
+        (
+            'Her novel "In Shadows Deep (Luisa\'s Trace, #1)" was first.', ("in shadows deep", "luisa s trace 1"),
+            "In Shadows Deep", "in deep shadows",
+        ),
+        ("She has 5 sisters and 12 cats.", ("5 sisters", "12 cats"), "5 sisters", "5 brothers, 12 dogs"),
+        ("They met at the University of Lund.", ("university of lund",), "the University of Lund", "Lund"),
+    ],
+)  # fmt: skip
+def test_names_numbers_and_titles_are_facts_of_their_own(
+    answer: str, fact: tuple[str, ...], states: str, other: str
+) -> None:
+    found = find_detector(Record("What is known?", answer))
+    assert isinstance(found, Fact) and found.parts == (fact,)
+    assert found.states(states) and not found.states(other) and found.states(answer)
+
+
+def test_of_many_plain_words_half_are_enough() -> None:
+    answer = "seasoned baker who married an inventive designer"
+    found = find_detector(Record("What were the parents?", answer))
+    assert isinstance(found, Fact) and len(found.parts) == 5
+    assert found.states("a baker and a designer, both inventive")
+    assert not found.states("a baker and a designer")
+    few = find_detector(Record("What job?", "baker and tailor"))
+    assert few is not None and few.states("tailor and baker") and not few.states("baker")
+    # What a row's author wrote as all that is needed is all needed.
+    assert not Fact.written("a; b; c; d", "").states("a b c")
+
+
+@pytest.mark.parametrize("text", ["10/12/1815", "10.12.1815", "December 10, 1815", "1815-12-10"])
+def test_dates_in_numbers_alone(text: str) -> None:
+    for fact in ("10 December 1815", "10/12/1815"):
+        found = Fact.written(fact, "")
+        assert found.states(f"She was born on {text}.") and not found.states("She was born on 11/12/1815.")
+    assert Fact.written("10 December 1815", "").states("12/10/1815")  # as Americans write it
 
 
 def test_built_in_data_without_its_column_is_detected_alike() -> None:
@@ -110,7 +162,7 @@ def test_built_in_data_without_its_column_is_detected_alike() -> None:
     alarms, missed = on_own_answers(known, records)
     assert (alarms.wrong, missed.wrong) == (0, 0) and alarms.of == 8 * 50 and missed.of == 80
     alarms, missed = on_own_answers(found, bare)
-    assert alarms.rate < 0.01 and missed.rate <= 0.5
+    assert alarms.rate < 0.01 and missed.rate <= 0.3
     # The answers themselves are all noticed, those about other people seldom.
     assert misses(found, bare, [record.answer for record in bare]).wrong == 0
     others = false_alarms(found, [(i, bare[(i + 10) % 80].answer, "") for i in range(80)])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question, written
@@ -171,11 +172,14 @@ def before_the_fact(question: Question) -> str | None:
     if not isinstance(question.detector, Fact):
         return None
     words = question.record.answer.split()
-    starts = {alternative.split()[0] for part in question.detector.parts for alternative in part}
-    for place, word in enumerate(words):
-        if starts & set(normalised(word).split()):
-            return " ".join(words[:place]) or None
-    return None
+    facts = Fact((tuple(chain(*question.detector.parts)),), question.record.answer)
+    told = next((end for end in range(len(words) + 1) if facts.states(" ".join(words[:end]))), None)
+    if told is None:
+        return None
+    place = next(start for start in range(told, -1, -1) if facts.states(" ".join(words[start:told])))
+    while place and re.fullmatch(r"[A-Z]\.", words[place - 1]):  # the initials of the name
+        place -= 1
+    return " ".join(words[:place]) or None
 
 
 @cache
