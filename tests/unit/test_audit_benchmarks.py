@@ -3,11 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
 from benchmarks import audited_methods
 from benchmarks.at_a_time import run_all
 from benchmarks.audit_calibration import table, works
 from benchmarks.audited_methods import METHODS, Setting, _with_authors
+from benchmarks.power_curves import ALPHA, GUESSED, bound, conformal, ranks
 
+from unlearner.audit.statistics import smallest_rate_seen
 from unlearner.bench.cells import Cell
 from unlearner.commands.main import options
 from unlearner.config import ForgetConfig
@@ -66,3 +70,12 @@ def test_a_work_ends_with_its_first_command_that_fails(tmp_path: Path) -> None:
     log = (tmp_path / "one.log").read_text()
     assert failed == {"one": log.strip().splitlines()[-1]} and "NOPE" in failed["one"]
     assert "$ unlearner methods NOPE" in log and "$ unlearner methods GA" not in log
+
+
+def test_the_curves_of_power_meet_what_is_told_elsewhere_and_stay_low_without_a_leak() -> None:
+    rng = np.random.default_rng(0)
+    for rounds in (16, 256):
+        rate = smallest_rate_seen(10, rounds, subjects=4)
+        assert bound(rounds, np.asarray([rate]))[0] == pytest.approx(0.8)
+    assert conformal(1, 99, 16, GUESSED, 300, rng) <= ALPHA < conformal(1, 99, 16, 0.2, 100, rng)
+    assert ranks(10, 0.0, 300, rng) <= ALPHA < ranks(10, 1.0, 20, rng) == 1
