@@ -2,8 +2,8 @@
 
     python -m benchmarks.power_curves --output docs/guide/power.svg
 
-Left: that the lower bound of the round rate is above τ = 0.01, computed. Middle: that the conformal test tells a subject
-from controls who are guessed in 3% of their answers, simulated. Right: that the rank test does, simulated. Ten questions a
+Left: the lower bound of the round rate is above τ = 0.01, computed. Middle: the conformal test tells a subject from
+controls who are guessed in 3% of their answers, simulated. Right: the rank test finds it, simulated. Ten questions a
 subject, four subjects, α = 0.05.
 """
 
