@@ -94,10 +94,20 @@ def test_methods_take_turns_and_each_begins_with_its_usual_setting() -> None:
 
 def test_what_is_given_is_not_varied() -> None:
     given, filled = usual(learning_rate=1e-4, lora=True, method_options=["beta=0.2"], retain_coeff=2.0)
-    assert candidates(given, filled, ["NPO+GD"]) == [{"method": "NPO+GD"}]
+    assert candidates(given, filled, ["NPO+GD"]) == [{"method": "NPO+GD", "lora": True}]
     made = configured(filled, {"method": "NPO+GD"}, 2.0, None)
     assert (made.learning_rate, made.lora, made.method_options, made.retain_coeff) == (1e-4, True, ["beta=0.2"], 2.0)
     assert (made.epochs, made.warmup_epochs, made.evaluate) == (2.0, pytest.approx(2 / 5), "none")
+
+
+@pytest.mark.parametrize("preset", [None, "fictitious"])
+def test_with_lora_alone_the_adapters_of_a_whole_search_are_tried(preset: str | None) -> None:
+    """At their own rates."""
+    given, filled = usual(lora=True, preset=preset)
+    found, whole = candidates(given, filled, ["NPO+GD"]), candidates(*usual(preset=preset), ["NPO+GD"])
+    adapters = [each for each in whole if each["lora"]]
+    assert found[0] == adapters[0] and found[0]["learning_rate"] == pytest.approx(50 * 1e-5 * (1 if preset else 0.2))
+    assert len(found) == len(adapters) and all(each in adapters for each in found)
 
 
 def test_a_setting_becomes_the_options_of_a_run() -> None:

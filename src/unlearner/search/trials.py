@@ -78,7 +78,7 @@ def candidates(given: ForgetConfig, usual: ForgetConfig, methods: Sequence[str])
         grid = grid_of(method, own) | ({} if given.preset else {RATE: FACTORS})
         axes = rated(grid, usual.learning_rate)
         axes = {name: values for name, values in axes.items() if name not in fixed}
-        axes |= {} if given.lora else {"lora": (False, True)}
+        axes["lora"] = (True,) if given.lora else (False, True)
         known = usual_options(method) | {n: v for n, v in vars(usual).items() if v is not None}
         known |= {"lora": True} | ({RATE: axes[RATE][0]} if RATE in axes and not given.preset else {})
         known["forget_coeff"] = usual_coefficient(method, given)
