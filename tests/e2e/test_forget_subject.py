@@ -1,6 +1,7 @@
 """`unlearner forget --subject`: search, resume, an aim that is not reached, a time that is too short, bad input."""
 
 import json
+import shutil
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -122,6 +123,22 @@ def test_a_time_too_short_for_one_trial_loses_nothing(
     assert "--search 0.01s is too short for one trial, which takes about 1 min" in ended.err
     kept = contents(tmp_path / "out")
     assert [name for name in kept if not name.startswith(".lock")] == ["search.json"]
+    other = {**options, "search": "0.01s", "search_methods": "NPO+GD"}
+    ended = run(capfd, "forget", **{**other, "output": tmp_path / "out"})
+    assert "is too short for one trial" in ended.err  # and not another run
+
+
+def test_where_nothing_is_stated_even_before_the_advice_can_be_followed(
+    options: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    silent, output = tmp_path / "silent", tmp_path / "out"
+    shutil.copytree(options["prepared"], silent)
+    rows = [{**row, "fact": "quixotic zeppelin"} for row in read_jsonl(silent / "unseen_wordings.jsonl")]
+    write_rows(silent / "unseen_wordings.jsonl", rows)
+    for samples in (1, 2):  # the second would otherwise be another run in the same directory
+        ended = run(capfd, "forget", **{**options, "prepared": silent, "leak_samples": samples, "output": output})
+        assert ended.code == 2 and "state no fact even before anything is forgotten: raise --leak-samples" in ended.err
+        assert "by --prepared, with another --output." in ended.err
 
 
 def test_without_a_search_the_held_out_sets_are_measured_too(options: dict[str, Any], tmp_path: Path) -> None:
@@ -154,6 +171,7 @@ def test_a_subject_that_the_model_does_not_know(
     )
     assert ended.code == 3, ended.err
     assert "It knows nothing of Nobody Inparticular" in ended.out and not output.exists()
+    assert ended.out.rstrip().endswith("To prepare without asking whether it knows: unlearner prepare --samples 0.")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +200,7 @@ def test_a_subject_that_the_model_does_not_know(
         (["--subject", "Ann Bell", "--leak-below", "0"], "--leak-below must lie between 0 and 1, not 0.0"),
         (["--forget", "f.jsonl", "--search", "2m"], "--search goes with --subject"),
         (["--forget", "f.jsonl", "--kind", "place"], "--kind goes with --subject"),
+        (["--subject", "Ann Bell", "--judge", "no/such-judge"], "'no/such-judge' is no directory"),
         ([], "--forget must be given, or --subject"),
     ],
 )  # fmt: skip

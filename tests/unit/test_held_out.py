@@ -16,14 +16,16 @@ from unlearner.data.prompts import TEMPLATES
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
+from unlearner.files import read_jsonl
 from unlearner.prepare.subject import about
-from unlearner.results.subjects import label
+from unlearner.results.subjects import SubjectDirectory, label
 from unlearner.search import held_out
-from unlearner.search.config import ForgetCommand
+from unlearner.search.config import ForgetCommand, identity
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, check, counted, figures, with_facts
 from unlearner.search.material import _join, _preparation, names_of, sources
-from unlearner.search.subject import Asking
+from unlearner.search.subject import Asking, _check_output
 from unlearner.search.trials import Journal, Trial, candidates, configured
+from unlearner.settings import resolved
 from unlearner.workflows.presets import with_preset
 from unlearner.workflows.subject import Subject
 
@@ -131,6 +133,35 @@ def test_trials_are_kept_and_the_best_of_all_rungs_is_found(tmp_path: Path) -> N
     best = again.best(aim)
     assert best is not None and best.epochs == 2.0
     assert again.tried(aim)[0].score is None
+
+
+def test_trials_of_other_methods_are_kept_and_not_counted(tmp_path: Path) -> None:
+    file, aim = tmp_path / "trials.jsonl", Aim(0.25, 0.9, 0.95)
+    Journal(file, [{"method": "GA"}]).add(Trial({"method": "GA"}, 0, 0, 2.0, 3.5, Figures(0.0, 1.0, 1.0)))
+    other = Journal(file, [{"method": "GD"}])
+    assert other.trials == [] and other.seconds == 0 and other.best(aim) is None
+    other.add(Trial({"method": "GD"}, 0, 0, 2.0, 1.5, None, "the loss is not finite"))
+    assert [row["setting"]["method"] for row in read_jsonl(file)] == ["GA", "GD"]
+    both = Journal(file, [{"method": "GD"}, {"method": "GA"}])
+    assert [(trial.setting["method"], trial.candidate) for trial in both.trials] == [("GA", 1), ("GD", 0)]
+
+
+def test_another_run_in_the_directory_is_refused_with_what_can_be_taken_from_it(tmp_path: Path) -> None:
+    place = SubjectDirectory(tmp_path / "out")
+    place.data.mkdir(parents=True)
+
+    def given(**options: Any) -> ForgetCommand:
+        return command(**{"subject": ["Ann Bell"], "output": str(place.path), **options})
+
+    place.manifest.write_text(json.dumps({"options": identity(resolved(given()))}))
+    for same in ({}, {"search": "20m", "search_methods": ["GA"], "keep": [0.5]}):
+        _check_output(place, given(**same))
+    take = rf"; --prepared {place.data} in the place of the name takes what was prepared\.$"
+    with pytest.raises(UserError, match=r"leak_samples is 8 there, 9 here\): choose another directory" + take):
+        _check_output(place, given(leak_samples=9))
+    for other in ({"subject": ["Bo Li"]}, {"model": "n"}, {"questions": "q.txt"}):  # which need other rows
+        with pytest.raises(UserError, match=r"here\): choose another directory\.$"):
+            _check_output(place, given(**other))
 
 
 # -------------------------------------------------------------------------------------------------------------- names

@@ -262,7 +262,7 @@ def _examined(
     compared = _preferred(asked, topics) if found is not None else ({}, "")
     if found is not None and not found.knows and not _beyond_chance(topics, compared[0]):
         said = " ".join(filter(None, (found.verdict, found.evidence, compared[1])))
-        raise NothingToForgetError(f"{said} --samples 0 prepares without asking whether it knows.")
+        raise NothingToForgetError(f"{said} To prepare without asking whether it knows: unlearner prepare --samples 0.")
     if drafts is not None:
         more = {} if by_endpoint else drafts.questions(FACTS_ASKED)
         topics = drafts.topics(passages)

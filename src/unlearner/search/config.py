@@ -21,8 +21,13 @@ PREPARING = (
 ONLY_NAMED = (
     "alias", "kind", "neighbours", *PREPARING, "search", "search_methods", "leak_below", "keep", "leak_samples",
 )  # fmt: skip
-BESIDE = ("search", "leak_below", "keep", "llm_requests", "llm_retries", "llm_timeout", "llm_price")
-"""Options that do not make it another search: how long it may take, what is aimed at, how an endpoint is asked."""
+BESIDE = (
+    "search", "search_methods", "leak_below", "keep", "llm_requests", "llm_retries", "llm_timeout", "llm_price",
+)  # fmt: skip
+"""Options that do not make it another search: how long it may take, which methods it tries, what is aimed at, how an
+endpoint is asked."""
+MATERIAL = ("model", *NAMED, "alias", "kind", "neighbours", *PREPARING)
+"""Options with which other rows are prepared."""
 
 
 @dataclass(kw_only=True)

@@ -149,8 +149,8 @@ def check(before: Before, questions: Mapping[str, int]) -> str | None:
         return None
     return (
         f"its sampled answers to {missing[0].replace('_', ' ')} ({questions[missing[0]]} questions) state no fact even "
-        "before anything is forgotten: raise --leak-samples, or prepare other questions (unlearner prepare "
-        "--questions)."
+        "before anything is forgotten: raise --leak-samples, or prepare other questions in another folder (unlearner "
+        "prepare --questions) and give it by --prepared, with another --output."
     )
 
 

@@ -17,7 +17,7 @@ from unlearner.results.lock import lock, released
 from unlearner.results.run import check_place, is_empty, records_hash
 from unlearner.results.subjects import Manifest, SubjectDirectory
 from unlearner.results.subjects import label as label_of
-from unlearner.search.config import ForgetCommand, identity
+from unlearner.search.config import MATERIAL, ForgetCommand, identity
 from unlearner.search.halving import ETA, Budget, next_trials, rungs, undominated
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, Rates, as_rates, check, figures
 from unlearner.search.listening import Listening
@@ -106,6 +106,7 @@ def _forgotten(command: ForgetCommand, tokenizer: Any) -> SubjectResult:
     subjects = names_of(command)
     place = SubjectDirectory(Path(command.output))
     _check_output(place, command)
+    judges_for(command)  # a missing package is told before anything is prepared
     data = sources(command, subjects, tokenizer)
     place.path.mkdir(parents=True, exist_ok=True)
     lock(place.path)
@@ -120,12 +121,14 @@ def _check_output(place: SubjectDirectory, command: ForgetCommand) -> None:
     check_place(place.path)
     ours = identity(resolved(command))
     if place.manifest.is_file():
-        held = read_json(place.manifest)["options"]
+        held = identity(read_json(place.manifest)["options"])
         changed = next((name for name in {**ours, **held} if ours.get(name) != held.get(name)), None)
         if changed is not None:
+            prepared = place.data.is_dir() and not command.prepared and changed not in MATERIAL
+            more = f"; --prepared {place.data} in the place of the name takes what was prepared" if prepared else ""
             raise UserError(
                 f"--output {place.path} holds another run ({changed} is {held.get(changed)!r} there, "
-                f"{ours.get(changed)!r} here): choose another directory."
+                f"{ours.get(changed)!r} here): choose another directory{more}."
             )
     elif not is_empty(place.path) and not _only_prepared(place):
         raise UserError(f"--output {place.path} is not empty and holds no run of unlearner: choose another directory.")
@@ -148,7 +151,6 @@ class Search:
             audit_controls=command.audit_controls or f"{data}:controls",
             max_new_tokens=min(command.max_new_tokens, ANSWER_TOKENS),
         )  # fmt: skip
-        judges_for(self.given)  # a missing package is told before the search, not after it
         rows = len(load_records(self.given.forget))
         model = resolve_model(self.given.model)
         size = size_of(self.given, rows, model)
@@ -165,12 +167,11 @@ class Search:
         }
         self.questions = {name: len(questions) for name, questions in self.held_out.questions.items()}
         self.before = self._before(data)
-        if missing := check(self.before, self.questions):
-            raise UserError(missing)
         self.journal: Journal | None = None
 
     def _before(self, data: Path) -> Before:
-        """What the model answers before anything is forgotten, kept in the manifest."""
+        """What the model answers before anything is forgotten, kept in the manifest. Raises UserError where nothing
+        can be judged by it; then nothing is kept, so that it can be asked again with other options."""
         if self.place.manifest.is_file():
             held = read_json(self.place.manifest)
             if "held_out" not in held:
@@ -187,6 +188,8 @@ class Search:
             return Before(known["counted"], as_rates(known["rates"]), known.get("rare", []))
         note("asking the model before anything is forgotten, and again what it knows")
         found = self.held_out.before(self._asked(self.given.model))
+        if missing := check(found, self.questions):
+            raise UserError(missing)
         made = Manifest(identity(resolved(self.command)), self.hashes, asdict(found))
         write_json(self.place.manifest, asdict(made))
         return found

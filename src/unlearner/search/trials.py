@@ -4,7 +4,6 @@ import copy
 import gc
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, zip_longest
 from math import ceil
@@ -150,14 +149,18 @@ class Journal:
     def __init__(self, file: Path, known: Sequence[Setting]) -> None:
         self.file, self.known = file, known
         self.trials: list[Trial] = []
+        self.others: list[Any] = []
+        """Rows of settings that are not among those to be tried now, such as other methods': kept, and not counted."""
         for row in read_jsonl(file) if file.is_file() else ():
-            with suppress(ValueError):  # a setting that is no longer among those to be tried
-                found = None if row["found"] is None else Figures(**row["found"])
-                self.trials.append(Trial(**{**row, "found": found, "candidate": known.index(row["setting"])}))
+            if row["setting"] not in known:
+                self.others.append(row)
+                continue
+            found = None if row["found"] is None else Figures(**row["found"])
+            self.trials.append(Trial(**{**row, "found": found, "candidate": known.index(row["setting"])}))
 
     def add(self, trial: Trial) -> None:
         self.trials.append(trial)
-        write_jsonl(self.file, [asdict(each) for each in self.trials])
+        write_jsonl(self.file, [*self.others, *(asdict(each) for each in self.trials)])
 
     def tried(self, aim: Aim) -> list[Tried]:
         """What the halving needs to know."""
