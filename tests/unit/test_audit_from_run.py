@@ -1,6 +1,7 @@
 """What an audit takes from the run that it audits."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,15 @@ from typing import Any
 import pytest
 
 from unlearner.audit.from_run import of_run
+from unlearner.comparing.compare import with_run
+from unlearner.comparing.options import CompareConfig
 from unlearner.config import AuditConfig, ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
+from unlearner.errors import UserError
 from unlearner.results.layout import RunDirectory
+from unlearner.results.prepared import PreparedDirectory
+from unlearner.results.subjects import SubjectDirectory
 
 
 @pytest.fixture
@@ -36,9 +42,8 @@ def audited(sources: dict[str, str], tmp_path: Path):
     def made(given: AuditConfig | None = None, **options: Any) -> AuditConfig:
         run = RunDirectory(tmp_path / "run")
         run.path.mkdir(exist_ok=True)
-        config = ForgetConfig(
-            model="m", forget=sources["forget"], retain=sources["retain"], output=str(run.path), **options
-        )
+        given_sources = {"forget": sources["forget"], "retain": sources["retain"]}
+        config = ForgetConfig(model="m", output=str(run.path), **(given_sources | options))
         run.manifest.write_text(json.dumps({"command": "forget", "config": asdict(config), "hashes": {}}))
         run.finished.write_text("{}")
         return of_run(replace(given or AuditConfig(model="", output="o"), model=str(run.path)))
@@ -46,11 +51,43 @@ def audited(sources: dict[str, str], tmp_path: Path):
     return made
 
 
+def test_the_directory_of_a_name_stands_for_the_run_in_it(audited, tmp_path: Path) -> None:
+    """What `audit` and `compare` do with it."""
+    of_the_run = audited(lora=True, world_facts="w")
+    name = SubjectDirectory(tmp_path / "name")
+    shutil.copytree(tmp_path / "run", name.run("ME+GD,lora,epochs=3").path)
+    name.manifest.write_text("{}")
+    given = AuditConfig(model=str(name.path), output="o")
+    with pytest.raises(UserError, match=r"holds no finished run of `unlearner forget --subject`: repeat it"):
+        of_run(given)
+    name.held_out.write_text(json.dumps({"run": "ME+GD,lora,epochs=3"}))
+    found = of_run(given)
+    assert found.model == str(name.path / "ME+GD,lora,epochs=3" / "adapter")
+    assert replace(found, model=of_the_run.model) == of_the_run and found.neighbours == ["w"]
+    compared = with_run(CompareConfig(model=str(name.path)))
+    assert (compared.model, compared.after) == ("m", found.model)
+    name.held_out.write_text("[]")
+    with pytest.raises(UserError, match="holds neither a model nor a run of unlearner"):
+        of_run(given)
+
+
 def test_controls_are_those_of_the_run(audited) -> None:
     assert audited(audit="quick", audit_controls="never.jsonl").controls == "never.jsonl"
     assert audited().controls is None
     own = AuditConfig(model="", output="o", controls="mine.jsonl")
     assert audited(own, audit="quick", audit_controls="never.jsonl").controls == "mine.jsonl"
+
+
+def test_controls_that_were_prepared_with_the_forget_set(audited, tmp_path: Path) -> None:
+    prepared = PreparedDirectory(tmp_path / "data")
+    prepared.path.mkdir()
+    begun: dict[str, Any] = {"forget": f"{prepared.path}:forget", "retain": None}
+    for file in (prepared.manifest, prepared.source("controls")):
+        assert audited(**begun).controls is None
+        file.touch()
+    assert audited(**begun).controls == f"{prepared.path}:controls"
+    own = AuditConfig(model="", output="o", controls="mine.jsonl")
+    assert audited(own, **begun).controls == "mine.jsonl"
 
 
 def test_neighbours_are_what_the_run_measured_and_did_not_train(audited, sources: dict[str, str]) -> None:

@@ -1,4 +1,5 @@
-"""`unlearner audit RUN_DIRECTORY`: the directory of a forget run says what is to be asked of which model."""
+"""`unlearner audit RUN_DIRECTORY`: the directory of a forget run says what is to be asked of which model; that of a
+name stands for the run in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.options import check_budget
 from unlearner.results.layout import AuditDirectory, RunDirectory
+from unlearner.results.prepared import PreparedDirectory
+from unlearner.results.subjects import SubjectDirectory
 
 TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code", "redact")
 """Options that an audit takes from the run, unless it gives them itself."""
@@ -67,16 +70,20 @@ class FinishedRun:
 
 
 def finished_run(model: Any) -> FinishedRun | None:
-    """The run whose directory `model` is; None where it is a model, or an object in memory. Raises UserError for a
-    directory that is neither a model nor a finished forget run."""
+    """The run whose directory `model` is, or that the directory of a name holds; None where it is a model, or an object
+    in memory. Raises UserError for a directory that is neither a model nor a finished forget run."""
     if not isinstance(model, str) or not Path(model).is_dir():
         return None
-    run = RunDirectory(Path(model))
+    run, place = RunDirectory(Path(model)), SubjectDirectory(Path(model))
     if any((run.path / name).is_file() for name in ("config.json", "adapter_config.json")):
         return None
+    if place.manifest.is_file() and not place.held_out.is_file():
+        raise UserError(f"{run.path} holds no finished run of `unlearner forget --subject`: repeat it, and it goes on.")
     try:
+        if place.held_out.is_file():
+            run = place.run(place.read_held_out()["run"])
         manifest = run.read_manifest()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run.path} holds neither a model nor a run of unlearner: give one of them.") from error
     if manifest["command"] != "forget" or not run.is_finished:
         raise UserError(f"{run.path} is no finished run of `unlearner forget`: give a model, or finish the run.")
@@ -99,12 +106,19 @@ def of_run(config: AuditConfig) -> AuditConfig:
     }
     if held.get("forget_eval") is not None and config.forget is None:
         taken |= {"forget": held["forget_eval"], "columns": held.get("eval_columns") or held["columns"]}
-    if config.controls is None and held.get("audit_controls") is not None:
-        taken["controls"] = held["audit_controls"]
+    if config.controls is None and (controls := held.get("audit_controls") or _controls(held)) is not None:
+        taken["controls"] = controls
     if not config.neighbours:
         taken["neighbours"] = _neighbours(held, taken.get("columns", config.columns))
     before = config.before if config.before is not None else held["model"]
     return replace(config, model=run.made, before=before, **taken)
+
+
+def _controls(held: Mapping[str, Any]) -> str | None:
+    """The controls that were prepared with what the run forgets, as of a run that began at a name."""
+    folder = str(held["forget"]).rpartition(":")[0]
+    place = PreparedDirectory(Path(folder))
+    return f"{folder}:controls" if place.manifest.is_file() and place.source("controls").is_file() else None
 
 
 def _neighbours(held: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
