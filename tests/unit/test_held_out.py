@@ -23,7 +23,7 @@ from unlearner.search import held_out
 from unlearner.search.config import ForgetCommand, identity
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, check, counted, figures, with_facts
 from unlearner.search.material import _join, _preparation, names_of, sources
-from unlearner.search.subject import Asking, _check_output
+from unlearner.search.subject import Asking, SubjectResult, _check_output
 from unlearner.search.trials import Journal, Trial, candidates, configured
 from unlearner.settings import resolved
 from unlearner.workflows.presets import with_preset
@@ -303,3 +303,27 @@ def test_the_table_says_where_hardly_anything_came_out(capsys: pytest.CaptureFix
 
     assert "2 of 12*" in shown(True) and "4 of 12*" not in shown(True)
     assert "* No fact of these came out so often" in shown(True) and "*" not in shown(False)
+
+
+def test_where_the_aim_is_missed_it_is_told_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    setting, aim = {"method": "ME+GD", "lora": True}, Aim(0.25, 0.9, 0.95)
+    trials = [
+        Trial(setting, 0, 0, 1.0, 60.0, Figures(0.5, 1.0, 1.0)), Trial({"method": "GA"}, 1, 0, 1.0, 60.0, None, "why"),
+        Trial({"method": "GD"}, 2, 0, 1.0, 60.0, Figures(0.6, 0.9, 0.9)),
+    ]  # fmt: skip
+
+    def told(trials: list[Trial], reached: bool = False) -> str:
+        forget_command._held_out(
+            SubjectResult(Path("o"), None, None, setting, 1.0, aim, Figures(0.5, 1.0, 1.0), reached, [], trials)
+        )
+        return " ".join(capsys.readouterr().out.split())
+
+    searched = told(trials)
+    assert "The aim is not reached by ME+GD,lora,epochs=1" in searched
+    assert "2 trials; those that no other one beats" in searched and "GD,epochs=1 60%" not in searched
+    assert searched.endswith(
+        "longer --search, which goes on, or with other limits (--leak-below, --keep), by which the "
+        "same trials are judged anew."
+    )
+    assert told([]).endswith("; repeat the command with --search 20m, which looks for a setting that does.")
+    assert told(trials, reached=True).endswith("general knowledge at least 95%).")

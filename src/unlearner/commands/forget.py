@@ -15,6 +15,12 @@ SUMMARY = "forget a forget set or a name, keep the rest, measure before and afte
 OPTIONS = ForgetCommand
 RARE = "*"
 """Beside a set of questions of which none has its fact in a quarter of the samples."""
+SEARCHED = (
+    "; this is the best that was found, and above is the frontier. Repeat the command with a longer --search, which "
+    "goes on, or with other limits (--leak-below, --keep), by which the same trials are judged anew"
+)
+UNSEARCHED = "; repeat the command with --search 20m, which looks for a setting that does"
+"""What to do where the aim is not reached, with trials and without."""
 EXAMPLE = """\
 Examples:
   unlearner forget --model path/to/model --forget forget.jsonl --retain retain.jsonl --method ME+GD --output runs/me
@@ -114,7 +120,7 @@ def _held_out(result: "SubjectResult") -> None:
             table.add_row(escape(str(trial)), *(f"{f:.0%}" for f in figures), f"{trial.seconds / 60:.1f}")
         console.print(table)
     said = "The aim is reached" if result.reached else "The aim is not reached"
-    what = "" if result.reached or not ended else "; this is the best that was found, and above is the frontier"
+    what = "" if result.reached else SEARCHED if ended else UNSEARCHED
     console.print(
         f"{said} by {label(result.setting, result.epochs)} ({result.aim}){what}.",
         style="green" if result.reached else "yellow", markup=False, soft_wrap=True,
