@@ -9,9 +9,10 @@ models, and the one before, then answer the same held-out questions:
   in at least a quarter of other samples before, the share of samples that state it;
 - kept: the same of 8 answers to questions about neighbours and of general knowledge, as a share of before.
 
-Prints a table in Markdown and writes subjects.json. Repeated, it goes on: finished subjects are read, a search that was
-cut short keeps its trials. A subject that cannot be measured (its sampled answers state nothing even before) stays in
-the table, and another one is taken as well.
+Prints a table in Markdown and writes subjects.json, which from the beginning says what decides the figures. Repeated,
+it goes on: finished subjects are read, a search that was cut short keeps its trials; with other settings it is refused.
+A subject that cannot be measured (its sampled answers state nothing even before) stays in the table, and another one is
+taken as well.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import torch
 
 from benchmarks.timing import machine
 from unlearner.config import ForgetConfig, ProbeConfig
@@ -59,6 +62,29 @@ METRICS = ["rouge", "probability"]
 KEPT_SAMPLES = 8
 UNMEASURED = "state no fact even before"
 """In what is said of a subject whose held-out questions nothing can be measured by."""
+
+
+def begun(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the figures of all subjects: of the options, and of the machine, whose speed decides how much is
+    tried in a budget. It is kept in the output folder; raises UserError where that was begun with anything else."""
+    threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // options.jobs)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else machine()["cpu"]
+    settings = {
+        "model": options.model, "budget": options.budget, "samples": options.samples, "jobs": options.jobs,
+        "threads": int(threads), "device": device,
+    }  # fmt: skip
+    file = options.output / "subjects.json"
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not any(options.output.iterdir()):
+        write_json(file, settings | {"subjects": []})
+    held = read_json(file) if file.is_file() else {}
+    for name, value in settings.items():
+        if held.get(name) != value:
+            raise UserError(
+                f"--output {options.output} was begun with other settings ({name} is {held.get(name)!r} there, "
+                f"{value!r} here): give those, or another --output."
+            )
+    return settings
 
 
 def known_subjects(options: argparse.Namespace, count: int) -> list[dict[str, Any]]:
@@ -149,14 +175,13 @@ def slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
-def process_of(options: argparse.Namespace, name: str, kind: str) -> dict[str, Any]:
+def process_of(options: argparse.Namespace, threads: int, name: str, kind: str) -> dict[str, Any]:
     """What `run_subject` found, in a process of its own, once."""
     folder = options.output / slug(name)
     file = folder / "result.json"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        threads = max(1, (os.cpu_count() or 1) // options.jobs)
-        environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--one", name, kind]
         with (folder / "said.txt").open("a") as said:
             code = subprocess.run(command, env=environment, stdout=said, stderr=said).returncode
@@ -167,6 +192,15 @@ def process_of(options: argparse.Namespace, name: str, kind: str) -> dict[str, A
     found: dict[str, Any] = read_json(file)
     print(f"{name}: {found['seconds'] / 60:.0f} min, {found['trials']} trials", flush=True)
     return found
+
+
+def head(each: dict[str, Any]) -> str:
+    """What the figures of the table were measured with, and on."""
+    return (
+        f"{each['model']}, {each['budget']} a search, {each['samples']} samples a question; {each['device']}, "
+        f"{each['machine']['cores']} cores, processor threads of a process: {each['threads']}, processes at a time: "
+        f"{each['jobs']}; {each['machine']['date']}."
+    )
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -246,17 +280,20 @@ def main() -> None:
             sys.exit(str(error))
         write_json(options.output / slug(options.one[0]) / "result.json", result)
         return
-    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        settings = begun(options)
+    except UserError as error:
+        sys.exit(str(error))
     found: list[dict[str, Any]] = []
     while missing := options.subjects - sum(UNMEASURED not in each.get("error", "") for each in found):
         chosen = known_subjects(options, len(found) + missing)[len(found) :]
         if not chosen:
             break
         with ThreadPoolExecutor(options.jobs) as pool:
-            found += pool.map(lambda each: process_of(options, each["name"], each["kind"]), chosen)
-    about_it = {"machine": machine(), "model": options.model, "budget": options.budget, "samples": options.samples}
+            found += pool.map(lambda each: process_of(options, settings["threads"], each["name"], each["kind"]), chosen)
+    about_it = {"machine": machine() | {"threads": settings["threads"]}} | settings
     write_json(options.output / "subjects.json", about_it | {"subjects": found})
-    print("\n" + table(found))
+    print(f"\n{head(about_it)}\n\n{table(found)}")
 
 
 if __name__ == "__main__":

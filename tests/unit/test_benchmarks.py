@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from unlearner import Method
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.records import Record
+from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import EvalSet
 from unlearner.evaluation.judges import load_judges
@@ -271,6 +273,25 @@ def test_subjects_count_what_was_answered_before() -> None:
     assert "50% → 10% (naive 50%), 4 of 4" in written and "| C | no |" in written
     assert "B, trials that no other one beats" in written and "A, trials" not in written
     assert "- ME+GD,epochs=1: leak 30%, neighbours 100%" in written and "1 of 2 subjects measured" in written
+
+
+def test_subjects_are_not_gone_on_with_by_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    given = Namespace(model="m", budget="20m", samples=32, jobs=2, output=tmp_path / "out")
+    settings = subjects.begun(given)
+    assert settings == subjects.begun(given) and settings["threads"] == 3
+    written = subjects.head({"machine": subjects.machine(), **settings})
+    assert "m, 20m a search, 32 samples" in written and "threads of a process: 3, processes at a time: 2" in written
+    for name, value in {"model": "n", "budget": "10m", "samples": 8, "jobs": 1}.items():
+        with pytest.raises(UserError, match=rf"begun with other settings \({name} is .* there, {value!r} here\)"):
+            subjects.begun(Namespace(**{**vars(given), name: value}))
+    monkeypatch.setattr("sys.argv", ["subjects", "--budget", "10m", "--output", str(given.output)])
+    with pytest.raises(SystemExit, match="give those, or another --output"):
+        subjects.main()
+    # What somebody else began, or an earlier version, says nothing of its settings.
+    (tmp_path / "probed.json").write_text("{}")
+    with pytest.raises(UserError, match="model is None there"):
+        subjects.begun(Namespace(**{**vars(given), "output": tmp_path}))
 
 
 @pytest.mark.parametrize("model", ["builtin:", "builtin:smollm2"])
