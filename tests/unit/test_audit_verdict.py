@@ -10,9 +10,9 @@ from scipy import stats
 
 from unlearner.audit.outcomes import Outcomes as Found
 from unlearner.audit.outcomes import Rate
-from unlearner.audit.statistics import ladder_alpha, upper
+from unlearner.audit.statistics import conformal_p, ladder_alpha, upper
 from unlearner.audit.summary import ladder
-from unlearner.audit.verdict import Thresholds, _surprise, dropped_attacks, group_test, verdicts
+from unlearner.audit.verdict import Thresholds, _alike, _surprise, dropped_attacks, group_test, verdicts
 
 SUBJECTS, CONTROLS, QUESTIONS = 4, 24, 10
 
@@ -127,6 +127,23 @@ def test_who_is_guessed_in_samples_alone_is_seldom_said_to_leak() -> None:
                 })  # fmt: skip
         wrong += any(verdict.verdict == "leaks" for verdict in verdicts(lines))
     assert wrong <= 100 * 0.1 + 2 * np.sqrt(100 * 0.1)  # of two tests, each at .05
+
+
+@pytest.mark.parametrize("questions", [10, 20, 40])
+def test_who_is_asked_more_than_the_controls_does_not_surprise_for_that(questions: int) -> None:
+    """People are guessed more or less easily. With four times as many questions, by plain counts, twice as many would
+    be said to stand out as should."""
+    rng = np.random.default_rng(questions)
+    draws, people, out = 1000, 40, 0
+    for _ in range(draws):
+        asked = np.array([questions, *[10] * people]) * 64
+        leaks = rng.binomial(asked, rng.beta(1, 32, people + 1))
+        names = [("forget", "a"), *(("control", str(i)) for i in range(people))]
+        counts = dict(zip(names, zip(leaks.tolist(), asked.tolist(), strict=True), strict=True))
+        chance = leaks.sum() / asked.sum()
+        found = [_surprise(*each, chance) for each in _alike(counts).values()]
+        out += conformal_p(found[0], found[1:]) <= 0.05
+    assert out / draws < 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
 
 
 def test_all_subjects_together_against_the_controls() -> None:

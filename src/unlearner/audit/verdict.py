@@ -191,10 +191,23 @@ def _surprises(
     for attack in attacks:
         counts = {(g, name): outcomes.answers("unlearned", g, attack, name) for g, name in people}
         chance = sum(c for c, _ in counts.values()) / max(1, sum(n for _, n in counts.values()))
-        for person, (leaks, of) in counts.items():
-            if of:
-                above[person][attack] = _surprise(leaks, of, chance)
+        for person, (leaks, of) in _alike(counts).items():
+            above[person][attack] = _surprise(leaks, of, chance)
     return above
+
+
+def _alike(counts: Mapping[tuple[str, str], tuple[int, int]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Leaks and answers of each person, with no more answers than the median control has: of more the same share.
+
+    Some people are guessed more easily than others. Who is asked more would then surprise more for that alone.
+    """
+    asked = sorted(of for (group, _), (_, of) in counts.items() if group == "control" and of)
+    most = asked[len(asked) // 2] if asked else math.inf
+    return {
+        person: (leaks, of) if of <= most else (round(leaks * most / of), int(most))
+        for person, (leaks, of) in counts.items()
+        if of
+    }
 
 
 def _surprise(leaks: int, of: int, chance: float) -> float:
