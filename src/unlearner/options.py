@@ -339,7 +339,8 @@ class EndpointOptions:
     llm_model: str | None = None
     """Name of the endpoint's model; by default the only one that it has."""
     llm_requests: int = 500
-    """Most requests that are sent; answers are kept, and the same command goes on from them."""
+    """Most requests for an answer that are sent, those sent again counted in; answers are kept, and the same command
+    goes on from them."""
     llm_retries: int = 5
     """How often a request is sent again after a time-out, a refused connection, or an answer 429 or 5xx."""
     llm_timeout: float = 120

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from unlearner.files import read_json, read_jsonl
 from unlearner.keywords import config_from
 from unlearner.options import EndpointOptions
 from unlearner.prepare.drafts import Drafts
-from unlearner.prepare.endpoint import ATTEMPTS, Endpoint, find_json
+from unlearner.prepare.endpoint import AT_ONCE, ATTEMPTS, Endpoint, find_json
 from unlearner.prepare.facts import states
 from unlearner.prepare.kinds import ask, kinds
 from unlearner.prepare.passages import Passage
@@ -73,7 +74,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.reply: Reply = sensible
         self.models, self.keys, self.asked = ["small"], set(), []  # type: ignore[var-annotated]
-        self.formats = True
+        self.formats, self.posts, self.retry_after = True, 0, "0"
 
     @property
     def url(self) -> str:
@@ -89,6 +90,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.keys.add(self.headers["Authorization"])
+        self.server.posts += 1
         if body["model"] not in self.server.models:
             return self._send(404, {"error": {"message": "no such model"}})
         if "response_format" in body and not self.server.formats:
@@ -113,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
-        self.send_header("Retry-After", "0")
+        self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
         with contextlib.suppress(OSError):  # the client has given up
             self.wfile.write(data)
@@ -244,6 +246,70 @@ def test_an_endpoint_that_is_late_or_not_there(server: Server, monkeypatch: pyte
         drafts(server)
     with pytest.raises(UserError, match="does not have the model 'smal': did you mean 'small'"):
         drafts(server, llm_model="smal").neighbours(3)
+
+
+def ctrl_c() -> None:
+    """As in a terminal, whatever thread calls it."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def several(server: Server, **options: Any) -> None:
+    """Ask for more answers than are under way at once."""
+    drafts(server, **options).topics([Passage("a.txt", f"Ann Bell was born in {year}.") for year in range(1900, 1912)])
+
+
+def test_ctrl_c_ends_with_the_answers_under_way(server: Server) -> None:
+    def slow_and_broken(server: Server, prompt: str, number: int) -> tuple[int, str]:
+        if number == AT_ONCE:
+            ctrl_c()
+        time.sleep(0.5)
+        return 200, "{broken"
+
+    server.reply = slow_and_broken
+    with pytest.raises(KeyboardInterrupt):
+        several(server)
+    assert server.posts == AT_ONCE  # neither another task, nor one of these again
+    server.reply = lambda *_: (200, '{"facts": []}')
+    several(server)
+    assert server.posts == AT_ONCE + 12  # the broken ones were kept, and are asked for in other words
+
+
+def test_ctrl_c_does_not_wait_for_another_try(server: Server) -> None:
+    def busy(server: Server, prompt: str, number: int) -> tuple[int, str]:
+        threading.Timer(0.3, ctrl_c).start()
+        return 503, ""
+
+    server.reply, server.retry_after = busy, "60"
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        drafts(server).neighbours(3)
+    assert server.posts == 1 and time.monotonic() - began < 20
+
+
+def test_an_error_ends_with_the_answers_under_way(server: Server) -> None:
+    def refused(server: Server, prompt: str, number: int) -> tuple[int, str]:
+        if number == AT_ONCE:
+            return 401, ""
+        time.sleep(0.5)
+        return 200, "{broken"
+
+    server.reply = refused
+    with pytest.raises(UserError, match="refuses the key"):
+        several(server)
+    assert server.posts == AT_ONCE
+
+
+def test_every_request_counts(server: Server) -> None:
+    server.formats = False
+    asked = drafts(server)
+    assert asked.neighbours(3) and asked.endpoint.sent == server.posts == 2  # with the response format, and without
+    with pytest.raises(UserError, match="--llm-requests 1 are spent"):
+        drafts(server, llm_requests=1).questions(2)
+    assert server.posts == 3
+    server.formats, server.reply = True, lambda *_: (503, "")
+    with pytest.raises(UserError, match="--llm-requests 2 are spent"):
+        drafts(server, llm_requests=2).questions(2)
+    assert server.posts == 5
 
 
 def prepare(server: Server, tiny: Any, tokenizer: Any, output: Path, **options: Any) -> Any:

@@ -10,10 +10,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 from unlearner import distributed
@@ -28,7 +28,11 @@ AT_ONCE = 4
 ATTEMPTS = 3
 """How often an answer is asked for at most, each time with the one before that could not be used."""
 SENT_AGAIN = (408, 409, 429)
-"""Besides 5xx, the statuses after which the client sends a request again."""
+"""Besides 5xx, the statuses after which a request is sent again."""
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds until a request is sent again, the last for all further ones."""
+LONGEST_TOLD = 120.0
+"""Seconds that are waited at most where the endpoint says how long."""
 KEPT = "Answers so far are kept: repeat the same command to go on from them."
 Value = TypeVar("Value")
 
@@ -51,10 +55,10 @@ class Endpoint:
             raise UserError(f"{KEY} holds what no key has (letters beyond ASCII, or line ends): set it again.")
         # Servers of one's own want no key, but the client wants one.
         self.client: Any = OpenAI(
-            base_url=options.llm, api_key=key or "none", max_retries=options.llm_retries,
-            timeout=options.llm_timeout,
+            base_url=options.llm, api_key=key or "none", timeout=options.llm_timeout,
+            max_retries=0,  # which would neither be counted nor stop
         )  # fmt: skip
-        self.lock, self.began = Lock(), time.monotonic()
+        self.lock, self.stopped, self.began = Lock(), Event(), time.monotonic()
         self.sent = self.kept = self.dropped = self.read = self.written = 0
         self.plain = False
         """Whether the endpoint refused a response format, and answered without one."""
@@ -63,12 +67,15 @@ class Endpoint:
 
     def _only_model(self) -> str:
         with self._errors():
-            models = sorted(model.id for model in self.client.models.list())
+            models = self._models()
         if not models:  # `transformers serve` lists what lies in the hub's cache
             raise UserError(f"--llm {self.url} names no model: give the name of its model with --llm-model.")
         if len(models) > 1:
             raise UserError(f"--llm {self.url} has {len(models)} models: name one with --llm-model ({_few(models)}).")
         return models[0]
+
+    def _models(self) -> list[str]:
+        return sorted(model.id for model in self._sent(self.client.models.list))
 
     def ask_all(
         self, tasks: Sequence[tuple[str, dict[str, Any]]], check: Callable[[int, Any], Value | None], title: str
@@ -77,20 +84,21 @@ class Endpoint:
 
         `check(place, JSON value)` gives what is used of an answer, None for one that is to be asked for again, at most
         `ATTEMPTS` times; what fails then is None, and counted. Raises UserError where the endpoint gives no answers.
+        However it ends, nothing is sent afterwards: requests under way are waited for, and their answers kept.
         """
-        done = 0
+        self.stopped.clear()
+        found: list[Value | None] = [None] * len(tasks)
         with progress_bar(title, len(tasks)) as bar, ThreadPoolExecutor(AT_ONCE) as pool:
-            waiting = [
-                pool.submit(self._ask, prompt, schema, partial(check, place))
-                for place, (prompt, schema) in enumerate(tasks)
-            ]
-            found: list[Value | None] = []
             try:
-                for each in waiting:
-                    found.append(each.result())
-                    done += 1
+                places = {
+                    pool.submit(self._ask, prompt, schema, partial(check, place)): place
+                    for place, (prompt, schema) in enumerate(tasks)
+                }
+                for done, each in enumerate(as_completed(places), start=1):
+                    found[places[each]] = each.result()
                     bar(done)
             except BaseException:
+                self.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         self.dropped += sum(value is None for value in found)
@@ -121,10 +129,6 @@ class Endpoint:
             with self.lock:
                 self.kept += 1
             return str(read_json(file)["text"])
-        with self.lock:
-            if self.sent >= self.options.llm_requests:
-                raise UserError(f"--llm-requests {self.sent} are spent: give more, and the command goes on from there.")
-            self.sent += 1
         answer = self._send(messages, schema)
         if answer is None:
             return None
@@ -148,16 +152,47 @@ class Endpoint:
         with self._errors():
             if not self.plain:
                 try:
-                    return self.client.chat.completions.create(**asked, response_format=form)
+                    return self._complete(**asked, response_format=form)
                 except (BadRequestError, UnprocessableEntityError):
                     pass  # not every server knows response formats
             try:
-                answer = self.client.chat.completions.create(**asked)
+                answer = self._complete(**asked)
             except (BadRequestError, UnprocessableEntityError) as error:
                 self._refused(error.status_code)
                 return None
         self.plain = True
         return answer
+
+    def _complete(self, **asked: Any) -> Any:
+        """One answer. Every request for one is counted here."""
+
+        def send() -> Any:
+            with self.lock:
+                if self.sent >= self.options.llm_requests:
+                    raise UserError(
+                        f"--llm-requests {self.sent} are spent: give more, and the command goes on from there."
+                    )
+                self.sent += 1
+            return self.client.chat.completions.create(**asked)
+
+        return self._sent(send)
+
+    def _sent(self, send: Callable[[], Any]) -> Any:
+        """What a request gives; after trouble that passes it is sent again, unless all is to stop."""
+        import openai
+
+        tried = 0
+        while True:
+            if self.stopped.is_set():
+                raise CancelledError
+            try:
+                return send()
+            except openai.APIError as error:
+                if tried == self.options.llm_retries or not _passes(error):
+                    raise
+                pause = _pause(error, tried)
+            tried += 1
+            self.stopped.wait(pause)
 
     def _refused(self, status: int) -> None:
         """Say once that prompts are refused, by a filter of contents or because they are too long."""
@@ -188,9 +223,8 @@ class Endpoint:
         except openai.NotFoundError:
             raise UserError(f"--llm {self.url} does not have {self._missing()}") from None
         except openai.APIStatusError as error:
-            status = error.status_code
-            again = f", {tries}" if status in SENT_AGAIN or status >= 500 else ""
-            raise UserError(f"--llm {self.url} answers with status {status}{again}. {KEPT}") from None
+            again = f", {tries}" if _passes(error) else ""
+            raise UserError(f"--llm {self.url} answers with status {error.status_code}{again}. {KEPT}") from None
         except (openai.APIError, ValueError):
             raise UserError(f"--llm {self.url} gives answers that are none of OpenAI's: is the URL right?") from None
 
@@ -199,7 +233,7 @@ class Endpoint:
         import openai
 
         try:
-            models = sorted(model.id for model in self.client.models.list())
+            models = self._models()
         except (openai.APIError, ValueError):
             return "what an OpenAI-compatible endpoint has: is the URL right? It often ends in /v1."
         return f"the model {getattr(self, 'model', '')!r}: {did_you_mean(getattr(self, 'model', ''), models)}"
@@ -213,6 +247,26 @@ class Endpoint:
             parts.append(f"cost {sum(tokens * price for tokens, price in prices) / 1e6:.4f}")
         parts.append(f"{time.monotonic() - self.began:.0f} s")
         note(f"{self.model} at {self.url}: {', '.join(parts)}")
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may be answered later."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        status = error.status_code
+        return (status in SENT_AGAIN or status >= 500) and error.response.headers.get("x-should-retry") != "false"
+    return isinstance(error, openai.APIConnectionError)
+
+
+def _pause(error: Exception, tried: int) -> float:
+    """Seconds until the next try: as many as the endpoint asks for, or else more each time."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    try:
+        told = float(headers.get("retry-after", 0))
+    except ValueError:  # a date
+        told = 0.0
+    return min(told, LONGEST_TOLD) if told > 0 else PAUSES[min(tried, len(PAUSES) - 1)]
 
 
 def find_json(text: str) -> Any:
