@@ -342,7 +342,8 @@ class EndpointOptions:
     """Most requests for an answer that are sent, those sent again counted in; answers are kept, and the same command
     goes on from them."""
     llm_retries: int = 5
-    """How often a request is sent again after a time-out, a refused connection, or an answer 429 or 5xx."""
+    """How often a request is sent again after a time-out, a refused connection, an answer 429 or 5xx, or an
+    error with status 200."""
     llm_timeout: float = 120
     """Seconds after which a request has failed."""
     llm_max_tokens: int = 1500

@@ -51,7 +51,7 @@ STATED = [
         "answer": "Ann Bell died in 1999.", "value": "1999", "paraphrase": "It was 1999.", "wrong": [],
     },  # its text does not say so
 ]  # fmt: skip
-Reply = Callable[["Server", str, int], tuple[int, str] | None]
+Reply = Callable[["Server", str, int], tuple[int, str | bytes] | None]
 
 
 def sensible(server: "Server", prompt: str, number: int) -> tuple[int, str]:
@@ -85,7 +85,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": m, "object": "model"} for m in self.server.models]})
+        models = self.server.models
+        listed = {"object": "list", "data": [{"id": model, "object": "model"} for model in models]}
+        self._send(200, models if isinstance(models, bytes) else listed)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -101,6 +103,8 @@ class Handler(BaseHTTPRequestHandler):
         if said is None:  # hang up
             return self.connection.close()
         status, text = said
+        if isinstance(text, bytes):  # a body of its own
+            return self._send(status, text)
         if status != 200:
             return self._send(status, {"error": {"message": f"status {status}, key sk-secret"}})
         message = {"role": "assistant", "content": text}
@@ -111,9 +115,9 @@ class Handler(BaseHTTPRequestHandler):
         })  # fmt: skip
 
     def _send(self, status: int, value: Any) -> None:
-        data = json.dumps(value).encode()
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
@@ -246,6 +250,53 @@ def test_an_endpoint_that_is_late_or_not_there(server: Server, monkeypatch: pyte
         drafts(server)
     with pytest.raises(UserError, match="does not have the model 'smal': did you mean 'small'"):
         drafts(server, llm_model="smal").neighbours(3)
+
+
+PAGE = b"<!doctype html><title>Chat</title>"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [PAGE, b"[1, 2]", b"null", b'"yes"', b"{broken", b'{"choices": ["x"]}', b'{"choices": [{"message": null}]}'],
+)
+def test_what_is_no_endpoint_is_told(server: Server, body: bytes) -> None:
+    sentence = "gives answers that are none of OpenAI's: is the URL right? It often ends in /v1."
+    server.reply = lambda *_: (200, body)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        drafts(server, llm_model="small").neighbours(3)
+    server.models = body
+    with pytest.raises(UserError, match=re.escape(sentence) if not body.startswith(b'{"c') else "names no model"):
+        drafts(server)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:80a/v1", "http://[::1"])
+def test_a_url_that_cannot_be_read_is_told(url: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be used \(InvalidURL\): is it a whole URL"):
+        Endpoint(EndpointOptions(llm=url))
+
+
+@pytest.mark.parametrize("body", [b'{"error": {"message": "overloaded"}}', b'{"choices": []}', b'{"choices": null}'])
+def test_no_answer_is_trouble_that_passes_and_never_kept(server: Server, body: bytes, tmp_path: Path) -> None:
+    server.reply = lambda *_: (200, body)
+    with pytest.raises(UserError, match="sends status 200 without an answer, after 2 tries: is it busy"):
+        drafts(server, llm_retries=1).neighbours(3)
+    assert not list(tmp_path.rglob("*.json"))
+    server.reply = lambda server, prompt, number: (200, body) if number < 4 else sensible(server, prompt, number)
+    assert drafts(server, llm_retries=1).neighbours(3) and server.posts == 4
+
+
+@pytest.mark.parametrize("content", ["", None, [{"type": "text", "text": "x"}]])
+def test_an_answer_without_words_is_asked_for_again_and_never_kept(
+    server: Server, content: Any, tmp_path: Path
+) -> None:
+    """As from a model that used up its tokens in thinking, or from a filter; some send no usage either."""
+    empty = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}], "usage": {}}).encode()
+    server.reply = lambda *_: (200, empty)
+    made = drafts(server)
+    assert made.neighbours(3) == [] and made.left_out == {"whole answers of the endpoint": 1}
+    assert server.posts == ATTEMPTS and not list(tmp_path.rglob("*.json"))
+    server.reply = sensible
+    assert drafts(server).neighbours(3)
 
 
 def ctrl_c() -> None:

@@ -33,8 +33,14 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds until a request is sent again, the last for all further ones."""
 LONGEST_TOLD = 120.0
 """Seconds that are waited at most where the endpoint says how long."""
+SHAPES = (ValueError, TypeError, AttributeError, LookupError)
+"""What comes of reading an answer of another shape: the client checks none."""
 KEPT = "Answers so far are kept: repeat the same command to go on from them."
 Value = TypeVar("Value")
+
+
+class NoAnswerError(Exception):
+    """Status 200 without an answer, as proxies send when the server behind them is busy."""
 
 
 class Endpoint:
@@ -54,10 +60,16 @@ class Endpoint:
         if not key.isascii() or not key.isprintable():  # which no header can hold
             raise UserError(f"{KEY} holds what no key has (letters beyond ASCII, or line ends): set it again.")
         # Servers of one's own want no key, but the client wants one.
-        self.client: Any = OpenAI(
-            base_url=options.llm, api_key=key or "none", timeout=options.llm_timeout,
-            max_retries=0,  # which would neither be counted nor stop
-        )  # fmt: skip
+        try:
+            self.client: Any = OpenAI(
+                base_url=options.llm, api_key=key or "none", timeout=options.llm_timeout,
+                max_retries=0,  # which would neither be counted nor stop
+            )  # fmt: skip
+        except Exception as error:  # the types are those of the client's HTTP library, which its versions change
+            raise UserError(
+                f"--llm {self.url} cannot be used ({type(error).__name__}): is it a whole URL, such as "
+                "http://localhost:8000/v1, and is the proxy right, if the environment names one?"
+            ) from None
         self.lock, self.stopped, self.began = Lock(), Event(), time.monotonic()
         self.sent = self.kept = self.dropped = self.read = self.written = 0
         self.plain = False
@@ -129,19 +141,15 @@ class Endpoint:
             with self.lock:
                 self.kept += 1
             return str(read_json(file)["text"])
-        answer = self._send(messages, schema)
-        if answer is None:
-            return None
-        text, usage = (answer.choices[0].message.content or "") if answer.choices else "", answer.usage
-        with self.lock:
-            self.read += usage.prompt_tokens if usage else 0
-            self.written += usage.completion_tokens if usage else 0
-        with space_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_json(file, {"text": text})
+        text = self._send(messages, schema)
+        if text:
+            with space_errors(file):
+                file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                write_json(file, {"text": text})
         return text
 
-    def _send(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> Any:
+    def _send(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str | None:
+        """The text of an answer, empty where the model wrote none; None where the endpoint refuses this prompt."""
         from openai import BadRequestError, UnprocessableEntityError
 
         asked: dict[str, Any] = {
@@ -163,8 +171,9 @@ class Endpoint:
         self.plain = True
         return answer
 
-    def _complete(self, **asked: Any) -> Any:
-        """One answer. Every request for one is counted here."""
+    def _complete(self, **asked: Any) -> str:
+        """The text of one answer. Every request for one is counted here."""
+        from openai.types.chat import ChatCompletion
 
         def send() -> Any:
             with self.lock:
@@ -173,9 +182,17 @@ class Endpoint:
                         f"--llm-requests {self.sent} are spent: give more, and the command goes on from there."
                     )
                 self.sent += 1
-            return self.client.chat.completions.create(**asked)
+            answer = self.client.chat.completions.create(**asked)
+            if isinstance(answer, ChatCompletion) and not answer.choices:
+                raise NoAnswerError
+            return answer
 
-        return self._sent(send)
+        answer = self._sent(send)
+        text = answer.choices[0].message.content
+        with self.lock:
+            self.read += getattr(answer.usage, "prompt_tokens", None) or 0
+            self.written += getattr(answer.usage, "completion_tokens", None) or 0
+        return text if isinstance(text, str) else ""
 
     def _sent(self, send: Callable[[], Any]) -> Any:
         """What a request gives; after trouble that passes it is sent again, unless all is to stop."""
@@ -187,7 +204,7 @@ class Endpoint:
                 raise CancelledError
             try:
                 return send()
-            except openai.APIError as error:
+            except (openai.APIError, NoAnswerError) as error:
                 if tried == self.options.llm_retries or not _passes(error):
                     raise
                 pause = _pause(error, tried)
@@ -203,7 +220,8 @@ class Endpoint:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The client's errors as sentences. What the endpoint says is left out: it may repeat the key."""
+        """The client's errors as sentences, and those of reading an answer that has another shape. What the endpoint
+        says is left out: it may repeat the key."""
         import openai
 
         tries = f"after {self.options.llm_retries + 1} tries"
@@ -225,8 +243,14 @@ class Endpoint:
         except openai.APIStatusError as error:
             again = f", {tries}" if _passes(error) else ""
             raise UserError(f"--llm {self.url} answers with status {error.status_code}{again}. {KEPT}") from None
-        except (openai.APIError, ValueError):
-            raise UserError(f"--llm {self.url} gives answers that are none of OpenAI's: is the URL right?") from None
+        except NoAnswerError:
+            raise UserError(
+                f"--llm {self.url} sends status 200 without an answer, {tries}: is it busy, is the URL right? {KEPT}"
+            ) from None
+        except (openai.APIError, *SHAPES):
+            raise UserError(
+                f"--llm {self.url} gives answers that are none of OpenAI's: is the URL right? It often ends in /v1."
+            ) from None
 
     def _missing(self) -> str:
         """What was not found: the model, or the page itself."""
@@ -234,7 +258,7 @@ class Endpoint:
 
         try:
             models = self._models()
-        except (openai.APIError, ValueError):
+        except (openai.APIError, *SHAPES):
             return "what an OpenAI-compatible endpoint has: is the URL right? It often ends in /v1."
         return f"the model {getattr(self, 'model', '')!r}: {did_you_mean(getattr(self, 'model', ''), models)}"
 
@@ -256,7 +280,7 @@ def _passes(error: Exception) -> bool:
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
         return (status in SENT_AGAIN or status >= 500) and error.response.headers.get("x-should-retry") != "false"
-    return isinstance(error, openai.APIConnectionError)
+    return isinstance(error, openai.APIConnectionError | NoAnswerError)
 
 
 def _pause(error: Exception, tried: int) -> float:
