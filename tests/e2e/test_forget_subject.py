@@ -116,7 +116,7 @@ def test_a_search_that_is_killed_goes_on_and_keeps_its_trials(
 
 
 def test_a_time_too_short_for_one_trial_loses_nothing(
-    options: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ended = run(capfd, "forget", **{**options, "search": "0.01s", "output": tmp_path / "out"})
     assert ended.code == 2
@@ -126,6 +126,10 @@ def test_a_time_too_short_for_one_trial_loses_nothing(
     other = {**options, "search": "0.01s", "search_methods": "NPO+GD"}
     ended = run(capfd, "forget", **{**other, "output": tmp_path / "out"})
     assert "is too short for one trial" in ended.err  # and not another run
+    monkeypatch.setenv("UNLEARNER_CACHE", str(tmp_path / "cache"))  # which a purge empties
+    ended = run(capfd, "purge", runs=tmp_path / "out")
+    assert ended.code == 0 and f"the data: {options['prepared']}" in ended.out, ended.err
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_where_nothing_is_stated_even_before_the_advice_can_be_followed(

@@ -25,7 +25,7 @@ from unlearner.results.evidence import changed, check_unchanged, finish_run
 from unlearner.results.layout import MODEL, RunDirectory
 from unlearner.results.records import with_ids
 from unlearner.results.run import open_run
-from unlearner.results.subjects import Manifest
+from unlearner.results.subjects import Manifest, SubjectDirectory
 from unlearner.results.texts import keyed, redacted
 
 
@@ -262,6 +262,35 @@ def test_a_purge_of_a_search_takes_the_names_away_too(made: dict[str, Any], run:
         run_purge(PurgeConfig(runs=[str(folder)]))
     assert not any(b"Ada" in file.read_bytes() for file in search.rglob("*") if file.is_file())
     assert read_json(other / "search.json") == ["mine"] and (other / "neighbours.txt").is_file()
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["before the run", "before the search"])
+def test_a_purge_of_a_search_that_was_cut_short(
+    begun: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = SubjectDirectory(tmp_path / "search")
+    for folder, subject in ((place.prepared(1), "Ada"), (place.prepared(2), "Ida")):
+        folder.mkdir(parents=True)
+        write_jsonl(folder / "forget.jsonl", [{"question": f"Who was {subject}?", "answer": "A poet."}])
+        options = {"subject": subject, "model": "m", "documents": ["about.txt"], "neighbours": None}
+        write_json(folder / "prepare.json", {"options": options, "rows": {"forget": 1}})
+    (place.path / "notes.txt").write_text("mine")
+    if begun:
+        write_json(place.manifest, asdict(Manifest({"subject": ["Ada", "Ida"], "forget": "", "model": "m"}, {}, {})))
+        place.neighbours.write_text("Ada's friend\n")
+    config = PurgeConfig(runs=[str(place.path)])
+    if begun:
+        with holder(place.path), pytest.raises(UserError, match="is working in"):
+            run_purge(config)
+        assert place.manifest.is_file()
+    capsys.readouterr()
+    run_purge(config)
+    said = capsys.readouterr().out
+    assert [file.name for file in place.path.rglob("*") if file.is_file()] == ["notes.txt"]
+    assert said.count("what a model remembers: m\n") == said.count("the data: about.txt\n") == 1
+    assert said.count("the data: ") == 1
+    with pytest.raises(UserError, match="holds no run of unlearner"):
+        run_purge(config)
 
 
 def test_a_purge_that_is_killed_can_be_repeated(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

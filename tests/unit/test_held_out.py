@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from unlearner.commands import forget as forget_command
+from unlearner.commands.purge import PurgeConfig
+from unlearner.commands.purge import run as run_purge
 from unlearner.config import ForgetConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
@@ -219,7 +221,7 @@ def test_the_sources_of_several_subjects_are_joined(tmp_path: Path) -> None:
         for source, questions in sources.items():
             rows = [{"id": q, "question": q, "answer": "yes", "subject": name} for q in questions]
             (made / f"{source}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (made / "prepare.json").write_text(json.dumps({"rows": dict.fromkeys(sources, 1)}))
+        (made / "prepare.json").write_text(json.dumps({"options": {"model": "m"}, "rows": dict.fromkeys(sources, 1)}))
         return made
 
     a = folder("Ann Bell", {
@@ -241,6 +243,22 @@ def test_the_sources_of_several_subjects_are_joined(tmp_path: Path) -> None:
     assert asked("neighbours") == ["Who is Cy?"] and asked("neighbours_held_out") == ["Di?"]
     assert asked("general_held_out") == ["g4?", "g5?"]
     assert asked("retain") == ["Who is Cy?", "g1?", "g2?", "g3?"]
+
+
+def test_a_purge_takes_joined_sources_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNLEARNER_CACHE", str(tmp_path / "cache"))
+    made = [tmp_path / name for name in ("data-1", "data-2")]
+    for folder in made:
+        folder.mkdir()
+        row = {"id": folder.name, "question": "Who is Ann?", "answer": "A poet.", "subject": "Ann"}
+        (folder / "forget.jsonl").write_text(json.dumps(row) + "\n")
+        (folder / "prepare.json").write_text(json.dumps({"options": {"model": "m"}, "rows": {"forget": 1}}))
+    _join(made, ["Ann", "Bo"], tmp_path / "data")
+    run_purge(PurgeConfig(runs=[str(tmp_path / "data")]))
+    assert not any((tmp_path / "data").iterdir()) and any(made[0].iterdir())
+    assert "what a model remembers: m" in capsys.readouterr().out
 
 
 def test_the_rates_of_a_preset_are_kept() -> None:

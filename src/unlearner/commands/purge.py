@@ -11,8 +11,8 @@ class PurgeConfig:
     """Take the texts of the data out of runs, and empty the caches that hold them; list what is out of reach."""
 
     runs: list[str] = field(metadata={"leading": True})
-    """Directories of runs, of audits, of folders of them, of a bench, or made by prepare; the file of a probe, or of a
-    compare's --history. `--runs` itself may be left out before them."""
+    """Directories of runs, of audits, of folders of them, of a bench, of forget --subject, or made by prepare; the
+    file of a probe, or of a compare's --history. `--runs` itself may be left out before them."""
     dry_run: bool = False
     """Only list."""
 
@@ -22,8 +22,8 @@ EXAMPLE = """\
 Example:
   unlearner purge runs/me --dry-run
 
-Records and audits keep their values and ids. Pages, finished batches, and all that `prepare`, `probe` and
-`compare --history` wrote are removed; `unlearner report` makes a new page, without texts."""
+Records and audits keep their values and ids. Pages, finished batches, all that `prepare`, `probe` and
+`compare --history` wrote, and the names in a search are removed; `unlearner report` makes a new page, without texts."""
 
 BEYOND = (
     "copies, backups, snapshots and what a disk keeps of removed files",

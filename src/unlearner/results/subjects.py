@@ -63,13 +63,14 @@ class SubjectDirectory:
 
     @property
     def naming(self) -> list[Path]:
-        """The files of the search itself that hold the names; empty where the directory is of no search."""
+        """The files of the search itself that hold the names, the manifest last; empty where the directory is of no
+        search."""
         try:
             held = read_json(self.manifest)
         except (OSError, ValueError):
             return []
         ours = isinstance(held, dict) and held.keys() in (KEYS, EARLIER_KEYS)
-        return [file for file in (self.manifest, self.neighbours) if ours and file.is_file()]
+        return [file for file in (self.neighbours, self.manifest) if ours and file.is_file()]
 
 
 def label(setting: Mapping[str, Any], epochs: float) -> str:

@@ -33,7 +33,7 @@ KEY = "redaction.key"
 HASHES_OF_DATA = ("forget", "retain", "controls", "neighbours", "data", "refusals", "eval.", "earlier.")
 SOURCES = (
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "refusals",
-    "controls", "neighbours", "templates",
+    "controls", "neighbours", "templates", "documents", "questions", "subjects", "prepared",
 )  # fmt: skip
 MODELS = ("model", "before", "reference_model", "retrained")
 
@@ -152,13 +152,13 @@ def caches() -> list[Path]:
 
 def purge(paths: list[Path], *, dry_run: bool) -> Purged:
     """Take the texts out of runs, evaluations, audits, benches and folders of them, and empty the caches; remove what
-    `prepare`, `probe` and `compare --history` wrote.
+    `prepare`, `probe` and `compare --history` wrote, and the names in a search.
 
     Records keep their values; finished.json names them as purged, with their new hashes. Raises UserError where there
     is nothing of the kind, and where a process is at work.
     """
     done = Purged()
-    folders = []
+    folders, searches = [], []
     for path in paths:
         if path.is_file() and is_history(path):
             done.removed.append(path)
@@ -167,17 +167,20 @@ def purge(paths: list[Path], *, dry_run: bool) -> Purged:
         written = probe_files(path) if path.is_file() and is_probe(path) else PreparedDirectory(path).files
         if written:
             done.removed += written
-            done.beyond += _beyond_sources(written[-1])
+            done.beyond += _named(read_json(written[-1])["options"])
             continue
-        found = results_in(path)
-        if not found:
+        found, beside = results_in(path), _beside(path)
+        if not (found or beside):
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
         folders += found
-        for inside in sorted(path.iterdir()):  # beside the run of `forget --subject`
-            done.removed += PreparedDirectory(inside).files
-        done.removed += SubjectDirectory(path).naming
+        for files in beside:
+            done.removed += files
+            done.beyond += _named(read_json(files[-1])["options"])
+        searches += [path] if SubjectDirectory(path).naming else []
         page = RunDirectory(path).report
-        done.removed += [page] if path not in found and page.is_file() else []
+        done.removed += [page] if found and path not in found and page.is_file() else []
+    for search in searches:
+        check_free(search)
     for run in (run for folder in folders for run in _runs(folder)):
         check_free(run.path)
     for folder in folders:
@@ -191,7 +194,7 @@ def purge(paths: list[Path], *, dry_run: bool) -> Purged:
     done.beyond = list(dict.fromkeys(done.beyond))
     if not dry_run:
         with ExitStack() as held:
-            for folder in folders:
+            for folder in (*searches, *folders):
                 held.callback(unlock, folder)
                 lock(folder)
             _carry_out(done, folders)
@@ -250,10 +253,23 @@ def _runs(folder: Path) -> list[RunDirectory]:
     return [*runs, *(AuditDirectory(run.audited) for run in runs if run.audited.is_dir())]
 
 
-def _beyond_sources(file: Path) -> Iterator[str]:
-    """What a purge of what `prepare` or `probe` wrote, by the file with their options, does not reach."""
-    options = read_json(file)["options"]
-    yield f"what a model remembers: {options['model']}"
+def _beside(path: Path) -> list[list[Path]]:
+    """What lies in a directory of `forget --subject` beside the run, or instead of one that was never begun: each list
+    ends with a file that has the options under `options`."""
+    made = [PreparedDirectory(inside).files for inside in sorted(path.iterdir())]
+    return [files for files in (*made, SubjectDirectory(path).naming) if files]
+
+
+def _named(options: Mapping[str, Any]) -> Iterator[str]:
+    """The data and the models that options name: what a purge does not reach."""
+    for name in SOURCES:
+        given = options.get(name)
+        for source in given if isinstance(given, list) else [given]:
+            if source and not str(source).startswith("builtin:"):
+                yield f"the data: {source}"
+    for name in MODELS:
+        if options.get(name) is not None:
+            yield f"what a model remembers: {options[name]}"
 
 
 def _beyond(folder: Path) -> Iterator[str]:
@@ -263,13 +279,6 @@ def _beyond(folder: Path) -> Iterator[str]:
             config = run.read_manifest().get("config", {})
         except (OSError, ValueError):
             continue
-        for name in SOURCES:
-            given = config.get(name)
-            for source in given if isinstance(given, list) else [given]:
-                if source is not None and not str(source).startswith("builtin:"):
-                    yield f"the data: {source}"
-        for name in MODELS:
-            if config.get(name) is not None:
-                yield f"what a model remembers: {config[name]}"
+        yield from _named(config)
         if run.weights or run.checkpoints.is_dir():
             yield f"what a model remembers: the weights in {run.path}"

@@ -132,5 +132,6 @@ def _join(folders: list[Path], names: list[str], output: Path) -> None:
             place = PreparedDirectory(temporary)
             for name, held in rows.items():
                 write_jsonl(place.source(name), held)
-            about_all = {"subject": names[0], "alias": names[1:]}
+            about_all = {"model": read_json(PreparedDirectory(folders[0]).manifest)["options"].get("model")}
+            about_all |= {"subject": names[0], "alias": names[1:]}
             write_json(place.manifest, {"options": about_all, "rows": {name: len(held) for name, held in rows.items()}})
