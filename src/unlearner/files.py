@@ -68,11 +68,13 @@ def _too_large(path: Path) -> UserError:
     )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file, whole or not at all; a `private` one can be read by its owner alone."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with space_errors(path):
         try:
+            if private:
+                temporary.touch(0o600)
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
         finally:
@@ -100,8 +102,8 @@ def jsonl(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text(path, jsonl(rows))
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], *, private: bool = False) -> None:
+    write_text(path, jsonl(rows), private=private)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

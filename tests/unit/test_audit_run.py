@@ -21,6 +21,7 @@ from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import read_json, write_json
 from unlearner.options import EvalOptions
+from unlearner.report.audits import write_audit_page
 from unlearner.results.layout import AuditDirectory
 from unlearner.settings import resolved
 
@@ -87,8 +88,19 @@ def test_two_decoders_in_one_audit_and_again_after_it_was_cut_short(tiny_llama, 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(audit_run._Run, "_attacked", cut_short)
         audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
+    parts = AuditDirectory(tmp_path / "audit").parts
+    assert list(parts.rglob("passes*.jsonl")) and parts.stat().st_mode & 0o777 == 0o700  # all answers, until the end
     again = audited(model, tiny_tokenizer, attacks=two, output=str(tmp_path / "audit"))
-    assert again.rows == whole.rows and again.summary == whole.summary
+    assert again.rows == whole.rows and again.summary == whole.summary and not parts.exists()
+
+
+def test_kept_answers_are_for_their_owner_alone(tiny_llama, tiny_tokenizer, tmp_path) -> None:
+    pytest.importorskip("jinja2")
+    for name, keeps in (("with", True), ("without", False)):
+        folder = AuditDirectory(tmp_path / name)
+        audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN], output=str(folder.path), keep_samples=keeps)
+        for file in (folder.rows, write_audit_page(folder.path)):
+            assert (file.stat().st_mode & 0o777 == 0o600) == keeps, file
 
 
 def test_what_was_begun_with_another_attack_of_that_name_is_made_again(tiny_llama, tiny_tokenizer, tmp_path) -> None:

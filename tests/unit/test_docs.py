@@ -66,6 +66,28 @@ def test_pages_named_in_code_exist() -> None:
                 assert (ROOT / name).is_file(), f"{file.relative_to(ROOT)} names {name}"
 
 
+def test_the_security_page_names_every_place_with_texts(tmp_path: Path) -> None:
+    from unlearner.files import write_json
+    from unlearner.results.layout import AuditDirectory, BenchDirectory, RunDirectory
+    from unlearner.results.subjects import Manifest, SubjectDirectory
+    from unlearner.results.texts import CACHES
+
+    search, audit, run = SubjectDirectory(tmp_path), AuditDirectory(tmp_path), RunDirectory(tmp_path)
+    write_json(search.manifest, vars(Manifest({}, {}, {})))
+    search.neighbours.touch()
+    files = [*search.naming, audit.rows, audit.audit, audit.page, run.records, run.report]
+    folders = [search.data, audit.parts, run.audited, run.alternates.path, BenchDirectory(tmp_path).known]
+    assert len(search.naming) == 2
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    table = page[page.index("| where |") : page.index("| caches of other libraries")]
+    for name in [file.name for file in files] + [f"{folder.name}/" for folder in folders]:
+        assert f"{name}`" in table, name
+    guide = (DOCS / "guide/command-line.md").read_text(encoding="utf-8")
+    guide = guide[guide.index("## Where things are kept") :]
+    for name in CACHES:
+        assert f"`$UNLEARNER_CACHE/{name}/`" in table and name in guide, name
+
+
 def test_names_of_the_reference_have_docstrings() -> None:
     pages = (page.read_text(encoding="utf-8") for page in (DOCS / "reference.md", DOCS / "options.md"))
     names = re.findall(r"^::: ([\w.]+)$", "".join(pages), re.MULTILINE)

@@ -175,7 +175,7 @@ class _Run:
         speed = self._speed()
         plan = fitted(config, groups, names, speed) if minutes else Plan(config.budget, chosen_attacks(config), [])
         if kept is not None and distributed.is_main():
-            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.parent.mkdir(0o700, parents=True, exist_ok=True)
             write_json(kept, {"budget": plan.budget, "left_out": plan.left_out})
         self.groups = groups = groups.within(plan.limits)
         counts = {group: len({q.subject for q in questions}) for group, questions in groups}
@@ -268,7 +268,7 @@ class _Run:
             if self.config.redact:
                 found["rows"] = redacted_outcomes(found["rows"])
             for part in places if distributed.is_main() else ():
-                part.parent.mkdir(parents=True, exist_ok=True)
+                part.parent.mkdir(0o700, parents=True, exist_ok=True)
                 write_json(part, found)
         self.errors |= {key: ErrorRate(*counts) for key, counts in found.get("errors", {}).items()}
         rows: list[Row] = found["rows"]
@@ -372,7 +372,7 @@ class _Run:
         if self.config.keep_samples:
             summary["questions"] = {question_id(q): q.record.question for _, each in self.groups for q in each}
         if self.folder is not None and distributed.is_main():
-            write_jsonl(self.folder.rows, self.rows)
+            write_jsonl(self.folder.rows, self.rows, private=self.config.keep_samples)
             write_json(self.folder.audit, summary)
             _end(self.folder)
         distributed.barrier()

@@ -87,7 +87,7 @@ def write_audit_page(folder: Path, output: Path | None = None) -> Path:
     summary = read_json(directory.audit)
     rows = directory.read_rows()
     manifest = RunDirectory(folder).read_manifest()
-    write_text(output, render(summary, rows, manifest))
+    write_text(output, render(summary, rows, manifest), private="questions" in summary)  # it shows answers then
     return output
 
 

@@ -272,7 +272,7 @@ class AuditDirectory(RunDirectory):
     """Verdicts, tables, thresholds: where it is, all answers are in."""
     page = Inside("audit.html")
     parts = Inside("parts")
-    """What is done of an audit under way; removed once `audit` is there."""
+    """What is done of an audit under way, all answers among it, for its owner alone; removed once `audit` is there."""
 
     def part(self, model: str, attack: str) -> Path:
         """One attack on one model."""

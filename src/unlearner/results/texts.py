@@ -35,6 +35,8 @@ SOURCES = (
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "refusals",
     "controls", "neighbours", "templates", "documents", "questions", "subjects", "prepared",
 )  # fmt: skip
+CACHES = ("tokens", "embeddings", "endpoint", "answers")
+"""Folders of the cache that hold texts: as tokens, as embeddings, as answers of an endpoint or a model."""
 MODELS = ("model", "before", "reference_model", "retrained")
 
 
@@ -145,9 +147,8 @@ def holding_texts(folder: Path) -> Iterator[Path]:
 
 
 def caches() -> list[Path]:
-    """What is kept across runs and holds texts: as tokens, as embeddings, as answers of an endpoint or a model."""
-    names = ("tokens", "embeddings", "endpoint", "answers")
-    return [folder for name in names if (folder := cache_directory() / name).is_dir()]
+    """What is kept across runs and holds texts."""
+    return [folder for name in CACHES if (folder := cache_directory() / name).is_dir()]
 
 
 def purge(paths: list[Path], *, dry_run: bool) -> Purged:
