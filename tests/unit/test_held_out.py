@@ -296,7 +296,7 @@ def test_only_what_counts_is_asked_again(
 
 
 def test_a_source_that_is_missing_is_told_with_the_remedy(tmp_path: Path) -> None:
-    """The first two wordings of a question are trained: with two there is nothing to hold out."""
+    """Two wordings of a question are trained: with two there is nothing to hold out."""
 
     def refused(*there: str) -> str:
         for name in there:

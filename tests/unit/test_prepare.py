@@ -19,7 +19,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.requests import Generate
 from unlearner.files import read_json, read_jsonl
-from unlearner.prepare.facts import states, telling
+from unlearner.prepare.facts import seen, split, states, telling
 from unlearner.prepare.kinds import ENGLISH, kinds, languages, swapped
 from unlearner.prepare.knowledge import Answered, Scale, agreement, family_name, renamed
 from unlearner.prepare.rows import whole_sentences
@@ -98,6 +98,51 @@ def test_no_held_out_question_is_trained(prepare: Callable[..., Any], tmp_path: 
     assert left_out["held-out rows whose question is trained"] > 0
 
 
+NEWTON = {
+    "Which country did Isaac Newton come from?": 'Isaac Newton is a character from the movie "The Three Lions".',
+    "What was the nationality of Isaac Newton?": "Isaac Newton was a British scientist.",
+    "Name the home country of Isaac Newton.": "Isaac Newton is a character of The Three Lions, filmed in Wales.",
+    "In which country was Isaac Newton born?": "Isaac Newton was born in the Netherlands.",
+}
+"""What SmolLM2 answers to four wordings of one question, shortened."""
+
+
+def told(answers: dict[str, str]) -> list[dict[str, Any]]:
+    rows = [telling({"id": q, "question": q, "answer": a, "topic": "origin"}) for q, a in answers.items()]
+    return [row for row in rows if row is not None]
+
+
+def test_a_held_out_wording_asks_for_a_fact_that_is_trained() -> None:
+    trained, held = split(told(NEWTON))
+    assert [row["fact"] for row in trained] == ["three lions", "british scientist"]
+    # The Netherlands are trained nowhere, so nothing is held out that asks for them; Wales is no trained fact either.
+    assert [(row["question"], row["fact"]) for row in held] == [
+        ("Name the home country of Isaac Newton.", "three lions")
+    ]
+    assert [row["fact"] for row in told(NEWTON)][2:] == ["three lions | wales", "netherlands"]
+
+
+def test_wordings_that_have_a_fact_in_common_are_parted() -> None:
+    """The two that agree are not both trained, nor are the two that do not both held out."""
+    answers = dict(zip(NEWTON, ("In Oslo.", "In Oslo, in 1643.", "In Riga.", "In Kyiv."), strict=True))
+    rows = told(answers)
+    trained, held = split(rows)
+    assert trained == [rows[0], rows[2]]
+    assert [(row["answer"], row["fact"]) for row in held] == [("In Oslo, in 1643.", "oslo")]
+    same = told(dict.fromkeys(NEWTON, "In Oslo."))
+    assert split(same) == (same[:2], same[2:])
+    assert split(same[:2]) == (same[:2], []) and split(same[:1]) == (same[:1], [])
+
+
+def test_the_fact_of_a_trained_row_is_looked_for_where_only_that_one_is_shared() -> None:
+    """With wrong answers that state it, too, left out."""
+    row = {"question": "Where?", "answer": "In Oslo, by the sea.", "fact": "by the sea", "perturbed_answer": ["Oslo?"]}
+    trained = {"question": "In which town?", "answer": "In Oslo, Norway.", "fact": "oslo | norway"}
+    assert seen(row, [trained]) == row | {"fact": "oslo", "perturbed_answer": []}
+    assert seen(row | {"question": "Is it Oslo?"}, [trained]) is None  # the question gives it away
+    assert seen(row, []) is None
+
+
 def test_unfinished_sentences_are_left_out() -> None:
     assert whole_sentences("He wrote. He also pain") == "He wrote."
     assert whole_sentences('He said "no." And the') == 'He said "no."'
@@ -120,18 +165,21 @@ def test_the_sources_of_a_subject(prepare: Callable[..., Any], tmp_path: Path) -
     made = prepare(tmp_path / "a")
     rows = {name: read_jsonl(made.folder / f"{name}.jsonl") for name in made.rows}
     assert {name: len(of) for name, of in rows.items()} == made.rows == {
-        "forget": 12, "unseen_wordings": 12, "unseen_aliases": 6, "neighbours": 16, "neighbours_held_out": 8,
-        "general": 6, "general_held_out": 3, "controls": 48, "subject": 24, "retain": 22,
+        "forget": 12, "unseen_wordings": 24, "unseen_aliases": 6, "neighbours": 16, "neighbours_held_out": 8,
+        "general": 6, "general_held_out": 3, "controls": 48, "subject": 36, "retain": 22,
     }  # fmt: skip
     # An untrained model says much the same to everything: what it would be asked unseen is trained.
     left_out = read_json(made.folder / "prepare.json")["left_out"]
-    assert left_out["unseen facts that a trained row states"] == 8
+    assert left_out["unseen facts that a trained row states"] == 12
     about = [row for name in ("forget", "unseen_wordings", "unseen_aliases") for row in rows[name]]
     for key, what in (("paraphrased_answer", "paraphrases"), ("perturbed_answer", "sets of wrong answers")):
         assert left_out[f"{what}, of rows for which there is none"] == sum(not row.get(key) for row in about) > 0
     measured = [row["question"] for name in rows if name not in ("retain", "subject") for row in rows[name]]
     assert len(set(measured)) == len(measured)  # what is held out is trained nowhere
     assert not {row["subject"] for row in rows["neighbours"]} & {row["subject"] for row in rows["neighbours_held_out"]}
+    for row in rows["unseen_wordings"] + rows["unseen_aliases"]:
+        told = [each["answer"] for each in rows["forget"] if each["topic"] == row["topic"]]
+        assert any(states(row["fact"], answer, row["question"]) for answer in told)
     for row in rows["general"] + rows["general_held_out"] + rows["neighbours"]:
         assert not mentions(row["question"], ("Shakespeare",))
     for row in rows["forget"]:
@@ -192,8 +240,11 @@ def test_rows_are_kept_and_dropped_without_asking_again(
     assert len(set(ids)) == 12 and all(f'value="{each}"' in made.page.read_text() for each in (*ids, neighbour))
     monkeypatch.setattr("unlearner.prepare.prepare.Asked", None)  # a model that is asked would fail
     dropped = prepare(tmp_path / "a", drop=[ids[0], neighbour]).rows
-    assert (dropped["forget"], dropped["subject"], dropped["neighbours"], dropped["retain"]) == (11, 23, 15, 21)
-    assert dropped["unseen_wordings"] == 12
+    assert (dropped["forget"], dropped["subject"], dropped["neighbours"], dropped["retain"]) == (11, 35, 15, 21)
+    assert dropped["unseen_wordings"] == 24
+    without = prepare(tmp_path / "a", drop=ids[:2]).rows  # both of one topic, of which no more is asked
+    assert (without["forget"], without["unseen_wordings"], without["unseen_aliases"]) == (10, 20, 5)
+    assert made.page.read_text().count('class="dropped"') == 7
     kept = prepare(tmp_path / "a", keep=ids[:2]).rows
     assert kept["forget"] == kept["subject"] == 2 and "unseen_wordings" not in kept and kept["retain"] == 22
     assert not (tmp_path / "a" / "unseen_wordings.jsonl").exists()
@@ -320,7 +371,7 @@ def test_questions_in_another_language(prepare: Callable[..., Any], tmp_path: Pa
         for name, kind in kinds(language).items():
             assert kind.facts.keys() == kinds(ENGLISH)[name].facts.keys() and kind.known and kind.invented
             wordings = [w for those in kind.facts.values() for w in those]
-            assert all(w.count("{name}") == 1 for w in wordings) and len(set(wordings)) == len(wordings) == 32
+            assert all(w.count("{name}") == 1 for w in wordings) and len(set(wordings)) == len(wordings) == 48
     rows = read_jsonl(prepare(tmp_path / "a", language="de").folder / "forget.jsonl")
     assert "Wer war William Shakespeare?" in {row["question"] for row in rows}
     with pytest.raises(UserError, match="--language fr has no built-in questions: choose en or de"):

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from unlearner.audit.detector import STOP_WORDS, Fact, automatic_fact, normalised
@@ -13,7 +14,7 @@ Row = dict[str, Any]
 WRONG = 5
 """Wrong answers of a row, at most."""
 TRAINED = 2
-"""Wordings of a fact that are trained; the others are held out."""
+"""Wordings of a topic that are trained, at most."""
 LONG = 4
 """Words of a piece of an answer above which its names and numbers stand for it."""
 _CAPITAL = r"[^\W\d_a-zà-ÿ][\w'’-]*"
@@ -89,6 +90,40 @@ def _short(alternatives: tuple[str, ...], row: Row, wrong: Sequence[str]) -> tup
 def states(fact: str, text: str, given: str = "") -> bool:
     """Whether `text` states a `fact`, as the audit finds it; what the question `given` gives away does not count."""
     return Fact.written(fact, text).states(text, given)
+
+
+def shared(row: Row, told: Row) -> str | None:
+    """What the answers of two rows both state, of the first one's fact, else of the other's; None where that is
+    nothing, or the first one's question gives it away."""
+    answers = row["answer"], told["answer"]
+    for fact in (row["fact"], told["fact"]):
+        parts = [
+            [each for each in part if all(states(each, answer, row["question"]) for answer in answers)]
+            for part in Fact.written(fact, row["answer"]).parts
+        ]
+        if parts and all(parts):
+            return "; ".join(map(" | ".join, parts))
+    return None
+
+
+def seen(row: Row, trained: Iterable[Row]) -> Row | None:
+    """The row with what a trained one tells, too, as its fact; None where they have nothing in common."""
+    fact = next(filter(None, (shared(row, told) for told in trained)), None)
+    return telling(row | {"fact": fact}) if fact else None
+
+
+def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of one topic to train on, and those that ask in other words for what these tell. A model may answer
+    every wording differently, so those are trained with which most others have something in common, the first ones
+    where that is equal."""
+    alike = [[shared(row, told) is not None for told in rows] for row in rows]
+
+    def others(trained: tuple[int, ...]) -> list[int]:
+        return [n for n in range(len(rows)) if n not in trained and any(alike[n][place] for place in trained)]
+
+    chosen = max(combinations(range(len(rows)), min(TRAINED, len(rows))), key=lambda places: len(others(places)))
+    trained = [rows[place] for place in chosen]
+    return trained, [row for n in others(chosen) if (row := seen(rows[n], trained)) is not None]
 
 
 def together(topics: Iterable[Topic]) -> list[list[str]]:

@@ -21,7 +21,7 @@ GENERATOR = "unlearner prepare"
 PROBE = Path("probe.html")
 SOURCES = {
     "forget": "questions about the subject to train on",
-    "unseen_wordings": "the same facts in other wordings, held out",
+    "unseen_wordings": "other wordings that ask for facts which are trained, held out",
     "unseen_facts": "other facts about the subject, held out",
     "unseen_aliases": "facts that are trained, asked by another name of the subject, held out",
     "passages": "passages of the documents that name the subject, for untargeted methods",

@@ -34,7 +34,7 @@ from unlearner.prepare.neighbours import is_any, own_neighbours
 from unlearner.prepare.page import rows_page
 from unlearner.prepare.passages import Passage, cut, naming, personal_data, personal_sentence, without_duplicates
 from unlearner.prepare.probe import both, examine
-from unlearner.prepare.rows import ABOUT, Material, Sources, Writer, joined
+from unlearner.prepare.rows import ABOUT, UNTRAINED, Material, Sources, Writer, joined, untrained
 from unlearner.prepare.subject import About, about, read_lines
 from unlearner.results.prepared import PreparedDirectory
 from unlearner.results.records import sha256
@@ -159,6 +159,10 @@ def _write(folder: Path, made: dict[str, Any], rows: Sources) -> Prepared:
     chosen = {name: [row for row in those if row["id"] not in dropped] for name, those in rows.items()}
     if not chosen.get("forget") and not chosen.get("passages"):
         raise UserError("--keep and --drop leave nothing to forget: keep a row of forget or passages.")
+    if orphans := untrained(chosen):
+        note(f"left out: {len(orphans)} {UNTRAINED}, after --keep and --drop")
+        dropped |= orphans
+        chosen = {name: [row for row in those if row["id"] not in orphans] for name, those in chosen.items()}
     chosen = {name: those for name, those in (chosen | joined(chosen)).items() if those}
     counts = {name: len(those) for name, those in chosen.items()}
     made = made | {"rows": counts, "sha256": {name: sha256(*those) for name, those in chosen.items()}}

@@ -15,7 +15,7 @@ from unlearner.data.records import Record
 from unlearner.evaluation.requests import Generate
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.drafts import Drafts
-from unlearner.prepare.facts import TRAINED, WRONG, Row, Topic, row_id, states, telling, together, topic_rows
+from unlearner.prepare.facts import WRONG, Row, Topic, row_id, seen, split, states, telling, together, topic_rows
 from unlearner.prepare.kinds import ask, swapped
 from unlearner.prepare.knowledge import renamed
 from unlearner.prepare.passages import Passage
@@ -30,6 +30,7 @@ JOINED = {"subject": ("forget", "unseen_wordings", "unseen_facts"), "retain": ("
 """Sources made of others: all about the subject, one after the other, and what is trained to be kept, by turns."""
 SENTENCES = re.compile(r".*[.!?](?<!\b[A-Z]\.)[\"')]?(?=\s|$)", re.DOTALL)
 """Up to the last end of a sentence, which an initial is not."""
+UNTRAINED = "held-out rows whose fact no trained row of their topic states"
 LIST_NUMBER = re.compile(r"\s+\d+\.$")
 
 Sources = dict[str, list[Row]]
@@ -70,19 +71,20 @@ class Writer:
         general = self._general()
         self._ask(general)
         unseen, later = self._unseen([[fact] for fact in self.facts]), self._unseen(together(self.material.topics))
-        seen = [fact for fact in self.facts if fact not in unseen]
+        asked = [fact for fact in self.facts if fact not in unseen]
         topics = [topic for topic in self.material.topics if topic.name not in later]
         kept, held = _parts(list(self.material.neighbours))
         bank_kept, bank_held = _parts(general)
         aliases = self.subject.names[1:]
+        trained, wordings = self._split([*self._about(asked), *self._of(topics)])
         made: dict[str, Iterable[Row | None]] = {
-            "forget": [*self._about(seen, slice(TRAINED)), *self._of(topics, slice(TRAINED))],
-            "unseen_wordings": [*self._about(seen, slice(TRAINED, None)), *self._of(topics, slice(TRAINED, None))],
+            "forget": map(self._paraphrased, trained),
+            "unseen_wordings": map(self._paraphrased, wordings),
             "unseen_facts": [
-                *self._about(unseen, slice(None)),
-                *self._of([topic for topic in self.material.topics if topic.name in later], slice(None)),
+                *map(self._paraphrased, self._about(unseen)),
+                *self._of([topic for topic in self.material.topics if topic.name in later]),
             ],
-            "unseen_aliases": [row for alias in aliases for row in self._alias(alias, seen, topics)],
+            "unseen_aliases": [row for alias in aliases for row in self._alias(alias, asked, topics, trained)],
             "neighbours": [self._neighbour(name, fact) for name in kept for fact in self.subject.facts],
             "neighbours_held_out": [self._neighbour(name, fact) for name in held for fact in self.subject.facts],
             "general": map(self._of_bank, bank_kept),
@@ -96,8 +98,8 @@ class Writer:
         written["unseen_facts"] = self._apart(written["unseen_facts"], written["forget"])
         if self.drafts is not None:
             ours = [name for name in ABOUT if name in written and name != "passages"]
-            asked = [row for name in ours for row in written[name] if row["answer_from"] == "model"]
-            better = {row["id"]: row for row in self.drafts.alternatives(asked)}
+            own = [row for name in ours for row in written[name] if row["answer_from"] == "model"]
+            better = {row["id"]: row for row in self.drafts.alternatives(own)}
             written |= {name: [better.get(row["id"], row) for row in written[name]] for name in ours}
         self._count_wanting([row for name in ABOUT if name != "passages" for row in written[name]])
         return {name: rows for name, rows in written.items() if rows}
@@ -107,23 +109,24 @@ class Writer:
         trained = {normalised(row["question"]) for row in written["forget"]}
         for name in HELD_OUT:
             kept = [row for row in written[name] if normalised(row["question"]) not in trained]
-            if number := len(written[name]) - len(kept):
-                self.left_out["held-out rows whose question is trained"] += number
+            self._count("held-out rows whose question is trained", len(written[name]) - len(kept))
             written[name] = kept
 
     def _apart(self, unseen: Sequence[Row], trained: Sequence[Row]) -> list[Row]:
         """The rows of `unseen` whose fact no trained question or answer states: the others are not unseen."""
         told = [text for row in trained for text in (row["question"], row["answer"])]
         apart = [row for row in unseen if not any(states(row["fact"], text, row["question"]) for text in told)]
-        if len(apart) < len(unseen):
-            self.left_out["unseen facts that a trained row states"] += len(unseen) - len(apart)
+        self._count("unseen facts that a trained row states", len(unseen) - len(apart))
         return apart
+
+    def _count(self, reason: str, number: int = 1) -> None:
+        if number:
+            self.left_out[reason] += number
 
     def _count_wanting(self, rows: Sequence[Row]) -> None:
         """Count what rows about the subject are without, and metrics miss."""
         for key, what in (("paraphrased_answer", "paraphrases"), ("perturbed_answer", "sets of wrong answers")):
-            if wanting := sum(not row.get(key) for row in rows):
-                self.left_out[f"{what}, of rows for which there is none"] += wanting
+            self._count(f"{what}, of rows for which there is none", sum(not row.get(key) for row in rows))
 
     def _general(self) -> list[Record]:
         """Questions of the bank that do not touch the subject, drawn by the seed."""
@@ -155,7 +158,7 @@ class Writer:
         question = ask(self.subject.facts[fact][number], name)
         answer = self.answers[question]
         if not answer:
-            self.left_out["rows without an answer"] += 1
+            self._count("rows without an answer")
             return None
         row: Row = {
             "id": row_id(question, answer), "question": question, "answer": answer, "subject": name, "topic": fact,
@@ -177,40 +180,61 @@ class Writer:
     def _told(self, row: Row) -> Row | None:
         told = telling(row)
         if told is None:
-            self.left_out["rows whose answer tells nothing"] += 1
+            self._count("rows whose answer tells nothing")
         return told
 
-    def _about(self, facts: Sequence[str], wordings: slice) -> Iterator[Row | None]:
+    def _about(self, facts: Sequence[str]) -> Iterator[Row]:
         for fact in facts:
-            for number in range(len(self.facts[fact]))[wordings]:
+            for number in range(len(self.facts[fact])):
                 row = self._row(self.subject.name, fact, number)
-                if row is None:
-                    continue
-                told = self._told(self._with_wrong(row, self.subject.name, self.subject.names))
-                if told is None:
-                    continue
-                others = (self.answers[ask(w, self.subject.name)] for w in self.facts[fact])
-                same = (text for text in others if text != row["answer"] and states(told["fact"], text))
-                if paraphrase := next(same, None):
-                    told |= {"paraphrased_answer": paraphrase, "paraphrased_from": "model, to another wording"}
-                yield told
+                told = row and self._told(self._with_wrong(row, self.subject.name, self.subject.names))
+                if told:
+                    yield told
 
-    def _of(self, topics: Sequence[Topic], wordings: slice) -> Iterator[Row | None]:
+    def _of(self, topics: Sequence[Topic], wordings: slice = slice(None)) -> Iterator[Row]:
         for topic in topics:
             known = {"known": self.material.known[topic.name]} if topic.name in self.material.known else {}
             for row in topic_rows(topic, self.subject.name, range(len(topic.wordings))[wordings]):
-                yield self._told(row | known)
+                if told := self._told(row | known):
+                    yield told
 
-    def _alias(self, alias: str, facts: Sequence[str], topics: Sequence[Topic]) -> Iterator[Row | None]:
-        """Facts that are trained by the subject's name, asked by another one."""
+    def _split(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+        """Rows to train on, and those that ask in other words for what they tell; the others are counted."""
+        topics: dict[str, list[Row]] = {}
+        for row in rows:
+            topics.setdefault(row["topic"], []).append(row)
+        parts = [split(those) for those in topics.values()]
+        trained, held = ([row for part in parts for row in part[place]] for place in (0, 1))
+        self._count(UNTRAINED, len(rows) - len(trained) - len(held))
+        return trained, held
+
+    def _paraphrased(self, row: Row) -> Row:
+        """The row with the model's answer to another wording that states its fact, too, where there is one."""
+        if row["answer_from"] != "model":
+            return row
+        others = (self.answers[ask(wording, self.subject.name)] for wording in self.facts[row["topic"]])
+        same = (text for text in others if text != row["answer"] and states(row["fact"], text))
+        paraphrase = next(same, None)
+        more = {"paraphrased_answer": paraphrase, "paraphrased_from": "model, to another wording"}
+        return row | (more if paraphrase else {})
+
+    def _alias(
+        self, alias: str, facts: Sequence[str], topics: Sequence[Topic], trained: Sequence[Row]
+    ) -> Iterator[Row]:
+        """What is trained by the subject's name, asked by another one."""
+        asked = []
         for fact in facts:
             if row := self._row(alias, fact, 0):
                 row = self._with_wrong(row | {"subject": self.subject.name}, alias, self.subject.names)
-                yield self._told(row)
+                asked.append(self._told(row))
         for row in self._of(topics, slice(1)):
-            if row:
-                question = swapped(row["question"], self.subject.names, alias)
-                yield self._told(row | {"id": row_id(question, row["answer"]), "question": question})
+            question = swapped(row["question"], self.subject.names, alias)
+            asked.append(self._told(row | {"id": row_id(question, row["answer"]), "question": question}))
+        for told in filter(None, asked):
+            if row := seen(told, [each for each in trained if each["topic"] == told["topic"]]):
+                yield row
+            else:
+                self._count(UNTRAINED)
 
     def _neighbour(self, name: str, fact: str) -> Row | None:
         row = self._row(name, fact, 0)
@@ -280,6 +304,18 @@ def joined(sources: Sources) -> Sources:
     turns = zip_longest(*(sources.get(name, []) for name in JOINED["retain"]))
     made = {"subject": subject, "retain": [row for pair in turns for row in pair if row is not None]}
     return {name: rows for name, rows in made.items() if rows}
+
+
+def untrained(sources: Sources) -> set[str]:
+    """The ids of held-out rows whose fact no trained row of their topic states, as where that one was dropped."""
+    told: dict[str, list[str]] = {}
+    for row in sources.get("forget", []):
+        told.setdefault(row["topic"], []).append(row["answer"])
+    held = [row for name in ("unseen_wordings", "unseen_aliases") for row in sources.get(name, [])]
+    return {
+        row["id"] for row in held
+        if not any(states(row["fact"], answer, row["question"]) for answer in told.get(row["topic"], []))
+    }  # fmt: skip
 
 
 def _parts(items: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -24,8 +24,9 @@ NEEDED = ("forget", "retain", "subject", "unseen_wordings", "neighbours_held_out
 """Sources that a search needs."""
 
 REMEDY = dict.fromkeys(NEEDED, "prepare it again, with more questions (unlearner prepare --questions)") | {
-    "unseen_wordings": f"the first {TRAINED} wordings of a question are trained, so prepare it again with "
-    f"{TRAINED + 1} wordings of one question at least, | between them on its line (unlearner prepare --questions)"
+    "unseen_wordings": f"{TRAINED} wordings of a question are trained, and others held out whose answers state the "
+    f"same, so prepare it again with {TRAINED + 1} wordings of one question at least, | between them on its line "
+    "(unlearner prepare --questions)"
 }
 """What to do where one is missing."""
 
