@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 
 import unlearner
+from unlearner.config import PrepareConfig
+from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Written
 from unlearner.files import read_jsonl
+from unlearner.prepare.asking import NOBODY
 from unlearner.prepare.kinds import ask, kinds, languages
-from unlearner.prepare.neighbours import LIST_TOKENS, is_same, names_in
+from unlearner.prepare.neighbours import LIST_TOKENS, describes, distinct, is_same, named, names_in
 from unlearner.prepare.prepare import NAMED, OWN
+from unlearner.prepare.subject import about
 
 KNOWN = ("Ada Brook", "Ben Thorn", "Cleo Marsh", "Dan Holt")
 MADE_UP = "Zeno Quill"
@@ -39,6 +43,40 @@ def test_names_of_a_list(text: str, names: list[str]) -> None:
 def test_a_longer_or_shorter_form_of_the_name_is_no_neighbour() -> None:
     assert is_same("Charles Robert Darwin", "Charles Darwin") and is_same("darwin", "Charles Darwin")
     assert not is_same("Emma Darwin", "Charles Darwin") and not is_same("Charles Lyell", "Charles Darwin")
+    assert is_same("J.R.R. Tolkien", "J. R. R. Tolkien") and is_same("Emily Bronte", "Emily Brontë")
+
+
+def test_one_of_several_names_for_the_same_is_left() -> None:
+    names = ["Colosseum", "Huckleberry Finn", "the Colosseum", "The Adventures of Huckleberry Finn", "Hamlet"]
+    assert distinct(names) == ["Colosseum", "Huckleberry Finn", "Hamlet"]
+
+
+def test_what_describes_somebody_is_no_name() -> None:
+    assert all(describes(text, titles=False) for text in (
+        "An Italian city", "a poet", "Eine Stadt", "Charlotte Brontë's sister", "Dickens’ wife",
+        "Emma Bennet in Pride and Prejudice", "The Vatican in Rome",
+    ))  # fmt: skip
+    names = ("Anna Sewell", "Ian McEwan", "McDonald's", "Ingrid Bergman", "A. A. Milne", "Virginia Woolf")
+    assert not any(describes(text, titles=False) for text in names)
+    for title in ("A Tale of Two Cities", "Alice's Adventures in Wonderland", "A Midsummer Night's Dream"):
+        assert describes(title, titles=False) and not describes(title, titles=True)
+    assert describes("An English play", titles=True) and describes("Hamlet's author", titles=True)
+
+
+class Listing:
+    """Answers every request with one list of names."""
+
+    def __init__(self, *names: str) -> None:
+        self.text = "".join(f"{number}. {name}\n" for number, name in enumerate(names, start=1))
+
+    def answers(self, requests: Any, title: str) -> Example:
+        return Example.of(NOBODY, {request: (Written(self.text, (1, 2)),) * request.n for request in requests})
+
+
+def test_of_what_the_model_names_only_different_names_are_taken() -> None:
+    config = PrepareConfig(model="m", subject="Rome", kind="place", output="o")
+    listing: Any = Listing("Colosseum", "An Italian city", "the Colosseum", "Venice", "Ancient Rome", "Naples in Italy")
+    assert named(listing, config, about(config)) == ["Colosseum", "Venice"]
 
 
 def test_every_kind_can_be_asked_for_names_close_to_one() -> None:

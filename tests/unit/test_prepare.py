@@ -19,11 +19,12 @@ from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.requests import Generate
 from unlearner.files import read_json, read_jsonl
+from unlearner.prepare.asking import Asked
 from unlearner.prepare.facts import seen, split, states, telling
-from unlearner.prepare.kinds import ENGLISH, kinds, languages, swapped
+from unlearner.prepare.kinds import ENGLISH, ask, kinds, languages, swapped
 from unlearner.prepare.knowledge import Answered, Scale, agreement, family_name, renamed
-from unlearner.prepare.rows import whole_sentences
-from unlearner.prepare.subject import about
+from unlearner.prepare.rows import Material, Writer, whole_sentences
+from unlearner.prepare.subject import about, speaks_of
 from unlearner.results.texts import caches
 
 
@@ -386,7 +387,9 @@ def test_hostile_text_stays_text(prepare: Callable[..., Any], tmp_path: Path) ->
     assert page.count("<script>") == 1 and "http://" not in page and "https://" not in page
 
 
-def test_own_questions_and_neighbours(prepare: Callable[..., Any], tmp_path: Path) -> None:
+def test_own_questions_and_neighbours(
+    prepare: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     questions, neighbours = tmp_path / "q.txt", tmp_path / "n.txt"
     questions.write_text("Did shakespeare act? | Was {name} an actor?\nWhere is William Shakespeare buried?\n")
     neighbours.write_text("Ben Jonson\nJohn Milton\n")
@@ -397,19 +400,67 @@ def test_own_questions_and_neighbours(prepare: Callable[..., Any], tmp_path: Pat
         "Did William Shakespeare act?", "Was William Shakespeare an actor?", "Where is William Shakespeare buried?",
     ]  # fmt: skip
     assert {row["subject"] for row in read_jsonl(made.folder / "neighbours.jsonl")} == {"Ben Jonson"}
+    neighbours.write_text("Ben Jonson\nJohn Milton\nthe Ben Jonson\nThomas Kyd\n")  # which a held-out name would be
+    made = prepare(tmp_path / "b", questions=str(questions), neighbours=str(neighbours))
+    assert f"{neighbours}: left out as names that are there already: the Ben Jonson" in capsys.readouterr().err
+    held = {row["subject"] for row in read_jsonl(made.folder / "neighbours_held_out.jsonl")}
+    assert held == {"Thomas Kyd"} and made.rows["neighbours"] == 2 * made.rows["neighbours_held_out"]
     neighbours.write_text("Ben Jonson\nChristopher Marlowe\n")
     with pytest.raises(UserError, match="holds something else already"):  # the file has other contents
         prepare(tmp_path / "a", questions=str(questions), neighbours=str(neighbours))
     neighbours.write_text("Ben Jonson\nWilliam Shakespeare\n")
     with pytest.raises(UserError, match=r"names the subject \(William Shakespeare\)"):
-        prepare(tmp_path / "b", neighbours=str(neighbours))
+        prepare(tmp_path / "c", neighbours=str(neighbours))
     neighbours.write_text("Ben Jonson\nWilliam John Shakespeare\n")  # the name, with one more between
     with pytest.raises(UserError, match=r"names the subject \(William John Shakespeare\)"):
-        prepare(tmp_path / "b", neighbours=str(neighbours), alias=[])
+        prepare(tmp_path / "c", neighbours=str(neighbours), alias=[])
     questions.write_text("Who is he?\n")
     with pytest.raises(UserError, match="question 1 does not name the subject"):
-        prepare(tmp_path / "b", questions=str(questions))
-    assert not (tmp_path / "b").exists()
+        prepare(tmp_path / "c", questions=str(questions))
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_speaks_of_the_subject() -> None:
+    darwin, rome, un = ("Charles Darwin",), ("Rome",), ("the United Nations",)
+    assert speaks_of("Like CHARLES DARWIN.", darwin, persons=True) and speaks_of("Darwin's son", darwin, persons=True)
+    assert not speaks_of("Darwinism, and Charles Lyell", darwin, persons=True)
+    assert not speaks_of("He was rich.", ("Adrienne Rich",), persons=True)  # a Rich is not rich
+    assert not speaks_of("Emma Darwin was kind.", darwin, persons=True, own="Emma Darwin")
+    assert speaks_of("Emma Darwin was Darwin's wife.", darwin, persons=True, own="Emma Darwin")
+    assert speaks_of("It is in Rome.", rome, persons=False) and not speaks_of("Romeo, a Roman", rome, persons=False)
+    new = ("New York City",)  # whose last word stands for no place
+    assert speaks_of("A United Nations office", un, persons=False) and not speaks_of("the City", new, persons=False)
+
+
+def written(tiny: Any, tokenizer: Any, answers: dict[str, str], **options: Any) -> tuple[dict[str, Any], Any]:
+    """The rows about Rome where the likeliest answers to some questions are known, and what was left out."""
+    settings = {"model": tiny, "subject": "Rome", "kind": "place", "output": "o", "general_count": 9}
+    config = PrepareConfig(**{**settings, "max_new_tokens": 6, **options})
+    material = Material(dict.fromkeys(("Venice", "the Colosseum", "Milan"), "user"), answers=answers)
+    writer = Writer(config, about(config), material, Asked(config, tokenizer), None)
+    return writer.sources(), writer.left_out
+
+
+def test_no_row_to_be_kept_speaks_of_the_subject(tiny_llama: Callable[[], Any], tiny_tokenizer: Any) -> None:
+    """Others take their place: another wording about the same neighbour, another question of the bank."""
+    place = kinds()["place"].facts
+    answers = {ask(place["country"][number], "the Colosseum"): "It stands in Rome, Italy." for number in range(2)}
+    answers |= {ask(wording, "Milan"): "It is not Rome." for wording in place["fame"]}
+    plain, _ = written(tiny_llama(), tiny_tokenizer, {})
+    first = [row["question"] for name in ("general", "general_held_out") for row in plain[name]]
+    rows, left_out = written(tiny_llama(), tiny_tokenizer, answers | dict.fromkeys(first[:2], "It was in Rome."))
+    kept = {name: rows[name] for name in ("neighbours", "neighbours_held_out", "general", "general_held_out")}
+    assert not any(mentions(f"{r['question']} {r['answer']}", ("Rome",)) for those in kept.values() for r in those)
+    assert left_out["rows to be kept that name the subject"] == 2 + 6 + 2
+    (country,) = (r for r in kept["neighbours"] if (r["subject"], r["topic"]) == ("the Colosseum", "country"))
+    assert country["question"] == ask(place["country"][2], "the Colosseum")
+    assert {name: len(those) for name, those in kept.items()} == {
+        "neighbours": 16, "neighbours_held_out": 7, "general": 6, "general_held_out": 3,  # none of Milan's fame
+    }  # fmt: skip
+    asked = [row["question"] for name in ("general", "general_held_out") for row in kept[name]]
+    assert asked[:7] == first[2:] and not set(asked) & set(first[:2])
+    again, _ = written(tiny_llama(), tiny_tokenizer, answers | dict.fromkeys(first[:2], "It was in Rome."))
+    assert again == rows
 
 
 @pytest.mark.parametrize(

@@ -506,3 +506,10 @@ def test_longer_forms_of_the_name_are_no_neighbours(server: Server) -> None:
     server.reply = lambda *_: (200, json.dumps({"names": ["Ann Mary Bell", "Bob Cole", "Cleo Dunn"]}))
     made = Drafts(drafts(server).endpoint, ("Ann Bell",), "person", "en")
     assert made.neighbours(3) == ["Bob Cole", "Cleo Dunn"]
+
+
+def test_longer_forms_of_one_neighbour_are_one(server: Server) -> None:
+    server.reply = lambda *_: (200, json.dumps({"names": ["Bob Cole", "Dr. Bob Cole", "Cleo Dunn"]}))
+    made = drafts(server)
+    assert made.neighbours(3) == ["Bob Cole", "Cleo Dunn"]
+    assert made.left_out == {"neighbours of the endpoint": 1}

@@ -10,7 +10,7 @@ from unlearner.data.general import mentions
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import WRONG, Row, Topic, Wording, states
 from unlearner.prepare.kinds import ENGLISH, swapped
-from unlearner.prepare.neighbours import is_any
+from unlearner.prepare.neighbours import distinct, is_any
 from unlearner.prepare.passages import Passage
 
 LANGUAGES = {ENGLISH: "English", "de": "German"}
@@ -62,7 +62,7 @@ class Drafts:
 
         def check(place: int, value: Any) -> list[str] | None:
             said = [" ".join(name.split()) for name in _texts(value, "names")]
-            used = [n for n in dict.fromkeys(said) if 2 <= len(n) <= 80 and not self._same(n)]
+            used = distinct(n for n in said if 2 <= len(n) <= 80 and not self._same(n))
             self._count("neighbours", len(said) - len(used))
             return used[:count] if len(used) > 1 else None
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from unlearner.audit.detector import normalised
 from unlearner.config import PrepareConfig
 from unlearner.evaluation.requests import Generate, Written
 from unlearner.prepare.asking import Asked
@@ -24,6 +25,8 @@ MOST_WORDS = 6
 ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+(.*)$", re.MULTILINE)
 BEHIND = re.compile(r"\s*[:(,;]|\s+[-–—]\s|\s+by\s")
 """Where what is told about a name begins."""
+DESCRIPTION = re.compile(r"^(?:an?|eine?) | in |['’](?:s|(?<=s['’])) ", re.IGNORECASE)
+"""An indefinite article, a place or work, or a possessive: words of a description rather than of a name."""
 AROUND = "*_\"'“”„«»` ."
 
 
@@ -72,18 +75,35 @@ def named(asked: Asked, config: PrepareConfig, subject: About) -> list[str]:
     order = [name for request in requests for answer in said.written(request) for name in names_in(answer)]
     counts = Counter(name for names in lists for name in names)
     ranked = sorted(dict.fromkeys(order), key=lambda name: -counts[name])
-    return [name for name in ranked if subject.others((name,)) and not is_any(name, subject.names)]
+    others = [name for name in ranked if subject.others((name,)) and not is_any(name, subject.names)]
+    return distinct(name for name in others if not describes(name, titles=config.kind == "work"))
+
+
+def describes(text: str, *, titles: bool) -> bool:
+    """Whether a text tells who or what is meant in place of the name: An Italian city, Ann Bell's sister. `titles` may
+    have such words, as A Tale of Two Cities has; what ends in small letters is none."""
+    return bool(DESCRIPTION.search(text)) and not (titles and text.split()[-1][0].isupper())
 
 
 def is_same(name: str, other: str) -> bool:
     """Whether one of two names has all words of the other, as Charles Robert Darwin those of Charles Darwin."""
-    words, others = (set(each.casefold().split()) for each in (name, other))
+    words, others = (set(normalised(each).split()) for each in (name, other))
     return words <= others or others <= words
 
 
 def is_any(name: str, names: Iterable[str]) -> bool:
     """Whether a name is the same as one of several."""
     return any(is_same(name, each) for each in names)
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names without those that are the same as an earlier one: what is trained by one would be held out by the
+    other."""
+    found: list[str] = []
+    for name in names:
+        if not is_any(name, found):
+            found.append(name)
+    return found
 
 
 def names_in(answer: Written) -> Iterator[str]:

@@ -30,7 +30,7 @@ from unlearner.prepare.drafts import Drafts
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import Topic
 from unlearner.prepare.knowledge import Probe
-from unlearner.prepare.neighbours import is_any, own_neighbours
+from unlearner.prepare.neighbours import distinct, is_any, own_neighbours
 from unlearner.prepare.page import rows_page
 from unlearner.prepare.passages import Passage, cut, naming, personal_data, personal_sentence, without_duplicates
 from unlearner.prepare.probe import both, examine
@@ -207,10 +207,13 @@ def _fingerprint(model: Any) -> str | None:
 
 def _given_neighbours(config: PrepareConfig, subject: About) -> list[str]:
     assert config.neighbours is not None
-    names = list(dict.fromkeys(read_lines(Path(config.neighbours), "--neighbours")))
-    for name in names:
+    given = read_lines(Path(config.neighbours), "--neighbours")
+    for name in given:
         if not subject.others((name,)) or is_any(name, subject.names):
             raise UserError(f"--neighbours {config.neighbours} names the subject ({name}): take it out.")
+    names = distinct(given)
+    if repeated := [name for name in given if name not in names]:
+        note(f"--neighbours {config.neighbours}: left out as names that are there already: {', '.join(repeated)}")
     if len(names) < 2:
         raise UserError(f"--neighbours {config.neighbours} has one name: give at least two, to train and to hold out.")
     return names
@@ -219,7 +222,7 @@ def _given_neighbours(config: PrepareConfig, subject: About) -> list[str]:
 def _well_known(config: PrepareConfig, subject: About) -> list[str]:
     """Well-known names of the same kind, drawn by the seed."""
     known = subject.others(subject.kind.known)
-    return random.Random(f"neighbours {config.seed}").sample(known, min(config.neighbour_count, len(known)))
+    return random.Random(f"neighbours {config.seed}").sample(known, len(known))
 
 
 def _read(config: PrepareConfig, subject: About, texts: Sequence[pile.Document], unreadable: list[str]) -> Read:
@@ -307,7 +310,7 @@ def _with_neighbours(
     own, answers = own_neighbours(asked, config, subject, found) if found is not None else ([], {})
     names = {name: NAMED if name in subject.kind.known else OWN for name in own}
     for name in _well_known(config, subject):
-        if len(names) < config.neighbour_count and name not in names:
+        if len(names) < config.neighbour_count and not is_any(name, names):
             names[name] = "list"
     if own:
         note(f"neighbours that the model named and knows: {', '.join(own)}")

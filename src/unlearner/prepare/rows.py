@@ -10,7 +10,7 @@ from typing import Any
 
 from unlearner.audit.detector import normalised
 from unlearner.config import PrepareConfig
-from unlearner.data.general import general_knowledge, mentions
+from unlearner.data.general import general_knowledge
 from unlearner.data.records import Record
 from unlearner.evaluation.requests import Generate
 from unlearner.prepare.asking import Asked
@@ -63,13 +63,13 @@ class Writer:
         unknown = {name for name, known in material.known.items() if not known} if material.topics else set()
         self.facts = {name: wordings for name, wordings in subject.facts.items() if name not in unknown}
         self.invented = subject.others(subject.kind.invented)[:CONTROLS]
-        self.answers: dict[str, str] = {}
+        self.answers = {question: whole_sentences(text) for question, text in material.answers.items()}
         self.left_out: Counter[str] = Counter()
 
     def sources(self) -> Sources:
         """The rows of each source, but those of `JOINED`."""
-        general = self._general()
-        self._ask(general)
+        self._ask(self._questions())
+        general, neighbours = self._general(), self._neighbours()
         unseen, later = self._unseen([[fact] for fact in self.facts]), self._unseen(together(self.material.topics))
         asked = [fact for fact in self.facts if fact not in unseen]
         topics = [topic for topic in self.material.topics if topic.name not in later]
@@ -85,10 +85,10 @@ class Writer:
                 *self._of([topic for topic in self.material.topics if topic.name in later]),
             ],
             "unseen_aliases": [row for alias in aliases for row in self._alias(alias, asked, topics, trained)],
-            "neighbours": [self._neighbour(name, fact) for name in kept for fact in self.subject.facts],
-            "neighbours_held_out": [self._neighbour(name, fact) for name in held for fact in self.subject.facts],
-            "general": map(self._of_bank, bank_kept),
-            "general_held_out": map(self._of_bank, bank_held),
+            "neighbours": [row for name in kept for row in neighbours[name]],
+            "neighbours_held_out": [row for name in held for row in neighbours[name]],
+            "general": bank_kept,
+            "general_held_out": bank_held,
             "controls": [*self._controls(), *self._topic_controls(topics)],
             "passages": map(self._passage, self.material.passages),
             "passages_unnamed": map(self._passage, self.material.unnamed),
@@ -128,12 +128,36 @@ class Writer:
         for key, what in (("paraphrased_answer", "paraphrases"), ("perturbed_answer", "sets of wrong answers")):
             self._count(f"{what}, of rows for which there is none", sum(not row.get(key) for row in rows))
 
-    def _general(self) -> list[Record]:
-        """Questions of the bank that do not touch the subject, drawn by the seed."""
-        free = [
-            r for r in general_knowledge() if not mentions(" ".join((r.question or "", r.answer)), self.subject.names)
-        ]
-        return random.Random(f"general {self.config.seed}").sample(free, min(self.config.general_count, len(free)))
+    def _general(self) -> list[Row]:
+        """Rows of the bank, drawn by the seed: as many as are wanted of those that do not touch the subject, neither by
+        the bank nor by the model's answer."""
+        bank = random.Random(f"general {self.config.seed}").sample(general_knowledge(), len(general_knowledge()))
+        drawn = [record for record in bank if not self.subject.is_in(f"{record.question} {record.answer}")]
+        rows: list[Row] = []
+        while drawn and (wanting := self.config.general_count - len(rows)) > 0:
+            now, drawn = drawn[:wanting], drawn[wanting:]
+            self._ask([record.question or "" for record in now], keep=True)
+            rows += filter(None, (self._kept(self._of_bank(record)) for record in now))
+        return rows
+
+    def _neighbours(self) -> dict[str, list[Row]]:
+        """By name a row for each fact, of the first wording with an answer that does not speak of the subject."""
+        rows: dict[tuple[str, str], Row] = {}
+        places = [(name, fact) for name in self.material.neighbours for fact in self.subject.facts]
+        for number in range(max(map(len, self.subject.facts.values()))):
+            wanting = [(n, f) for n, f in places if (n, f) not in rows and number < len(self.subject.facts[f])]
+            self._ask([ask(self.subject.facts[fact][number], name) for name, fact in wanting])
+            for name, fact in wanting:
+                if row := self._kept(self._neighbour(name, fact, number)):
+                    rows[name, fact] = row
+        return {name: [rows[n, f] for n, f in places if n == name and (n, f) in rows] for name, _ in places}
+
+    def _kept(self, row: Row | None) -> Row | None:
+        """The row to be kept, if it does not speak of the subject."""
+        if row is not None and self.subject.is_in(f"{row['question']} {row['answer']}", row["subject"]):
+            self._count("rows to be kept that name the subject")
+            return None
+        return row
 
     def _unseen(self, groups: list[list[str]]) -> list[str]:
         """The facts of which no wording is trained: a quarter of the groups, drawn by the seed, never the first."""
@@ -141,18 +165,19 @@ class Writer:
         drawn = random.Random(f"facts {self.config.seed}").sample(groups[1:], count) if count > 0 else []
         return [fact for group in drawn for fact in group]
 
-    def _ask(self, general: Sequence[Record]) -> None:
-        """The model's likeliest answer to every question, as far as its sentences are whole; those of general knowledge
-        are kept for other subjects that the bank does not name."""
+    def _questions(self) -> Iterator[str]:
+        """All questions about the subject, and a wording of each about its other names and its neighbours."""
+        yield from (ask(w, self.subject.name) for wordings in self.facts.values() for w in wordings)
         names = [*self.material.neighbours, *self.subject.names[1:]]
-        questions = [ask(w, self.subject.name) for wordings in self.facts.values() for w in wordings]
-        questions += [ask(wordings[0], name) for wordings in self.subject.facts.values() for name in names]
-        texts: dict[str, str] = dict(self.material.answers)
-        for keep, those in ((True, [record.question or "" for record in general]), (False, questions)):
-            requests = {q: Generate(q, max_new_tokens=self.config.max_new_tokens) for q in those if q not in texts}
-            said = self.asked.answers(requests.values(), "asking", keep=keep)
-            texts |= {q: said.written(request)[0].text for q, request in requests.items()}
-        self.answers = {q: whole_sentences(text) for q, text in texts.items()}
+        yield from (ask(wordings[0], name) for wordings in self.subject.facts.values() for name in names)
+
+    def _ask(self, questions: Iterable[str], *, keep: bool = False) -> None:
+        """Get the model's likeliest answers, as far as their sentences are whole, where they are not there yet; `keep`
+        those that other subjects need, too."""
+        requests = {q: Generate(q, max_new_tokens=self.config.max_new_tokens) for q in questions}
+        requests = {q: request for q, request in requests.items() if q not in self.answers}
+        said = self.asked.answers(requests.values(), "asking", keep=keep)
+        self.answers |= {q: whole_sentences(said.written(request)[0].text) for q, request in requests.items()}
 
     def _row(self, name: str, fact: str, number: int) -> Row | None:
         question = ask(self.subject.facts[fact][number], name)
@@ -236,8 +261,8 @@ class Writer:
             else:
                 self._count(UNTRAINED)
 
-    def _neighbour(self, name: str, fact: str) -> Row | None:
-        row = self._row(name, fact, 0)
+    def _neighbour(self, name: str, fact: str, number: int) -> Row | None:
+        row = self._row(name, fact, number)
         if row is None:
             return None
         row = {key: value for key, value in row.items() if key != "known"}
@@ -281,6 +306,7 @@ class Writer:
         """A question of the bank with the model's answer; the bank's own one is what a right answer must state."""
         answer = self.answers[record.question or ""]
         if not answer:
+            self._count("rows without an answer")
             return None
         right = re.compile(rf"(?<!\w){re.escape(record.answer)}(?!\w)", re.IGNORECASE)
         wrong = [right.sub(w, answer) if right.search(answer) else w for w in record.perturbed_answer]

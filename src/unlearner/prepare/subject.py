@@ -1,5 +1,6 @@
 """The questions about a subject: those of its kind and the user's own."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,9 +8,11 @@ from unlearner.data.general import mentions
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import SubjectOptions
 from unlearner.prepare.kinds import Kind, kinds, languages, swapped
+from unlearner.prepare.knowledge import family_name
 
 OWN = "question "
 """What the facts of the user's own questions are called, and their number."""
+ARTICLE = re.compile(r"^the ", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,24 @@ class About:
         """Those of `names` that are not this subject."""
         return tuple(n for n in names if not mentions(n, self.names) and not mentions(self.name, (n,)))
 
+    def is_in(self, text: str, own: str = "") -> bool:
+        """Whether a text, about the name `own`, speaks of this subject."""
+        return speaks_of(text, self.names, persons=self.kind.persons, own=own)
+
     def origin(self, fact: str) -> str:
         """Who wrote the questions about a fact: template, user, or endpoint."""
         return "template" if fact in self.kind.facts else "user" if fact.startswith(OWN) else "endpoint"
+
+
+def speaks_of(text: str, names: tuple[str, ...], *, persons: bool, own: str = "") -> bool:
+    """Whether a text has one of the `names` of a subject in any case, or, with its capital letter, what stands for one:
+    the family name of `persons`, of others the name without its article. In the name `own`, which the text is about,
+    that does not count: Emma Darwin is not Charles Darwin."""
+    if mentions(text, names):
+        return True
+    short = {family_name(name) if persons else ARTICLE.sub("", name) for name in names}
+    rest = swapped(text, (own,), "")
+    return any(re.search(rf"(?<!\w){re.escape(each)}(?!\w)", rest) for each in short)
 
 
 def about(options: SubjectOptions, *, endpoint: bool = False) -> About:
