@@ -1,6 +1,7 @@
 """Held-out questions, the aim, the settings of a search, and names: against figures worked out by hand."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from unlearner.results.subjects import SubjectDirectory, label
 from unlearner.search import held_out
 from unlearner.search.config import ForgetCommand, identity
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, check, counted, figures, with_facts
-from unlearner.search.material import _join, _preparation, names_of, sources
+from unlearner.search.material import _preparation, names_of, sources
 from unlearner.search.subject import Asking, SubjectResult, _check_output
 from unlearner.search.trials import Journal, Trial, candidates, configured
 from unlearner.settings import resolved
@@ -212,52 +213,96 @@ def test_own_questions_and_another_language_go_to_what_is_prepared(tmp_path: Pat
             command(**options).check()
 
 
-def test_the_sources_of_several_subjects_are_joined(tmp_path: Path) -> None:
-    """What is kept names no subject, and what is held out for one is not trained for the other."""
+def prepared(folder: Path, name: str, sources: dict[str, list[tuple[str, str] | str]]) -> Path:
+    """A folder as `prepare` makes it: questions, with their answers or without."""
+    folder.mkdir(exist_ok=True)
+    for source, asked in sources.items():
+        pairs = [(each, "yes") if isinstance(each, str) else each for each in asked]
+        kept = source.startswith(("neighbours", "general"))
+        rows = [
+            {"id": f"{q} {a}", "question": q, "answer": a, "fact": a.lower(), "topic": "identity",
+             "subject": re.sub(r"Who is |[?!]", "", q) if kept else name}
+            for q, a in pairs
+        ]  # fmt: skip
+        (folder / f"{source}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = {
+        "options": {"model": "m", "subject": name, "alias": [], "kind": "person"},
+        "rows": dict.fromkeys(sources, 1),
+    }
+    (folder / "prepare.json").write_text(json.dumps(made))
+    return folder
 
-    def folder(name: str, sources: dict[str, list[str]]) -> Path:
-        made = tmp_path / name
-        made.mkdir()
-        for source, questions in sources.items():
-            rows = [{"id": q, "question": q, "answer": "yes", "subject": name} for q in questions]
-            (made / f"{source}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (made / "prepare.json").write_text(json.dumps({"options": {"model": "m"}, "rows": dict.fromkeys(sources, 1)}))
-        return made
 
-    a = folder("Ann Bell", {
-        "forget": ["Ann?"], "unseen_wordings": ["And Ann?"], "unseen_facts": ["Ann!"], "general": ["g1?", "g2?"],
-        "general_held_out": ["g3?", "g4?"], "neighbours": ["Who is Bo Li?", "Who is Cy?"],
-        "neighbours_held_out": ["Di?"],
+def two(tmp_path: Path, **more: list[tuple[str, str] | str]) -> list[str]:
+    """Two folders, the second with `more` or other rows."""
+    ann = prepared(tmp_path / "a", "Ann Bell", {
+        "forget": [("Who is Ann?", "A painter.")], "unseen_wordings": [("And Ann?", "painter")],
+        "unseen_facts": [("Where is Ann?", "Oslo"), ("Where was Ann?", "Riga")], "general": ["g1?", "g2?"],
+        "general_held_out": ["g3?", "g4?"], "neighbours": ["Who is Bo Li?", "Who is Cy Oz?"],
+        "neighbours_held_out": ["Who is Di Poe?", "Who is Ed Roy?", ("Who is Flo Ng?", "Like Li.")],
     })  # fmt: skip
-    b = folder("Bo Li", {
-        "forget": ["Bo?"], "unseen_wordings": ["And Bo?"], "unseen_facts": ["Bo!"], "general": ["g1?", "g3?"],
-        "general_held_out": ["g2?", "g5?"], "neighbours": ["Who is Cy?"], "neighbours_held_out": ["Di?"],
+    bo = prepared(tmp_path / "b", "Bo Li", {
+        "forget": [("Who is Bo?", "A sailor from Riga.")], "unseen_wordings": [("And Bo?", "sailor")],
+        "unseen_facts": [("Where is Bo?", "Rome")], "general": ["g1?", "g3?"], "general_held_out": ["g2?", "g5?"],
+        "neighbours": ["Who is Cy Oz?", "Who is Ed A. Roy?"], "neighbours_held_out": ["Who is Di Poe?"], **more,
     })  # fmt: skip
-    _join([a, b], ["Ann Bell", "Bo Li"], tmp_path / "joined")
+    return [str(ann), str(bo)]
+
+
+def test_the_sources_of_several_subjects_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is kept speaks of no subject, and what is held out for one is not trained for the other."""
+    given = command(prepared=two(tmp_path), output=str(tmp_path / "out"))
+    folder = sources(given, names_of(given), None)
 
     def asked(name: str) -> list[str | None]:
-        return [record.question for record in load_records(f"{tmp_path}/joined:{name}")]
+        return [record.question for record in load_records(f"{folder}:{name}")]
 
-    assert asked("forget") == ["Ann?", "Bo?"]
-    assert asked("subject") == ["Ann?", "Bo?", "And Ann?", "And Bo?", "Ann!", "Bo!"]
-    assert asked("neighbours") == ["Who is Cy?"] and asked("neighbours_held_out") == ["Di?"]
+    assert asked("forget") == ["Who is Ann?", "Who is Bo?"]
+    assert asked("unseen_facts") == ["Where is Ann?", "Where is Bo?"]  # that she was in Riga is trained with Bo
+    assert asked("subject") == ["Who is Ann?", "Who is Bo?", "And Ann?", "And Bo?", "Where is Ann?", "Where is Bo?"]
+    assert "left out of what is joined: 1 unseen facts that a trained row states" in capsys.readouterr().err
+    assert asked("neighbours") == ["Who is Cy Oz?", "Who is Ed A. Roy?"]
+    assert asked("neighbours_held_out") == ["Who is Di Poe?"]  # Ed Roy is trained, and Li is what Bo Li is called
     assert asked("general_held_out") == ["g4?", "g5?"]
-    assert asked("retain") == ["Who is Cy?", "g1?", "g2?", "g3?"]
+    assert asked("retain") == ["Who is Cy Oz?", "g1?", "Who is Ed A. Roy?", "g2?", "g3?"]
+
+
+def test_a_held_out_question_of_one_subject_is_trained_for_none(tmp_path: Path) -> None:
+    folders = two(tmp_path, unseen_wordings=["who is ann", ("And Bo?", "sailor")])
+    given = command(prepared=folders, output=str(tmp_path / "out"))
+    folder = sources(given, names_of(given), None)
+    assert [row.question for row in load_records(f"{folder}:unseen_wordings")] == ["And Ann?", "And Bo?"]
+
+
+def test_rows_that_changed_since_they_were_joined(tmp_path: Path) -> None:
+    """As after `prepare --drop`: joined anew, unless something was begun with those that were there."""
+    given = command(prepared=two(tmp_path), output=str(tmp_path / "out"))
+    place = SubjectDirectory(tmp_path / "out")
+
+    def trained() -> list[str | None]:
+        return [record.question for record in load_records(f"{sources(given, names_of(given), None)}:forget")]
+
+    before, made = trained(), place.data.stat().st_mtime_ns
+    assert trained() == before and place.data.stat().st_mtime_ns == made  # nothing is written twice
+    two(tmp_path, forget=[("Is Bo Li there?", "A sailor, yes.")])
+    assert trained() == ["Who is Ann?", "Is Bo Li there?"]
+    place.manifest.write_text("{}")
+    assert trained() == ["Who is Ann?", "Is Bo Li there?"]
+    two(tmp_path)
+    with pytest.raises(UserError, match=r"out was begun with another model, or other rows in .*a or .*b: choose"):
+        trained()
+    assert [row.question for row in load_records(f"{place.data}:forget")] == ["Who is Ann?", "Is Bo Li there?"]
 
 
 def test_a_purge_takes_joined_sources_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("UNLEARNER_CACHE", str(tmp_path / "cache"))
-    made = [tmp_path / name for name in ("data-1", "data-2")]
-    for folder in made:
-        folder.mkdir()
-        row = {"id": folder.name, "question": "Who is Ann?", "answer": "A poet.", "subject": "Ann"}
-        (folder / "forget.jsonl").write_text(json.dumps(row) + "\n")
-        (folder / "prepare.json").write_text(json.dumps({"options": {"model": "m"}, "rows": {"forget": 1}}))
-    _join(made, ["Ann", "Bo"], tmp_path / "data")
-    run_purge(PurgeConfig(runs=[str(tmp_path / "data")]))
-    assert not any((tmp_path / "data").iterdir()) and any(made[0].iterdir())
+    folders = two(tmp_path)
+    given = command(prepared=folders, output=str(tmp_path / "out"))
+    made = sources(given, names_of(given), None)
+    run_purge(PurgeConfig(runs=[str(made)]))
+    assert not any(made.iterdir()) and all(any(Path(folder).iterdir()) for folder in folders)
     assert "what a model remembers: m" in capsys.readouterr().out
 
 

@@ -94,8 +94,8 @@ class Writer:
             "passages_unnamed": map(self._passage, self.material.unnamed),
         }
         written = {name: [row for row in rows if row is not None] for name, rows in made.items()}
-        self._hold_out(written)
-        written["unseen_facts"] = self._apart(written["unseen_facts"], written["forget"])
+        written, left_out = held_apart(written)
+        self.left_out.update(left_out)
         if self.drafts is not None:
             ours = [name for name in ABOUT if name in written and name != "passages"]
             own = [row for name in ours for row in written[name] if row["answer_from"] == "model"]
@@ -103,21 +103,6 @@ class Writer:
             written |= {name: [better.get(row["id"], row) for row in written[name]] for name in ours}
         self._count_wanting([row for name in ABOUT if name != "passages" for row in written[name]])
         return {name: rows for name, rows in written.items() if rows}
-
-    def _hold_out(self, written: Sources) -> None:
-        """Take rows out of the held-out sources about the subject whose question is trained."""
-        trained = {normalised(row["question"]) for row in written["forget"]}
-        for name in HELD_OUT:
-            kept = [row for row in written[name] if normalised(row["question"]) not in trained]
-            self._count("held-out rows whose question is trained", len(written[name]) - len(kept))
-            written[name] = kept
-
-    def _apart(self, unseen: Sequence[Row], trained: Sequence[Row]) -> list[Row]:
-        """The rows of `unseen` whose fact no trained question or answer states: the others are not unseen."""
-        told = [text for row in trained for text in (row["question"], row["answer"])]
-        apart = [row for row in unseen if not any(states(row["fact"], text, row["question"]) for text in told)]
-        self._count("unseen facts that a trained row states", len(unseen) - len(apart))
-        return apart
 
     def _count(self, reason: str, number: int = 1) -> None:
         if number:
@@ -330,6 +315,22 @@ def joined(sources: Sources) -> Sources:
     turns = zip_longest(*(sources.get(name, []) for name in JOINED["retain"]))
     made = {"subject": subject, "retain": [row for pair in turns for row in pair if row is not None]}
     return {name: rows for name, rows in made.items() if rows}
+
+
+def held_apart(sources: Sources) -> tuple[Sources, Counter[str]]:
+    """The sources without held-out rows about the subject whose question is trained, and without unseen facts that a
+    trained question or answer states; and how many these are, by reason."""
+    trained, kept, left_out = sources.get("forget", []), dict(sources), Counter[str]()
+    questions = {normalised(row["question"]) for row in trained}
+    told = [text for row in trained for text in (row["question"], row["answer"])]
+    for name in filter(sources.get, HELD_OUT):
+        kept[name] = [row for row in sources[name] if normalised(row["question"]) not in questions]
+        left_out["held-out rows whose question is trained"] += len(sources[name]) - len(kept[name])
+    if asked := kept.get("unseen_facts"):
+        apart = [row for row in asked if not any(states(row["fact"], text, row["question"]) for text in told)]
+        left_out["unseen facts that a trained row states"] += len(asked) - len(apart)
+        kept["unseen_facts"] = apart
+    return kept, +left_out
 
 
 def untrained(sources: Sources) -> set[str]:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from unlearner.config import PrepareConfig
+from unlearner.console import note
 from unlearner.data.general import mentions
 from unlearner.errors import UserError
 from unlearner.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
-from unlearner.prepare.facts import TRAINED
+from unlearner.prepare.facts import TRAINED, Row
+from unlearner.prepare.kinds import PERSONS
+from unlearner.prepare.neighbours import is_any
 from unlearner.prepare.prepare import prepare
-from unlearner.prepare.rows import joined
-from unlearner.prepare.subject import about, read_lines
+from unlearner.prepare.rows import Sources, held_apart, joined
+from unlearner.prepare.subject import about, read_lines, speaks_of
 from unlearner.results.prepared import PreparedDirectory
 from unlearner.results.subjects import SubjectDirectory
 from unlearner.search.config import PREPARING, ForgetCommand
@@ -67,7 +70,7 @@ def sources(command: ForgetCommand, subjects: list[Names], tokenizer: Any) -> Pa
             config = replace(_preparation(command, names, str(folder)), neighbours=neighbours)
             folders.append(prepare(config, tokenizer=tokenizer).folder)
     if len(folders) > 1:
-        _join(folders, [name for names in subjects for name in names], place.data)
+        _join(folders, place)
         folders = [place.data]
     missing = [name for name in NEEDED if not PreparedDirectory(folders[0]).source(name).is_file()]
     if missing:
@@ -113,26 +116,63 @@ def _neighbours(command: ForgetCommand, subjects: list[Names], place: SubjectDir
     return place.neighbours
 
 
-def _join(folders: list[Path], names: list[str], output: Path) -> None:
-    """The rows of all folders, source by source, each once; of what is kept only what names no subject."""
-    rows: dict[str, list[Any]] = {}
+def begun_otherwise(place: SubjectDirectory, data: Path | str) -> UserError:
+    """What is told where a search went on with something else than it began with."""
+    return UserError(
+        f"--output {place.path} was begun with another model, or other rows in {data}: choose another directory."
+    )
+
+
+def _join(folders: list[Path], place: SubjectDirectory) -> None:
+    """Write the rows of all folders, where they are not what was joined before. Raises UserError where these were
+    worked with already."""
+    about_each = [_manifest(folder)["options"] for folder in folders]
+    rows, left_out = _joined(folders, about_each)
+    if place.data.is_dir() and _rows(place.data) == rows:
+        return
+    if place.manifest.is_file():
+        raise begun_otherwise(place, " or ".join(map(str, folders)))
+    if left_out:
+        note(f"left out of what is joined: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
+    names = [name for each in about_each for name in (each["subject"], *each["alias"])]
+    with atomic_directory(place.data) as temporary:
+        made = PreparedDirectory(temporary)
+        for name, held in rows.items():
+            write_jsonl(made.source(name), held)
+        counts = {name: len(held) for name, held in rows.items()}
+        about_all = {"model": about_each[0].get("model"), "subject": names[0], "alias": names[1:]}
+        write_json(made.manifest, {"options": about_all, "rows": counts, "left_out": left_out})
+
+
+def _joined(folders: list[Path], about_each: list[Any]) -> tuple[Sources, dict[str, int]]:
+    """The rows of all folders, source by source, each once: of what is kept only what speaks of no subject, of what is
+    held out only what is trained for none. And how many rows about the subjects this leaves out, by reason."""
+    rows: Sources = {}
     for folder in folders:
-        for name in read_json(PreparedDirectory(folder).manifest)["rows"]:
-            rows.setdefault(name, []).extend(read_jsonl(PreparedDirectory(folder).source(name)))
+        for name, held in _rows(folder).items():
+            rows.setdefault(name, []).extend(held)
     for name, held in rows.items():
         once = {row["id"]: row for row in held}.values()
         kept = name.startswith(("neighbours", "general"))
-        rows[name] = [r for r in once if not (kept and mentions(f"{r['question']} {r['answer']}", tuple(names)))]
+        rows[name] = [row for row in once if not (kept and _speaks_of_any(row, about_each))]
+    rows, left_out = held_apart(rows)
     # What one subject is taught to keep is not held out for another.
-    for name in ("neighbours", "general"):
-        taught = {row["id"] for row in rows.get(name, [])}
-        rows[f"{name}_held_out"] = [row for row in rows.get(f"{name}_held_out", []) if row["id"] not in taught]
-    rows = {name: held for name, held in (rows | joined(rows)).items() if held}
-    if not output.is_dir():
-        with atomic_directory(output) as temporary:
-            place = PreparedDirectory(temporary)
-            for name, held in rows.items():
-                write_jsonl(place.source(name), held)
-            about_all = {"model": read_json(PreparedDirectory(folders[0]).manifest)["options"].get("model")}
-            about_all |= {"subject": names[0], "alias": names[1:]}
-            write_json(place.manifest, {"options": about_all, "rows": {name: len(held) for name, held in rows.items()}})
+    taught = {row["id"] for row in rows.get("general", [])}
+    rows["general_held_out"] = [row for row in rows.get("general_held_out", []) if row["id"] not in taught]
+    known = {row["subject"] for row in rows.get("neighbours", [])}
+    rows["neighbours_held_out"] = [r for r in rows.get("neighbours_held_out", []) if not is_any(r["subject"], known)]
+    return {name: held for name, held in (rows | joined(rows)).items() if held}, dict(left_out)
+
+
+def _speaks_of_any(row: Row, about_each: list[Any]) -> bool:
+    """Whether a row speaks of one of the subjects; those of a folder that was joined itself have no kind."""
+    text = f"{row['question']} {row['answer']}"
+    return any(
+        speaks_of(text, (each["subject"], *each["alias"]), persons=each.get("kind") in PERSONS, own=row["subject"])
+        for each in about_each
+    )
+
+
+def _rows(folder: Path) -> Sources:
+    place = PreparedDirectory(folder)
+    return {name: read_jsonl(place.source(name)) for name in read_json(place.manifest)["rows"]}

@@ -21,7 +21,7 @@ from unlearner.search.config import MATERIAL, ForgetCommand, identity
 from unlearner.search.halving import ETA, Budget, next_trials, rungs, undominated
 from unlearner.search.held_out import Aim, Before, Figures, HeldOut, Rates, as_rates, check, figures
 from unlearner.search.listening import Listening
-from unlearner.search.material import Names, names_of, sources
+from unlearner.search.material import Names, begun_otherwise, names_of, sources
 from unlearner.search.trials import METHODS, Journal, Setting, TooShortError, Trial, candidates, configured, run_trial
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
@@ -180,10 +180,7 @@ class Search:
                     "another directory."
                 )
             if held["hashes"] != self.hashes:
-                raise UserError(
-                    f"--output {self.place.path} was begun with another model, or other rows in {data}: choose another "
-                    "directory."
-                )
+                raise begun_otherwise(self.place, data)
             known = held["held_out"]
             return Before(known["counted"], as_rates(known["rates"]), known.get("rare", []))
         note("asking the model before anything is forgotten, and again what it knows")
