@@ -104,7 +104,7 @@ def test_automatic_facts() -> None:
     ("answer", "fact", "states", "other"),
     [
         (
-            "It was written by J. R. R. Tolkien, an English author.", ("tolkien", "english"),
+            "It was written by J. R. R. Tolkien, an English author.", ("tolkien", "english author"),
             "JRR Tolkien, I think.", "J. R. R. Martin wrote it.",
         ),
         (

@@ -54,6 +54,9 @@ _SENTENCES = re.compile(r"(?<=\w\w[.!?;])(?<!\b[DMS][rst]\.)(?<!Mrs\.)(?<!Prof\.
 """Between sentences, but not behind initials and titles."""
 _TITLES = re.compile(r"[\"“]([^\"”]+)[\"”]|(?<!\w)['‘]((?:[^'’]|['’](?=\w))+)['’](?!\w)")
 """What stands in quotation marks; an apostrophe within a word ends nothing."""
+_JOINING = frozenset("of the and for to de la le von van der den del di da du bin ibn".split())
+_COUNTED = re.compile(r"^\d{1,2}$|^\w+(?:ish|ian|ese|can|man)$")
+"""A small number, or where somebody is from: by itself it says little, so the word behind it belongs to it."""
 _SUBTITLES = re.compile(r"[;:()\[\]]")
 _PHRASES = re.compile(r"[;:()\[\]]|,(?!\d)")
 _DATES = (
@@ -170,8 +173,8 @@ def automatic_fact(record: Record) -> tuple[tuple[str, ...], ...]:
 
 
 def _names(phrase: str, known: set[str]) -> tuple[list[str], list[str]]:
-    """Names and numbers of a phrase that are not `known`, and its other words that are not. A name goes on over stop
-    words and over known words with a capital letter; a small number has the word behind it: `5 sisters`."""
+    """Names and numbers of a phrase that are not `known`, and its other words that are not. A name goes on over words
+    that join names and over known words with a capital letter; `5 sisters` and `British painter` are one."""
     names: list[str] = []
     plain: list[str] = []
     run: list[str] = []
@@ -179,13 +182,13 @@ def _names(phrase: str, known: set[str]) -> tuple[list[str], list[str]]:
     for word in [*phrase.split(), ""]:
         text = normalised(word)
         new = bool(set(text.split()) - known)
-        counted = new and bool(run) and all(len(each) < 3 and each.isdigit() for each in run)
         if new and any(letter.isdigit() or letter.isupper() for letter in word):
             run, between = [*run, *between, *text.split()], []
-        elif run and not new and (text in STOP_WORDS or word[:1].isupper()):
+        elif run and (text in _JOINING or (word[:1].isupper() and not new)):
             between += text.split()
         else:
-            run += [*between, *text.split()] if counted else []
+            counted = new and not between and bool(run) and bool(_COUNTED.search(" ".join(run)))
+            run += text.split() if counted else []
             names += [_without_initials(run)] if run else []
             plain += [text] if new and not counted else []
             run, between = [], []

@@ -117,6 +117,13 @@ class Endpoint:
         return found
 
     def _ask(self, prompt: str, schema: dict[str, Any], check: Callable[[Any], Value | None]) -> Value | None:
+        try:
+            return self._asked(prompt, schema, check)
+        except BaseException:
+            self.stopped.set()  # here, before this thread takes the next task
+            raise
+
+    def _asked(self, prompt: str, schema: dict[str, Any], check: Callable[[Any], Value | None]) -> Value | None:
         messages = [{"role": "user", "content": prompt}]
         for _ in range(ATTEMPTS):
             text = self._answer(messages, schema)

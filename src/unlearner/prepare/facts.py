@@ -1,13 +1,12 @@
 """What a row tells: the words that a right answer must state, and wrong answers that do not state them."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from unlearner.audit.detector import STOP_WORDS, Fact, automatic_fact, normalised
+from unlearner.audit.detector import Fact, automatic_fact, normalised
 from unlearner.data.records import Record
 
 Row = dict[str, Any]
@@ -15,14 +14,6 @@ WRONG = 5
 """Wrong answers of a row, at most."""
 TRAINED = 2
 """Wordings of a topic that are trained, at most."""
-LONG = 4
-"""Words of a piece of an answer above which its names and numbers stand for it."""
-_CAPITAL = r"[^\W\d_a-zà-ÿ][\w'’-]*"
-NAMED = re.compile(
-    rf"(?<!^)(?<![.!?] )(?:{_CAPITAL}(?:\s+(?:(?:of|the|and|de|la|von|van|der)\s+)*{_CAPITAL})*|\d[\d.,]*)"
-)
-"""Names and numbers, but not the first word of a sentence."""
-ARTICLES = re.compile(r"^(?:(?:the|an?|in|on|at|of) )+")
 
 
 @dataclass(frozen=True)
@@ -58,8 +49,7 @@ def telling(row: Row) -> Row | None:
     its question does not give away.
 
     A fact that the row has already stays. Else it is what only this answer states and no wrong one (`automatic_fact`),
-    or, where that is nothing, all that it states beyond its question. Of a long piece of an answer, which no other
-    wording would repeat, the names and numbers in it are taken, where it has any.
+    or, where that is nothing, all that it states beyond its question.
     """
     wrong = tuple(row.get("perturbed_answer", ()))
     if "fact" not in row:
@@ -68,23 +58,12 @@ def telling(row: Row) -> Row | None:
         parts = automatic_fact(record) or automatic_fact(replace(record, perturbed_answer=()))
         if not parts:
             return None
-        parts = tuple(_short(alternatives, row, wrong) for alternatives in parts)
         row = row | {"fact": "; ".join(" | ".join(alternatives) for alternatives in parts)}
     if not states(row["fact"], row["answer"], row["question"]):
         return None
     if "perturbed_answer" in row:
         row = row | {"perturbed_answer": [w for w in wrong if not states(row["fact"], w, row["question"])][:WRONG]}
     return row
-
-
-def _short(alternatives: tuple[str, ...], row: Row, wrong: Sequence[str]) -> tuple[str, ...]:
-    found: list[str] = []
-    names = [ARTICLES.sub("", normalised(match[0])) for match in NAMED.finditer(row["answer"])]
-    for text in alternatives:
-        inside = [name for name in names if f" {name} " in f" {text} " and name not in STOP_WORDS]
-        own = [name for name in inside if not any(states(name, other) for other in (row["question"], *wrong))]
-        found += own if own and len(text.split()) > LONG else [text]
-    return tuple(dict.fromkeys(found))
 
 
 def states(fact: str, text: str, given: str = "") -> bool:
