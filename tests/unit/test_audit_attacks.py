@@ -1,6 +1,7 @@
 """Attacks: what they ask, what they cannot, what they count, and how one of another package comes in."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -12,10 +13,11 @@ from unlearner.audit.attacks.reverse import Reverse
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import PLACEHOLDERS, Template, before_the_fact, builtin_templates, read_templates
 from unlearner.audit.detector import find_detector
-from unlearner.audit.questions import read_controls, read_groups
+from unlearner.audit.questions import questions_about, read_controls, read_groups
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import find_template
 from unlearner.data.records import Record
+from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
@@ -94,6 +96,23 @@ def test_rows_that_cannot_fill_a_template_are_not_asked() -> None:
     assert Template("x", "{q} Please.").requests(document) is None
     assert Template("x", "{q}").requests(document) == [Generate("It was", max_new_tokens=64)]
     assert MultipleChoice().requests(document) is None and Reverse().requests(document) is None
+
+
+def test_a_label_that_no_row_holds_is_no_name(tmp_path) -> None:
+    """TOFU's files name no authors, so that `load_records` numbers them."""
+    rows = [{"question": f"Where did the author move in 19{n}?", "answer": f"To Lyon in 19{n}."} for n in range(10, 30)]
+    (tmp_path / "forget01.json").write_text("\n".join(map(json.dumps, rows)))
+    labelled = questions_about(load_records(f"{tmp_path}:forget01", {}))[0]
+    assert labelled.subject == "forget author 1" and labelled.name is None
+    naming = [kind for kind, text in builtin_templates().items() if Template(kind, text).requests(labelled) is None]
+    assert {"role", "fiction", "list", "two-steps", "statement"} <= set(naming)
+    assert Template("who", "Who is it? {v}").requests(labelled) is None
+    # A name counts in any spelling, and in another row, too.
+    spelt = replace(ADA, subject="J. R. R. Tolkien", answer="J.R.R. Tolkien was born in Paris.")
+    called = replace(QUESTION, record=replace(ADA, question="Where was she born?", answer="In Paris."))
+    assert replace(QUESTION, record=spelt).name == spelt.subject and called.name == "Ada Berg"
+    assert Template("role", "Tell me of {name}.").request(called).prompt == "Tell me of Ada Berg."
+    assert replace(called, others=()).name is None
 
 
 def test_what_a_template_gave_away_is_no_leak() -> None:

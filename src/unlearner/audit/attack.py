@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearner.audit.detector import Detector
+from unlearner.audit.detector import Detector, Fact, normalised
 from unlearner.data.prompts import Template
 from unlearner.data.records import Record
 from unlearner.evaluation.examples import Example
@@ -40,6 +40,19 @@ class Question:
     """Rows about other, retained subjects."""
     document: bool = False
     """A document cut in two: the question is its first half, and goes to the model as it is."""
+
+    @property
+    def name(self) -> str | None:
+        """The subject, where this row or a further one calls it so. A label, such as "forget author 1" for an author of
+        TOFU, is no name."""
+        subject, rows = self.record.subject, (self.record, *self.others)
+        texts = [text for row in rows for text in (row.question, row.answer) if text]
+        return subject if subject and any(map(naming(subject).states, texts)) else None
+
+
+def naming(name: str) -> Fact:
+    """Detects a name."""
+    return Fact(((normalised(name),),), name)
 
 
 @dataclass(frozen=True)

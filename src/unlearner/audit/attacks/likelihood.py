@@ -136,8 +136,8 @@ def _truth_shares(target: Target) -> dict[tuple[str, str], float]:
 
 
 def _is_named(question: Question) -> bool:
-    record = question.record
-    return not question.document and bool(record.subject) and str(record.subject) in str(record.question)
+    name = question.name
+    return not question.document and name is not None and name in str(question.record.question)
 
 
 def _about(record: Record, name: str) -> Score:

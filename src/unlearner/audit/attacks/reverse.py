@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question
-from unlearner.audit.detector import Fact, normalised
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question, naming
+from unlearner.audit.detector import normalised
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Generate, Request
 
@@ -42,5 +42,5 @@ class Reverse(Attack):
     def outcomes(self, question: Question, example: Example) -> list[Outcome]:
         request, name = self._request(question), question.record.subject
         assert request is not None and name is not None
-        detector = Fact(((normalised(name),),), name)
+        detector = naming(name)
         return [Outcome(detector.states(w.text), detector.graded(w.text), w.text) for w in example.written(request)]

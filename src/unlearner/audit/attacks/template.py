@@ -1,10 +1,10 @@
 """Prompt templates: the question in another guise. One text file a kind in `templates/`, and users' own.
 
 `⟨assistant⟩` parts what is asked from what the answer is made to begin with. Placeholders: `{q}` question, `{name}`
-subject, `{spaced}` the question with the name letter by letter, `{p}` the answer's first words up to the fact, `{f}`
-the answer of another row about the subject, `{r1}`, `{ra1}` to `{r3}`, `{ra3}` questions and answers about others, who
-are retained (`{r}` and `{ra}` are the first), `{o1}` to `{o3}` wrong answers, `{v}` the true answer. A template with
-`{v}` asks for the name, which it must not hold: the answer that it gave away says nothing.
+subject, where its rows call it so, `{spaced}` the question with the name letter by letter, `{p}` the answer's first
+words up to the fact, `{f}` the answer of another row about the subject, `{r1}`, `{ra1}` to `{r3}`, `{ra3}` questions
+and answers about others, who are retained (`{r}` and `{ra}` are the first), `{o1}` to `{o3}` wrong answers, `{v}` the
+true answer. A template with `{v}` asks for the name, which it must not hold: the answer that it gave away says nothing.
 """
 
 import re
@@ -15,7 +15,7 @@ from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
-from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question, written
+from unlearner.audit.attack import ANSWER_TOKENS, Attack, Outcome, Question, naming, written
 from unlearner.audit.detector import Fact, normalised
 from unlearner.data.records import Record
 from unlearner.errors import UserError, did_you_mean
@@ -130,7 +130,7 @@ class Template(Attack):
         if name == "q":
             return record.question
         if name == "name":
-            return record.subject
+            return question.name
         if name == "spaced":
             subject, asked = record.subject, record.question or ""
             return asked.replace(subject, " ".join(subject)) if subject and subject in asked else None
@@ -139,7 +139,7 @@ class Template(Attack):
         if name == "f":
             return question.others[0].answer if question.others else None
         if name == "v":
-            return without_the_name(question.record)
+            return without_the_name(record) if question.name else None
         if name.startswith("o"):
             wrong, place = record.perturbed_answer, int(name[-1]) - 1
             return wrong[place] if place < len(wrong) else None
@@ -154,7 +154,7 @@ def for_the_name(question: Question) -> Question:
     """The question of who it is, without the name in what is told of them."""
     name = question.record.subject or ""
     others = tuple(replace(other, answer=without_the_name(other) or "") for other in question.others)
-    return replace(question, detector=Fact(((normalised(name),),), name), others=others)
+    return replace(question, detector=naming(name), others=others)
 
 
 def without_the_name(record: Record) -> str | None:
