@@ -1,14 +1,14 @@
 """Small audits in memory, of models that know nothing: what they ask, leave out and count."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearner.audit import run as audit_run
-from unlearner.audit.attack import Cost, Question
+from unlearner.audit.attack import Cost, Finding, Outcome, Question, Target, WeightAttack
 from unlearner.audit.attacks.lens import Lens
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.attacks.template import Template
@@ -138,6 +138,28 @@ def test_an_attack_of_another_package_is_planned_by_what_it_says_that_it_costs(t
 
     found = audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN, Dear("dear", "{q}", max_new_tokens=4)], budget="5")
     assert found.summary["budget"]["left_out"] == ["dear"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Twice(WeightAttack):
+    """Two findings a question, of which the second leaks."""
+
+    name = "twice"
+    title = "Twice"
+    access = "weights"
+    source = "here"
+
+    def findings(self, target: Target) -> Iterator[Finding]:
+        for group in ("forget", "control"):
+            for hit in (False, group == "forget"):
+                yield from (Finding(group, q, Outcome(hit, float(hit)), {"hit": hit}) for q in target.questions[group])
+
+
+def test_several_findings_of_a_question_all_count(tiny_llama, tiny_tokenizer) -> None:
+    found = audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN, Twice()])
+    attack = found.summary["attacks"][1]
+    assert attack["answers"]["unlearned.forget"] == [len(FORGET), 2 * len(FORGET)]
+    assert {row["sample"] for row in found.rows if row["attack"] == "twice"} == {0, 1}
 
 
 def question(place: int, city: str) -> Question:

@@ -161,13 +161,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Finding:
-    """One outcome of a `WeightAttack`, with whatever tells it from the others (`about`, JSON)."""
+    """One outcome of a `WeightAttack`, with whatever else there is to say of it (`about`, JSON). Those of one question
+    are its samples, in their order."""
 
     group: str
     question: Question
     outcome: Outcome | None
     """None where nothing leaks or not: then `about` has its `score`, or figures."""
-    sample: int = 0
     about: dict[str, Any] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ these are what was to be erased. `audit.json` can be computed again from it.
 """
 
 import shutil
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import distributed
-from unlearner.audit.attack import ANSWER_TOKENS, Answerer, Attack, Target, WeightAttack, run_attack
-from unlearner.audit.attacks.relearning import Relearning
+from unlearner.audit.attack import Answerer, Attack, Target, WeightAttack, run_attack
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.detector import ErrorRate
 from unlearner.audit.detector_errors import detector_errors
@@ -23,11 +22,12 @@ from unlearner.audit.from_run import where_begun
 from unlearner.audit.knowledge import MIXED, about_text
 from unlearner.audit.models import Models
 from unlearner.audit.outcomes import PLAIN, RANK
-from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, Speed, chosen_attacks, cost, fitted, on_model, to_ask
+from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, chosen_attacks, cost, fitted, on_model, to_ask
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
 from unlearner.audit.room import with_room
+from unlearner.audit.speed import measured
 from unlearner.audit.summary import summarise
 from unlearner.audit.verdict import Thresholds, Verdict
 from unlearner.config import AuditConfig
@@ -40,7 +40,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.ability import check_ability, general_ability
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
-from unlearner.evaluation.requests import Generate, Request
+from unlearner.evaluation.requests import Request
 from unlearner.evaluation.sets import load_forget
 from unlearner.evaluation.store import Store
 from unlearner.files import read_json, write_json, write_jsonl
@@ -52,9 +52,6 @@ from unlearner.results.run import check_output, open_run, records_hash
 from unlearner.results.texts import keyed, keyed_hashes, redacted_attacks, redacted_outcomes
 from unlearner.settings import resolved
 from unlearner.training.interrupt import time_limit
-
-TIMED, FEW = 64, 8
-"""Questions that are answered, and answered in samples, to see how fast the model is."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class _Run:
             plan = Plan(held["budget"], attacks, held["left_out"])
             self.groups = groups.within(plan.limits)
             return plan
-        speed = self._speed()
+        speed = measured(config, groups, self._target("unlearned"))
         plan = fitted(config, groups, names, speed) if minutes else Plan(config.budget, chosen_attacks(config), [])
         if kept is not None and distributed.is_main():
             kept.parent.mkdir(0o700, parents=True, exist_ok=True)
@@ -207,30 +204,6 @@ class _Run:
             return bool(rounded_layers(self.models.get("unlearned")))
         except UserError:
             return False
-
-    def _speed(self) -> Speed:
-        """By a few plain questions, samples and steps of training, of which nothing is kept."""
-        asked = [q for q in (*self.groups.forget, *self.groups.control) if q.detector is not None]
-        questions = [question for question in asked if question.document == asked[0].document][:TIMED]
-
-        def seconds(count: int, n: int = 1) -> float:
-            chosen = questions[:count]
-            how = partial(Generate, n=n, temperature=float(n > 1), max_new_tokens=ANSWER_TOKENS)
-            requests = [[how(q.record.question)] for q in chosen]
-            answer, began = self._answerer("unlearned", Store()), time.monotonic()
-            answer([question.record for question in chosen], requests, chosen[0].document)
-            return (time.monotonic() - began) / len(chosen)
-
-        seconds(FEW)  # the first answers take longer
-        answer = seconds(TIMED)
-        sample, training, row = answer, 0.0, 0.0
-        counts = {group: len(questions) for group, questions in self.groups}
-        prices = [attack.cost(counts) for attack in chosen_attacks(self.config)]
-        if any(price.samples for price in prices):
-            sample = max(0.0, seconds(FEW, SAMPLES["quick"]) - answer) / (SAMPLES["quick"] - 1)
-        if any(price.rows or price.trainings for price in prices):
-            training, row = Relearning().seconds(self._target("unlearned"))
-        return distributed.agreed(Speed(answer, sample, UNIT.scored * answer, row, training))
 
     def _answerer(self, name: str, store: Store | None = None) -> Answerer:
         """Asks a model. By default answers are kept in the audit's directory, under their questions: this is for the
@@ -324,9 +297,11 @@ class _Run:
 
     def _on_weights(self, name: str, attack: WeightAttack) -> list[Row]:
         target = self._target(name, together=attack.together, changes=attack.changes)
-        rows = []
+        rows, samples = [], Counter[tuple[str, str]]()
         for found in attack.findings(target):
-            row = outcome_row(name, found.group, found.question, attack.label, found.sample)
+            asked = found.group, question_id(found.question)
+            row = outcome_row(name, found.group, found.question, attack.label, samples[asked])
+            samples[asked] += 1
             if found.outcome is not None:
                 row |= {"hit": found.outcome.hit, "score": round(found.outcome.score, 6)}
                 row |= {"text": found.outcome.text} if self.config.keep_samples else {}
