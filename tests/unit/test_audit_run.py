@@ -131,6 +131,19 @@ def test_what_was_begun_with_another_attack_of_that_name_is_made_again(tiny_llam
     assert [label for name, label in done[4:] if name == "unlearned"] == ["plain", "own"]
 
 
+def test_templates_that_changed_are_another_audit(tiny_llama, tiny_tokenizer, tmp_path) -> None:
+    own = tmp_path / "own.txt"
+    given = {"attacks": [PLAIN], "templates": str(own), "output": str(tmp_path / "audit")}
+    own.write_text("Well: {q}\n")
+    model = tiny_llama()
+    made = audited(model, tiny_tokenizer, **given)
+    assert made.summary["attacks"][1]["options"]["text"] == "Well: {q}"
+    assert audited(model, tiny_tokenizer, **given).rows == made.rows
+    own.write_text("Well then: {q}\n")
+    with pytest.raises(UserError, match="was begun with other contents of the templates"):
+        audited(model, tiny_tokenizer, **given)
+
+
 def test_an_attack_of_another_package_is_planned_by_what_it_says_that_it_costs(tiny_llama, tiny_tokenizer) -> None:
     class Dear(Template):
         def cost(self, asked: Mapping[str, int]) -> Cost:

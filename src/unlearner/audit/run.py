@@ -16,6 +16,7 @@ from typing import Any
 from unlearner import distributed
 from unlearner.audit.attack import Answerer, Attack, Target, WeightAttack, run_attack
 from unlearner.audit.attacks.rounded import Rounded
+from unlearner.audit.attacks.template import read_templates
 from unlearner.audit.detector import ErrorRate
 from unlearner.audit.detector_errors import detector_errors
 from unlearner.audit.from_run import where_begun
@@ -100,6 +101,8 @@ def _audited(config: AuditConfig, tokenizer: Any, known: Path | None) -> Audit:
         if neighbours:
             sets["neighbours"] = [record for records in neighbours for record in records]
         hashes: dict[str, str | None] = {name: records_hash(records) for name, records in sets.items()}
+        if config.templates is not None:
+            hashes["templates"] = sha256(*([own.label, own.text] for own in read_templates(config.templates)))
         hashes |= models.hashes()
         if known is not None and not config.redact:
             asked = ({**each, "model": None, "output": None} for each in (hashes, settings))

@@ -30,7 +30,7 @@ from unlearner.results.subjects import SubjectDirectory
 TEXTS = ("question", "answer", "original_answer", "subject", "generation")
 """The texts of a row of `records.jsonl`; all else in it are numbers, and the name of its set."""
 KEY = "redaction.key"
-HASHES_OF_DATA = ("forget", "retain", "controls", "neighbours", "data", "refusals", "eval.", "earlier.")
+HASHES_OF_DATA = ("forget", "retain", "controls", "neighbours", "templates", "data", "refusals", "eval.", "earlier.")
 SOURCES = (
     "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "data", "exclude", "refusals",
     "controls", "neighbours", "templates", "documents", "questions", "subjects", "prepared",
