@@ -320,6 +320,7 @@ def test_a_question_too_long_for_an_attack_is_left_out_and_told(forget_records, 
     asked = [("forget", question) for question in questions]
     subject = Subject(None, tiny_tokenizer, find_template("auto", tiny_tokenizer), None)
     choice, plain = find_attacks(["multiple-choice", "plain"])
-    assert with_room(choice, asked, subject, 300) == [asked[0], *asked[2:]]
+    assert with_room(choice.label, choice.requests, asked, subject, 300) == [asked[0], *asked[2:]]
     assert "multiple-choice: 1 questions are too long for --max-length 300" in capfd.readouterr().err
-    assert with_room(choice, asked, subject, 2000) == with_room(plain, asked, subject, 1) == asked
+    assert with_room(choice.label, choice.requests, asked, subject, 2000) == asked
+    assert with_room(plain.label, plain.requests, asked, subject, 1) == asked

@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from unlearner.audit import run as audit_run
 from unlearner.audit.attack import Cost, Finding, Outcome, Question, Target, WeightAttack
 from unlearner.audit.attacks.lens import Lens
+from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.rounded import Rounded
 from unlearner.audit.attacks.template import Template
 from unlearner.audit.detector import find_detector
@@ -21,7 +22,7 @@ from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import read_json, write_json
 from unlearner.options import EvalOptions
-from unlearner.report.audits import write_audit_page
+from unlearner.report.audits import _left_out, write_audit_page
 from unlearner.results.layout import AuditDirectory
 from unlearner.settings import resolved
 
@@ -39,6 +40,24 @@ def test_the_lens_asks_nothing_where_no_row_has_three_wrong_answers(tiny_llama, 
     bare = [[dataclasses.replace(row, perturbed_answer=()) for row in rows] for rows in (FORGET, OTHERS[10:])]
     found = audited(tiny_llama(), tiny_tokenizer, forget=bare[0], controls=bare[1], attacks=[PLAIN, Lens()])
     assert not any(row["attack"] == "lens" for row in found.rows) and found.verdicts
+
+
+def test_questions_that_are_too_long_are_not_scored_and_do_not_end_the_audit(tiny_llama, tiny_tokenizer) -> None:
+    """One of which the question is too long, and one of which a wrong answer is, so that as an option it leaves no
+    room."""
+    wrong = ("word " * 300, *FORGET[1].perturbed_answer[1:])
+    rows = [
+        dataclasses.replace(FORGET[0], question="So then, " * 150 + str(FORGET[0].question)),
+        dataclasses.replace(FORGET[1], perturbed_answer=wrong), *FORGET[2:],
+    ]  # fmt: skip
+    whole = [PLAIN, "multiple-choice", "likelihood", Lens(), Relearning(steps=(0, 1), max_new_tokens=4)]
+    found = audited(tiny_llama(), tiny_tokenizer, forget=rows, attacks=whole, max_length=300)
+    assert found.summary["too_long"] == {"multiple-choice": 2, "rank": 1}
+    for attack, asked in (("plain", 0), ("multiple-choice", 2), ("rank", 1), ("lens", 1)):
+        of = [r for r in found.rows if (r["model"], r["group"], r["attack"]) == ("unlearned", "forget", attack)]
+        assert len(of) == len(FORGET) - asked, attack
+    [told] = [s for s in _left_out(found.summary) if "too long" in s]
+    assert told == "Questions too long for --max-length, and so not asked: 2 by multiple-choice, 1 by the rank test."
 
 
 def test_gpt2_can_be_audited_and_rounded(tiny_tokenizer) -> None:

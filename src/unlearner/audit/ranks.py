@@ -44,16 +44,23 @@ def decoy_losses(
 ) -> list[tuple[str, Question, tuple[float, ...]]]:
     """Of each row with wrong answers: its group, and the mean loss per token, in nats, of the truth and then of the
     wrong answers, which share its wording."""
-    fit = [(g, q) for g, q in asked if not q.document and q.record.perturbed_answer]
+    fit = [(g, q) for g, q in asked if decoys(q)]
     if not fit:
         return []
-    wanted = [[Score(q.record.question, text) for text in in_one_wording(q.record)] for _, q in fit]
+    wanted = [decoys(q) for _, q in fit]
     examples = answer([q.record for _, q in fit], wanted, False)
     found = []
     for (group, question), scores, example in zip(fit, wanted, examples, strict=True):
         scored = [example.scored(score) for score in scores]
         found.append((group, question, tuple(each.nll / each.tokens for each in scored)))
     return found
+
+
+def decoys(question: Question) -> list[Score]:
+    """What is scored: the truth and the wrong answers; nothing of a row without such."""
+    if question.document or not question.record.perturbed_answer:
+        return []
+    return [Score(question.record.question, text) for text in in_one_wording(question.record)]
 
 
 def in_one_wording(record: Record) -> tuple[str, ...]:

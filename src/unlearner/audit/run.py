@@ -26,7 +26,7 @@ from unlearner.audit.outcomes import PLAIN, RANK
 from unlearner.audit.plan import ROUNDED, SAMPLES, UNIT, Plan, chosen_attacks, cost, fitted, on_model, to_ask
 from unlearner.audit.quantise import rounded_layers, unchanged_codes
 from unlearner.audit.questions import Groups, read_controls, read_groups
-from unlearner.audit.ranks import Row, outcome_row, question_id, rank_rows
+from unlearner.audit.ranks import Row, decoys, outcome_row, question_id, rank_rows
 from unlearner.audit.room import with_room
 from unlearner.audit.speed import measured
 from unlearner.audit.summary import summarise
@@ -125,6 +125,7 @@ class _Run:
         self.config, self.groups, self.models, self.folder, self.known = config, groups, models, folder, known
         self.rows: list[Row] = []
         self.errors: dict[str, ErrorRate] = groups.detector_errors()
+        self.too_long: dict[str, int] = {}
         self.unchanged: dict[str, dict[str, float]] = {}
         self.refusals = load_refusals(None)
         self.stores: dict[str, Store] = {}
@@ -247,6 +248,8 @@ class _Run:
                 part.parent.mkdir(0o700, parents=True, exist_ok=True)
                 write_json(part, found)
         self.errors |= {key: ErrorRate(*counts) for key, counts in found.get("errors", {}).items()}
+        if name == "unlearned" and found.get("too_long"):
+            self.too_long[label] = found["too_long"]
         rows: list[Row] = found["rows"]
         return rows
 
@@ -263,7 +266,8 @@ class _Run:
         if isinstance(attack, WeightAttack):
             return {"rows": self._on_weights(name, attack)}
         asked = [(g, q) for g, questions in to_ask(name, attack, self.groups).items() for q in questions]
-        asked = with_room(attack, asked, self.models.subjects[name], self.config.max_length)
+        planned = len(asked)
+        asked = with_room(attack.label, attack.requests, asked, self.models.subjects[name], self.config.max_length)
         questions = [question for _, question in asked]
         changes = type(attack).applied is not Attack.applied
         answer = self._answerer(name, Store() if changes else None)
@@ -280,7 +284,7 @@ class _Run:
                     ids = tokenizer(outcome.text, add_special_tokens=False)["input_ids"]
                     row |= about_text(outcome.text, ids, self.refusals)
                 rows.append(row | ({"text": outcome.text} if self.config.keep_samples else {}))
-        made: dict[str, Any] = {"rows": rows}
+        made: dict[str, Any] = {"rows": rows, "too_long": planned - len(asked)}
         if name == "before" and attack.label == PLAIN:
             told = [(*asked[place], found[0].text) for place, found in outcomes.items() if found]
             made["errors"] = {key: list(vars(rate).values()) for key, rate in detector_errors(told).items()}
@@ -313,7 +317,9 @@ class _Run:
 
     def _ranked(self, name: str) -> dict[str, Any]:
         asked = [(g, q) for g, questions in self.groups for q in questions if g in ("forget", "control")]
-        return {"rows": rank_rows(name, asked, self._answerer(name), self.config.seed)}
+        fit = with_room(RANK, decoys, asked, self.models.subjects[name], self.config.max_length)
+        rows = rank_rows(name, fit, self._answerer(name), self.config.seed)
+        return {"rows": rows, "too_long": len(asked) - len(fit)}
 
     def _able(self, name: str) -> dict[str, Any] | None:
         assert self.folder is not None  # without one tasks are refused
@@ -341,6 +347,7 @@ class _Run:
             "detector": {name: {"wrong": e.wrong, "of": e.of} for name, e in self.errors.items()},
             "rows_without_fact": self.groups.without_fact,
             "not_asked": self.groups.not_asked,
+            "too_long": self.too_long,
             "unchanged_codes": self.unchanged,
         }
         if self.ability:

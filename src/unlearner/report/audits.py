@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from unlearner.audit.attacks import attacks
-from unlearner.audit.outcomes import SAMPLED, decoders
+from unlearner.audit.outcomes import RANK, SAMPLED, decoders
 from unlearner.errors import UserError
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
@@ -300,6 +300,9 @@ def _left_out(summary: Summary) -> list[str]:
         said.append(f"For lack of time: {', '.join(out)}.")
     if more := summary.get("not_asked"):
         said.append(f"{more} further questions about what was to be forgotten: the other budgets ask them.")
+    if long := summary.get("too_long"):
+        by = (f"{count} by {'the rank test' if label == RANK else label}" for label, count in long.items())
+        said.append(f"Questions too long for --max-length, and so not asked: {', '.join(by)}.")
     if summary["rows_without_fact"]:
         said.append(f"{summary['rows_without_fact']} rows of the forget set, in which no fact was found.")
     labels = {attack["attack"] for attack in summary["attacks"]}

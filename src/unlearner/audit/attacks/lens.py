@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from unlearner.audit.attack import ANSWERS, Cost, Finding, Outcome, Target, WeightAttack
-from unlearner.audit.ranks import in_one_wording
+from unlearner.audit.ranks import decoys, in_one_wording
+from unlearner.audit.room import with_room
 from unlearner.data.batches import padded
 from unlearner.data.pairs import pair
 from unlearner.data.records import Record
@@ -54,6 +55,7 @@ class Lens(WeightAttack):
             and not question.document
             and len(question.record.perturbed_answer) >= WRONG
         ]
+        asked = with_room(self.label, decoys, asked, target, target.options.max_length)
         if not asked:
             return
         texts = [

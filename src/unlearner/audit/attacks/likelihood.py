@@ -19,7 +19,8 @@ from unlearner.audit.likelihood import (
     truth_share,
 )
 from unlearner.audit.likelihood_tables import LIKELIHOOD, WITHIN
-from unlearner.audit.ranks import decoy_losses, question_id
+from unlearner.audit.ranks import decoy_losses, decoys, question_id
+from unlearner.audit.room import with_room
 from unlearner.data.batches import padded
 from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
@@ -131,7 +132,9 @@ class Likelihood(WeightAttack):
 
 def _truth_shares(target: Target) -> dict[tuple[str, str], float]:
     """By group and question, for what the rank test scores."""
-    scored = decoy_losses([(group, q) for group in COMPARED for q in target.questions[group]], target.answer)
+    asked = [(group, q) for group in COMPARED for q in target.questions[group]]
+    fit = with_room(LIKELIHOOD, decoys, asked, target, target.options.max_length)
+    scored = decoy_losses(fit, target.answer)
     return {(group, question_id(q)): truth_share(losses[0], losses[1:]) for group, q, losses in scored}
 
 
