@@ -222,10 +222,13 @@ def test_every_level_of_access_has_its_worst_attack() -> None:
 
 def test_an_attack_whose_answers_are_not_counted_was_made_all_the_same() -> None:
     labels = ["plain", "likelihood"]
-    made = summary(rows(2, ["plain"], leaking=1), labels)
+    found = rows(2, ["plain"], leaking=1)
+    about = ("model", "group", "subject", "question")
+    found += [{**{key: row[key] for key in about}, "attack": "likelihood", "sample": 0, "loss": 1.0} for row in found]
+    made = summary(found, labels)
     level = {level["code"]: level for level in access_levels(made)}["A3"]
     assert level["made"] == 1 and not level["attacks"] and level["worst"] is None  # no answer can leak by it
-    page = re.sub(r"\s+", " ", render(made, rows(2, ["plain"], leaking=1), MANIFEST))
+    page = re.sub(r"\s+", " ", render(made, found, MANIFEST))
     assert 'A3 <span class="has">likelihoods</span> <span class="interval">1 attack</span>' in page
 
 

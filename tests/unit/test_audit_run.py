@@ -12,16 +12,19 @@ from unlearner.audit.attack import Cost, Finding, Outcome, Question, Target, Wei
 from unlearner.audit.attacks.lens import Lens
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.rounded import Rounded
+from unlearner.audit.attacks.soft_prompt import SoftPrompt
 from unlearner.audit.attacks.template import Template
 from unlearner.audit.detector import find_detector
 from unlearner.audit.detector_errors import SHIFTS, detector_errors
 from unlearner.audit.run import Audit, audit
+from unlearner.commands.tables import print_audit
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.records import Record
 from unlearner.errors import UserError
 from unlearner.files import read_json, write_json
 from unlearner.options import EvalOptions
+from unlearner.report.audit_tables import access_levels
 from unlearner.report.audits import _left_out, write_audit_page
 from unlearner.results.layout import AuditDirectory
 from unlearner.settings import resolved
@@ -58,6 +61,35 @@ def test_questions_that_are_too_long_are_not_scored_and_do_not_end_the_audit(tin
         assert len(of) == len(FORGET) - asked, attack
     [told] = [s for s in _left_out(found.summary) if "too long" in s]
     assert told == "Questions too long for --max-length, and so not asked: 2 by multiple-choice, 1 by the rank test."
+
+
+def test_what_no_row_fits_was_not_made_and_is_named(tiny_llama, tiny_tokenizer, tmp_path, capsys) -> None:
+    """Rows without subjects and wrong answers; then one fact a subject, and fewer controls than subjects."""
+    bare = [
+        [dataclasses.replace(row, subject=name and row.subject, perturbed_answer=()) for row in rows]
+        for rows, name in ((FORGET, None), (OTHERS[10:], "of controls"))
+    ]
+    role = Template("role", "Of {name}: {q}", max_new_tokens=4)
+    relearning = Relearning(steps=(0, 1), max_new_tokens=4)
+    attacks = [PLAIN, role, "multiple-choice", "yes-or-no", Lens(), relearning, SoftPrompt(steps=1, max_new_tokens=4)]
+    found = audited(tiny_llama(), tiny_tokenizer, forget=bare[0], controls=bare[1], attacks=attacks).summary
+    without = ["role", "multiple-choice", "yes-or-no", "lens", "relearning", "soft-prompt"]
+    assert found["untested"] == [*without, "rank"]
+    assert [level["made"] for level in access_levels(found)] == [1, 0, 0, 0, 0]
+    assert [len(level["attacks"]) for level in access_levels(found)] == [1, 0, 0, 0, 0]
+    said = "\n".join(_left_out(found))
+    assert "No row of the forget set fits role: that takes questions with the subject's name in its rows." in said
+    assert "fits multiple-choice, lens: that takes questions with three wrong answers." in said
+    assert "There is no rank test" in said and "fits relearning, soft-prompt: that takes questions, no" in said
+    print_audit(found, tmp_path)
+    told = capsys.readouterr().out
+    assert "fits multiple-choice, lens" in told and "rank p" in told and "1.000   1.000" not in told
+
+    more = builtin("retain", people=11, forget=4)
+    few = {"forget": OTHERS, "controls": [row for row in more if row not in OTHERS], "retain": FORGET}
+    found = audited(tiny_llama(), tiny_tokenizer, **few, attacks=[PLAIN, relearning]).summary
+    assert found["untested"] == [] and "subjects" not in found["relearning"]["unlearned"]
+    assert "Relearning was not held against controls" in "\n".join(_left_out(found))
 
 
 def test_gpt2_can_be_audited_and_rounded(tiny_tokenizer) -> None:

@@ -116,6 +116,11 @@ class Attack(ABC):
         return {field.name: getattr(self, field.name) for field in fields(self)} if is_dataclass(self) else {}
 
     @property
+    def asks_of(self) -> str:
+        """What it takes of the rows, and of the model; empty where all will do."""
+        return ""
+
+    @property
     def samples(self) -> int:
         """Answers to each question."""
         return 1

@@ -334,7 +334,7 @@ class _Run:
 
     def _described(self, attack: Attack) -> dict[str, Any]:
         """An attack as audit.json has it."""
-        told = {name: getattr(attack, name) for name in ("title", "access", "chance")}
+        told = {name: getattr(attack, name) for name in ("title", "access", "chance", "asks_of")}
         told = {"attack": attack.label, **told, "options": _plain(attack.options)}
         return redacted_attacks([told])[0] if self.config.redact else told
 

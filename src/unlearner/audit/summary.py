@@ -1,6 +1,6 @@
 """What audit.json holds, made of the rows of audit.jsonl. Pure: the same rows give the same summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,14 +8,14 @@ from unlearner.audit.attacks.template import Template
 from unlearner.audit.decoders import has_power
 from unlearner.audit.knowledge import knowledge
 from unlearner.audit.likelihood_tables import likelihoods, memberships
-from unlearner.audit.outcomes import PLAIN, Outcomes, rectangle
+from unlearner.audit.outcomes import PLAIN, RANK, Outcomes, rectangle
 from unlearner.audit.relearned import relearned
 from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, upper
 from unlearner.audit.thresholds import Thresholds
 from unlearner.audit.verdict import CAVEAT, Verdict, dropped_attacks, group_test, verdicts
 
 Attacks = Sequence[Mapping[str, Any]]
-"""Of each attack `attack` (its label), `title`, `access`, `chance`, `options`."""
+"""Of each attack `attack` (its label), `title`, `access`, `chance`, `asks_of`, `options`."""
 
 
 def summarise(
@@ -39,6 +39,7 @@ def summarise(
         "thresholds": asdict(limits),
         "verdicts": [verdict.as_dict() for verdict in found],
         "attacks": table,
+        "untested": untested(rows, attacks),
         "group_test": group_test(outcomes, [attack for attack in outcomes.attacks() if attack not in dropped]),
         "dropped": dropped,
         "weak": weak_attacks(outcomes, limits, dropped),
@@ -51,6 +52,14 @@ def summarise(
         "membership": memberships(rows),
         "knowledge": knowledge(rows),
     }
+
+
+def untested(rows: Iterable[Mapping[str, Any]], attacks: Attacks) -> list[str]:
+    """The attacks that asked the unlearned model nothing about what was to be forgotten; and `rank` without ranks of
+    it, or of controls, to hold them against."""
+    asked = {(row["attack"], row["group"]) for row in rows if row["model"] == "unlearned"}
+    found = [attack["attack"] for attack in attacks if (attack["attack"], "forget") not in asked]
+    return found + ([] if {(RANK, "forget"), (RANK, "control")} <= asked else [RANK])
 
 
 def weak_attacks(outcomes: Outcomes, limits: Thresholds, dropped: Sequence[str] = ()) -> list[str]:

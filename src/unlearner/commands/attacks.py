@@ -66,6 +66,7 @@ def _one(name: str) -> None:
     }  # fmt: skip
     asked = attack.cost({"forget": QUESTIONS, "control": QUESTIONS})
     lines = [f"{attack.label}, {attack.title}", f"  needs    {attack.access}", f"  source   {attack.source}"]
+    lines += [f"  asks of  {attack.asks_of}"] if attack.asks_of else []
     lines += [f"  options  {options}"] if (options := defaults(attack)) else []
     lines += [f"  chance   {attack.chance:.0%}"] if attack.chance else []
     lines += ["", f"costs, for {QUESTIONS} forgotten questions and as many of controls"]

@@ -13,7 +13,7 @@ from unlearner.distributed import is_main
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
 from unlearner.evaluation.result import interval, measured_metrics, three_digits
-from unlearner.report.audit_tables import decoder_of, p_value, weak_sentence
+from unlearner.report.audit_tables import decoder_of, p_value, rank_p, untested_sentences, weak_sentence
 from unlearner.report.titles import renamed, set_names
 from unlearner.results.layout import AuditDirectory, EvaluationDirectory
 from unlearner.terminal import Plain
@@ -182,7 +182,7 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     for verdict in summary["verdicts"]:
         rounds = verdict["rounds"]
         rates = [_rate(rounds.get(name)) for name in ("before", "unlearned", "control")]
-        numbers = [p_value(verdict[name]) for name in ("p_value", "rank_p")]
+        numbers = [p_value(verdict["p_value"]), rank_p(verdict, summary)]
         table.add_row(
             escape(verdict["subject"]), verdict["verdict"], escape(verdict["worst_attack"] or "-"), *rates, *numbers
         )
@@ -221,6 +221,8 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         console.print(
             escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True
         )
+    for said in untested_sentences(summary):
+        console.print(escape(said), soft_wrap=True)
     if weak := weak_sentence(summary):
         console.print(escape(weak), soft_wrap=True)
     console.print(escape(f"{summary['caveat']}\nEvery outcome: {AuditDirectory(folder).rows}"), soft_wrap=True)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unlearner.audit.likelihood_tables import LIKELIHOOD
-from unlearner.audit.outcomes import decoders
+from unlearner.audit.outcomes import RANK, decoders
+from unlearner.audit.relearned import FORGOTTEN, UNKNOWN
 from unlearner.audit.statistics import lower, upper
 from unlearner.report.contents import clean
 
@@ -42,12 +43,44 @@ def access_levels(summary: Summary) -> list[dict[str, Any]]:
     guessing. None where there is none, or all are left out."""
     levels = []
     for place, (access, title) in enumerate(ACCESS.items(), 1):
-        made = [attack for attack in summary["attacks"] if attack["access"] == access]
+        made = [attack for attack in attacks_made(summary) if attack["access"] == access]
         shown = [_attack(attack, summary) for attack in made if attack["attack"] != LIKELIHOOD]
         counted = [attack for attack in shown if not attack["dropped"] and attack["excess"] is not None]
         worst = max(counted, key=lambda attack: attack["excess"], default=None)
         levels.append({"code": f"A{place}", "title": title, "made": len(made), "attacks": shown, "worst": worst})
     return levels
+
+
+def attacks_made(summary: Summary) -> list[Summary]:
+    """All but those that asked nothing about what was to be forgotten."""
+    return [attack for attack in summary["attacks"] if attack["attack"] not in summary.get("untested", ())]
+
+
+def untested_sentences(summary: Summary) -> list[str]:
+    """What could not be tested with these rows, and what it takes."""
+    without = summary.get("untested", ())
+    takes: dict[str, list[str]] = {}
+    for attack in summary["attacks"]:
+        if attack["attack"] in without:
+            takes.setdefault(attack.get("asks_of", ""), []).append(attack["attack"])
+    said = [
+        f"No row of the forget set fits {', '.join(labels)}" + (f": that takes {what}." if what else ".")
+        for what, labels in takes.items()
+    ]
+    if RANK in without:
+        said.append("There is no rank test: that takes wrong answers in rows of the forget set and of controls.")
+    arms = summary["relearning"].get("unlearned", {}).get("arms", {})
+    if FORGOTTEN in arms and UNKNOWN not in arms:
+        said.append(
+            "Relearning was not held against controls, so that no verdict rests on it: that takes as many controls as "
+            "subjects that were forgotten, and two facts about each."
+        )
+    return said
+
+
+def rank_p(verdict: Summary, summary: Summary) -> str:
+    """The p-value of the rank test, where there was one."""
+    return "–" if RANK in summary.get("untested", ()) else p_value(verdict["rank_p"])
 
 
 def ability_rows(summary: Summary) -> list[tuple[str, list[str]]]:

@@ -20,6 +20,7 @@ from unlearner.report.audit_tables import (
     MODELS,
     ability_rows,
     access_levels,
+    attacks_made,
     decoder_of,
     first_decoder,
     group_sentence,
@@ -27,7 +28,9 @@ from unlearner.report.audit_tables import (
     likelihood_table,
     membership_table,
     p_value,
+    rank_p,
     share,
+    untested_sentences,
     weak_sentence,
 )
 from unlearner.report.contents import Run, clean, short_model
@@ -180,7 +183,7 @@ def _about(config: Mapping[str, Any], summary: Summary, rows: Sequence[Mapping[s
     found = [(title, clean(str(config[key]))) for title, key in named if config.get(key)]
     found.append(("Compared with", f"{len(people.get('control', {}))} subjects that were never trained"))
     asked = "" if budget["asked"] == budget["taken"] else f", for {budget['asked']} minutes"
-    return [*found, ("Budget", f"{budget['taken']}{asked}, {len(summary['attacks'])} attacks")]
+    return [*found, ("Budget", f"{budget['taken']}{asked}, {len(attacks_made(summary))} attacks")]
 
 
 def _by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[int]]:
@@ -208,7 +211,7 @@ def _subject(verdict: Summary, summary: Summary, shared: Mapping[tuple[str, str,
         "why": verdict["why"], "needed": verdict["samples_needed"], "worst": verdict["worst_attack"] or "–",
         "decoder": decoder_of(verdict, summary),
         "rates": {model: _rate(rounds.get(model)) for model in ("unlearned", "before", "retrained", "control")},
-        "p": p_value(verdict["p_value"]), "rank": p_value(verdict["rank_p"]),
+        "p": p_value(verdict["p_value"]), "rank": rank_p(verdict, summary),
         "taught": ("–", "") if taught is None else (share(*taught["leaks"]), f"p {p_value(taught['p_value'])}"),
         "four": share(*max(four, key=lambda c: c[0] / c[1])) if four else "–",
         "depth": "–" if depth is None else f"{depth:.2f}",
@@ -309,7 +312,7 @@ def _left_out(summary: Summary) -> list[str]:
     made = labels | ({SAMPLED} if decoders(labels) else set())
     if others := [name for name in attacks() if name not in made and name not in out]:
         said.append(f"Attacks that were not made: {', '.join(others)}.")
-    return said
+    return said + untested_sentences(summary)
 
 
 def _examples(verdicts: Sequence[Summary], rows: Sequence[Mapping[str, Any]], summary: Summary) -> list[dict[str, Any]]:
@@ -352,7 +355,7 @@ def _provenance(summary: Summary, manifest: Mapping[str, Any]) -> list[tuple[str
     ]
     options = [
         (attack["attack"], ", ".join(f"{name} {value}" for name, value in attack["options"].items() if name != "text"))
-        for attack in summary["attacks"]
+        for attack in attacks_made(summary)
         if attack["options"] and attack["access"] in ("sampled", "training", "weights")
     ]
     return [

@@ -31,6 +31,7 @@ class MultipleChoice(Attack):
     access = "likelihoods"
     source = "RWKU, arXiv 2406.10890"
     chance = 0.25
+    asks_of = "questions with three wrong answers"
 
     seed: int = 0
 
@@ -65,6 +66,7 @@ class YesOrNo(Attack):
     access = "likelihoods"
     source = "Own; paired, so that a model that likes to say yes gains nothing"
     chance = 0.5
+    asks_of = "questions with a wrong answer"
 
     def requests(self, question: Question) -> Sequence[Request] | None:
         record = question.record

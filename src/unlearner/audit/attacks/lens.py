@@ -41,6 +41,7 @@ class Lens(WeightAttack):
     access = "weights"
     source = "Lucki et al. 2024, arXiv 2409.18025"
     chance = 0.25
+    asks_of = "questions with three wrong answers"
 
     def cost(self, asked: Mapping[str, int]) -> Cost:
         """Had every question wrong answers enough."""

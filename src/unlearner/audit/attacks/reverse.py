@@ -21,6 +21,7 @@ class Reverse(Attack):
     title = "Reverse question"
     access = "greedy"
     source = "RWKU, arXiv 2406.10890"
+    asks_of = "two questions about a subject whom both answers name"
 
     max_new_tokens: int = ANSWER_TOKENS
 

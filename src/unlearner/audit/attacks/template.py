@@ -46,6 +46,12 @@ PLACEHOLDERS = (
 )
 NAMING = ("q", "name", "spaced", "p")
 """Placeholders that hold the name, as a rule."""
+TAKES = {
+    "name": "the subject's name in its rows", "v": "the subject's name in its rows", "spaced": "the subject's name",
+    "p": "words before the fact in the answer", "f": "another row about the subject", "o": "wrong answers",
+    "r": "retained questions beside them", "ra": "retained questions beside them",
+}  # fmt: skip
+"""What a row must have for a placeholder, by its name without a number."""
 GIVES_AWAY = ("p", "f", "o1", "o2", "o3", "r", "ra", "r1", "ra1", "r2", "ra2", "r3", "ra3")
 """Placeholders whose words, should the fact be among them, do not count when they come back."""
 
@@ -87,6 +93,14 @@ class Template(Attack):
     @property
     def label(self) -> str:
         return self.kind
+
+    @property
+    def asks_of(self) -> str:
+        if self.text == "{q}":
+            return ""
+        found = dict.fromkeys(TAKES.get(name.rstrip("123"), "") for name in re.findall(r"\{(\w+)\}", self.text))
+        told = " and ".join(filter(None, found))
+        return f"questions with {told}" if told else "questions"
 
     @property
     def samples(self) -> int:
