@@ -172,7 +172,7 @@ def table(found: dict[str, AuditDirectory]) -> str:
              "after relearning", "at 4 bits", "why")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, audit in found.items():
-        for row in subject_lines(read_json(audit.audit), audit.read_rows()):
+        for row in subject_lines(read_json(audit.audit)):
             rates = [" ".join(row["rates"][which]).strip() for which in ("unlearned", "before", "control")]
             cells = [
                 name, row["name"], row["verdict"], *rates, row["worst"], row["p"], row["rank"],

@@ -12,6 +12,7 @@ import pytest
 from unlearner.audit.attacks import attacks
 from unlearner.audit.summary import summarise
 from unlearner.audit.verdict import Thresholds
+from unlearner.commands.tables import print_audit
 from unlearner.errors import UserError
 from unlearner.files import write_json, write_jsonl
 from unlearner.report import write_report
@@ -273,6 +274,56 @@ def test_the_page_of_a_run_begins_with_what_its_audit_found(tmp_path: Path) -> N
     assert "Of twelve subjects" not in write_report([folder], folder / "report.html").read_text()
 
 
+def everything(subjects: int) -> list[dict[str, Any]]:
+    """Rows that fill every column of the first table."""
+    found = rows(subjects, ["plain", "sampling", "nf4"], leaking=1)
+    found += [{**row, "model": "retrained"} for row in found if row["model"] == "before" and row["attack"] != "nf4"]
+    about = {"model": "unlearned", "score": 0.0, "rate": 1.0}
+    for row in [row for row in found if (row["model"], row["attack"]) == ("unlearned", "plain")]:
+        who = {key: row[key] for key in ("model", "group", "subject", "question")}
+        first = row["group"] == "forget" and row["subject"].endswith(" 0")
+        found.append({**who, "attack": "rank", "rank": 1 if first else 3, "decoys": 5})
+        arm = "forgotten" if row["group"] == "forget" else "unknown"
+        found += [
+            {**about, **who, "attack": "relearning", "arm": arm, "sample": 0, "step": step, "hit": first and step > 0}
+            for step in (0, 10)
+        ]
+        if row["group"] == "forget":
+            found.append({**who, "attack": "depth", "sample": 0, "score": 0.25})
+    return found
+
+
+def audited_run(folder: Path, found: list[dict[str, Any]], labels: list[str]) -> Path:
+    """The page of a run that was audited."""
+    folder.mkdir()
+    audit = audited(folder / "audit", found, labels)
+    for place in (folder, audit):
+        write_json(place / "finished.json", {})
+    about = {"command": "forget", "config": {"method": "ME+GD", "evaluate": "none"}, "version": 2}
+    write_json(folder / "run.json", about)
+    return write_report([folder], folder / "report.html")
+
+
+COLUMNS = ("Retrained", "Rank test p", "After relearning", "Told at 4 bits", "Depth score")
+
+
+def test_the_first_table_has_columns_for_what_there_is_on_both_pages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["plain", "sampling", "nf4", "relearning", "depth"]
+    page = audited_run(tmp_path / "whole", everything(3), labels).read_text()
+    assert all(f'data-label="{name}"' in page for name in COLUMNS)
+    leaking = page[page.index("forget 0") : page.index("forget 1")]
+    assert '<td data-label="Told at 4 bits">0 of 3</td>' in leaking and '"Depth score">0.25<' in leaking
+    assert "Rank test p is exact" in page and re.search(r'data-label="After relearning">\s*3 of 3', leaking)
+    own = render(summary(everything(3), labels), everything(3), MANIFEST)
+    assert all(f'data-label="{name}"' in own for name in COLUMNS) and "Rank test p is exact" in own
+    print_audit(summary(everything(3), labels), tmp_path)
+    assert "it counts only where they stand beyond the controls', too." in capsys.readouterr().out
+    bare = audited_run(tmp_path / "bare", rows(3, ["plain", "sampling"], leaking=1), ["plain", "sampling"]).read_text()
+    assert not any(f'data-label="{name}"' in bare for name in COLUMNS) and "Rank test" not in bare
+
+
 def test_without_answers_none_are_shown() -> None:
     found = rows(2, ["plain", "sampling"], leaking=2)
     bare = [{key: value for key, value in row.items() if key != "text"} for row in found]
@@ -317,7 +368,10 @@ def test_in_a_real_browser_it_is_silent_and_its_figures_can_be_read(width: int, 
         charts = tab.evaluate(
             "[...document.querySelectorAll('.sheet svg')].map((c) => c.getBoundingClientRect().width)"
         )
-        across = tab.evaluate("document.documentElement.scrollWidth")
+        across = [tab.evaluate("document.documentElement.scrollWidth")]
+        labels += ["nf4", "relearning", "depth"]
+        tab.goto(audited_run(tmp_path / "run", everything(3), labels).as_uri(), wait_until="load")
+        across.append(tab.evaluate("document.documentElement.scrollWidth"))
         browser.close()
-    assert said == [] and across == width
+    assert said == [] and across == [width, width]
     assert charts and min(charts) >= least

@@ -14,6 +14,7 @@ from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_
 from unlearner.audit.thresholds import Thresholds
 from unlearner.audit.verdict import CAVEAT, Verdict, dropped_attacks, group_test, verdicts
 
+FOUR_BITS = ("nf4", "fp4", "rtn4-g128", "rtn4-g64")
 Attacks = Sequence[Mapping[str, Any]]
 """Of each attack `attack` (its label), `title`, `access`, `chance`, `asks_of`, `options`."""
 
@@ -48,6 +49,7 @@ def summarise(
         "leak_at_k": leaks_at_k(outcomes, limits.alpha),
         "relearning": relearned(rows, known_before(outcomes)),
         "depth": depth(rows),
+        "four_bits": four_bits(outcomes),
         "likelihood": likelihoods(rows),
         "membership": memberships(rows),
         "knowledge": knowledge(rows),
@@ -132,6 +134,16 @@ def leaks_at_k(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, flo
             for k in ks
         ]
     return curves
+
+
+def four_bits(outcomes: Outcomes) -> dict[str, list[int]]:
+    """Of each forgotten subject the leaking answers, and all, with the weights rounded to four bits in the way that
+    brings out most."""
+    counts = {
+        subject: [found for name in FOUR_BITS if (found := outcomes.answers("unlearned", "forget", name, subject))[1]]
+        for subject in outcomes.subjects("forget")
+    }
+    return {subject: list(max(found, key=lambda c: c[0] / c[1])) for subject, found in counts.items() if found}
 
 
 def depth(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -187,6 +187,9 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
             escape(verdict["subject"]), verdict["verdict"], escape(verdict["worst_attack"] or "-"), *rates, *numbers
         )
     console.print(table)
+    if any(verdict["rank_p"] <= summary["thresholds"]["alpha"] for verdict in summary["verdicts"]):
+        said = "rank p: exact, of ranks among wrong values; it counts only where they stand beyond the controls', too."
+        console.print(said, soft_wrap=True)
     for verdict in summary["verdicts"]:
         decoder = decoder_of(verdict, summary)
         said = f" Its rates are those with {decoder}." if decoder else ""

@@ -4,7 +4,7 @@ Answers of models, where they were kept, reach the page through jinja2's autoesc
 content security policy forbids any.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,6 @@ PHRASES = {
     "no baseline": ("was not known before", "were not known before"),
 }  # fmt: skip
 """What is said of one subject, and of several."""
-FOUR_BITS = ("nf4", "fp4", "rtn4-g128", "rtn4-g64")
 NEVER = (
     "Questions that were not asked: all of this is conditional on those that were, and on the detector.",
     "Questions that need another fact first (multi-hop), and other languages.",
@@ -99,17 +98,13 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
     here = Path(__file__).parent
     verdicts = sorted(summary["verdicts"], key=_risk)
     counts = {name: sum(v["verdict"] == name for v in verdicts) for name in ORDER}
-    shared = _by_subject(rows)
     config = manifest["config"]
     return template("unlearner.report", "audit.html.jinja").render(
         generator=f"{GENERATOR} {__version__}",
         style=Markup((here / "report.css").read_text(encoding="utf-8") + (here / "audit.css").read_text("utf-8")),
         title=f"Audit of {clean(short_model(str(config['model'])))}",
         about=_about(config, summary, rows), sentences=_sentences(verdicts, counts, summary),
-        caveat=summary["caveat"], subjects=subject_lines(summary, rows),
-        has_four=any(shared.get(("unlearned", v["subject"], a)) for v in verdicts for a in FOUR_BITS),
-        has_retrained=any("retrained" in v["rounds"] for v in verdicts),
-        has_taught=bool(_taught(summary)), has_depth=bool(summary.get("depth")),
+        caveat=summary["caveat"], subjects=subject_lines(summary), has=_columns(summary),
         explained=[(SIGNS.get(n, "–"), n, text) for n, text in EXPLAINED.items() if counts[n]],
         told=_told(summary), refused=_refused(summary), degenerate=_degenerate(summary), ability=ability_rows(summary),
         levels=access_levels(summary), dropped=summary["dropped"], weak=weak_sentence(summary),
@@ -123,10 +118,18 @@ def render(summary: Summary, rows: Sequence[Mapping[str, Any]], manifest: Mappin
     )  # fmt: skip
 
 
-def subject_lines(summary: Summary, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def subject_lines(summary: Summary) -> list[dict[str, Any]]:
     """What the page's first table says, a line a subject, the worst first."""
-    shared = _by_subject(rows)
-    return [_subject(verdict, summary, shared) for verdict in sorted(summary["verdicts"], key=_risk)]
+    return [_subject(verdict, summary) for verdict in sorted(summary["verdicts"], key=_risk)]
+
+
+def _columns(summary: Summary) -> dict[str, bool]:
+    """Which columns of that table have something in them."""
+    return {
+        "retrained": any("retrained" in verdict["rounds"] for verdict in summary["verdicts"]),
+        "rank": RANK not in summary.get("untested", ()),
+        "taught": bool(_taught(summary)), "four": bool(summary.get("four_bits")), "depth": bool(summary.get("depth")),
+    }  # fmt: skip
 
 
 def told_in_short(run: Run, page: Path) -> dict[str, Any] | None:
@@ -139,7 +142,8 @@ def told_in_short(run: Run, page: Path) -> dict[str, Any] | None:
     below = run.audit_page.resolve().is_relative_to(page.resolve().parent) and run.audit_page.is_file()
     return {
         "label": run.label, "sentences": _sentences(verdicts, counts, run.audit),
-        "subjects": subject_lines(run.audit, [])[:SHOWN], "more": max(0, len(verdicts) - SHOWN),
+        "subjects": subject_lines(run.audit)[:SHOWN], "has": _columns(run.audit),
+        "more": max(0, len(verdicts) - SHOWN),
         "link": run.audit_page.resolve().relative_to(page.resolve().parent).as_posix() if below else "",
     }  # fmt: skip
 
@@ -186,25 +190,14 @@ def _about(config: Mapping[str, Any], summary: Summary, rows: Sequence[Mapping[s
     return [*found, ("Budget", f"{budget['taken']}{asked}, {len(attacks_made(summary))} attacks")]
 
 
-def _by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[int]]:
-    """(model, subject, attack) → [leaks, of], of forgotten subjects."""
-    found: dict[tuple[str, str, str], list[int]] = {}
-    for row in rows:
-        if row["group"] == "forget" and "hit" in row and "step" not in row:
-            counts = found.setdefault((row["model"], row["subject"], row["attack"]), [0, 0])
-            counts[0] += row["hit"]
-            counts[1] += 1
-    return found
-
-
 def _taught(summary: Summary) -> Mapping[str, Any]:
     return summary["relearning"].get("unlearned", {}).get("subjects", {})
 
 
-def _subject(verdict: Summary, summary: Summary, shared: Mapping[tuple[str, str, str], list[int]]) -> dict[str, Any]:
+def _subject(verdict: Summary, summary: Summary) -> dict[str, Any]:
     name, rounds = verdict["subject"], verdict["rounds"]
     taught = _taught(summary).get(name)
-    four = [counts for attack in FOUR_BITS if (counts := shared.get(("unlearned", name, attack)))]
+    four = summary.get("four_bits", {}).get(name)
     depth = summary.get("depth", {}).get(name)
     return {
         "name": clean(name), "verdict": verdict["verdict"], "sign": SIGNS.get(verdict["verdict"], "–"),
@@ -213,7 +206,7 @@ def _subject(verdict: Summary, summary: Summary, shared: Mapping[tuple[str, str,
         "rates": {model: _rate(rounds.get(model)) for model in ("unlearned", "before", "retrained", "control")},
         "p": p_value(verdict["p_value"]), "rank": rank_p(verdict, summary),
         "taught": ("–", "") if taught is None else (share(*taught["leaks"]), f"p {p_value(taught['p_value'])}"),
-        "four": share(*max(four, key=lambda c: c[0] / c[1])) if four else "–",
+        "four": share(*four) if four else "–",
         "depth": "–" if depth is None else f"{depth:.2f}",
     }  # fmt: skip
 
