@@ -82,6 +82,11 @@ def test_who_is_asked_what(groups) -> None:
         assert on_model("before", attacks[label]) and not on_model("retrained", attacks[label])
         assert cost("before", attacks[label], groups) == len(groups.forget)
     assert asks("before", attacks["mixed-harmless-first"], "forget")
+    # What is refused now was maybe refused before, plainly and beside another question, of whoever was never trained.
+    asked = {
+        label for label, attack in attacks.items() if asks("before", attack, "control") and attack.access == "greedy"
+    }
+    assert asked == {"plain", "mixed-harmless-first", "mixed-harmless-last"}
     plain = sum(len(questions) for _, questions in groups)
     assert cost("unlearned", attacks["plain"], groups) == plain
 

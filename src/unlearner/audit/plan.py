@@ -128,10 +128,10 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
 
 def asks(model: str, attack: Attack, group: str) -> bool:
     """Whether an attack on a model asks about a group. What is kept is asked plainly, in samples and beside what was to
-    be forgotten; samples about controls tell what guessing gives, for which one model does. Of the model before every
-    attack asks what was to be forgotten, which tells its power."""
-    if model == "before" and attack.label != PLAIN and group == "control" and not isinstance(attack, WeightAttack):
-        return False
+    be forgotten. Controls tell what guessing gives, for which one model does: the one before is asked about them where
+    it is counted what is refused. Of that model every attack asks what was to be forgotten, which tells its power."""
+    if model == "before" and group == "control" and not isinstance(attack, WeightAttack):
+        return attack.label in (PLAIN, *MIXED)
     if group == "retain":
         return is_sampled(attack.label) or attack.label in (PLAIN, LIKELIHOOD, *MIXED)
     if group == "neighbour":
