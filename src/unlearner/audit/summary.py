@@ -139,11 +139,12 @@ def leaks_at_k(outcomes: Outcomes, alpha: float) -> dict[str, list[dict[str, flo
 def four_bits(outcomes: Outcomes) -> dict[str, list[int]]:
     """Of each forgotten subject the leaking answers, and all, with the weights rounded to four bits in the way that
     brings out most."""
-    counts = {
-        subject: [found for name in FOUR_BITS if (found := outcomes.answers("unlearned", "forget", name, subject))[1]]
-        for subject in outcomes.subjects("forget")
-    }
-    return {subject: list(max(found, key=lambda c: c[0] / c[1])) for subject, found in counts.items() if found}
+    most = {}
+    for subject in outcomes.subjects("forget"):
+        counts = [list(outcomes.answers("unlearned", "forget", name, subject)) for name in FOUR_BITS]
+        if asked := [each for each in counts if each[1]]:
+            most[subject] = max(asked, key=lambda each: each[0] / each[1])
+    return most
 
 
 def depth(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
