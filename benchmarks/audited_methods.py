@@ -33,7 +33,7 @@ from unlearner.workflows.builtin import builtin_model, recipe, resolve_model
 METHODS = ("ME+GD", "NPO+GD", "GA+GD", "IDK+AP", "DPO+GD")
 PEOPLE = ("J. R. R. Tolkien", "Charles Darwin", "Albert Einstein", "William Shakespeare")
 BUDGETS = {"builtin": "standard", "tofu": "standard", "smollm2": "quick"}
-AUTHOR_ROWS, CONTROLS, CONTROL_ROWS = 20, 40, 10
+AUTHOR_ROWS, CONTROLS, CONTROL_ROWS = 20, 40, 5
 RATE = "2e-4"
 """For the tiny Llama on TOFU, as benchmarks/tiny_tofu.py's continual bench has it."""
 
