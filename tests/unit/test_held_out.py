@@ -174,6 +174,16 @@ def command(**options: Any) -> ForgetCommand:
     return ForgetCommand(**{"model": "m", "output": "out", **options})
 
 
+def test_rows_that_were_dropped_after_preparing_stay_dropped(tmp_path: Path) -> None:
+    given = command(subject=["Ann Bell"], output=str(tmp_path))
+    fresh = _preparation(given, ("Ann Bell",), str(tmp_path / "data"))
+    assert (fresh.keep, fresh.drop) == ([], [])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prepare.json").write_text(json.dumps({"keep": ["a"], "drop": ["b", "c"]}))
+    again = _preparation(given, ("Ann Bell",), str(tmp_path / "data"))
+    assert again == replace(fresh, keep=["a"], drop=["b", "c"])
+
+
 def test_names_from_options_a_file_and_folders(tmp_path: Path) -> None:
     assert names_of(command(subject=[" Ann Bell "], alias=["Ann"])) == [("Ann Bell", "Ann")]
     (tmp_path / "names.txt").write_text("Charles Darwin | Darwin\n\nAnn Bell\n")

@@ -81,11 +81,15 @@ def sources(command: ForgetCommand, subjects: list[Names], tokenizer: Any) -> Pa
 
 
 def _preparation(command: ForgetCommand, names: Names, output: str) -> PrepareConfig:
+    """What is to be prepared; rows that were dropped from a folder that is there stay dropped."""
+    manifest = PreparedDirectory(Path(output)).manifest
+    held = read_json(manifest) if output and manifest.is_file() else {}
     return PrepareConfig(
         model=command.model, template=command.template, parallel=command.parallel, seed=command.seed,
         precision=command.precision, trust_remote_code=command.trust_remote_code, max_length=command.max_length,
         subject=names[0], alias=list(names[1:]), kind=command.kind, neighbours=command.neighbours, output=output,
-        general_count=GENERAL, **{name: getattr(command, name) for name in PREPARING},
+        general_count=GENERAL, keep=held.get("keep", []), drop=held.get("drop", []),
+        **{name: getattr(command, name) for name in PREPARING},
     )  # fmt: skip
 
 
