@@ -1,5 +1,6 @@
 """What an audit costs and what fits into so many minutes; what must not be lost; what can be seen at all."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -299,13 +300,13 @@ def test_the_quick_budget_asks_fewer_questions_and_reads_less_of_an_answer(forge
     assert [place for place in mine if questions[place] in few] == [mine[0], mine[3], mine[6]]  # of ten
     assert spread(questions, 10) == spread(questions, 99) == questions
     whole = read_groups(forget_records, retain_records, builtin("retain", people=13, forget=8))
-    groups = whole.within(Limits(questions=4, retained=5))
+    groups = whole.within(Limits(questions=4, retained=0.5))
     assert (len(groups.forget), groups.not_asked) == (8, 12)
     assert Counter(Counter(q.subject for q in groups.control).values()) == {4: 5}  # rounds are alike
     sampled, plain = (
         {g: len(q) for g, q in to_ask("unlearned", a, groups).items()} for a in find_attacks(["sampling", "plain"])
     )
-    assert sampled["retain"] == 5 and plain["retain"] == len(groups.retain) > 5
+    assert sampled["retain"] == math.ceil(plain["retain"] / 2) and plain["retain"] == len(groups.retain) > 5
     assert whole.within(Limits()) == whole
 
     def longest(budget: str, *attacks: str) -> set[int]:

@@ -1,5 +1,6 @@
 """Which attacks a budget takes, what they cost, and what fits into so many minutes."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -28,7 +29,7 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
-QUICK = Limits(questions=10, retained=20, tokens=32)
+QUICK = Limits(questions=10, retained=0.5, tokens=32)
 """So that a quick audit of four subjects on a small real model takes about a quarter of an hour on two cores."""
 ALL = "all"
 """In the place of a name: the attacks of the budget."""
@@ -142,8 +143,10 @@ def asks(model: str, attack: Attack, group: str) -> bool:
 def to_ask(model: str, attack: Attack, groups: Groups) -> dict[str, list[Question]]:
     """What an attack that asks is to ask of a model, by group."""
     found = {group: questions for group, questions in groups if asks(model, attack, group)}
-    if "retain" in found and attack.label != PLAIN:
-        found["retain"] = found["retain"][: groups.retained]
+    for kept in ("retain", "neighbour"):
+        if kept in found and attack.label != PLAIN:
+            few = math.ceil(len(found[kept]) * groups.retained)
+            found[kept] = [found[kept][place * len(found[kept]) // few] for place in range(few)]
     return found
 
 

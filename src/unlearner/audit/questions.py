@@ -31,8 +31,8 @@ class Limits:
 
     questions: int | None = None
     """About one forgotten subject, or control; None: all there are."""
-    retained: int = RETAINED_ROWS
-    """Retained rows that are asked about in samples and templates; plainly all of `RETAINED_ROWS` are."""
+    retained: float = 1.0
+    """Share of what is retained, and of neighbours, that is asked about in samples and templates; plainly all is."""
     tokens: int = ANSWER_TOKENS
     """Of an answer, where an attack does not ask for another length."""
 
@@ -50,8 +50,8 @@ class Groups:
     """Retained rows that are not asked about, or all where there are no others."""
     not_asked: int = 0
     """Questions about what was to be forgotten that are left out."""
-    retained: int = RETAINED_ROWS
-    """Retained rows that are asked about otherwise than plainly: the first ones."""
+    retained: float = 1.0
+    """As in `Limits`."""
 
     def __iter__(self) -> Iterator[tuple[str, list[Question]]]:
         yield from (("forget", self.forget), ("control", self.control), ("retain", self.retain))

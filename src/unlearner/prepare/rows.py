@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 from unlearner.audit.detector import normalised
 from unlearner.config import PrepareConfig
@@ -21,8 +21,10 @@ from unlearner.prepare.knowledge import renamed
 from unlearner.prepare.passages import Passage
 from unlearner.prepare.subject import About
 
-CONTROLS = 6
-"""Invented names in the source `controls`."""
+Each = TypeVar("Each")
+IN_FULL, IN_PART = 4, 3
+"""Controls that are asked all questions, as an audit teaches and compares with whole ones, and questions about each of
+the others: with 19 or more of them a subject that leaks can be told from chance."""
 ABOUT = ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "passages")
 """Sources about the subject."""
 HELD_OUT = tuple(name for name in ABOUT if name.startswith("unseen"))
@@ -62,7 +64,7 @@ class Writer:
         # What the model does not know is asked about by the documents alone, where there are any.
         unknown = {name for name, known in material.known.items() if not known} if material.topics else set()
         self.facts = {name: wordings for name, wordings in subject.facts.items() if name not in unknown}
-        self.invented = subject.others(subject.kind.invented)[:CONTROLS]
+        self.invented = subject.others(subject.kind.invented)
         self.answers = {question: whole_sentences(text) for question, text in material.answers.items()}
         self.left_out: Counter[str] = Counter()
 
@@ -259,7 +261,8 @@ class Writer:
         is guessed."""
         neighbours = list(self.material.neighbours)
         for place, name in enumerate(self.invented):
-            for number, (fact, wordings) in enumerate(self.subject.facts.items()):
+            for number, fact in _asked_of(place, list(self.subject.facts)):
+                wordings = self.subject.facts[fact]
                 neighbour = neighbours[(place + number) % len(neighbours)]
                 question = ask(wordings[0], name)
                 answer = self._renamed(self.answers[ask(wordings[0], neighbour)], neighbour, name)
@@ -273,7 +276,7 @@ class Writer:
     def _topic_controls(self, topics: Sequence[Topic]) -> Iterator[Row | None]:
         """Invented names with the wrong answers of documents' facts."""
         for place, name in enumerate(self.invented):
-            for topic in topics:
+            for _, topic in _asked_of(place, topics):
                 wording = topic.wordings[0]
                 if len(wording.wrong) < 2:
                     continue
@@ -349,6 +352,17 @@ def _parts(items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Two thirds to be trained, a third to be held out; both hold one at least."""
     cut = min(max(1, len(items) * 2 // 3), len(items) - 1)
     return list(items[:cut]), list(items[cut:])
+
+
+def _asked_of(place: int, facts: Sequence[Each]) -> list[tuple[int, Each]]:
+    """What is asked of the control at `place`, with its number: all of the first `IN_FULL`, of the others `IN_PART`, by
+    turns, so that every fact is asked of some."""
+    numbered = list(enumerate(facts))
+    if place < IN_FULL or len(numbered) <= IN_PART:
+        return numbered
+    first = (place - IN_FULL) * IN_PART
+    chosen = {number % len(numbered) for number in range(first, first + IN_PART)}
+    return [each for each in numbered if each[0] in chosen]
 
 
 def whole_sentences(text: str) -> str:
