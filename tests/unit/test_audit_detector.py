@@ -132,6 +132,16 @@ def test_names_numbers_and_titles_are_facts_of_their_own(
     assert found.states(states) and not found.states(other) and found.states(answer)
 
 
+def test_a_name_has_its_words_that_wrong_answers_share() -> None:
+    wrong = ("Ann Bo came from the United States of Azur, in New Lund.",)
+    row = Record(
+        "Where did Ann Bo come from?", "Ann Bo came from the United Kingdom, in New York.", perturbed_answer=wrong
+    )
+    assert automatic_fact(row) == (("united kingdom", "new york"),)
+    own = dataclasses.replace(row, answer="It was Bo Riga.")  # but none that the question has
+    assert automatic_fact(own) == (("riga",),)
+
+
 def test_of_many_plain_words_half_are_enough() -> None:
     answer = "seasoned baker who married an inventive designer"
     found = find_detector(Record("What were the parents?", answer))

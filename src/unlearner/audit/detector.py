@@ -54,7 +54,7 @@ _SENTENCES = re.compile(r"(?<=\w\w[.!?;])(?<!\b[DMS][rst]\.)(?<!Mrs\.)(?<!Prof\.
 """Between sentences, but not behind initials and titles."""
 _TITLES = re.compile(r"[\"“]([^\"”]+)[\"”]|(?<!\w)['‘]((?:[^'’]|['’](?=\w))+)['’](?!\w)")
 """What stands in quotation marks; an apostrophe within a word ends nothing."""
-_JOINING = frozenset("of the and for to de la le von van der den del di da du bin ibn".split())
+_JOINING = frozenset("of the and for de la le von van der den del di da du bin ibn".split())
 _COUNTED = re.compile(r"^\d{1,2}$|^\w+(?:ish|ian|ese|can|man)$")
 """A small number, or where somebody is from: by itself it says little, so the word behind it belongs to it."""
 _SUBTITLES = re.compile(r"[;:()\[\]]")
@@ -151,9 +151,8 @@ def automatic_fact(record: Record) -> tuple[tuple[str, ...], ...]:
     Names, numbers and what stands in quotation marks are alternatives, for any of them gives the fact away; without any
     of these it is the other words, each a part.
     """
-    known = {*STOP_WORDS, *normalised(record.question or "").split()}
-    for wrong in record.perturbed_answer:
-        known |= set(normalised(wrong).split())
+    asked = {*STOP_WORDS, *normalised(record.question or "").split()}
+    known = asked.union(*(normalised(wrong).split() for wrong in record.perturbed_answer))
     names: list[str] = []
     words: list[str] = []
     for sentence in _SENTENCES.split(record.answer):
@@ -164,7 +163,7 @@ def automatic_fact(record: Record) -> tuple[tuple[str, ...], ...]:
         first, *others = rest.split() or [""]
         rest = " ".join([first.lower() if len(others) > 2 and first[1:].islower() else first, *others])
         for phrase in _PHRASES.split(rest):
-            found, plain = _names(phrase, known)
+            found, plain = _names(phrase, known, asked)
             names += found
             words += plain
     if names:
@@ -172,9 +171,10 @@ def automatic_fact(record: Record) -> tuple[tuple[str, ...], ...]:
     return tuple((word,) for word in dict.fromkeys(words))
 
 
-def _names(phrase: str, known: set[str]) -> tuple[list[str], list[str]]:
+def _names(phrase: str, known: set[str], asked: set[str]) -> tuple[list[str], list[str]]:
     """Names and numbers of a phrase that are not `known`, and its other words that are not. A name goes on over words
-    that join names and over known words with a capital letter; `5 sisters` and `British painter` are one."""
+    that join names and over known words with a capital letter, and begins with such of wrong answers (not `asked`):
+    United Kingdom, beside the United States. `5 sisters` and `British painter` are one."""
     names: list[str] = []
     plain: list[str] = []
     run: list[str] = []
@@ -182,9 +182,11 @@ def _names(phrase: str, known: set[str]) -> tuple[list[str], list[str]]:
     for word in [*phrase.split(), ""]:
         text = normalised(word)
         new = bool(set(text.split()) - known)
+        goes_on = bool(run or between) and text in _JOINING
+        begins = not new and word[:1].isupper() and bool(run or set(text.split()) - asked)
         if new and any(letter.isdigit() or letter.isupper() for letter in word):
             run, between = [*run, *between, *text.split()], []
-        elif run and (text in _JOINING or (word[:1].isupper() and not new)):
+        elif goes_on or begins:
             between += text.split()
         else:
             counted = new and not between and bool(run) and bool(_COUNTED.search(" ".join(run)))
