@@ -29,7 +29,7 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
-QUICK = Limits(questions=10, retained=0.5, tokens=32)
+QUICK = Limits(questions=10, retained=0.25, tokens=32)
 """So that a quick audit of four subjects on a small real model takes about a quarter of an hour on two cores."""
 ALL = "all"
 """In the place of a name: the attacks of the budget."""

@@ -22,7 +22,7 @@ from unlearner.prepare.passages import Passage
 from unlearner.prepare.subject import About
 
 Each = TypeVar("Each")
-IN_FULL, IN_PART = 4, 3
+IN_FULL, IN_PART = 4, 2
 """Controls that are asked all questions, as an audit teaches and compares with whole ones, and questions about each of
 the others: with 19 or more of them a subject that leaks can be told from chance."""
 ABOUT = ("forget", "unseen_wordings", "unseen_facts", "unseen_aliases", "passages")
