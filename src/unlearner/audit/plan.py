@@ -24,7 +24,7 @@ SAMPLES = {"quick": 16, "standard": 256, "deep": 1024}
 """Samples of each question."""
 ROUNDED = {"quick": ("int8", "nf4"), "standard": ("int8", "nf4", "fp4", "rtn4-g128"), "deep": SCHEMES}
 RELEARNING = {
-    "quick": Relearning(),
+    "quick": Relearning(controls=2),
     "standard": Relearning(steps=(0, 5, 10, 20, 50, 100), rates=(1.0, 0.3), retained=True, swapped=True),
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
