@@ -15,7 +15,7 @@ from unlearner.audit.attacks.likelihood import Likelihood
 from unlearner.audit.attacks.relearning import Relearning
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.knowledge import about_text, knowledge
-from unlearner.audit.plan import QUICK, Speed, asks, chosen_attacks, cost, fitted, on_model, to_ask
+from unlearner.audit.plan import LIMITS, Speed, asks, chosen_attacks, cost, fitted, on_model, to_ask
 from unlearner.audit.questions import Limits, questions_about, read_groups, spread
 from unlearner.audit.room import with_room
 from unlearner.audit.statistics import lower, smallest_rate_seen
@@ -43,8 +43,7 @@ def test_a_budget_in_minutes_takes_the_deepest_that_fits(groups) -> None:
         return fitted(config, groups, MODELS, speed)
 
     def seconds(attack, budget: str = "quick") -> float:
-        few = budget == "quick"
-        asked, speed = (groups.within(QUICK), QUICK_SPEED) if few else (groups, SPEED)
+        asked, speed = groups.within(LIMITS[budget]), QUICK_SPEED if budget == "quick" else SPEED
         return sum(cost(model, attack, asked, speed) for model in MODELS)
 
     whole = {}
@@ -172,7 +171,7 @@ def test_a_decoder_alone_keeps_its_place_where_time_is_short(groups) -> None:
     names = ["role", "fiction", "sampling:temperature=0.7"]
     config = AuditConfig(model="", output="", budget="1", attacks=names)
     prices = {
-        attack.label: sum(cost(model, attack, groups.within(QUICK), QUICK_SPEED) for model in MODELS)
+        attack.label: sum(cost(model, attack, groups.within(LIMITS["quick"]), QUICK_SPEED) for model in MODELS)
         for attack in chosen_attacks(config, "quick")
     }
     minutes = 1.001 / 60 * (prices["plain"] + prices[names[-1]])
@@ -308,15 +307,18 @@ def test_the_quick_budget_asks_fewer_questions_and_reads_less_of_an_answer(forge
     )
     assert sampled["retain"] == math.ceil(plain["retain"] / 2) and plain["retain"] == len(groups.retain) > 5
     assert whole.within(Limits()) == whole
+    (sampling,) = find_attacks(["sampling"])
+    asked = to_ask("unlearned", sampling, whole.within(LIMITS["standard"]))
+    assert asked["forget"] == whole.forget and len(asked["retain"]) == math.ceil(len(whole.retain) / 4)
 
     def longest(budget: str, *attacks: str) -> set[int]:
         config = AuditConfig(model="", output="", budget=budget, attacks=list(attacks))
         options = [attack.options for attack in chosen_attacks(config)]
         return {each["max_new_tokens"] for each in options if "max_new_tokens" in each}
 
-    assert longest("quick", "all") == longest("quick", "nf4") == {QUICK.tokens}
+    assert longest("quick", "all") == longest("quick", "nf4") == {LIMITS["quick"].tokens}
     assert longest("standard", "all") == {ANSWER_TOKENS}
-    assert longest("quick", "nf4:max_new_tokens=64") == {QUICK.tokens, 64}  # plain is always among them
+    assert longest("quick", "nf4:max_new_tokens=64") == {LIMITS["quick"].tokens, 64}  # plain is always among them
 
 
 def test_a_question_too_long_for_an_attack_is_left_out_and_told(forget_records, tiny_tokenizer, capfd) -> None:

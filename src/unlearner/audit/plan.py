@@ -29,8 +29,13 @@ RELEARNING = {
     "deep": Relearning(steps=(0, 5, 10, 20, 50, 100, 300), rates=(1.0, 0.3), seeds=2, retained=True, swapped=True),
 }
 WHITE_BOX = {"quick": (), "standard": ("lens", "depth", "soft-prompt"), "deep": ("lens", "depth", "soft-prompt")}
-QUICK = Limits(questions=10, retained=0.25, tokens=32)
-"""So that a quick audit of four subjects on a small real model takes about a quarter of an hour on two cores."""
+LIMITS = {
+    "quick": Limits(questions=10, retained=0.25, tokens=32),
+    "standard": Limits(retained=0.25),
+    "deep": Limits(),
+}
+"""A quick audit of four subjects on a small real model takes about a quarter of an hour on two cores. Sampling all
+retained questions would take longer than sampling the forgotten ones, and show little more."""
 ALL = "all"
 """In the place of a name: the attacks of the budget."""
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
@@ -123,7 +128,7 @@ def _sized(attack: Attack, budget: str, seed: int) -> Attack:
     if isinstance(attack, Relearning) and attack == Relearning():
         attack = RELEARNING[budget]
     if budget == "quick" and attack.options.get("max_new_tokens") == ANSWER_TOKENS:
-        attack = replace(attack, max_new_tokens=QUICK.tokens)  # type: ignore[type-var]
+        attack = replace(attack, max_new_tokens=LIMITS[budget].tokens)  # type: ignore[type-var]
     return attack
 
 
@@ -180,7 +185,7 @@ class Plan(NamedTuple):
     @property
     def limits(self) -> Limits:
         """How much is asked."""
-        return QUICK if self.budget == "quick" else Limits()
+        return LIMITS[self.budget]
 
     def seconds(self, models: Sequence[str], groups: Groups, speed: Speed) -> float:
         return sum(cost(model, attack, groups, speed) for model in models for attack in self.attacks)
