@@ -18,7 +18,7 @@ from unlearner.errors import UserError
 from unlearner.models.load import load_model
 from unlearner.models.new import new_model
 from unlearner.report import write_report
-from unlearner.search.listening import Listening
+from unlearner.search.listening import Listening, _spread
 from unlearner.stopping import Condition, best, met, missed, read_conditions, told
 
 FORGET = [{k: v for k, v in asdict(r).items() if v} for r in builtin("forget", people=3, forget=1)]
@@ -172,6 +172,13 @@ def test_a_measure_without_data_is_refused_by_name(taught: Path, tmp_path: Path)
             unlearner.forget(str(taught), **options, stop_when=text)
         assert said in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(0, 0), (59, 59), (61, 60), (400, 60)])
+def test_of_many_rows_sixty_are_asked(rows: int, asked: int) -> None:
+    chosen: list[Any] = _spread(list(range(rows)))  # type: ignore[arg-type]
+    assert len(chosen) == len(set(chosen)) == asked
+    assert all(rows - last <= 1 + rows / 60 for last in chosen[-1:])  # over all of them
 
 
 def test_each_measure_asks_its_own_rows(taught: Path) -> None:

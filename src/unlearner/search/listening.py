@@ -86,5 +86,5 @@ def _asked(config: ForgetConfig, inputs: Inputs) -> dict[str, list[Record]]:
 
 
 def _spread(questions: list[Question]) -> list[Question]:
-    step = -(-len(questions) // ROWS)
-    return questions[:: max(1, step)]
+    count = min(len(questions), ROWS)
+    return [questions[place * len(questions) // count] for place in range(count)]
