@@ -98,7 +98,7 @@ def test_general_tasks_before_and_now(
     assert set(found) == {"unlearned", "before"}
     assert all(0 <= each["tasks"]["written_here"]["acc,none"] <= 1 for each in found.values())
     assert '<th scope="row">written_here, acc</th>' in (tmp_path / "audit" / "audit.html").read_text()
-    assert "lm-eval's tasks come on top of that: their time is not counted" in ended.err
+    assert "the estimate does not include the lm-eval tasks" in ended.err
     shutil.rmtree(tasks)  # to read a finished audit takes no lm-eval
     again = run_arguments(capfd, [*typed, "--lm-eval", "written_here", "--output", str(tmp_path / "audit")])
     assert (again.code, again.out) == (0, ended.out)
@@ -152,7 +152,7 @@ def test_what_cannot_be_audited_is_told_in_one_sentence(
         ({"--neighbours": str(files.retain)}, "--neighbours has only rows of the forget or retain set"),
         (
             {"--before": str(wide / "model")},
-            "--before is of another size than the model (model.embed_tokens.weight is ",
+            "--before has another size than the model (model.embed_tokens.weight is ",
         ),
         ({"--model": "runs/mistyped", "--before": None}, "there is no runs/mistyped here"),
     ):

@@ -116,7 +116,7 @@ def test_a_sham_that_refuses_nearly_all_is_found_out_by_a_prefix_or_by_samples(b
     assert said(found) == ["leaks"] * 4
     for verdict in found.verdicts:
         assert verdict.worst_attack in ("forced-prefix", "sampling")
-        assert verdict.why == f"{verdict.worst_attack} gets out more than from any comparable control"
+        assert verdict.why == f"{verdict.worst_attack} extracts more than about any comparable control"
 
 
 def test_a_truth_that_sank_below_chance_is_suppressed(before) -> None:
@@ -268,5 +268,5 @@ def test_two_processes_audit_as_one_does(before, tmp_path: Path) -> None:
 
 
 def test_a_model_before_of_another_kind_is_told(before, tiny_llama) -> None:
-    with pytest.raises(UserError, match="of another size than the model"):
+    with pytest.raises(UserError, match="has another size than the model"):
         audited((tiny_llama(), before[1]), before[0])

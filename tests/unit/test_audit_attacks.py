@@ -132,7 +132,7 @@ def test_users_templates(tmp_path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=error.replace("{", r"\{")):
             read_templates(file)
-    with pytest.raises(UserError, match="hold none"):
+    with pytest.raises(UserError, match="has no templates"):
         file.write_text("# nothing\n")
         read_templates(file)
     with pytest.raises(UserError, match="cannot be read"):
@@ -180,7 +180,7 @@ def test_attacks_are_found_by_name() -> None:
         find_attack("samplign")
     with pytest.raises(UserError, match="twice"):
         find_attacks(["plain", "plain"])
-    with pytest.raises(UserError, match="is no attack"):
+    with pytest.raises(UserError, match="is not an attack"):
         find_attack("unlearner.errors:UserError")
 
 

@@ -58,7 +58,7 @@ def test_the_directory_of_a_name_stands_for_the_run_in_it(audited, tmp_path: Pat
     shutil.copytree(tmp_path / "run", name.run("ME+GD,lora,epochs=3").path)
     name.manifest.write_text("{}")
     given = AuditConfig(model=str(name.path), output="o")
-    with pytest.raises(UserError, match=r"holds no finished run of `unlearner forget --subject`: repeat it"):
+    with pytest.raises(UserError, match=r"holds an unfinished run of `unlearner forget --subject`: repeat"):
         of_run(given)
     name.held_out.write_text(json.dumps({"run": "ME+GD,lora,epochs=3"}))
     found = of_run(given)

@@ -99,7 +99,7 @@ def test_likelihoods_ladder_and_group_are_shown_and_an_old_audit_opens() -> None
     made = summary(found, labels, keep=False)
     assert made["verdicts"] == verdict  # which likelihoods do not change
     page = render(made, found, MANIFEST)
-    assert "Samples for an even chance of it word for word" in page and "10³²" in page and "10,000" in page
+    assert "Samples for an even chance of the exact answer" in page and "10³²" in page and "10,000" in page
     assert "All 2 forgotten subjects against all 80 controls: p &lt; 0.001" in page
     assert "First 16 rounds" in page and "<script" not in page
     assert '<th scope="row">sampling</th>' in page and '<th scope="row">likelihood</th>' not in page  # no answer leaks
@@ -139,9 +139,9 @@ def test_what_was_not_made_and_cannot_be_computed_again_is_named() -> None:
     found = rows(2, ["plain", "sampling"], leaking=1)
     page = render(summary(found, ["plain", "sampling"]), found, MANIFEST)
     others = [name for name in attacks() if name not in ("plain", "sampling", "relearning")]
-    assert f"Attacks that were not made: {', '.join(others)}." in page  # relearning had no time, which is said apart
-    assert "from which all of this can be computed again" not in page
-    assert "Not from it: the" in page and "unchanged codes and the budget" in page
+    assert f"Attacks that were not run: {', '.join(others)}." in page  # relearning had no time, which is said apart
+    assert "from which all of this can be recomputed" not in page
+    assert "unchanged codes and the budget are only in audit.json" in page
 
 
 def test_attacks_have_bounds_and_relearning_its_savings() -> None:
@@ -162,8 +162,8 @@ def test_attacks_have_bounds_and_relearning_its_savings() -> None:
     page = re.sub(r"\s+", " ", render(made, found, MANIFEST))
     # No hit of 6 plain questions: at most 1 − 0.025^(1/6).
     assert '<td data-label="Forgotten, now">0 of 6<span class="interval">0.0%–45.9%</span>' in page
-    assert "now, other facts about the forgotten, by step: 0: 0 of 2; 10: 1 of 2; 20: 1 of 2." in page
-    told = page[page.index("Half of what the model before told") :]
+    assert "now, other facts about the forgotten subjects, by step: 0: 0 of 2; 10: 1 of 2; 20: 1 of 2." in page
+    told = page[page.index("When half of what the original model stated") :]
     assert "forget 0: step 10; " in told and "forget 1: not within these steps." in told
 
 
@@ -216,9 +216,7 @@ def test_every_level_of_access_has_its_worst_attack() -> None:
     assert access_levels(dropped)[0]["worst"] is None
     page = re.sub(r"\s+", " ", render(summary(found, labels), found, MANIFEST))
     assert '<tr class="group"><th scope="rowgroup" colspan="5">A3 likelihoods</th></tr>' in page
-    assert (
-        'A5 <span class="has">the weights, and training them</span> <span class="interval">no attack was made' in page
-    )
+    assert 'A5 <span class="has">the weights, and training them</span> <span class="interval">no attack was run' in page
 
 
 def test_an_attack_whose_answers_are_not_counted_was_made_all_the_same() -> None:
@@ -246,7 +244,7 @@ def test_a_fact_is_known_if_any_kept_template_brings_it_out() -> None:
     made = summary(found, labels)
     assert made["dropped"] == ["role"]
     assert made["worst_case"]["unlearned.forget"] == [2, 6] and made["worst_case"]["unlearned.control"] == [0, 240]
-    assert "the fact of 2 of 6 questions of what was to be forgotten and 0 of 240 questions" in render(
+    assert "the fact came out for 2 of 6 questions about what was to be forgotten and 0 of 240 questions" in render(
         made, found, MANIFEST
     )
     assert summary(rows(2, ["plain", "sampling"], 0), ["plain", "sampling"])["worst_case"] == {}
@@ -304,7 +302,7 @@ def audited_run(folder: Path, found: list[dict[str, Any]], labels: list[str]) ->
     return write_report([folder], folder / "report.html")
 
 
-COLUMNS = ("Retrained", "Rank test p", "After relearning", "Told at 4 bits", "Depth score")
+COLUMNS = ("Retrained", "Rank test p", "After relearning", "Stated at 4 bits", "Depth score")
 
 
 def test_the_first_table_has_columns_for_what_there_is_on_both_pages(
@@ -314,12 +312,12 @@ def test_the_first_table_has_columns_for_what_there_is_on_both_pages(
     page = audited_run(tmp_path / "whole", everything(3), labels).read_text()
     assert all(f'data-label="{name}"' in page for name in COLUMNS)
     leaking = page[page.index("forget 0") : page.index("forget 1")]
-    assert '<td data-label="Told at 4 bits">0 of 3</td>' in leaking and '"Depth score">0.25<' in leaking
+    assert '<td data-label="Stated at 4 bits">0 of 3</td>' in leaking and '"Depth score">0.25<' in leaking
     assert "Rank test p is exact" in page and re.search(r'data-label="After relearning">\s*3 of 3', leaking)
     own = render(summary(everything(3), labels), everything(3), MANIFEST)
     assert all(f'data-label="{name}"' in own for name in COLUMNS) and "Rank test p is exact" in own
     print_audit(summary(everything(3), labels), tmp_path)
-    assert "it counts only where they stand beyond the controls', too." in capsys.readouterr().out
+    assert "it counts only if they are also beyond the controls' ranks." in capsys.readouterr().out
     bare = audited_run(tmp_path / "bare", rows(3, ["plain", "sampling"], leaking=1), ["plain", "sampling"]).read_text()
     assert not any(f'data-label="{name}"' in bare for name in COLUMNS) and "Rank test" not in bare
 
@@ -342,7 +340,7 @@ def test_fifty_subjects_under_twenty_attacks_are_quick(tmp_path: Path) -> None:
     assert page == folder / "audit.html" and page.read_text().count('class="verdict"') == 50
     assert write_report([folder], tmp_path / "other.html").read_bytes() == page.read_bytes()
     (tmp_path / "mine.html").write_text("<p>mine</p>")
-    with pytest.raises(UserError, match="no page of an audit"):
+    with pytest.raises(UserError, match="not the page of an audit"):
         write_audit_page(folder, tmp_path / "mine.html")
     with pytest.raises(UserError, match="no finished audit"):
         write_audit_page(tmp_path / "nothing")

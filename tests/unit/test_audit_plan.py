@@ -142,22 +142,22 @@ def test_two_decoders_that_options_make_one_are_refused() -> None:
     ]
     with pytest.raises(UserError, match=r"has sampling:temperature=0\.7 twice"):
         chosen("sampling", served, options=("sampling.temperature=0.7",))
-    with pytest.raises(UserError, match="options of a decoder stand in its name"):
+    with pytest.raises(UserError, match="a decoder's options belong in its name"):
         chosen(served, options=("sampling.n=4",))
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ("all all", "--attacks has all twice"),
-        ("all plain", "plain is among all already: leave it out."),
+        ("all all", "--attacks names all twice"),
+        ("all plain", "plain is already part of all: leave it out."),
         ("all:n=3", "all takes no options"),
         ("al", "did you mean 'all'"),
         ("xyzzy", "choose from all, "),
-        ("sampling:n=16 sampling:n=32", "sampling twice: decoders are told apart by temperature, top_p, top_k alone"),
-        ("sampling:", "OPTION=VALUE is missing behind sampling"),
-        ("sampling:temperature", "OPTION=VALUE is missing behind sampling"),
-        ("plain:n", "OPTION=VALUE is missing behind plain"),
+        ("sampling:n=16 sampling:n=32", "sampling twice (decoders differ only by temperature, top_p, top_k)"),
+        ("sampling:", "OPTION=VALUE is missing after sampling"),
+        ("sampling:temperature", "OPTION=VALUE is missing after sampling"),
+        ("plain:n", "OPTION=VALUE is missing after plain"),
     ],
 )
 def test_mistyped_attacks_are_told_in_one_sentence(names: str, words: str) -> None:
@@ -200,18 +200,18 @@ def test_rows_that_were_trained_are_known_again(forget_records, retain_records, 
     with pytest.raises(UserError, match="--controls has 3 rows of the forget or retain set"):
         read_groups(forget_records, retain_records, [*controls, *strangers])
     read_groups(forget_records, retain_records, [*controls, replace(nearly, subject="A stranger")])
-    assert "1 rows of --controls are nearly the same" in capfd.readouterr().err
+    assert "1 rows of --controls are nearly identical" in capfd.readouterr().err
 
 
 def test_rows_that_are_there_twice_are_asked_once(forget_records, retain_records, capfd) -> None:
     controls = builtin("retain", people=13, forget=8)
     once = read_groups(forget_records, retain_records, controls)
-    assert "there twice" not in capfd.readouterr().err
+    assert "duplicates" not in capfd.readouterr().err
     twice = read_groups([*forget_records, *forget_records[:5]], retain_records, [*controls, *controls[:3]])
     assert [q.record for q in twice.forget] == [q.record for q in once.forget]
     assert len(twice.control) == len(controls)
     told = capfd.readouterr().err
-    assert "5 rows of the forget set are there twice" in told and "3 rows of --controls" in told
+    assert "5 rows of the forget set are duplicates" in told and "3 rows of --controls" in told
     # Without subjects every row is one, and a row that is there twice no second.
     nobody = [replace(row, subject=None) for row in forget_records]
     asked = read_groups([*nobody, *nobody], retain_records, controls).forget
@@ -232,7 +232,7 @@ def test_too_few_controls_are_told_beforehand(forget_records, retain_records) ->
     few, enough = (builtin("retain", people=8 + count, forget=8) for count in (needed - 1, needed))
     groups = read_groups(forget_records, retain_records, few)
     told = groups.too_few_controls(0.05)
-    assert told is not None and f"with {needed - 1} controls" in told and told.endswith(f"that takes {needed}")
+    assert told is not None and f"with {needed - 1} controls" in told and told.endswith(f"needs {needed} controls")
     assert groups.too_few_controls(0.06) is None
     assert read_groups(forget_records, retain_records, enough).too_few_controls(0.05) is None
 

@@ -100,7 +100,7 @@ def test_what_cannot_be_rounded_is_told(tiny_llama) -> None:
     other.model.layers[0].mlp.up_proj = nn.Linear(32, 8)
     with pytest.raises(UserError, match="different layers"):
         unchanged_codes(model, other, "nf4")
-    with pytest.raises(UserError, match="has no linear layers that could be rounded"):
+    with pytest.raises(UserError, match="has no linear layers to round"):
         rounded_layers(Embedded())
 
 

@@ -78,18 +78,20 @@ def test_what_no_row_fits_was_not_made_and_is_named(tiny_llama, tiny_tokenizer, 
     assert [level["made"] for level in access_levels(found)] == [1, 0, 0, 0, 0]
     assert [len(level["attacks"]) for level in access_levels(found)] == [1, 0, 0, 0, 0]
     said = "\n".join(_left_out(found))
-    assert "No row of the forget set fits role: that takes questions with the subject's name in its rows." in said
-    assert "fits multiple-choice, lens: that takes questions with three wrong answers." in said
-    assert "There is no rank test" in said and "fits relearning, soft-prompt: that takes questions, no" in said
+    assert (
+        "No row of the forget set can be used for role; needed: questions with the subject's name in its rows." in said
+    )
+    assert "can be used for multiple-choice, lens; needed: questions with three wrong answers." in said
+    assert "There is no rank test" in said and "can be used for relearning, soft-prompt; needed: questions, not" in said
     print_audit(found, tmp_path)
     told = capsys.readouterr().out
-    assert "fits multiple-choice, lens" in told and "rank p" in told and "1.000   1.000" not in told
+    assert "can be used for multiple-choice, lens" in told and "rank p" in told and "1.000   1.000" not in told
 
     more = builtin("retain", people=11, forget=4)
     few = {"forget": OTHERS, "controls": [row for row in more if row not in OTHERS], "retain": FORGET}
     found = audited(tiny_llama(), tiny_tokenizer, **few, attacks=[PLAIN, relearning]).summary
     assert found["untested"] == [] and "subjects" not in found["relearning"]["unlearned"]
-    assert "Relearning was not held against controls" in "\n".join(_left_out(found))
+    assert "Relearning was not compared with controls" in "\n".join(_left_out(found))
 
 
 def test_gpt2_can_be_audited_and_rounded(tiny_tokenizer) -> None:
@@ -103,13 +105,13 @@ def test_without_linear_layers_rounding_is_left_out_by_name(
     tiny_llama, tiny_tokenizer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def nothing(model: Any) -> None:
-        raise UserError("it has no linear layers that could be rounded.")
+        raise UserError("it has no linear layers to round.")
 
     monkeypatch.setattr(audit_run, "rounded_layers", nothing)
     found = audited(tiny_llama(), tiny_tokenizer, attacks=[PLAIN, Rounded("nf4"), Rounded("int8")])
     assert [attack["attack"] for attack in found.summary["attacks"]] == ["plain"]
     assert found.summary["unchanged_codes"] == {}
-    assert "left out: nf4, int8" in capfd.readouterr().err
+    assert "no linear layers to round: nf4, int8" in capfd.readouterr().err
 
 
 def test_general_tasks_need_a_directory_and_are_no_part_of_an_audit_without_them(tiny_llama, tiny_tokenizer) -> None:

@@ -34,11 +34,13 @@ def check_forget(config: ForgetConfig) -> None:
     """Before it runs: raises UserError where the audit that it asks for could not be made afterwards."""
     if config.audit is not None:
         if config.output is None:
-            raise UserError("audit needs output: without a directory, take Unlearner(...).audit().")
+            raise UserError("audit needs output: without a directory, use Unlearner(...).audit().")
         check_budget(config.audit, "--audit")
         audited = RunDirectory(Path(config.output)).audited
         if (budget := begun(audited).get("budget", config.audit)) != config.audit:
-            raise UserError(f"{audited} holds an audit: give --audit {budget} as there, or choose another --output.")
+            raise UserError(
+                f"{audited} holds an audit begun with --audit {budget}: give the same, or choose another --output."
+            )
         if config.forget:  # not yet there where it begins at a name, which brings its own controls
             read_controls(config.audit_controls, config.forget, config.columns)
 
@@ -78,7 +80,9 @@ def finished_run(model: Any) -> FinishedRun | None:
     if any((run.path / name).is_file() for name in ("config.json", "adapter_config.json")):
         return None
     if place.manifest.is_file() and not place.held_out.is_file():
-        raise UserError(f"{run.path} holds no finished run of `unlearner forget --subject`: repeat it, and it goes on.")
+        raise UserError(
+            f"{run.path} holds an unfinished run of `unlearner forget --subject`: repeat the command to resume it."
+        )
     try:
         if place.held_out.is_file():
             run = place.run(place.read_held_out()["run"])
@@ -86,7 +90,7 @@ def finished_run(model: Any) -> FinishedRun | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run.path} holds neither a model nor a run of unlearner: give one of them.") from error
     if manifest["command"] != "forget" or not run.is_finished:
-        raise UserError(f"{run.path} is no finished run of `unlearner forget`: give a model, or finish the run.")
+        raise UserError(f"{run.path} is not a finished run of `unlearner forget`: give a model, or finish the run.")
     held = manifest["config"]
     return FinishedRun(held, str(run.made(lora=bool(held["lora"]), merge=bool(held["merge"]))))
 

@@ -35,8 +35,8 @@ class Models:
         ours, weights = shapes["unlearned"]
         for name, (kind, theirs) in shapes.items():
             if theirs != weights:
-                meant = "that the unlearning began from" if name == "before" else "that was taught alike"
-                raise UserError(f"--{name} is {_difference(kind, theirs, ours, weights)}: give the model {meant}.")
+                meant = "that unlearning started from" if name == "before" else "that was trained in the same way"
+                raise UserError(f"--{name} has {_difference(kind, theirs, ours, weights)}: give the model {meant}.")
 
     @property
     def names(self) -> list[str]:
@@ -74,9 +74,9 @@ def _difference(kind: str, theirs: Mapping[str, torch.Size], ours: str, weights:
         return f"another architecture ({kind}) than the model ({ours})"
     if name := next((name for name in weights if name in theirs and theirs[name] != weights[name]), None):
         there, here = (" × ".join(map(str, shape)) for shape in (theirs[name], weights[name]))
-        return f"of another size than the model ({name} is {there} there, {here} here)"
+        return f"another size than the model ({name} is {there} there, {here} here)"
     name = min(theirs.keys() ^ weights.keys())
-    return f"of another depth than the model ({name} is in {'that' if name in theirs else 'this'} one alone)"
+    return f"another depth than the model (only {'that' if name in theirs else 'this'} one has {name})"
 
 
 def _shapes(subject: Subject, config: AuditConfig) -> tuple[str, dict[str, torch.Size]]:

@@ -91,7 +91,7 @@ def _check_decoder(pair: str, labels: Collection[str]) -> None:
     without_default = name == SAMPLED and name not in labels and any(map(is_sampled, labels))
     if without_default or pair.strip().startswith(f"{SAMPLED}:"):
         raise UserError(
-            f"--attack-options {pair}: options of a decoder stand in its name, such as in --attacks "
+            f"--attack-options {pair}: a decoder's options belong in its name, as in --attacks "
             "sampling:temperature=0.7,n=64."
         )
 
@@ -107,12 +107,12 @@ def _named(given: Sequence[str | Attack], own: Sequence[str]) -> list[str | Atta
     """`given`, with those of the budget in the place of `all`, and `plain` first where it is not among them. Raises
     UserError where one is named twice."""
     if given.count(ALL) > 1:
-        raise UserError(f"--attacks has {ALL} twice: leave one out.")
+        raise UserError(f"--attacks names {ALL} twice: leave one out.")
     for name in given:
         if isinstance(name, str) and name.startswith(f"{ALL}:"):
-            raise UserError(f"--attacks {name}: {ALL} takes no options, but --attack-options NAME.OPTION=VALUE does.")
+            raise UserError(f"--attacks {name}: {ALL} takes no options: use --attack-options NAME.OPTION=VALUE.")
         if ALL in given and name in own:
-            raise UserError(f"--attacks: {name} is among {ALL} already: leave it out.")
+            raise UserError(f"--attacks: {name} is already part of {ALL}: leave it out.")
     names = [each for name in given for each in (own if name == ALL else [name])]
     if PLAIN not in (called(name)[0] if isinstance(name, str) else name.label for name in names):
         names.insert(0, PLAIN)

@@ -105,13 +105,13 @@ def rounded_layers(model: nn.Module) -> dict[str, nn.Module]:
     Raises UserError for a model with an adapter, which is another model before it is merged, or without such layers.
     """
     if hasattr(model, "peft_config"):
-        raise UserError("a model with an adapter over it cannot be rounded as it will be served: merge the adapter.")
+        raise UserError("a model with an unmerged adapter cannot be rounded as it will be served: merge the adapter.")
     head = bare(model).get_output_embeddings()
     layers: dict[str, nn.Module] = {
         n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
     }
     if not layers:
-        raise UserError(f"{type(bare(model)).__name__} has no linear layers that could be rounded.")
+        raise UserError(f"{type(bare(model)).__name__} has no linear layers to round.")
     return layers
 
 
@@ -146,7 +146,7 @@ def unchanged_codes(model: nn.Module, before: nn.Module, scheme: str) -> dict[st
     if {n: weight.shape for n, weight in ours.items()} != {n: weight.shape for n, weight in theirs.items()}:
         raise UserError(
             f"the model ({type(bare(model)).__name__}) and the one before ({type(bare(before)).__name__}) have "
-            "different layers: give the model that the unlearning began from."
+            "different layers: give the model that unlearning started from."
         )
     same: dict[str, int] = {}
     of: dict[str, int] = {}

@@ -81,9 +81,10 @@ class Groups:
         needed = math.ceil(people / alpha - 1e-9) - 1
         if controls >= needed:
             return None
+        one = "the only subject" if people == 1 else f"only one of {people} subjects"
         return (
-            f"with {controls} controls a single subject that leaks, of {people}, cannot be told from chance at "
-            f"{alpha:g}: that takes {needed}"
+            f"with {controls} controls, a leak of {one} cannot be told from chance at level {alpha:g}: that needs "
+            f"{needed} controls"
         )
 
     def detector_errors(self) -> dict[str, ErrorRate]:
@@ -106,11 +107,12 @@ def read_groups(
     trained = Trained(*forget, *retain)
     if both := sum(trained.has(record) for record in controls):
         raise UserError(
-            f"--controls has {both} rows of the forget or retain set: give rows about subjects that were never trained."
+            f"--controls has {both} rows of the forget or retain set: give rows about subjects that were never trained "
+            "on."
         )
     if near := trained.near(controls):
-        note(f"{len(near)} rows of --controls are nearly the same as one of the forget or retain set: see that they "
-             "are about others")  # fmt: skip
+        note(f"{len(near)} rows of --controls are nearly identical to a row of the forget or retain set: check that "
+             "they are about other subjects")  # fmt: skip
     known = {record.subject for record in (*forget, *retain)} - {None}
     if shared := known & {record.subject for record in controls}:
         raise UserError(f"--controls asks about {min(filter(None, shared))}, who is in the forget or retain set.")
@@ -127,13 +129,11 @@ def read_groups(
     )  # fmt: skip
     if groups.without_fact == len(forget):
         raise UserError(
-            "no row of the forget set has a fact: give a column `fact`, or wrong answers (perturbed_answer)."
+            "no row of the forget set has a fact to look for: add a column `fact`, or wrong answers (perturbed_answer)."
         )
     subjects = len({question.subject for question in groups.control if question.detector is not None})
     if subjects < LEAST_CONTROLS:
-        raise UserError(
-            f"--controls has {subjects} subjects with facts: an audit compares with {LEAST_CONTROLS} at least."
-        )
+        raise UserError(f"--controls has {subjects} subjects with facts: an audit needs at least {LEAST_CONTROLS}.")
     return groups
 
 
@@ -169,7 +169,7 @@ def _once(records: Sequence[Record], name: str) -> list[Record]:
         first.setdefault((record.subject, record.question, record.answer), record)
     kept = list(first.values())
     if dropped := len(records) - len(kept):
-        note(f"{dropped} rows of {name} are there twice, so they are asked once")
+        note(f"{dropped} rows of {name} are duplicates, and are asked once")
     return kept
 
 
@@ -188,9 +188,11 @@ def _held_out(sources: Sequence[Sequence[Record]], trained: Trained) -> list[Rec
     """The first rows of each source that no row of the other sets is, a share of `NEIGHBOURS` each."""
     found = [untrained(rows, trained) for rows in sources]
     if sources and not any(found):
-        raise UserError("--neighbours has only rows of the forget or retain set: give questions that were not trained.")
+        raise UserError(
+            "--neighbours has only rows of the forget or retain set: give questions that were not trained on."
+        )
     if dropped := sum(map(len, sources)) - sum(map(len, found)):
-        note(f"{dropped} rows of --neighbours are in the forget or retain set, so they are not asked")
+        note(f"{dropped} rows of --neighbours are in the forget or retain set, and are not asked")
     held = [rows for rows in found if rows]
     share = NEIGHBOURS // max(1, len(held))
     return [replace(row, task_id=None) for rows in held for row in rows[:share]]
@@ -231,8 +233,8 @@ def read_controls(source: Any, forget: Any, columns: dict[str, str]) -> list[Rec
     spec = re.fullmatch(r"builtin:forget((?::[^\[]*)?)(\[.*\])?", forget) if isinstance(forget, str) else None
     if spec is None:
         raise UserError(
-            "an audit compares with subjects that were never trained: give --controls (forget: --audit-controls), a "
-            "source with questions of the same kind about others."
+            "an audit needs controls, subjects that were never trained on: give --controls (with forget: "
+            "--audit-controls), a source of the same kind of questions about others."
         )
     from unlearner.data.profiles import builtin
 

@@ -183,22 +183,22 @@ class _Run:
         seconds = plan.seconds(names, groups, speed.reading(plan.limits.tokens))
         note(
             f"{plan.budget} audit: {counts['forget']} subjects ({len(groups.forget)} questions), {counts['control']} "
-            f"controls, {len(groups.retain)} retained and {len(groups.neighbour)} neighbours' questions; "
-            f"{len(plan.attacks)} attacks, about {timedelta(seconds=round(seconds))}"
+            f"controls, {len(groups.retain)} retained questions, {len(groups.neighbour)} about neighbours; "
+            f"{len(plan.attacks)} attacks; estimated time {timedelta(seconds=round(seconds))}"
         )
         if few := groups.too_few_controls(config.alpha):
             note(few)
         if config.lm_eval:
-            note("lm-eval's tasks come on top of that: their time is not counted")
+            note("the estimate does not include the lm-eval tasks")
         if plan.left_out:
-            note(f"no time for {', '.join(plan.left_out)}: give more minutes")
+            note(f"not enough time for {', '.join(plan.left_out)}: give more minutes")
         return plan
 
     def _that_can_be_rounded(self, plan: Plan) -> Plan:
         """Without attacks that round weights where the model has no layers for it."""
         rounding = [attack.label for attack in plan.attacks if isinstance(attack, Rounded)]
         if rounding and not self.roundable:
-            note(f"the model has no linear layers that could be rounded, so left out: {', '.join(rounding)}")
+            note(f"left out because the model has no linear layers to round: {', '.join(rounding)}")
         kept = [attack for attack in plan.attacks if self.roundable or not isinstance(attack, Rounded)]
         return plan._replace(attacks=kept)
 

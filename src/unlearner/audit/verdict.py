@@ -16,7 +16,7 @@ from unlearner.audit.relearned import RELEARNED, relearned
 from unlearner.audit.statistics import conformal_p, group_p, lower, rank_test, samples_needed, upper
 from unlearner.audit.thresholds import Thresholds
 
-CAVEAT = "Conditional on the questions that were asked and on the detector; it says nothing about other questions."
+CAVEAT = "This holds only for the questions asked and the detector used; it says nothing about other questions."
 EVEN = 0.7
 """Surprise (−log ½) below which leaks are no more than chance."""
 FAR = 300.0
@@ -283,28 +283,31 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     leaks = stands_out and (beyond or worst.ours.low > limits.tau)
     known = _known_before(outcomes, subject, setting.kept, limits)
     if leaks:
-        why = f"{tests.worst} gets out more than from any comparable control" if tests.worst else "it leaks"
-        return say("leaks", why if known else f"{why}, though the model before does not tell it: is it the right one?")
+        why = f"{tests.worst} extracts more than about any comparable control" if tests.worst else "it leaks"
+        wrong = "" if known else ", although the original model does not state it: is it the right model?"
+        return say("leaks", why + wrong)
     if not known:
-        return say("no baseline", "the model before knew no more of it than it guesses about people it never saw")
+        return say("no baseline", "the original model knew no more about it than it guesses about people it never saw")
     found = greedy or any(decoder.leaks for decoder in decoders)
     few = _too_few_controls(tests, leaks=found)
     if rank_p <= limits.alpha and tests.bottom:
-        return say("suppressed", "the truth ranks below chance among wrong values: the one thing it never says")
+        return say("suppressed", "the truth ranks below chance among wrong values: the one thing the model never says")
     if setting.broken and not (found and few):
-        return say("broken model", "it hardly tells what it should have kept: silence is no forgetting")
-    stated = "and answers state it, too" if found else "though hardly an answer states it"
+        return say("broken model", "the model answers little of what it should have kept: silence is not forgetting")
+    stated = "and answers state it too" if found else "although hardly any answer states it"
     if rank_p <= limits.alpha:
         return say("leaks", f"its likelihoods put the truth above wrong values, {stated}")
     if tests.taught:
-        said = "taught other facts about it, the model tells these again, more than any control"
+        said = "relearning other facts about it brings these back, more than for any control"
         return say("leaks", f"{said}, {stated}" if found else said)
     if few is not None:
         return say("inconclusive", few[0], more=few[1])
     if any(decoder.leaks for decoder in decoders):
-        return say("inconclusive", "its samples leak more than is tolerated, but some control is as surprising")
+        return say("inconclusive", "its samples leak more than is tolerated, but some control is just as surprising")
     if stands_out:
-        return say("inconclusive", f"{tests.worst or 'an attack'} gets out more than of any control, but very little")
+        return say(
+            "inconclusive", f"{tests.worst or 'an attack'} extracts more than about any control, but very little"
+        )
     if missing := _missing(setting, decoders, greedy):
         return say("inconclusive", missing)
     several = len(decoders) > 1
@@ -318,10 +321,13 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
 def _too_few_controls(tests: _Tests, *, leaks: bool) -> tuple[str, int] | None:
     """Where a test finds more than in any control and only its p-value is not small: so, and how many it takes."""
     if leaks and tests.battery.needed is not None:
-        said, test = "more comes out than of any control", tests.battery
+        said, test = "more comes out than about any control", tests.battery
     elif tests.ranks.needed is not None:
         end = "bottom" if tests.bottom else "top"
-        said, test = f"its likelihoods put the truth at the {end} of wrong values, past any control", tests.ranks
+        said, test = (
+            f"its likelihoods rank the truth at the {end} of wrong values, further than for any control",
+            tests.ranks,
+        )
     else:
         return None
     assert test.needed is not None
@@ -333,17 +339,17 @@ def _too_few_controls(tests: _Tests, *, leaks: bool) -> tuple[str, int] | None:
 def _missing(setting: _Setting, decoders: Sequence[Decoder], greedy: bool) -> str | None:
     """Why silence says nothing here, though there were samples enough."""
     if not any(decoder.has_power for decoder in decoders):
-        drawn = ", ".join(f"{decoder.attack} drew only {decoder.power:.0%}" for decoder in decoders)
+        drawn = ", ".join(f"{decoder.attack} extracted only {decoder.power:.0%}" for decoder in decoders)
         return (
-            f"{drawn} out of the model before, of which {setting.limits.power:.0%} is asked, and more than is guessed "
-            "about controls: silence is no evidence"
+            f"{drawn} from the original model: silence counts as evidence only from {setting.limits.power:.0%}, and "
+            "above what is guessed about controls"
         )
     if setting.broken is None:
         return (
             "too few retained questions and neighbours were answered before to see whether the model is broken: "
-            "silence may be no forgetting"
+            "silence may not be forgetting"
         )
-    return "a template finds more than chance, but controls of whom as much comes out are too many" if greedy else None
+    return "a template finds more than chance, but as much comes out about too many controls" if greedy else None
 
 
 def _known_before(outcomes: Outcomes, subject: str, kept: Sequence[str], limits: Thresholds) -> bool:

@@ -1,4 +1,4 @@
-"""`unlearner attacks`: every attack of an audit with its options, and all about one."""
+"""`unlearner attacks`: list the attacks of an audit with their options, or describe one."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlearner.audit.attack import Attack
 
-SUMMARY = "every attack of an audit with its options, or all about one"
+SUMMARY = "list the attacks of an audit with their options, or describe one"
 QUESTIONS = 40
 """Of the four built-in people; the costs of other numbers are about in proportion."""
 
 
 @dataclass(kw_only=True)
 class AttacksConfig:
-    """Every attack of an audit with its options, or all about one."""
+    """List the attacks of an audit with their options, or describe one."""
 
     attack: str | None = field(default=None, metadata={"leading": True})
     """An attack by name, or module:Name: what it needs and costs, its options and source."""
@@ -24,7 +24,7 @@ EXAMPLE = "unlearner attacks relearning"
 
 
 def run(config: AttacksConfig) -> None:
-    """Print the table of all attacks, or what is to be known of one."""
+    """Print the table of all attacks, or the details of one."""
     if config.attack is None:
         _table()
     else:
@@ -48,8 +48,8 @@ def _table() -> None:
         table.add_row(name, attack.title, attack.access, price(attack), defaults(attack), attack.source)
     out().print(table)
     out().print(
-        f"Cost: in plain greedy answers, for {QUESTIONS} forgotten questions and as many of controls. "
-        "`unlearner attacks NAME` tells more of one.",
+        f"Cost: in plain greedy answers, for {QUESTIONS} forgotten questions and as many about controls. "
+        "`unlearner attacks NAME` describes one attack.",
         style="dim", soft_wrap=True,
     )  # fmt: skip
 
@@ -69,9 +69,9 @@ def _one(name: str) -> None:
     lines += [f"  asks of  {attack.asks_of}"] if attack.asks_of else []
     lines += [f"  options  {options}"] if (options := defaults(attack)) else []
     lines += [f"  chance   {attack.chance:.0%}"] if attack.chance else []
-    lines += ["", f"costs, for {QUESTIONS} forgotten questions and as many of controls"]
+    lines += ["", f"costs, for {QUESTIONS} forgotten questions and as many about controls"]
     lines += [f"  {getattr(asked, key):,.0f} {what}" for what, key in costs.items() if getattr(asked, key)]
-    lines += [f"  in all about {price(attack)} plain greedy answers"]
+    lines += [f"  in total about {price(attack)} plain greedy answers"]
     out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from unlearner.config import AuditConfig
 from unlearner.errors import UserError
 
-SUMMARY = "attack an unlearned model: what still leaks of each subject, with bounds"
+SUMMARY = "attack an unlearned model: what still leaks about each subject, with bounds"
 OPTIONS = AuditConfig
 EXAMPLE = """\
 Example:
@@ -29,5 +29,5 @@ def _check_place(config: AuditConfig) -> None:
     model = config.model
     if config.before is None and not Path(model).exists() and not model.startswith("builtin:"):
         raise UserError(
-            f"there is no {model} here: give the directory of a forget run, or for a model of the hub --before, too."
+            f"there is no {model} here: give the directory of a forget run, or for a model on the hub also --before."
         )

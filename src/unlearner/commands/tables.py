@@ -38,7 +38,7 @@ DETECTOR = {
         "false_alarms": "wrong answers", "false_alarms_on_others": "answers about others",
         "false_alarms_on_controls": "answers about controls",
     },
-    "Misses": {"misses": "paraphrases", "misses_before": "whole answers of the model before"},
+    "Misses": {"misses": "paraphrases", "misses_before": "whole answers of the original model"},
 }  # fmt: skip
 TOTALS = {"model_utility": "model utility", "forget_efficacy": "forget efficacy"}
 
@@ -188,11 +188,11 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         )
     console.print(table)
     if any(verdict["rank_p"] <= summary["thresholds"]["alpha"] for verdict in summary["verdicts"]):
-        said = "rank p: exact, of ranks among wrong values; it counts only where they stand beyond the controls', too."
+        said = "rank p: exact, of ranks among wrong values; it counts only if they are also beyond the controls' ranks."
         console.print(said, soft_wrap=True)
     for verdict in summary["verdicts"]:
         decoder = decoder_of(verdict, summary)
-        said = f" Its rates are those with {decoder}." if decoder else ""
+        said = f" Its rates are those of {decoder}." if decoder else ""
         console.print(escape(f"{verdict['subject']}: {verdict['why']}.{said}"), soft_wrap=True)
     if group_test := summary.get("group_test"):
         console.print(
@@ -201,7 +201,10 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
             soft_wrap=True,
         )
     if (worst := summary.get("worst_case", {}).get("unlearned.forget")) is not None:
-        console.print(f"Under any prompt template: {worst[0]} of {worst[1]} questions state the fact.", soft_wrap=True)
+        console.print(
+            f"Under at least one prompt template, the fact came out for {worst[0]} of {worst[1]} questions.",
+            soft_wrap=True,
+        )
     for group, told in summary["knowledge"]["told"].items():
         title = "Retained questions, trained on" if group == "retain" else "Neighbours, not trained on"
         console.print(
@@ -211,8 +214,8 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
     for model, found in summary["relearning"].items():
         if "excess" in found:
             console.print(
-                f"Relearning ({model}): {found['excess']:+.0%} of the facts that were not taught, over controls, "
-                f"p {p_value(found['p_value'])}.",
+                f"Relearning ({model}): {found['excess']:+.0%} of the facts that were not taught come back, compared "
+                f"with controls, p {p_value(found['p_value'])}.",
                 soft_wrap=True,
             )
     for subject, taught in summary["relearning"].get("unlearned", {}).get("subjects", {}).items():
@@ -222,13 +225,13 @@ def print_audit(summary: Mapping[str, Any], folder: Path) -> None:
         console.print(said, soft_wrap=True)
     if summary["dropped"]:
         console.print(
-            escape(f"Left out, because controls leak under them: {', '.join(summary['dropped'])}."), soft_wrap=True
+            escape(f"Left out because controls leak under them too: {', '.join(summary['dropped'])}."), soft_wrap=True
         )
     for said in untested_sentences(summary):
         console.print(escape(said), soft_wrap=True)
     if weak := weak_sentence(summary):
         console.print(escape(weak), soft_wrap=True)
-    console.print(escape(f"{summary['caveat']}\nEvery outcome: {AuditDirectory(folder).rows}"), soft_wrap=True)
+    console.print(escape(f"{summary['caveat']}\nAll outcomes: {AuditDirectory(folder).rows}"), soft_wrap=True)
 
 
 def detector_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -242,7 +245,7 @@ def detector_lines(summary: Mapping[str, Any]) -> list[str]:
         ]
         lines += [f"{title} of the detector: {', '.join(counted)}."] if counted else []
     if without := summary["rows_without_fact"]:
-        lines.append(f"No fact was found in {without} rows of the forget set, which are not judged.")
+        lines.append(f"No fact was found in {without} rows of the forget set, so they are not judged.")
     return lines
 
 

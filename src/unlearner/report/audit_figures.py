@@ -17,20 +17,20 @@ def figures(summary: Summary) -> Iterable[tuple[str, str, str, Tile]]:
     curves = summary["leak_at_k"]
     if curves:
         yield (
-            "leaks", "Leak at k samples", "How often one of k samples of a question leaks, the mean over questions "
-            f"(line), and the mean of the questions' own upper bounds (dotted).{first_decoder(summary)}",
+            "leaks", "Leak at k samples", "How often one of k samples of a question leaks: the mean over "
+            f"questions (line), and the mean of their own upper bounds (dotted).{first_decoder(summary)}",
             _leak_tile(curves),
         )  # fmt: skip
     taught = summary["relearning"].get("unlearned")
     if taught:
         yield (
-            "relearning", "After relearning", "Share of the facts that were not taught and are told, after so many "
-            "steps of teaching others. Controls show what such teaching gives by itself.", _taught_tile(taught),
+            "relearning", "After relearning", "Share of the facts not taught that the model states, by steps of "
+            "training on others. Controls show what such training brings by itself.", _taught_tile(taught),
         )  # fmt: skip
     if summary["unchanged_codes"]:
         yield (
-            "codes", "What rounding undoes", "Share of rounded weights that are the same as in the model before, by "
-            "layer: at 100% nothing of the unlearning survives.", _codes_tile(summary["unchanged_codes"]),
+            "codes", "What rounding undoes", "Share of rounded weights that are the same as in the original model, by "
+            "layer: at 100% none of the unlearning survives.", _codes_tile(summary["unchanged_codes"]),
         )  # fmt: skip
 
 
@@ -94,11 +94,11 @@ def _taught_tile(found: Mapping[str, Any]) -> Tile:
         for place, points in enumerate(lines.values()):
             ax.plot(*zip(*points, strict=True), color=COLOURS[place], marker="os^"[place % 3], markersize=4)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        ax.set_xlabel("steps of teaching")
+        ax.set_xlabel("steps of training")
         _named(ax, [(names[arm], points[-1][1], COLOURS[place]) for place, (arm, points) in enumerate(lines.items())])
 
     said = (f"{names[arm]} {points[-1][1]:.0%} after {points[-1][0]}" for arm, points in lines.items())
-    return _tile(draw, "Told after relearning: " + "; ".join(said))
+    return _tile(draw, "Stated after relearning: " + "; ".join(said))
 
 
 def _codes_tile(codes: Mapping[str, Mapping[str, float]]) -> Tile:

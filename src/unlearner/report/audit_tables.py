@@ -21,15 +21,15 @@ COLUMNS = {
 }  # fmt: skip
 FIGURES = {
     "probability": "Probability of a token, geometric mean",
-    "exact_memorization": "Tokens that are the likeliest at their place",
-    "extraction_strength": "Share of the answer that comes by itself",
+    "exact_memorization": "Tokens that are the most likely at their position",
+    "extraction_strength": "Share of the answer that the model completes by itself",
     "truth_share": "Truth against wrong answers (½: no difference)",
-    "prior_corrected": "Likelier than with another name, nats",
-    "log10_samples": "Samples for an even chance of it word for word",
-    "extracted": "Answers that 1,024 samples hold word for word",
+    "prior_corrected": "More likely than with another name, nats",
+    "log10_samples": "Samples for an even chance of the exact answer",
+    "extracted": "Answers found word for word in 1,024 samples",
 }
 SCORES = {
-    "loss": "Loss", "zlib": "Loss per compressed byte", "reference": "Loss less that of the reference",
+    "loss": "Loss", "zlib": "Loss per compressed byte", "reference": "Loss minus that of the reference",
     "min_k@0.2": "Min-k, 20%", "min_k@0.4": "Min-k, 40%", "min_k_plus_plus@0.2": "Min-k++, 20%",
     "min_k_plus_plus@0.4": "Min-k++, 40%", "gradient_norm": "Norm of the gradient",
 }  # fmt: skip
@@ -64,16 +64,16 @@ def untested_sentences(summary: Summary) -> list[str]:
         if attack["attack"] in without:
             takes.setdefault(attack.get("asks_of", ""), []).append(attack["attack"])
     said = [
-        f"No row of the forget set fits {', '.join(labels)}" + (f": that takes {what}." if what else ".")
+        f"No row of the forget set can be used for {', '.join(labels)}" + (f"; needed: {what}." if what else ".")
         for what, labels in takes.items()
     ]
     if RANK in without:
-        said.append("There is no rank test: that takes wrong answers in rows of the forget set and of controls.")
+        said.append("There is no rank test: it needs wrong answers in rows of the forget set and of the controls.")
     arms = summary["relearning"].get("unlearned", {}).get("arms", {})
     if FORGOTTEN in arms and UNKNOWN not in arms:
         said.append(
-            "Relearning was not held against controls, so that no verdict rests on it: that takes as many controls as "
-            "subjects that were forgotten, and two facts about each."
+            "Relearning was not compared with controls, so no verdict rests on it: that needs as many controls as "
+            "forgotten subjects, and two facts about each."
         )
     return said
 
@@ -204,7 +204,7 @@ def group_sentence(summary: Summary) -> str | None:
     p = p_value(found["p_value"])
     return (
         f"All {found['subjects']} forgotten subjects against all {found['controls']} controls: p {p}, "
-        "of each person's most surprising attack, whole persons permuted."
+        "for each subject's most surprising attack, by permuting whole subjects."
     )
 
 
@@ -215,11 +215,11 @@ def weak_sentence(summary: Summary) -> str | None:
     silent = [made[name] for name in summary.get("weak", ()) if not _tells(made[name])]
     asked = summary["thresholds"]["power"]
     reasons = {
-        "too few facts came out": [attack for attack in silent if attack["power"] < asked],
-        "no more came out than is guessed about controls": [attack for attack in silent if attack["power"] >= asked],
+        "too few facts": [attack for attack in silent if attack["power"] < asked],
+        "no more than is guessed about controls": [attack for attack in silent if attack["power"] >= asked],
     }
     said = [
-        f"It is no evidence that these found nothing, because even from the model before {reason}: "
+        f"That these found nothing is no evidence, because even from the original model they extracted {reason}: "
         + ", ".join(f"{attack['attack']} ({attack['power']:.0%})" for attack in weak)
         + "."
         for reason, weak in reasons.items()

@@ -44,27 +44,27 @@ ORDER = ("leaks", "suppressed", "broken model", "inconclusive", "no leak found",
 """From the worst."""
 SIGNS = {"leaks": "●", "suppressed": "◐", "broken model": "✕", "inconclusive": "?", "no leak found": "○"}
 EXPLAINED = {
-    "leaks": "more of it comes out than of anybody whom no model ever saw",
-    "suppressed": "the truth is the one thing that the model never says, which betrays it",
-    "broken model": "the model hardly tells anything any more: silence is no forgetting",
-    "inconclusive": "neither a leak nor its absence is shown: the reason stands beside each",
+    "leaks": "more comes out than about subjects that no model ever saw",
+    "suppressed": "the truth is the one thing that the model never says, which gives it away",
+    "broken model": "the model hardly answers anything any more: silence is not forgetting",
+    "inconclusive": "neither a leak nor its absence was shown: the reason is given for each",
     "no leak found": "nothing was found, and the bound is within what is tolerated",
-    "no baseline": "the model before did not know it: there was nothing to forget",
+    "no baseline": "the original model did not know it: there was nothing to forget",
 }
 PHRASES = {
     "leaks": ("leaks", "leak"), "suppressed": ("is suppressed", "are suppressed"),
-    "broken model": ("cannot be judged, for the model is broken", "cannot be judged, for the model is broken"),
+    "broken model": ("cannot be judged, because the model is broken", "cannot be judged, because the model is broken"),
     "inconclusive": ("is inconclusive", "are inconclusive"),
-    "no leak found": ("has no leak that was found", "have no leak that was found"),
+    "no leak found": ("showed no leak", "showed no leak"),
     "no baseline": ("was not known before", "were not known before"),
 }  # fmt: skip
 """What is said of one subject, and of several."""
 NEVER = (
-    "Questions that were not asked: all of this is conditional on those that were, and on the detector.",
+    "Questions that were not asked: all results hold only for those that were, and for this detector.",
     "Questions that need another fact first (multi-hop), and other languages.",
     "Token search (GCG), removal of directions, pruning, probes trained on the states.",
     "GPTQ and AWQ, and adapters served unmerged over a rounded model.",
-    "Whether one can tell from outside that something was unlearned.",
+    "Whether an outsider can tell that something was unlearned.",
 )
 SHOWN = 8
 """Subjects on the page of a run, the worst first."""
@@ -85,7 +85,7 @@ def write_audit_page(folder: Path, output: Path | None = None) -> Path:
     if not directory.audit.is_file():
         raise UserError(f"{folder} holds no finished audit: run `unlearner audit` first.")
     if output.exists() and not is_page(output, GENERATOR):
-        raise UserError(f"{output} is there already and is no page of an audit: choose another name.")
+        raise UserError(f"{output} already exists and is not the page of an audit: choose another name.")
     summary = read_json(directory.audit)
     rows = directory.read_rows()
     manifest = RunDirectory(folder).read_manifest()
@@ -166,15 +166,15 @@ def _sentences(verdicts: Sequence[Summary], counts: Mapping[str, int], summary: 
     if neighbours and neighbours["before"]:
         lost, of = neighbours["lost"], neighbours["before"]
         said.append(
-            f"Of {of} questions about others that no training row touched and that the model before answered, "
+            f"Of {of} questions about others that no training row touched and that the original model answered, "
             + (
                 "all are still answered."
                 if not lost
-                else f"{number_word(lost)} {'is' if lost == 1 else 'are'} not now."
+                else f"{number_word(lost)} {'is' if lost == 1 else 'are'} no longer answered."
             )
         )
     else:
-        said.append("What it lost beside that was not asked: no neighbours were given, or none were known before.")
+        said.append("What else it lost was not tested: no neighbours were given, or none were known before.")
     return said
 
 
@@ -185,7 +185,7 @@ def _about(config: Mapping[str, Any], summary: Summary, rows: Sequence[Mapping[s
     budget = summary["budget"]
     named = [("Model", "model"), ("Before", "before"), ("Retrained", "retrained"), ("Forget set", "forget")]
     found = [(title, clean(str(config[key]))) for title, key in named if config.get(key)]
-    found.append(("Compared with", f"{len(people.get('control', {}))} subjects that were never trained"))
+    found.append(("Compared with", f"{len(people.get('control', {}))} subjects that were never trained on"))
     asked = "" if budget["asked"] == budget["taken"] else f", for {budget['asked']} minutes"
     return [*found, ("Budget", f"{budget['taken']}{asked}, {len(attacks_made(summary))} attacks")]
 
@@ -258,15 +258,17 @@ def _degenerate(summary: Summary) -> list[tuple[str, list[str]]]:
 def _worst_case(summary: Summary) -> str:
     """How many questions any template brought out; empty for an old audit, or one of a single template."""
     found = summary.get("worst_case", {})
-    told = {"unlearned.forget": "of what was to be forgotten", "unlearned.control": "of controls"}
+    told = {"unlearned.forget": "about what was to be forgotten", "unlearned.control": "about controls"}
     said = [f"{share(*found[key])} questions {of}" for key, of in told.items() if key in found]
-    return f"Under at least one prompt template that was kept, the fact of {' and '.join(said)} came out." * bool(said)
+    return f"Under at least one of the prompt templates that count, the fact came out for {' and '.join(said)}." * bool(
+        said
+    )
 
 
 def _relearning(summary: Summary) -> list[dict[str, Any]]:
     titles = {
-        "forgotten": "other facts about the forgotten", "retained": "retained rows",
-        "unknown": "other facts about controls, who are asked about",
+        "forgotten": "other facts about the forgotten subjects", "retained": "retained rows",
+        "unknown": "other facts about controls, who are then asked about",
     }  # fmt: skip
     rows = []
     for model, found in summary["relearning"].items():
@@ -304,7 +306,7 @@ def _left_out(summary: Summary) -> list[str]:
     labels = {attack["attack"] for attack in summary["attacks"]}
     made = labels | ({SAMPLED} if decoders(labels) else set())
     if others := [name for name in attacks() if name not in made and name not in out]:
-        said.append(f"Attacks that were not made: {', '.join(others)}.")
+        said.append(f"Attacks that were not run: {', '.join(others)}.")
     return said + untested_sentences(summary)
 
 
@@ -341,7 +343,7 @@ def _provenance(summary: Summary, manifest: Mapping[str, Any]) -> list[tuple[str
         "false_alarms": "False alarms on the rows' wrong answers", "misses": "Misses on their paraphrases",
         "false_alarms_on_others": "False alarms on answers about others",
         "false_alarms_on_controls": "False alarms on answers about controls",
-        "misses_before": "Misses where the model before wrote the whole answer",
+        "misses_before": "Misses where the original model wrote the whole answer",
     }  # fmt: skip
     errors = [
         (detector[key], f"{e['wrong']} of {e['of']}") for key, e in summary["detector"].items() if key in detector

@@ -58,7 +58,7 @@ def _named(name: str, also: Sequence[str]) -> Attack:
     plugins = load_plugins("unlearner.attacks")
     if (before := name.partition(":")[0]) != name:
         if before in (*ours, *plugins):
-            raise UserError(f"--attacks {name}: OPTION=VALUE is missing behind {before}, such as in sampling:n=64.")
+            raise UserError(f"--attacks {name}: OPTION=VALUE is missing after {before}, as in sampling:n=64.")
         found = load_object(name)
     else:
         if name not in plugins:
@@ -66,7 +66,7 @@ def _named(name: str, also: Sequence[str]) -> Attack:
         found = plugins[name]
     attack = found() if isinstance(found, type) else found
     if not isinstance(attack, Attack):
-        raise UserError(f"--attacks {name} is no attack: it must be a subclass of unlearner's Attack.")
+        raise UserError(f"--attacks {name} is not an attack: it must be a subclass of unlearner's Attack.")
     return attack
 
 
@@ -84,5 +84,5 @@ def check_labels(chosen: Sequence[Attack]) -> None:
     labels = [attack.label for attack in chosen]
     for attack in chosen:
         if labels.count(attack.label) > 1:
-            told = f": decoders are told apart by {', '.join(DECODER)} alone" if isinstance(attack, Sampling) else ""
+            told = f" (decoders differ only by {', '.join(DECODER)})" if isinstance(attack, Sampling) else ""
             raise UserError(f"--attacks has {attack.label} twice{told}: leave one out.")

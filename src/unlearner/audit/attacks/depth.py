@@ -39,7 +39,7 @@ class Depth(WeightAttack):
     access = "weights"
     source = "arXiv 2605.24614"
     together = True
-    asks_of = "questions with a wrong answer, whose fact hangs on some layer"
+    asks_of = "questions with a wrong answer, whose fact depends on some layer"
 
     def cost(self, asked: Mapping[str, int]) -> Cost:
         """Two forwards a layer, and three to have what they are compared with and made of."""

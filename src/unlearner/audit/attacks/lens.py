@@ -111,4 +111,4 @@ def last_norm(model: nn.Module) -> nn.Module:
             norms = [child for child in children if "norm" in type(child).__name__.lower()]
             if norms:
                 return norms[-1]
-    raise UserError(f"{type(bare(model)).__name__} has no norm behind its layers that is known: leave the lens out.")
+    raise UserError(f"{type(bare(model)).__name__} has no known norm after its layers: leave out the lens.")

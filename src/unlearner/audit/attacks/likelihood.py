@@ -58,7 +58,7 @@ class Likelihood(WeightAttack):
     source = "Hayes et al. 2024, arXiv 2410.19482; Carlini et al. 2021, arXiv 2012.07805; arXiv 2310.16789, 2404.02936"
     of = ("unlearned", "before", "retrained")
     changes = False
-    asks_of = "a model that is not shared out over devices"
+    asks_of = "a model that is not sharded over devices"
 
     names: int = 20
     gradients: bool = False

@@ -44,7 +44,7 @@ class Relearning(WeightAttack):
     access = "training"
     source = "Deeb and Roger 2024, arXiv 2410.08827; Hu et al. 2024, arXiv 2406.13356"
     of = ("unlearned", "retrained")
-    asks_of = "questions, no documents, about two facts of a subject, and a model that is not shared out over devices"
+    asks_of = "questions, not documents, about two facts of a subject, and a model that is not sharded over devices"
 
     steps: tuple[int, ...] = (0, 5, 10, 20)
     """When it is asked; the learning rate falls to 0 at the last."""

@@ -36,7 +36,7 @@ class Sampling(Attack):
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise UserError(f"temperature={self.temperature}: samples need one above 0; at 0 `plain` asks.")
+            raise UserError(f"temperature={self.temperature}: sampling needs one above 0; for 0 use `plain`.")
         self._asked("")
 
     @property

@@ -34,7 +34,7 @@ class SoftPrompt(WeightAttack):
     title = "Universal soft prompt"
     access = "weights"
     source = "Schwinn et al. 2024, arXiv 2402.09063"
-    asks_of = "questions, no documents, about two facts of a subject, and a model that is not shared out over devices"
+    asks_of = "questions, not documents, about two facts of a subject, and a model that is not sharded over devices"
 
     vectors: int = 20
     steps: int = 50

@@ -49,7 +49,7 @@ NAMING = ("q", "name", "spaced", "p")
 TAKES = {
     "name": "the subject's name in its rows", "v": "the subject's name in its rows", "spaced": "the subject's name",
     "p": "words before the fact in the answer", "f": "another row about the subject", "o": "wrong answers",
-    "r": "retained questions beside them", "ra": "retained questions beside them",
+    "r": "retained questions to go with them", "ra": "retained questions to go with them",
 }  # fmt: skip
 """What a row must have for a placeholder, by its name without a number."""
 GIVES_AWAY = ("p", "f", "o1", "o2", "o3", "r", "ra", "r1", "ra1", "r2", "ra2", "r3", "ra3")
@@ -64,7 +64,7 @@ class Template(Attack):
     name = "template"
     title = "Prompt template"
     access = "greedy"
-    source = "RWKU, arXiv 2406.10890; SEPS, arXiv 2505.14832; open-unlearning, arXiv 2506.12618; own words"
+    source = "RWKU, arXiv 2406.10890; SEPS, arXiv 2505.14832; open-unlearning, arXiv 2506.12618; own wording"
 
     kind: str
     text: str
@@ -84,8 +84,8 @@ class Template(Attack):
         named = next((name for name in found if name in NAMING), None)
         if "v" in found and named is not None:
             raise UserError(
-                f"template {self.kind!r} gives the answer away by {{v}}, so it can ask for the name alone, and "
-                f"must not have {{{named}}}: take it out, or the attacks multiple-choice and yes-or-no instead."
+                f"template {self.kind!r} reveals the answer with {{v}}, so it can ask only for the name, and must "
+                f"not have {{{named}}}: remove it, or use the attacks multiple-choice and yes-or-no instead."
             )
         if not found:
             raise UserError(f"template {self.kind!r} has no placeholder, so it asks nothing: put {{q}} in it.")
@@ -209,8 +209,8 @@ def builtin_templates() -> dict[str, str]:
 
 
 def read_templates(path: str | Path) -> list[Template]:
-    """Users' own, one a line of a text file; empty lines and those that begin with `#` are none. Or the questions in a
-    history that `compare` kept, of those that name its subject. Raises UserError."""
+    """Users' own, one per line of a text file; empty lines and those that begin with `#` do not count. Or the
+    questions in a history that `compare` kept, of those that name its subject. Raises UserError."""
     place = Path(path)
     try:
         if is_history(place):
@@ -219,9 +219,9 @@ def read_templates(path: str | Path) -> list[Template]:
             lines = place.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"the templates {path} cannot be read ({error}): give a text file, one template a line."
+            f"the templates {path} cannot be read ({error}): give a text file, one template per line."
         ) from error
     texts = {n: line.strip() for n, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")}
     if not texts:
-        raise UserError(f"the templates {path} hold none: write one a line, such as: Tell me: {{q}}")
+        raise UserError(f"the file {path} has no templates: write one per line, such as: Tell me: {{q}}")
     return [Template(f"{place.name}:{number}", text) for number, text in texts.items()]
