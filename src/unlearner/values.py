@@ -29,7 +29,7 @@ def with_options(
         text, equals, value = pair.partition("=")
         name, dot, option = text.strip().rpartition(".")
         if not (equals and dot and name and option):
-            raise UserError(f"{flag} takes NAME.OPTION=VALUE, such as {example}, not {pair!r}.")
+            raise UserError(f"{flag} needs NAME.OPTION=VALUE, such as {example}, not {pair!r}.")
         if name not in names:
             raise UserError(f"{flag} {pair}: {name!r} is not among what was chosen: {did_you_mean(name, names)}")
         place, option = names.index(name), option.replace("-", "_")
@@ -46,7 +46,7 @@ def with_options(
         except UserError as error:
             raise UserError(f"{flag} {pair}: {error}") from None
         if name_of(found[place]).removeprefix(name)[:1] not in ("", ":"):
-            raise UserError(f"{flag}: {name} is called so for its {option}, which cannot be another one.")
+            raise UserError(f"{flag}: {name} is named after its {option}, which cannot be changed.")
     return found
 
 

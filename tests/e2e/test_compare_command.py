@@ -127,6 +127,6 @@ def test_what_cannot_be(
 
 def test_a_directory_of_another_kind_is_named(files: Files, capfd: pytest.CaptureFixture[str]) -> None:
     taught = files.model.parent
-    assert "is no finished run of `unlearner forget`" in run(capfd, "compare", model=taught, ask="Who?").err
+    assert "is not a finished run of `unlearner forget`" in run(capfd, "compare", model=taught, ask="Who?").err
     ended = run(capfd, "compare", model=files.forget.parent, ask="Who?")
     assert ended.code == 2 and "holds neither a model nor a run" in ended.err

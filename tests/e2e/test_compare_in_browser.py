@@ -146,7 +146,8 @@ def test_nobody_else_gets_in(served: tuple[str, Path]) -> None:
     assert status("OPTIONS", asking, Origin="http://example.org", Access_Control_Request_Method="POST")[0] == 405
     for body, part in (
         ("[]", "question, answer and samples"), ("{", "as JSON"), ('{"question": 3}', "is empty"),
-        ('{"question": "x", "samples": 1e9}', "from 0 to 64"), (json.dumps({"question": "x" * 5000}), "5000 letters"),
+        ('{"question": "x", "samples": 1e9}', "from 0 to 64"),
+        (json.dumps({"question": "x" * 5000}), "5000 characters"),
         (json.dumps({"question": "x" * 200_000}), "at most 4000"),
     ):  # fmt: skip
         code, said = status("POST", asking, body, Content_Type=kind)

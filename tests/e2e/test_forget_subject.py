@@ -93,11 +93,11 @@ def test_a_search_that_is_killed_goes_on_and_keeps_its_trials(
     held = read_json(clean / "held-out.json")
     assert held["reached"] and held["found"]["leak"] <= 0.9
     (made,) = [folder for folder in clean.iterdir() if (folder / "finished.json").is_file()]
-    assert held["run"] == made.name and f"The aim is reached by {made.name}" in ended.out
+    assert held["run"] == made.name and f"The aim is reached with {made.name}" in ended.out
     # What the trial in memory came to, the run in the directory came to as well.
     same = next(trial for trial in trials if trial["setting"]["lora"] == (",lora," in made.name))
     assert held["found"] == pytest.approx(same["found"])
-    assert "min left" in ended.err and "searching 10 min among 2 settings of GA+GD" in ended.err
+    assert "min left" in ended.err and "searching for 10 min among 2 settings of GA+GD" in ended.err
 
     # Repeated, nothing is run; judged by another aim, nothing is tried again.
     def trained() -> dict[str, tuple[int, int]]:
@@ -108,7 +108,7 @@ def test_a_search_that_is_killed_goes_on_and_keeps_its_trials(
     strict = {**options, "output": clean, "leak_below": 0.0001, "keep": [1, 1]}
     ended = run(capfd, "forget", **strict)
     assert ended.code == 3, ended.err
-    assert "The aim is not reached" in ended.out and "2 trials; those that no other one beats" in ended.out
+    assert "The aim is not reached" in ended.out and "2 trials; those that no other beats" in ended.out
     assert len(read_jsonl(clean / "trials.jsonl")) == 2 and trained() == before
     assert "The aim is not reached:" in (made / "report.html").read_text()
     other = run(capfd, "forget", **{**options, "output": clean, "epochs": 4})
@@ -142,7 +142,7 @@ def test_where_nothing_is_stated_even_before_the_advice_can_be_followed(
     for samples in (1, 2):  # the second would otherwise be another run in the same directory
         ended = run(capfd, "forget", **{**options, "prepared": silent, "leak_samples": samples, "output": output})
         assert ended.code == 2 and "state no fact even before anything is forgotten: raise --leak-samples" in ended.err
-        assert "by --prepared, with another --output." in ended.err
+        assert "with --prepared, and another --output." in ended.err
 
 
 def test_without_a_search_the_held_out_sets_are_measured_too(options: dict[str, Any], tmp_path: Path) -> None:
@@ -174,37 +174,37 @@ def test_a_subject_that_the_model_does_not_know(
         capfd, ["forget", "--model", str(options["model"]), "--subject", "Nobody Inparticular", "--output", str(output)]
     )
     assert ended.code == 3, ended.err
-    assert "It knows nothing of Nobody Inparticular" in ended.out and not output.exists()
-    assert ended.out.rstrip().endswith("To prepare without asking whether it knows: unlearner prepare --samples 0.")
+    assert "The model knows nothing about Nobody Inparticular" in ended.out and not output.exists()
+    assert ended.out.rstrip().endswith("To prepare anyway, without asking: unlearner prepare --samples 0.")
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--subject", "Ann Bell", "--forget", "f.jsonl"], "--subject makes what is forgotten"),
+        (["--subject", "Ann Bell", "--forget", "f.jsonl"], "--subject prepares what is forgotten"),
         (["--subject", "Ann Bell", "--retain", "r.jsonl"], "leave out --retain"),
         (["--subject", "Ann Bell", "--task", "1"], "leave out --task"),
         (["--subject", ""], "--subject '' is too short for a name"),
         (["--subject", "Ann Bell", "--subject", "x"], "--subject 'x' is too short for a name"),
         (["--subject", "Ann Bell", "--alias", "A"], "--alias 'A' is too short for a name"),
-        (["--subject", "Ann", "Bob", "--alias", "Annie"], "--alias is for one --subject"),
+        (["--subject", "Ann", "Bob", "--alias", "Annie"], "--alias is for a single --subject"),
         (["--subject", "Ann Bell", "--kind", "persn"], "unknown kind 'persn': did you mean 'person'?"),
-        (["--subject", "Ann Bell", "--subjects", "n.txt"], "--subject and --subjects both say whom to forget"),
+        (["--subject", "Ann Bell", "--subjects", "n.txt"], "--subject and --subjects both say who to forget"),
         (["--subject", "Ann Bell", "--neighbours", "near.txt"], "names the subject (Ann Bell)"),
         (["--subject", "Ann Bell", "Bob", "--neighbours", "near.txt"], "names a subject (Ann Bell)"),
-        (["--subject", "Ann Bell", "--redact"], "--redact does not go with --subject"),
+        (["--subject", "Ann Bell", "--redact"], "--redact does not work with --subject"),
         (["--subjects", "nosuch.txt"], "--subjects nosuch.txt cannot be read"),
         (["--prepared", "nosuch"], "--prepared nosuch was not made by unlearner prepare"),
-        (["--subject", "Ann Bell", "--search", "soon"], "--search takes a number of trials, such as 12, or a time"),
-        (["--subject", "Ann Bell", "--search", "12"], "--search takes a time, such as 20m, not '12'"),
+        (["--subject", "Ann Bell", "--search", "soon"], "--search must be a number of trials, such as 12, or a time"),
+        (["--subject", "Ann Bell", "--search", "12"], "--search must be a time, such as 20m, not '12'"),
         (["--subject", "Ann Bell", "--search", "2m", "--search-methods", "NPO+GDD"], "unknown method 'NPO+GDD'"),
-        (["--subject", "Ann Bell", "--search-methods", "NPO+GD"], "--search-methods goes with --search"),
-        (["--subject", "Ann Bell", "--keep", "0.9", "0.9", "0.9"], "--keep takes one number, or two"),
+        (["--subject", "Ann Bell", "--search-methods", "NPO+GD"], "--search-methods needs --search"),
+        (["--subject", "Ann Bell", "--keep", "0.9", "0.9", "0.9"], "--keep needs one number, or two"),
         (["--subject", "Ann Bell", "--keep", "2"], "--keep must lie between 0 and 1, not 2.0"),
         (["--subject", "Ann Bell", "--leak-below", "0"], "--leak-below must lie between 0 and 1, not 0.0"),
-        (["--forget", "f.jsonl", "--search", "2m"], "--search goes with --subject"),
-        (["--forget", "f.jsonl", "--kind", "place"], "--kind goes with --subject"),
-        (["--subject", "Ann Bell", "--judge", "no/such-judge"], "'no/such-judge' is no directory"),
+        (["--forget", "f.jsonl", "--search", "2m"], "--search needs --subject"),
+        (["--forget", "f.jsonl", "--kind", "place"], "--kind needs --subject"),
+        (["--subject", "Ann Bell", "--judge", "no/such-judge"], "'no/such-judge' is not a directory"),
         ([], "--forget must be given, or --subject"),
     ],
 )  # fmt: skip

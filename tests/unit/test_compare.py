@@ -144,7 +144,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     append_history(ours, row)
     check_history(ours)
     assert [json.loads(line) for line in ours.read_text().splitlines()] == [row, row]
-    with pytest.raises(UserError, match="hold none"):
+    with pytest.raises(UserError, match="has no templates"):
         read_templates(ours)  # no row names a subject
 
 
@@ -177,8 +177,8 @@ def test_lines_and_what_is_shown() -> None:
     [
         ({"ask": []}, "there is no question"),
         ({"ask": [" "]}, "the question is empty"),
-        ({"ask": ["x" * 4001]}, "has 4001 letters"),
-        ({"ask": ["a", "b"], "answer": "c"}, "goes with one question"),
+        ({"ask": ["x" * 4001]}, "has 4001 characters"),
+        ({"ask": ["a", "b"], "answer": "c"}, "needs exactly one question"),
         ({"ask": ["a"], "answer": ""}, "the answer is empty"),
         ({"ask": ["a"], "samples": 65}, "from 0 to 64"),
         ({"ask": ["a"], "temperature": 0.0}, "--temperature must be a positive number"),

@@ -70,7 +70,7 @@ def test_tokens_that_all_rows_begin_with_are_shared_where_that_saves(tmp_path: P
     assert planned(views=little, execution={"prefix": "shared"}).prefix_tokens == 1
     for unpacked in ({"official": True}, {"method": "NPO+KL"}, {"execution": {"rows": "padded"}}):
         assert planned(views=[short, long], **unpacked).prefix == "repeated"
-    with pytest.raises(UserError, match="--execution prefix shared cannot be here"):
+    with pytest.raises(UserError, match="--execution prefix shared is not possible here"):
         planned(views=[short, long], execution={"rows": "padded", "prefix": "shared"})
     run = RunDirectory(tmp_path)
     before = {key: value for key, value in asdict(plan).items() if "prefix" not in key}
@@ -109,7 +109,9 @@ def test_it_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_that_cannot_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODEL.config, "_attn_implementation", "eager")
     assert planned().rows == "by-length"
-    with pytest.raises(UserError, match="--execution rows packed cannot be here: choose by-length or padded, or leave"):
+    with pytest.raises(
+        UserError, match="--execution rows packed is not possible here: choose by-length or padded, or leave"
+    ):
         planned(execution={"rows": "packed"})
 
 
@@ -118,17 +120,19 @@ def test_what_is_asked_for_is_done_or_refused() -> None:
         assert planned(execution={"rows": rows}).rows == rows
     if onednn_linear.has_onednn():
         assert [planned(execution={"linear": name}).linear for name in ("onednn", "torch")] == ["onednn", "torch"]
-    with pytest.raises(UserError, match="--execution rows by-length cannot be here: choose padded, or leave it out"):
+    with pytest.raises(
+        UserError, match="--execution rows by-length is not possible here: choose padded, or leave it out"
+    ):
         planned("NPO+KL", execution={"rows": "by-length"})
-    with pytest.raises(UserError, match="--execution scores triton cannot be here"):
+    with pytest.raises(UserError, match="--execution scores triton is not possible here"):
         planned(execution={"scores": "triton"})
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"row": "padded"}, "--execution knows no 'row': did you mean 'rows'?"),
-        ({"rows": "sorted"}, "--execution rows is one of packed, by-length, padded, not 'sorted'."),
+        ({"row": "padded"}, "--execution has no setting 'row': did you mean 'rows'?"),
+        ({"rows": "sorted"}, "--execution rows must be one of packed, by-length, padded, not 'sorted'."),
     ],
 )
 def test_a_mistyped_choice_is_told(asked: dict[str, str], said: str) -> None:
@@ -197,14 +201,14 @@ def test_an_evaluation_has_a_plan_too() -> None:
     options = EvaluateConfig(model="", output="")
     plans = [plan_evaluation(MODEL, options, None, official=official) for official in (False, True)]
     assert [(plan.rows, plan.prefix) for plan in plans] == [("by-length", "shared"), ("padded", "repeated")]
-    with pytest.raises(UserError, match="rows packed cannot be here"):
+    with pytest.raises(UserError, match="rows packed is not possible here"):
         plan_evaluation(MODEL, replace(options, execution={"rows": "packed"}), None, official=False)
 
 
 def test_the_cells_of_a_bench_take_it() -> None:
     assert typed("execution", "rows padded linear torch") == {"rows": "padded", "linear": "torch"}
     assert typed("execution", {"rows": "padded"}) == {"rows": "padded"}, "from YAML"
-    with pytest.raises(UserError, match="--execution takes names and values in pairs, not 'rows'"):
+    with pytest.raises(UserError, match="--execution needs names and values in pairs, not 'rows'"):
         typed("execution", "rows")
 
 

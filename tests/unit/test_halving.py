@@ -124,7 +124,7 @@ def test_a_budget_is_a_number_or_a_time(text: str, expected: Budget) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "0m", "-3", "1.5", "2.5 trials", "20 min", "many", "1e3", "nan", "inf"])
 def test_what_is_no_budget(text: str) -> None:
-    with pytest.raises(UserError, match="--search takes a number of trials, such as 12, or a time, such as 20m, not"):
+    with pytest.raises(UserError, match="--search must be a number of trials, such as 12, or a time, such as 20m, not"):
         Budget.read("--search", text)
 
 

@@ -159,7 +159,7 @@ def test_another_run_in_the_directory_is_refused_with_what_can_be_taken_from_it(
     place.manifest.write_text(json.dumps({"options": identity(resolved(given()))}))
     for same in ({}, {"search": "20m", "search_methods": ["GA"], "keep": [0.5]}):
         _check_output(place, given(**same))
-    take = rf"; --prepared {place.data} in the place of the name takes what was prepared\.$"
+    take = rf"; --prepared {place.data} instead of the name reuses what was prepared\.$"
     with pytest.raises(UserError, match=r"leak_samples is 8 there, 9 here\): choose another directory" + take):
         _check_output(place, given(leak_samples=9))
     for other in ({"subject": ["Bo Li"]}, {"model": "n"}, {"questions": "q.txt"}):  # which need other rows
@@ -216,8 +216,8 @@ def test_own_questions_and_another_language_go_to_what_is_prepared(tmp_path: Pat
         names_of(command(subject=["Ann Bell"], language="French"))
     assert names_of(command(subject=["Ann Bell"], language="French", llm="http://localhost:1/v1")) == [("Ann Bell",)]
     for options, sentence in (
-        ({"prepared": ["x"], "language": "de"}, "--prepared was prepared already: leave out --language"),
-        ({"forget": "f", "questions": "q.txt"}, "--questions goes with --subject"),
+        ({"prepared": ["x"], "language": "de"}, "--prepared is already prepared: leave out --language"),
+        ({"forget": "f", "questions": "q.txt"}, "--questions needs --subject"),
     ):
         with pytest.raises(UserError, match=sentence):
             command(**options).check()
@@ -270,7 +270,7 @@ def test_the_sources_of_several_subjects_are_joined(tmp_path: Path, capsys: pyte
     assert asked("forget") == ["Who is Ann?", "Who is Bo?"]
     assert asked("unseen_facts") == ["Where is Ann?", "Where is Bo?"]  # that she was in Riga is trained with Bo
     assert asked("subject") == ["Who is Ann?", "Who is Bo?", "And Ann?", "And Bo?", "Where is Ann?", "Where is Bo?"]
-    assert "left out of what is joined: 1 unseen facts that a trained row states" in capsys.readouterr().err
+    assert "left out when joining: 1 unseen facts that a trained row states" in capsys.readouterr().err
     assert asked("neighbours") == ["Who is Cy Oz?", "Who is Ed A. Roy?"]
     assert asked("neighbours_held_out") == ["Who is Di Poe?"]  # Ed Roy is trained, and Li is what Bo Li is called
     assert asked("general_held_out") == ["g4?", "g5?"]
@@ -361,7 +361,7 @@ def test_a_source_that_is_missing_is_told_with_the_remedy(tmp_path: Path) -> Non
         return str(raised.value)
 
     assert "has no source unseen_wordings" in refused("forget", "retain", "subject")
-    assert "with 3 wordings of one question at least, | between them" in refused()
+    assert "with at least 3 wordings of one question, separated by |" in refused()
     assert "has no source neighbours_held_out" in (told := refused("unseen_wordings")) and "wordings of" not in told
 
 
@@ -375,7 +375,7 @@ def test_the_table_says_where_hardly_anything_came_out(capsys: pytest.CaptureFix
         return " ".join(capsys.readouterr().out.split())
 
     assert "2 of 12*" in shown(True) and "4 of 12*" not in shown(True)
-    assert "* No fact of these came out so often" in shown(True) and "*" not in shown(False)
+    assert "* None of these facts came out that often" in shown(True) and "*" not in shown(False)
 
 
 def test_where_the_aim_is_missed_it_is_told_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,11 +392,11 @@ def test_where_the_aim_is_missed_it_is_told_what_to_do(capsys: pytest.CaptureFix
         return " ".join(capsys.readouterr().out.split())
 
     searched = told(trials)
-    assert "The aim is not reached by ME+GD,lora,epochs=1" in searched
-    assert "2 trials; those that no other one beats" in searched and "GD,epochs=1 60%" not in searched
+    assert "The aim is not reached with ME+GD,lora,epochs=1" in searched
+    assert "2 trials; those that no other beats" in searched and "GD,epochs=1 60%" not in searched
     assert searched.endswith(
-        "longer --search, which goes on, or with other limits (--leak-below, --keep), by which the "
-        "same trials are judged anew."
+        "longer --search, to continue it, or with other limits (--leak-below, --keep), by which the "
+        "same trials are judged again."
     )
     assert told([]).endswith("; repeat the command with --search 20m, which looks for a setting that does.")
     assert told(trials, reached=True).endswith("general knowledge at least 95%).")

@@ -45,11 +45,11 @@ def test_conditions_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", 'cannot be read from "" on: write conditions such as "leak<0.1 neighbours>0.9"'),
-        ("leak<0.1 or neighbours>1", 'cannot be read from "or neighbours>1" on'),
-        ("leak<a tenth", 'cannot be read from "leak<a tenth" on'),
-        ("leaks<0.1", "knows no 'leaks': did you mean 'leak'?"),
-        ("leak>0.1", "takes leak<, not leak>"),
+        ("", 'is not valid from "" on: write conditions such as "leak<0.1 neighbours>0.9"'),
+        ("leak<0.1 or neighbours>1", 'is not valid from "or neighbours>1" on'),
+        ("leak<a tenth", 'is not valid from "leak<a tenth" on'),
+        ("leaks<0.1", "has no measure 'leaks': did you mean 'leak'?"),
+        ("leak>0.1", "needs leak<, not leak>"),
         ("neighbours>90", "neighbours>90 must lie between 0 and 1"),
     ],
 )
@@ -68,7 +68,7 @@ def test_the_best_epoch_by_hand() -> None:
     assert best(conditions, [*rows, {"leak": 0.1, "neighbours": 0.9}]) == 3
     assert not met(conditions, {"leak": 0.2, "neighbours": 0.9})
     log = [{"step": 1}, {"step": 2, **rows[1], "kept": 2}]
-    said = "epoch 2 of 3 was kept: leak 40% of before, neighbours 60% (leak<0.2 neighbours>0.8 was met by none; it came"
+    said = "epoch 2 of 3 was kept: leak 40%, neighbours 60%, relative to before (none met leak<0.2 neighbours>0.8; "
     assert (told(log, "leak<0.2 neighbours>0.8", 2.5) or "").startswith(said)
 
 
@@ -128,7 +128,7 @@ def test_training_stops_when_it_is_good_enough(taught: Path, tmp_path: Path, cap
     assert [row["leak"] < 0.5 for row in measured] == [False] * (len(measured) - 1) + [True]
     assert measured[-1]["kept"] == len(measured)
     assert same(load_model(str(done.model)), epochs.weights[-1])
-    said = f"epoch {len(measured)} of 5 was kept: leak {measured[-1]['leak']:.0%} of before"
+    said = f"epoch {len(measured)} of 5 was kept: leak {measured[-1]['leak']:.0%}, neighbours"
     assert said in capfd.readouterr().err
     assert said in write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
 

@@ -78,8 +78,8 @@ def test_options_of_attacks() -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("n=64", "--attack-options takes NAME.OPTION=VALUE, such as sampling.n=64, not 'n=64'."),
-        ("sampling.n", "--attack-options takes NAME.OPTION=VALUE"),
+        ("n=64", "--attack-options needs NAME.OPTION=VALUE, such as sampling.n=64, not 'n=64'."),
+        ("sampling.n", "--attack-options needs NAME.OPTION=VALUE"),
         ("samplin.n=64", "'samplin' is not among what was chosen: did you mean 'sampling'"),
         ("soft-prompt.steps=3", "'soft-prompt' is not among what was chosen"),
         ("sampling.m=64", "--attack-options: sampling has no option 'm': "),
@@ -88,10 +88,10 @@ def test_options_of_attacks() -> None:
         ("lens.n=1", "'lens' is not among what was chosen"),
         (
             "sampling.temperature=0",
-            "--attack-options sampling.temperature=0: temperature=0.0: samples need one above 0",
+            "--attack-options sampling.temperature=0: temperature=0.0: sampling needs one above 0",
         ),
-        ("sampling:top_k=5.n=4", "options of a decoder stand in its name, such as in --attacks sampling:"),
-        ("nf4.scheme=int8", "--attack-options: nf4 is called so for its scheme, which cannot be another one."),
+        ("sampling:top_k=5.n=4", "a decoder's options belong in its name, as in --attacks sampling:"),
+        ("nf4.scheme=int8", "--attack-options: nf4 is named after its scheme, which cannot be changed."),
     ],
 )
 def test_wrong_options_of_attacks_are_one_sentence(option: str, words: str) -> None:

@@ -33,13 +33,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """A question and what both models made of it."""
+    """A question, and what both models say to it."""
 
     question: str
     before: Side
     after: Side
     given: Text | None
-    """The answer whose probability was wanted."""
+    """The answer whose probability was asked for."""
 
 
 class Comparison:
@@ -132,7 +132,7 @@ def with_run(config: CompareConfig) -> CompareConfig:
         )
     if run is None:
         raise UserError(
-            f"--after must be given, unless the model is the directory of a forget run: {config.model} is none."
+            f"--after must be given, unless the model is the directory of a forget run: {config.model} is not."
         )
     default = CompareConfig(model="")
     taken = {

@@ -13,35 +13,35 @@ MOST_LETTERS = 4000
 
 @dataclass(kw_only=True)
 class CompareConfig(ModelOptions):
-    """Put your own questions to the model before and the model after, side by side: what each answers, what it
-    says when it is sampled, and how likely every word is to both."""
+    """Ask the original and the unlearned model your own questions, side by side: what each answers, what it says when
+    sampled, and how likely each finds every word."""
 
     model: str = field(metadata={"leading": True})
-    """The model before: a directory or hub id; or the directory of a forget run, which knows both models. Also given
-    without the flag, as the first word."""
+    """The original model: a directory or hub id; or the directory of a forget run, which knows both models. Also given
+    without the flag, as the first argument."""
     after: str | None = field(default=None, metadata={"leading": True})
-    """The model after; also given without the flag, as the second word. Beside it, a forget run's directory stands for
-    the model that the run made, so that two runs can be compared."""
+    """The changed model; also given without the flag, as the second argument. If you give it, a forget run's directory
+    stands for the model that the run made, so that two runs can be compared."""
     ask: list[str] = field(default_factory=list)
-    """Questions; without them they are read from the terminal, or from standard input, one a line. What follows ` => `
-    in a line is an answer whose probability is wanted."""
+    """Questions; by default they are read from the terminal, or from standard input, one per line. What follows ` => `
+    in a line is an answer whose probability you want."""
     answer: str | None = None
-    """With one question: an answer whose probability is wanted."""
+    """With one question: an answer whose probability you want."""
     subject: str | None = None
-    """Whom or what the questions are about, for --history: an audit can then ask the same of others."""
+    """Who or what the questions are about, for --history: an audit can then ask the same about others."""
     samples: int = 3
-    """Answers drawn for each question, beside the likeliest one."""
+    """Answers sampled for each question, in addition to the most likely one."""
     temperature: float = 1.0
-    """How widely they are drawn."""
+    """Temperature at which they are sampled."""
     max_new_tokens: int = 64
     """Longest answer, in tokens."""
     history: str | None = None
-    """Keep questions and answers in this JSON-lines file, which your user alone can read; more are added to it. `audit`
-    takes it as --forget or --templates."""
+    """Keep questions and answers in this JSON-lines file, which only your user can read; new ones are appended. `audit`
+    accepts it as --forget or --templates."""
     web: bool = False
-    """Show a page in the browser instead, for this machine alone. Needs the extra web."""
+    """Show a page in the browser instead, on this machine only. Needs the extra web."""
     port: int = 8765
-    """Where that page is; 0 takes any that is free."""
+    """Port of that page; 0 takes any free one."""
 
     def check(self) -> None:
         """Raises UserError for the first option that cannot be."""
@@ -52,7 +52,7 @@ class CompareConfig(ModelOptions):
         if not 0 <= self.port < 65536:
             raise UserError(f"--port must be a whole number from 0 to 65535, not {self.port}.")
         if self.answer is not None and len(self.ask) != 1:
-            raise UserError("--answer goes with one question: give it with --ask.")
+            raise UserError("--answer needs exactly one question: give it with --ask.")
         if self.web and self.ask:
             raise UserError("--ask is for the terminal and --web for the browser: leave one out.")
         for question in self.ask:
@@ -72,4 +72,4 @@ def check_text(text: Any, what: str) -> None:
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"the {what} is empty: write one.")
     if len(text) > MOST_LETTERS:
-        raise UserError(f"the {what} has {len(text)} letters: write at most {MOST_LETTERS}.")
+        raise UserError(f"the {what} has {len(text)} characters: write at most {MOST_LETTERS}.")

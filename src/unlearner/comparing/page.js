@@ -67,7 +67,7 @@
     const sent = { question: question.value, samples: samples.valueAsNumber };
     if (answer.value.trim()) sent.answer = answer.value;
     button.disabled = true;
-    tell("Both models are asked …");
+    tell("Asking both models …");
     try {
       const reply = await fetch("ask", {
         method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(sent),
@@ -78,7 +78,7 @@
       tell("Answered.");
       question.select();
     } catch (error) {
-      tell(error instanceof TypeError ? "The command does not answer: does it still run?" : error.message, true);
+      tell(error instanceof TypeError ? "The command does not respond: is it still running?" : error.message, true);
     } finally {
       button.disabled = false;
     }

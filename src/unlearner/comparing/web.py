@@ -81,7 +81,7 @@ async def _wanted(request: Request) -> dict[str, Any]:
     async for part in request.stream():
         body += part
         if len(body) > MOST_BYTES:
-            raise UserError(f"a question has at most {MOST_LETTERS} letters.")
+            raise UserError(f"a question has at most {MOST_LETTERS} characters.")
     try:
         sent = json.loads(body)
     except ValueError:
@@ -124,7 +124,7 @@ def bound(port: int) -> socket.socket:
         listening.bind((HOST, port))
     except OSError as error:
         listening.close()
-        raise UserError(f"--port {port} cannot be used ({error.strerror}): take another one, or 0.") from error
+        raise UserError(f"--port {port} cannot be used ({error.strerror}): give another one, or 0.") from error
     return listening
 
 
@@ -138,7 +138,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(self.address, flush=True)
-        note("This address is a key: it works on this machine, for as long as this command runs. Ctrl-C ends it.")
+        note("Keep this address private: it gives access on this machine while the command runs. Ctrl-C ends it.")
 
 
 def serve(config: CompareConfig) -> None:

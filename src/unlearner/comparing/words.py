@@ -67,7 +67,7 @@ def read_words(
     template = subject.template
     table = encode(subject.tokenizer, template, [(question, text) for text in texts], max_length)
     if labelled_tokens(table).min() <= 0:
-        raise UserError(f"--max-length {max_length} leaves no room for an answer: raise it, or ask less.")
+        raise UserError(f"--max-length {max_length} leaves no room for an answer: raise it, or ask a shorter question.")
     width, starts = int(table.lengths.max()), np.maximum(table.start, 1)
     view = {
         "input_ids": np.zeros((len(texts), width), dtype=np.int64),

@@ -17,7 +17,7 @@ WHAT = {
     "unseen_wordings": "other wordings", "forget": "trained questions", "unseen_facts": "other facts",
     "unseen_aliases": "by another name", "neighbours_held_out": "neighbours", "general_held_out": "general knowledge",
 }  # fmt: skip
-DAMAGED = "What was found on held-out questions, or of the search's trials, is damaged and cannot be shown."
+DAMAGED = "The results on held-out questions, or those of the search's trials, are damaged and cannot be shown."
 
 
 def read_searched(run: RunDirectory, missing: list[str]) -> Searched | None:
@@ -39,8 +39,8 @@ def _sentence(held: Mapping[str, Any]) -> str:
     aim = held["aim"]
     reached = "The aim is reached" if held["reached"] else "The aim is not reached"
     return (
-        f"{reached}: sampled leak on unseen wordings at most {aim['leak']:.0%} of before, neighbours at least "
-        f"{aim['neighbours']:.0%}, general knowledge at least {aim['general']:.0%}."
+        f"{reached}: relative to before, sampled leak on unseen wordings at most {aim['leak']:.0%}, neighbours at "
+        f"least {aim['neighbours']:.0%}, general knowledge at least {aim['general']:.0%}."
     )
 
 

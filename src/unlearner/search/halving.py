@@ -36,7 +36,7 @@ class Budget:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|m|h|trials?)?", text.strip())
         amount, unit = (float(found[1]), found[2]) if found else (0.0, None)
         if not 0 < amount < float("inf") or (unit not in SECONDS and not amount.is_integer()):
-            raise UserError(f"{flag} takes a number of trials, such as 12, or a time, such as 20m, not {text!r}.")
+            raise UserError(f"{flag} must be a number of trials, such as 12, or a time, such as 20m, not {text!r}.")
         return cls(seconds=amount * SECONDS[unit]) if unit in SECONDS else cls(trials=int(amount))
 
 

@@ -150,7 +150,7 @@ def check(before: Before, questions: Mapping[str, int]) -> str | None:
     return (
         f"its sampled answers to {missing[0].replace('_', ' ')} ({questions[missing[0]]} questions) state no fact even "
         "before anything is forgotten: raise --leak-samples, or prepare other questions in another folder (unlearner "
-        "prepare --questions) and give it by --prepared, with another --output."
+        "prepare --questions) and give it with --prepared, and another --output."
     )
 
 
@@ -179,7 +179,7 @@ class Aim:
 
     def __str__(self) -> str:
         return (
-            f"sampled leak on unseen wordings at most {self.leak:.0%} of before, neighbours at least "
+            f"relative to before, sampled leak on unseen wordings at most {self.leak:.0%}, neighbours at least "
             f"{self.neighbours:.0%}, general knowledge at least {self.general:.0%}"
         )
 

@@ -24,8 +24,8 @@ SAMPLES = 8
 ANSWER_TOKENS = 64
 LACKS = {
     "leak": "has no row with a fact to look for: give a column `fact`, or wrong answers (perturbed_answer)",
-    "paraphrases": "has nothing to ask: give --forget-eval with questions in other words than those of --forget, and "
-    "with facts",
+    "paraphrases": "has nothing to ask: give --forget-eval with questions worded differently from those of --forget, "
+    "and with facts",
     "neighbours": "has nothing to ask: give --real-authors, --world-facts or --retain-eval with rows that are not in "
     "--retain, and with facts",
 }
@@ -60,7 +60,7 @@ class Listening:
         if silent := [name for name in rates if self.before.share(name, rates) is None]:
             raise UserError(
                 f"--stop-when {silent[0]} cannot be measured: of {len(questions[silent[0]])} questions the model "
-                "answers none even before it is trained; leave it out, or give other rows."
+                "answers none even before training: leave it out, or give other rows."
             )
 
     def measure(self, model: nn.Module) -> dict[str, float]:

@@ -27,9 +27,9 @@ NEEDED = ("forget", "retain", "subject", "unseen_wordings", "neighbours_held_out
 """Sources that a search needs."""
 
 REMEDY = dict.fromkeys(NEEDED, "prepare it again, with more questions (unlearner prepare --questions)") | {
-    "unseen_wordings": f"{TRAINED} wordings of a question are trained, and others held out whose answers state the "
-    f"same, so prepare it again with {TRAINED + 1} wordings of one question at least, | between them on its line "
-    "(unlearner prepare --questions)"
+    "unseen_wordings": f"{TRAINED} wordings of a question are trained on, and any others held out, so prepare it "
+    f"again with at least {TRAINED + 1} wordings of one question, separated by | on its line (unlearner prepare "
+    "--questions)"
 }
 """What to do where one is missing."""
 
@@ -75,7 +75,7 @@ def sources(command: ForgetCommand, subjects: list[Names], tokenizer: Any) -> Pa
     missing = [name for name in NEEDED if not PreparedDirectory(folders[0]).source(name).is_file()]
     if missing:
         raise UserError(
-            f"{folders[0]} has no source {missing[0]}, which --subject measures with: {REMEDY[missing[0]]}."
+            f"{folders[0]} has no source {missing[0]}, which --subject needs for measuring: {REMEDY[missing[0]]}."
         )
     return folders[0]
 
@@ -109,7 +109,7 @@ def _neighbours(command: ForgetCommand, subjects: list[Names], place: SubjectDir
     if command.neighbours is not None:
         given = read_lines(Path(command.neighbours), "--neighbours")
         if wrong := [name for name in given if mentions(name, everybody)]:
-            raise UserError(f"--neighbours {command.neighbours} names a subject ({wrong[0]}): take it out.")
+            raise UserError(f"--neighbours {command.neighbours} names a subject ({wrong[0]}): remove it.")
         return Path(command.neighbours)
     config = _preparation(command, subjects[0], "")
     subject = replace(about(config, endpoint=command.llm is not None), names=everybody)
@@ -137,7 +137,7 @@ def _join(folders: list[Path], place: SubjectDirectory) -> None:
     if place.manifest.is_file():
         raise begun_otherwise(place, " or ".join(map(str, folders)))
     if left_out:
-        note(f"left out of what is joined: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
+        note(f"left out when joining: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
     names = [name for each in about_each for name in (each["subject"], *each["alias"])]
     with atomic_directory(place.data) as temporary:
         made = PreparedDirectory(temporary)

@@ -80,7 +80,7 @@ class SubjectResult:
 
     @property
     def frontier(self) -> list[Trial]:
-        """The trials that no other one beats in forgetting and in what is kept, those that forget most first."""
+        """The trials that no other beats in forgetting and in what is kept, those that forget most first."""
         ended = [t for t in self.trials if t.found is not None]
         points = [(-f.leak, f.neighbours, f.general) for t in ended if (f := t.found)]
         chosen = [ended[place] for place in undominated(points)]
@@ -100,7 +100,7 @@ def forget_subject(command: ForgetCommand, *, tokenizer: Any = None) -> SubjectR
 def _forgotten(command: ForgetCommand, tokenizer: Any) -> SubjectResult:
     command.check()
     if distributed.count() > 1:
-        raise UserError("--subject runs in one process: leave out torchrun.")
+        raise UserError("--subject runs in one process: start the command without torchrun.")
     if command.output is None:
         raise UserError("--subject writes what it prepares: give output.")
     subjects = names_of(command)
@@ -125,7 +125,7 @@ def _check_output(place: SubjectDirectory, command: ForgetCommand) -> None:
         changed = next((name for name in {**ours, **held} if ours.get(name) != held.get(name)), None)
         if changed is not None:
             prepared = place.data.is_dir() and not command.prepared and changed not in MATERIAL
-            more = f"; --prepared {place.data} in the place of the name takes what was prepared" if prepared else ""
+            more = f"; --prepared {place.data} instead of the name reuses what was prepared" if prepared else ""
             raise UserError(
                 f"--output {place.path} holds another run ({changed} is {held.get(changed)!r} there, "
                 f"{ours.get(changed)!r} here): choose another directory{more}."
@@ -176,14 +176,14 @@ class Search:
             held = read_json(self.place.manifest)
             if "held_out" not in held:
                 raise UserError(
-                    f"--output {self.place.path} was begun by an earlier version, which measured otherwise: choose "
+                    f"--output {self.place.path} was begun by an earlier version, which measured differently: choose "
                     "another directory."
                 )
             if held["hashes"] != self.hashes:
                 raise begun_otherwise(self.place, data)
             known = held["held_out"]
             return Before(known["counted"], as_rates(known["rates"]), known.get("rare", []))
-        note("asking the model before anything is forgotten, and again what it knows")
+        note("asking the model before anything is forgotten, then again the questions it knows")
         found = self.held_out.before(self._asked(self.given.model))
         if missing := check(found, self.questions):
             raise UserError(missing)
@@ -204,8 +204,8 @@ class Search:
         lengths = rungs(usual.epochs if self.given.epochs is not None else ETA * usual.epochs)[-2:]
         self.journal = journal = Journal(self.place.trials, known)
         note(
-            f"searching {seconds / 60:g} min among {len(known)} settings of {', '.join(methods)}, {lengths[0]:g} to "
-            f"{lengths[-1]:g} epochs; the aim: {self.aim}"
+            f"searching for {seconds / 60:g} min among {len(known)} settings of {', '.join(methods)}, {lengths[0]:g} "
+            f"to {lengths[-1]:g} epochs; aim: {self.aim}"
         )
         while new := next_trials(len(known), lengths, Budget(seconds=seconds), journal.tried(self.aim)):
             candidate, rung = new[0]
@@ -233,13 +233,13 @@ class Search:
         setting, epochs = self._chosen()
         label = label_of(setting, epochs)
         names = ", ".join(names[0] for names in subjects)
-        note(f"forgetting {names} by {label}")
+        note(f"forgetting {names} with {label}")
         config = configured(self.usual, setting, epochs, str(self.place.run(label).path))
         run = forget(config, tokenizer=self.tokenizer, listens=Listening)
         file = self.place.held_out
         held = read_json(file) if file.is_file() else {}
         if held.get("run") != label:
-            note("asking the model that forgot")
+            note("asking the unlearned model")
             held = {"run": label, "after": self.held_out.rates(self._asked(str(run.model)), self.before.counted)}
             write_json(file, held)
         after = as_rates(held["after"])
@@ -262,9 +262,7 @@ class Search:
         if won is None:
             first = next(iter(self.journal.trials), None)
             why = f" (the first: {first.error})" if first else ""
-            raise UserError(
-                f"no trial of --search came to an end{why}: give other --search-methods, or a longer --search."
-            )
+            raise UserError(f"no trial of --search finished{why}: give other --search-methods, or a longer --search.")
         return won.setting, won.epochs
 
     def _asking(self, name: str, after: Rates) -> Asking:
@@ -278,4 +276,4 @@ def told(trial: Trial) -> str:
     if trial.found is None:
         return f"failed ({trial.error})"
     found = trial.found
-    return f"leak {found.leak:.0%} of before, neighbours {found.neighbours:.0%}, general {found.general:.0%}"
+    return f"leak {found.leak:.0%}, neighbours {found.neighbours:.0%}, general {found.general:.0%}, relative to before"

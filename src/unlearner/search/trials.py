@@ -118,8 +118,8 @@ class _FirstInTime(TrainerCallback):
         if took > self.seconds:
             whole = took * state.max_steps / max(1, state.global_step)
             raise TooShortError(
-                f"--search {self.text} is too short for one trial, which takes about {ceil(whole / 60)} min and then "
-                "is measured: give more; what was prepared is kept."
+                f"--search {self.text} is too short for one trial, which takes about {ceil(whole / 60)} min and must "
+                "then be measured: give more time; what was prepared is kept."
             )
 
 
