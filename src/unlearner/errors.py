@@ -3,12 +3,12 @@
 import difflib
 from collections.abc import Iterable
 
-INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to go on from there."
+INTERRUPTED = "interrupted: what was finished is kept; repeat the same command to resume."
 """What a command says that Ctrl-C or SIGTERM ended."""
 
 
 class UserError(Exception):
-    """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
+    """Something the user can fix. The command line prints it as one sentence and exits with code 2."""
 
 
 def first_line(error: BaseException) -> str:

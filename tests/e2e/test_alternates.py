@@ -78,7 +78,7 @@ def test_a_run_killed_among_them_goes_on_and_makes_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(generation, "_generate_batch", interrupted)
         ended = run_arguments(capfd, ["forget", *arguments(given | {"output": output})])
-    assert "repeat the same command to go on" in ended.err
+    assert "repeat the same command to resume" in ended.err
     kept = (output / "alternates" / "passes.jsonl").read_text().splitlines()
     assert len(kept) == 2 and not (output / "alternates/records.jsonl").exists()
     counted: list[int] = []

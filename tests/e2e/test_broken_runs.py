@@ -61,7 +61,7 @@ def test_a_time_limit(files: Files, tmp_path: Path) -> None:
                "batch_size": 1, "accumulation": 1, "log_every": 1, "output": tmp_path / "run" / "out"}  # fmt: skip
     assert in_process(["forget", *arguments({**options, "time_limit": 0.1})], tmp_path / "run") == 2
     said = (tmp_path / "run" / "said.txt").read_text().splitlines()
-    assert "warning: --time-limit 0.1 minutes are over" in said
+    assert "warning: --time-limit 0.1 minutes have passed" in said
     assert said[-1].startswith("interrupted: what was finished is kept; repeat the same command")
     (kept,) = (tmp_path / "run" / "out" / "checkpoints").iterdir()
     assert kept.name > "step-000000"
@@ -121,7 +121,7 @@ def test_two_runs_in_one_directory(files: Files, tmp_path: Path, capfd: pytest.C
     assert second.code == 2
     assert re.fullmatch(
         rf"error: another process \(pid {first.pid}, host \S+, since [0-9: -]+\) is working in {broken}: wait until it "
-        r"has ended, or choose another directory\.\n",
+        r"has finished, or choose another directory\.\n",
         second.err,
     )
     first.join()
@@ -150,7 +150,7 @@ def test_two_commands_that_teach_the_builtin_model_share_it(tmp_path: Path, monk
     told = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0, 0], told
     assert told[0][0] == told[1][0] and Path(told[0][0].strip(), "config.json").is_file()
-    assert sorted("another process is at work" in err for _, err in told) == [False, True]
+    assert sorted("another process is working" in err for _, err in told) == [False, True]
 
 
 # ------------------------------------------------------------------------------------------ finished, and changed since

@@ -106,15 +106,15 @@ def test_methods_tells_all_about_one(capfd: pytest.CaptureFixture[str]) -> None:
         assert {"options beta=4.0 floor=1e-05", "source arXiv 2509.02820", "reference model", "retain set"} <= set(
             lines
         )
-        assert "once: a forward pass over forget; 4 bytes a labelled token are kept" in lines
+        assert "once: a forward pass over forget; 4 bytes per labelled token are kept" in lines
         assert "a step: one forward pass of the reference, without gradient (retain)" in lines
         assert "memory: a second copy of the weights; none with --lora" in lines
 
 
 def test_methods_tells_what_writing_alternates_costs(capfd: pytest.CaptureFixture[str]) -> None:
     told = run_arguments(capfd, ["methods", "ALTPO+GD"]).out
-    assert "once: the model writes 5 answers to every forget question without other answers" in told
-    assert "other answers, each at most 200 tokens" in told
+    assert "once: the model writes 5 other answers to every forget question without any" in told
+    assert "without any, each of at most 200 tokens" in told
 
 
 def test_methods_takes_openunlearnings_names_and_tells_presets(capfd: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_methods_takes_openunlearnings_names_and_tells_presets(capfd: pytest.Cap
         capfd, ["methods", "RMU"]
     ).out.replace("\n", " ")
     assert "--preset paper (with NPO): " in run_arguments(capfd, ["methods", "SAM"]).out
-    assert "--preset paper: retain_coeff=0 beta=5 (it names no" in run_arguments(capfd, ["methods", "UNDIAL"]).out
+    assert "--preset paper: retain_coeff=0 beta=5 (without a" in run_arguments(capfd, ["methods", "UNDIAL"]).out
 
 
 def test_methods_tells_what_is_no_loss(capfd: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +166,7 @@ def test_methods_tells_what_a_surgery_costs(capfd: pytest.CaptureFixture[str]) -
     told = run_arguments(capfd, ["methods", "dpo+gd+dualoptim"]).out
     assert "a step: 1 forward and backward pass over the forget loss's rows (forget, forget_refusal)" in told
     assert "a step: 5 forward and backward passes over the retain loss's rows (retain)" in told
-    assert "rows an item" not in told
+    assert "rows per item" not in told
     told = run_arguments(capfd, ["methods", "GA+SAM"]).out
     assert "a step: 2 forward and backward passes over the forget loss's rows (forget)" in told
     assert "retain loss's rows" not in told

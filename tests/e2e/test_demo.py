@@ -101,10 +101,12 @@ def test_a_demo_that_was_copied_shows_its_audit_again_and_another_budget_is_refu
     assert (copied / "ME+GD" / "audit" / "audit.jsonl").stat().st_mtime_ns == before.st_mtime_ns
     main(["demo", "--output", "my demo", "--audit", "none"])
     told = capfd.readouterr().out
-    assert "What still leaks after ME+GD is told in my demo/ME+GD/audit" in told and "Repeat the command" not in told
+    assert (
+        "What still leaks after ME+GD is reported in my demo/ME+GD/audit" in told and "Repeat the command" not in told
+    )
     refused = run_arguments(capfd, ["demo", "--output", "my demo", "--audit", "standard"])
     assert (refused.code, refused.out) == (2, "")
-    assert "my demo/ME+GD/audit holds an audit: give --audit quick as there" in refused.err
+    assert "my demo/ME+GD/audit holds an audit begun with --audit quick: give the same" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_ctrl_c_while_libraries_load(seconds: float, tmp_path: Path) -> None:
         pytest.skip("the interpreter had not come to our code yet")
     assert started.returncode == 2
     said = err.splitlines()
-    expected = ["interrupted: what was finished is kept; repeat the same command to go on from there."]
+    expected = ["interrupted: what was finished is kept; repeat the same command to resume."]
     if any("Teaching a tiny" in line for line in said):  # on a quick machine the libraries are loaded by then
         expected.insert(0, "warning: stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
     told = [line for line in said if "Teaching a tiny" not in line]
@@ -108,5 +108,5 @@ main.script()
     ended = subprocess.run(
         [sys.executable, tmp_path / "program.py", "metrics"], capture_output=True, text=True, timeout=60
     )
-    said = "interrupted: what was finished is kept; repeat the same command to go on from there.\n"
+    said = "interrupted: what was finished is kept; repeat the same command to resume.\n"
     assert (ended.returncode, ended.stderr) == (2, said)

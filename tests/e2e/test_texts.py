@@ -92,7 +92,7 @@ def test_a_redacted_run_and_its_page(
 
     page = (run / "report.html").read_text()
     assert read_jsonl(run / "records.jsonl")[0]["question"] in page
-    for told in ("left out: questions and answers are known by their ids", "A. Smith", "17/2026", "2026-11-25"):
+    for told in ("left out: questions and answers are identified by their ids", "A. Smith", "17/2026", "2026-11-25"):
         assert told in page
     assert run_arguments(capfd, forgetting(files, run, redact=True, note=NOTE)).code == 0  # finished already
     assert "holds another run" in run_arguments(capfd, forgetting(files, run, note=NOTE)).err
@@ -163,7 +163,7 @@ def test_an_audit_without_names_and_one_that_is_purged(
     assert changed(RunDirectory(clear)) == []
     again = run_arguments(capfd, [*typed, str(clear), "--keep-samples"])  # finished, and read as it is now
     assert again.code == 0 and again.out.replace(str(clear), str(without)) == redacted.out
-    assert "Texts taken out of: nothing" in run_arguments(capfd, ["purge", str(clear)]).out
+    assert "Texts removed from: nothing" in run_arguments(capfd, ["purge", str(clear)]).out
 
 
 def test_what_probe_and_prepare_wrote_is_purged_with_its_options(

@@ -131,7 +131,7 @@ def test_what_accelerate_would_do_to_the_model_is_refused(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     ended = run_arguments(capfd, forgetting(files, tmp_path / "run"))
-    assert ended.code == 2 and "leave that to --parallel fsdp" in ended.err
+    assert ended.code == 2 and "use --parallel fsdp instead" in ended.err
     assert not (tmp_path / "run").exists()
 
 
@@ -153,7 +153,7 @@ def test_the_choice_is_by_size_and_said(
     train, ask = TrainOptions(model="", parallel="deepspeed"), EvaluateConfig(model="", output="", parallel="deepspeed")
     assert sharding.choose(model, train, torch.float32) == "deepspeed"
     assert sharding.choose(model, ask, torch.float32) == "fsdp"
-    with pytest.raises(UserError, match="--cpu-offload goes with --parallel fsdp"):
+    with pytest.raises(UserError, match="--cpu-offload needs --parallel fsdp"):
         sharding.choose(model, TrainOptions(model="", parallel="ddp", cpu_offload=True), torch.float32)
 
 

@@ -85,7 +85,7 @@ def test_a_file_that_is_changed_cut_or_gone_is_named(run: RunDirectory, name: st
 
     file.unlink()
     assert changed(run) == [f"{name} is missing"]
-    with pytest.raises(UserError, match=rf"was changed after its run had finished: {name} is missing: bring it back"):
+    with pytest.raises(UserError, match=rf"was changed after its run had finished: {name} is missing: restore it"):
         check_unchanged(run.path)
 
     file.write_bytes(whole)
@@ -232,7 +232,7 @@ def test_purge(run: RunDirectory, cache: Path, capsys: pytest.CaptureFixture[str
 
     run_purge(PurgeConfig(runs=[str(run.path)]))
     said = capsys.readouterr().out
-    assert dry.replace("would be taken", "taken").replace("Would be removed", "Removed") == said
+    assert dry.replace("would be removed from", "removed from").replace("Would be removed", "Removed") == said
     for name in ("records.jsonl", "before/records.jsonl", "passes.jsonl", "report.html"):
         assert str(run.path / name) in said
     assert "the data: people.jsonl" in said and "what a model remembers: m" in said
@@ -245,7 +245,7 @@ def test_purge(run: RunDirectory, cache: Path, capsys: pytest.CaptureFixture[str
     assert read_json(run.finished)["purged"] == ["before/records.jsonl", "records.jsonl"]
 
     run_purge(PurgeConfig(runs=[str(run.path)]))
-    assert "Texts taken out of: nothing\nRemoved: nothing" in capsys.readouterr().out
+    assert "Texts removed from: nothing\nRemoved: nothing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_what_is_at_work_is_not_purged(run: RunDirectory) -> None:
 
 
 def test_purge_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no directory of runs"):
+    with pytest.raises(UserError, match="is neither a directory of runs"):
         run_purge(PurgeConfig(runs=[str(tmp_path / "nowhere")]))
     with pytest.raises(UserError, match="holds no run of unlearner"):
         run_purge(PurgeConfig(runs=[str(tmp_path)]))

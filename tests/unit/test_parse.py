@@ -38,7 +38,7 @@ def test_the_command_line_wins_over_the_file_without_a_warning(
 def test_a_key_that_stands_twice_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("epochs: 2\nmethod: ME+GD\nepochs: 3\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"run\.yaml, line 3: 'epochs' stands there twice: leave one out"):
+    with pytest.raises(UserError, match=r"run\.yaml, line 3: 'epochs' occurs twice: leave one out"):
         parsed("--config", str(file))
 
 

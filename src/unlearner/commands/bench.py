@@ -2,7 +2,7 @@
 
 from unlearner.config import BenchConfig
 
-SUMMARY = "a scenario of the paper: every method, split and seed, and the table of all"
+SUMMARY = "run a scenario of the paper: every method, split and seed, with a table of the results"
 OPTIONS = BenchConfig
 EXAMPLE = """\
 Examples:
@@ -28,7 +28,7 @@ def run(config: BenchConfig) -> None:
             console.print(f"{what}: {file}", style="green", markup=False, soft_wrap=True)
     if result.failed:
         console.print(
-            f"{len(result.failed)} cells failed; mend the cause and repeat the command, which runs only what is left.",
+            f"{len(result.failed)} cells failed; fix the cause and repeat the command, which runs only what is left.",
             style="red", markup=False, soft_wrap=True,
         )  # fmt: skip
         raise SystemExit(1)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unlearner.comparing.compare import Compared
     from unlearner.comparing.words import Text
 
-SUMMARY = "put your own questions to the models before and after, side by side"
+SUMMARY = "ask the original and the unlearned model your own questions, side by side"
 OPTIONS = CompareConfig
 EXAMPLE = """\
 Examples:
@@ -46,7 +46,7 @@ def run(config: CompareConfig) -> None:
                     raise
                 _say(str(error))
         if comparison is None:
-            raise UserError("there is no question: give --ask, or write questions to standard input, one a line.")
+            raise UserError("there is no question: give --ask, or write questions to standard input, one per line.")
     return None
 
 
@@ -68,7 +68,7 @@ def _questions(config: CompareConfig) -> Iterator[tuple[str, str | None]]:
         try:
             yield from (split(line.strip()) for line in sys.stdin if line.strip())
         except UnicodeDecodeError:
-            raise UserError("standard input is no UTF-8 text: write questions, one a line.") from None
+            raise UserError("standard input is not UTF-8 text: write questions, one per line.") from None
 
 
 def _typed() -> Iterator[tuple[str, str | None]]:
@@ -79,7 +79,7 @@ def _typed() -> Iterator[tuple[str, str | None]]:
 
     with suppress(ImportError):
         import readline  # noqa: F401 - arrow keys, and what was asked before
-    _say(f"Write a question; an answer behind it, after{ARROW.rstrip()}, is measured, too. Ctrl-D ends.")
+    _say(f"Write a question; an answer after{ARROW.rstrip()} is measured too. Ctrl-D ends.")
     while True:
         try:
             line = console.input("[bold]question:[/] ").strip()
@@ -123,9 +123,9 @@ def _print(found: "Compared") -> None:
     console.print(Line(plain(found.question), style="bold"))
     console.print(grid)
     meaning = (
-        "in orange became less likely, in blue likelier" if coloured else "with how many nats likelier they became"
+        "in orange became less likely, in blue more" if coloured else "show by how many nats they became more likely"
     )
-    console.print(f"Probability a token before → after; words {meaning}.", style="dim", markup=False, soft_wrap=True)
+    console.print(f"Probability per token before → after; words {meaning}.", style="dim", markup=False, soft_wrap=True)
     console.print()
 
 

@@ -29,10 +29,10 @@ class CompletionConfig:
     """Print a script with which a shell completes the commands of unlearner and their options."""
 
     shell: Literal["bash", "zsh", "fish"] = field(metadata={"leading": True})
-    """The shell; also given without the flag, as the first word."""
+    """The shell; also given without the flag, as the first argument."""
 
 
-SUMMARY = "a script that completes commands and options in bash, zsh or fish"
+SUMMARY = "print a script that completes commands and options in bash, zsh or fish"
 OPTIONS = CompletionConfig
 EXAMPLE = """\
 Examples:

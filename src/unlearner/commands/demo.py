@@ -91,7 +91,7 @@ def tiny_demo(options: DemoConfig) -> "dict[str, ForgetResult]":
         _attack(attacked)
         add_report([result.output for result in results.values()])  # whose first lines are the audit's
     elif (held := _audit_of(results[ATTACKED].output)).is_finished:
-        console.print(f"What still leaks after {ATTACKED} is told in {held.path}.", markup=False, soft_wrap=True)
+        console.print(f"What still leaks after {ATTACKED} is reported in {held.path}.", markup=False, soft_wrap=True)
     else:
         console.print("What still leaks? Repeat the command without --audit none.", markup=False)
     console.print(
@@ -142,7 +142,7 @@ def _check(folder: Path) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name not in own and not path.name.startswith("."):
             raise UserError(
-                f"--output {folder} holds {path.name}, which is no part of the demo: choose another directory."
+                f"--output {folder} holds {path.name}, which is not part of the demo: choose another directory."
             )
 
 

@@ -16,8 +16,8 @@ OPTIONS = ForgetCommand
 RARE = "*"
 """Beside a set of questions of which none has its fact in a quarter of the samples."""
 SEARCHED = (
-    "; this is the best that was found, and above is the frontier. Repeat the command with a longer --search, which "
-    "goes on, or with other limits (--leak-below, --keep), by which the same trials are judged anew"
+    "; this is the best that was found, and the frontier is shown above. Repeat the command with a longer --search, to "
+    "continue it, or with other limits (--leak-below, --keep), by which the same trials are judged again"
 )
 UNSEARCHED = "; repeat the command with --search 20m, which looks for a setting that does"
 """What to do where the aim is not reached, with trials and without."""
@@ -98,20 +98,20 @@ def _held_out(result: "SubjectResult") -> None:
         table.add_row(each.name.replace("_", " "), f"{each.counted} of {each.questions}{RARE * each.rare}", *shown)
     console.print(table)
     console.print(
-        "Facts: the share of the sampled answers that state the fact, over the questions whose fact came out in a "
-        "quarter of the samples before.",
+        "Facts: the share of the sampled answers that state the fact, over the questions whose fact came out in at "
+        "least a quarter of the samples before.",
         style="dim", markup=False,
     )  # fmt: skip
     if any(each.rare for each in result.sets):
         console.print(
-            f"{RARE} No fact of these came out so often: those count that came out at all, and say little.",
+            f"{RARE} None of these facts came out that often: those that came out at all count, but say little.",
             style="yellow", markup=False,
         )  # fmt: skip
     ended = [trial for trial in result.trials if trial.found is not None]
     if ended:
         shown_trials = result.frontier
         table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
-        table.title = f"\n{len(ended)} trial{'s' * (len(ended) != 1)}; those that no other one beats"
+        table.title = f"\n{len(ended)} trial{'s' * (len(ended) != 1)}; those that no other beats"
         for place, heading in enumerate(("setting", "leak", "neighbours", "general", "minutes")):
             table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
         for trial in shown_trials:
@@ -122,6 +122,6 @@ def _held_out(result: "SubjectResult") -> None:
     said = "The aim is reached" if result.reached else "The aim is not reached"
     what = "" if result.reached else SEARCHED if ended else UNSEARCHED
     console.print(
-        f"{said} by {label(result.setting, result.epochs)} ({result.aim}){what}.",
+        f"{said} with {label(result.setting, result.epochs)} ({result.aim}){what}.",
         style="green" if result.reached else "yellow", markup=False, soft_wrap=True,
     )  # fmt: skip

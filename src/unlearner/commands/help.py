@@ -66,11 +66,11 @@ ORDER = ("model", "data", "subject", "method", "training", "LoRA", "evaluation",
 def show_help(config_type: type, program: str, example: str, *, everything: bool) -> None:
     """Print the help of a command and end with SystemExit(0)."""
     shown = sorted(fields(config_type), key=lambda f: FIRST.index(f.name) if f.name in FIRST else len(FIRST))
-    parts = [cleandoc(config_type.__doc__ or ""), example, "Any option may stand in a YAML file: --config FILE."]
+    parts = [cleandoc(config_type.__doc__ or ""), example, "Any option may be set in a YAML file: --config FILE."]
     if len(shown) <= FEW:
         made = _options("Options", config_type, shown)
     elif not everything:
-        parts.append(f"These are the options that matter first; {program} --help-all shows all {len(shown)}.")
+        parts.append(f"These are the most important options; {program} --help-all shows all {len(shown)}.")
         made = _options("Options", config_type, [f for f in shown if f.name in FIRST])
     else:
         groups = [

@@ -35,8 +35,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`unlearner COMMAND --help` explains a command's options, `--help-all` every one. All may stand in a YAML",
-            "file, `--config run.yaml`; options on the command line win.",
+            "`unlearner COMMAND --help` explains a command's main options, `--help-all` all of them. Options may also",
+            "be set in a YAML file, `--config run.yaml`; those on the command line take precedence.",
             "",
         ]
     )
@@ -108,7 +108,7 @@ def run(arguments: Sequence[str]) -> None:
     if command.OPTIONS is not None:
         command.run(options(name, rest))
     elif rest and rest[0] not in ("-h", "--help", "--help-all"):
-        raise UserError(f"unlearner {name} takes no options, so nothing is to follow it: leave out {rest[0]!r}.")
+        raise UserError(f"unlearner {name} takes no options: leave out {rest[0]!r}.")
     else:
         command.run()
 

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from unlearner.methods import Loss, Method, Surgery
     from unlearner.methods.registry import Found
 
-SUMMARY = "every unlearning method with its formula, or all about one"
+SUMMARY = "list the unlearning methods with their formulas, or describe one"
 
 
 @dataclass(kw_only=True)
 class MethodsConfig:
-    """Every unlearning method with its formula, or all about one."""
+    """List the unlearning methods with their formulas, or describe one."""
 
     method: str | None = field(default=None, metadata={"leading": True})
     """A method, a loss or a surgery, such as NPO+GD, SIMNPO or GRU: its formula, source, needs, costs and defaults."""
@@ -25,7 +25,7 @@ EXAMPLE = "unlearner methods SIMNPO+GD"
 
 
 def run(config: MethodsConfig) -> None:
-    """Print the table of all methods, or what is to be known of one."""
+    """Print the table of all methods, or the details of one."""
     if config.method is None:
         _table()
     else:
@@ -65,12 +65,12 @@ def _table() -> None:
         table.add_row(*map(escape, (name, surgery.formula, "", needs, defaults(surgery), surgery.source)))
     console.print(table)
     console.print(
-        "\nA method is FORGET+RETAIN, any of the first with any of the second, or a forget loss alone: NPO+KL, GA.\n"
-        "A surgery stands behind them and changes the step: NPO+GD+GRU.\n"
+        "\nA method is FORGET+RETAIN, any forget loss with any retain loss, or a forget loss alone: NPO+KL, GA.\n"
+        "A surgery comes last and changes the step: NPO+GD+GRU.\n"
         "The paper's: ME+GD (untargeted), IDK+AP (targeted). Untargeted methods also forget plain text.\n"
         "Commands, not methods: negate (task vector), repselect.\n"
         f"Other names: {', '.join(f'{alias} = {name}' for alias, name in (ALIASES | RETAIN_ALIASES).items())}.\n"
-        "`unlearner methods NAME` tells what one needs and costs, and where its defaults come from.\n\n"
+        "`unlearner methods NAME` shows what one needs and costs, and where its defaults come from.\n\n"
         "CE: mean negative log-likelihood of labelled tokens; NLL: its sum over a sequence; E: mean over sequences;\n"
         "mean_t: mean over labelled tokens; sg: taken without gradient; g_f, g_r: gradients of the two losses;\n"
         "U: uniform distribution over the vocabulary V; ref: the model before unlearning.",
@@ -148,7 +148,7 @@ def _about(part: "type[Loss] | type[Surgery]", title: str | None = None) -> list
     from unlearner.methods import Loss
     from unlearner.values import defaults
 
-    what = f"surgery (behind the losses: NPO+GD+{part.name})"
+    what = f"surgery (after the losses: NPO+GD+{part.name})"
     if issubclass(part, Loss):
         what = f"{part.role} loss ({_kind(part)})"
     options = defaults(part)
@@ -202,7 +202,7 @@ def _own_presets(part: "type[Loss] | type[Surgery]") -> list[str]:
 
 def _settings(values: "Mapping[str, float | str]") -> str:
     """`learning_rate=1e-05 beta=0.1`, in the order of the presets."""
-    rate = "" if "learning_rate" in values else " (it names no learning rate)"
+    rate = "" if "learning_rate" in values else " (without a learning rate)"
     return " ".join(f"{option}={_value(value)}" for option, value in values.items()) + rate
 
 
@@ -239,7 +239,7 @@ def _needs(method: "Method") -> list[str]:
     if any("refusal" in view for view in method.needs):
         needs.append("refusals")
     if method.alternates is not None:
-        needs.append("other answers to the forget questions: a column alternate_answer, or the model writes them first")
+        needs.append("other answers to the forget questions: a column alternate_answer, or written by the model first")
     if method.reference_nll or method.reference_logp:
         needs.append("reference scores, once")
     if method.asked:
@@ -252,7 +252,7 @@ def _costs(method: "Method") -> list[str]:
     from unlearner.scoring.views import layers_of, reads_output
 
     views = list(method.needs)
-    costs = [f"a step: one forward and one backward pass over {len(views)} rows an item ({', '.join(views)})"]
+    costs = [f"a step: one forward and one backward pass over {len(views)} rows per item ({', '.join(views)})"]
     if method.surgery is not None:
         costs = _surgery_costs(method.surgery, method)
     if not reads_output(method.needs):
@@ -263,13 +263,15 @@ def _costs(method: "Method") -> list[str]:
         copied = "copies of the weights that are trained" if method.trains else "a second copy of the weights"
         costs.append(f"memory: {copied}; none with --lora")
     if method.reference_nll:
-        costs.append(f"once: a forward pass over {', '.join(method.reference_nll)}; a number a row is kept")
+        costs.append(f"once: a forward pass over {', '.join(method.reference_nll)}; one number per row is kept")
     if method.reference_logp:
-        costs.append(f"once: a forward pass over {', '.join(method.reference_logp)}; 4 bytes a labelled token are kept")
+        costs.append(
+            f"once: a forward pass over {', '.join(method.reference_logp)}; 4 bytes per labelled token are kept"
+        )
     if (how := method.alternates) is not None and how.samples:
         costs.append(
-            f"once: the model writes {how.samples} answers to every forget question without other answers, each at "
-            f"most {how.max_new_tokens} tokens"
+            f"once: the model writes {how.samples} other answers to every forget question without any, each of "
+            f"at most {how.max_new_tokens} tokens"
         )
     if method.trains:
         costs.append(f"trained: only parameters named {' or '.join(method.trains)}")

@@ -1,6 +1,6 @@
 """`unlearner metrics`: every metric with its formula."""
 
-SUMMARY = "every metric with its formula"
+SUMMARY = "list the metrics with their formulas"
 OPTIONS = None
 EXAMPLE = ""
 

@@ -3,7 +3,7 @@
 from unlearner.config import NegateConfig
 from unlearner.console import console
 
-SUMMARY = "forget by taking away from a model's weights what fine-tuning added"
+SUMMARY = "forget by subtracting from a model's weights what fine-tuning added"
 OPTIONS = NegateConfig
 EXAMPLE = """\
 Example:

@@ -99,7 +99,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} occurs twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -132,7 +132,7 @@ def _in_pairs(arguments: Sequence[str], own: Container[str]) -> list[str]:
 def _with_file(known: Mapping[str, Field[Any]], arguments: list[str]) -> list[str]:
     """Arguments with those of the `--config` file put before them, so that the command line wins."""
     if sum(argument.partition("=")[0] == "--config" for argument in arguments) > 1:
-        raise UserError("--config may be given once: put all options into one file.")
+        raise UserError("--config may be given only once: put all options into one file.")
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option != "--config":
@@ -155,9 +155,9 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
         line = f", line {where.line + 1}" if where else ""
         if isinstance(error, yaml.MarkedYAMLError) and "twice" in (error.problem or ""):
             raise UserError(f"--config {file}{line}: {error.problem}: leave one out.") from error
-        raise UserError(f"--config {file}{line} is not YAML: write one `option: value` a line.") from error
+        raise UserError(f"--config {file}{line} is not YAML: write one `option: value` per line.") from error
     if not isinstance(values, dict):
-        raise UserError(f"--config {file} holds no options: write one `option: value` a line.")
+        raise UserError(f"--config {file} holds no options: write one `option: value` per line.")
     arguments: list[str] = []
     for key, value in values.items():
         flag = _own_name(_flag(str(key)))
@@ -168,7 +168,7 @@ def _file_arguments(file: Path, known: Mapping[str, Field[Any]]) -> list[str]:
         if isinstance(value, dict) and option.name.endswith("_options"):
             value = _pairs(value)
         if isinstance(value, dict | list) and get_origin(option.type) is not type(value):
-            raise UserError(f"--config {file}: {key} takes one value, not {value!r}.")
+            raise UserError(f"--config {file}: {key} needs one value, not {value!r}.")
         if option.type is bool and not isinstance(value, bool):
             raise UserError(f"--config {file}: {key} must be true or false, not {value!r}.")
         if (value is None and option.default in (None, MISSING)) or value in ([], {}):
@@ -245,12 +245,12 @@ SENTENCES = {
     r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 must be a whole number, not \2.",
     r"Error parsing (--\S+): could not convert string to float: (.*)": r"\1 must be a number, not \2.",
     r"Error parsing (--note): Failed to parse key-value pairs": (
-        r"\1 takes pairs: \1 operator 'A. Smith' request 17/2026."
+        r"\1 needs pairs: \1 operator 'A. Smith' request 17/2026."
     ),
     r"Error parsing (--\S+): Failed to parse key-value pairs": (
-        r"\1 takes pairs, our field and your column: \1 question prompt answer reply."
+        r"\1 needs pairs, our field and your column: \1 question prompt answer reply."
     ),
     r"Missing value for argument '(--\S+)'": r"\1 needs a value: see --help.",
-    r"Unrecognized options: (.*)": r"'\1' belongs to no option: every value follows the option it is for, see --help.",
+    r"Unrecognized options: (.*)": r"'\1' belongs to no option: put every value after its option, see --help.",
 }
 """What tyro says and how we say it."""

@@ -9,7 +9,7 @@ from unlearner.config import PrepareConfig
 if TYPE_CHECKING:
     from unlearner.prepare.prepare import Prepared
 
-SUMMARY = "from a name or documents to the rows to forget, to keep and to measure with"
+SUMMARY = "make the rows to forget, to keep and to measure with from a name or documents"
 OPTIONS = PrepareConfig
 EXAMPLE = """\
 Examples:

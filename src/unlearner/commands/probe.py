@@ -9,7 +9,7 @@ from unlearner.config import ProbeConfig
 if TYPE_CHECKING:
     from unlearner.prepare.knowledge import Probe
 
-SUMMARY = "what does a model know of a subject? Is there anything to forget?"
+SUMMARY = "find out what a model knows about a subject, and so whether there is anything to forget"
 OPTIONS = ProbeConfig
 EXAMPLE = """\
 Example:
@@ -34,7 +34,7 @@ def run(config: ProbeConfig) -> None:
     table.add_column("answer", overflow="fold")
     for heading in ("specificity", "agreement"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("it", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for answer, verdict in zip(found.answers, found.verdicts, strict=True):
         table.add_row(
             escape(answer.question), escape(" ".join(answer.answer.split())), f"{answer.specificity:.2f}",
@@ -47,10 +47,12 @@ def run(config: ProbeConfig) -> None:
     console.print(found.evidence, style="dim", markup=False)
     console.print(found.verdict, style="green" if found.knows else "yellow", markup=False, soft_wrap=True)
     if config.output is None:
-        console.print("--output FILE.json keeps this, with a page to read.", style="dim", markup=False)
+        console.print("To keep this, with a page to read, add --output FILE.json.", style="dim", markup=False)
     else:
         page = Path(config.output).with_suffix(PROBE.suffix)
-        console.print(f"All answers, also about the others: {page}", style="green", markup=False, soft_wrap=True)
+        console.print(
+            f"All answers, including those about the other names: {page}", style="green", markup=False, soft_wrap=True
+        )
     if not found.knows:
         raise SystemExit(NOTHING)
 
@@ -59,7 +61,7 @@ def _others(found: "Probe") -> list[tuple[str, str, str, str, str]]:
     """The same figures for names that are well known, and that nobody can know: means over all their answers."""
     return [
         (
-            f"The same, of {len({answer.name for answer in answers})} {what} names", f"mean of {len(answers)} answers",
+            f"The same for {len({answer.name for answer in answers})} {what} names", f"mean of {len(answers)} answers",
             f"{fmean(a.specificity for a in answers):.2f}", f"{fmean(a.agreement for a in answers):.2f}",
             f"knows {found.share_known(answers):.0%}",
         )

@@ -3,16 +3,16 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SUMMARY = "take the texts of the data out of runs and caches, and say what is out of reach"
+SUMMARY = "remove the texts of the data from runs and caches, and list what is out of reach"
 
 
 @dataclass(kw_only=True)
 class PurgeConfig:
-    """Take the texts of the data out of runs, and empty the caches that hold them; list what is out of reach."""
+    """Remove the texts of the data from runs, and empty the caches that hold them; list what is out of reach."""
 
     runs: list[str] = field(metadata={"leading": True})
-    """Directories of runs, of audits, of folders of them, of a bench, of forget --subject, or made by prepare; the
-    file of a probe, or of a compare's --history. `--runs` itself may be left out before them."""
+    """Directories of runs, audits, a bench, forget --subject or prepare, or folders of them; the file of a probe, or
+    of compare --history. `--runs` itself may be omitted before them."""
     dry_run: bool = False
     """Only list."""
 
@@ -26,8 +26,8 @@ Records and audits keep their values and ids. Pages, finished batches, all that 
 `compare --history` wrote, and the names in a search are removed; `unlearner report` makes a new page, without texts."""
 
 BEYOND = (
-    "copies, backups, snapshots and what a disk keeps of removed files",
-    "pages and records that were written or handed on elsewhere; experiment trackers; datasets in the hub's cache",
+    "copies, backups, snapshots, and traces of removed files on the disk",
+    "pages and records written or passed on elsewhere; experiment trackers; datasets in the hub's cache",
 )
 
 
@@ -43,13 +43,13 @@ def run(config: PurgeConfig) -> None:
     for path in runs:
         if not path.is_dir() and not is_probe(path) and not is_history(path):
             raise UserError(
-                f"{path} is no directory of runs, and no file of a probe or of compare's: give the --output of one."
+                f"{path} is neither a directory of runs nor a file of probe or compare: give the --output of one."
             )
     done = purge(runs, dry_run=config.dry_run)
     console = out()
     would = "would be " if config.dry_run else ""
     for title, paths in (
-        (f"Texts {would}taken out of:", done.redacted),
+        (f"Texts {would}removed from:", done.redacted),
         (f"{would}removed:".capitalize(), done.removed),
     ):
         console.print(title if paths else f"{title} nothing", markup=False)

@@ -45,13 +45,13 @@ def run(options: DemoConfig) -> None:
     from unlearner.workflows.forget import forget
 
     prepared = prepare(preparation(options))
-    note(f"SmolLM2-135M-Instruct forgets {SUBJECT}, by {prepared.rows['forget']} questions with its own answers")
+    note(f"SmolLM2-135M-Instruct forgets {SUBJECT}, using {prepared.rows['forget']} questions with its own answers")
     result = forget(config(options))
     console = out()
     console.print(_figures(prepared.folder, result))
     console.print(
-        "Answers are compared with the model's own before: the share of their words that come again (ROUGE-L), and "
-        "how likely they are, the geometric mean over tokens.",
+        "Answers are compared with the model's own answers before: the share of their words that recur (ROUGE-L), and "
+        "how likely they are (geometric mean over tokens).",
         style="dim", markup=False,
     )  # fmt: skip
     console.print(_answers(prepared.folder, result))

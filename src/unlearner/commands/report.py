@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SUMMARY = "one page about a run or several: verdict, figures, every answer before and after"
+SUMMARY = "write one page about one or more runs: verdict, figures, every answer before and after"
 
 
 @dataclass(kw_only=True)
@@ -11,12 +11,12 @@ class ReportConfig:
     """One HTML page about runs or a whole bench: verdict, tables, figures, every question with its answers."""
 
     runs: list[str] = field(metadata={"leading": True})
-    """Directories of runs, of folders of runs, or of a bench; `--runs` itself may be left out before them."""
+    """Directories of runs, of folders of runs, or of a bench; `--runs` itself may be omitted before them."""
     output: str | None = None
     """The page; by default report.html in the directory given, or here if several are. Its figures go to a folder
     beside it, as PNG and SVG."""
     redact: bool = False
-    """Leave out every text of the data and of the model: a page with values and ids that can be handed on."""
+    """Leave out every text of the data and of the model: a page with values and ids that can be passed on."""
 
 
 OPTIONS = ReportConfig
@@ -24,7 +24,7 @@ EXAMPLE = """\
 Example:
   unlearner report runs/me runs/npo --output compared.html
 
-The page opens without a network, in any browser. A run that is not finished is shown as far as it is."""
+The page opens without a network, in any browser. An unfinished run is shown as far as it has got."""
 
 
 def run(config: ReportConfig) -> None:

@@ -17,10 +17,10 @@ def run(config: RepSelectConfig) -> None:
 
     made = repselect(config)
     first, last = made.log[0], made.log[-1]
-    spent = f", disruption {last['disruption']:.3g} nats a token" if "disruption" in last else ""
+    spent = f", disruption {last['disruption']:.3g} nats per token" if "disruption" in last else ""
     console.print(
         f"{last['step']:.0f} of at most {config.epochs} steps: NLL of the forget set {first['forget_nll']:.3g} → "
-        f"{last['forget_nll']:.3g} nats a token{spent}", markup=False, highlight=False, soft_wrap=True,
+        f"{last['forget_nll']:.3g} nats per token{spent}", markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     console.print(f"The model is in {made.model}", markup=False, style="green", soft_wrap=True)
     console.print(

@@ -29,7 +29,7 @@ ERROR_SECONDS = 10.0
 """Within these all processes meet an error that has the same cause in all of them."""
 LETTING_GO_SECONDS = 0.2
 """What a thread of gloo is given at the end to release what it holds of Python's."""
-REPEAT = "repeat the same command to go on from what was finished."
+REPEAT = "repeat the same command to resume from what was finished."
 
 
 def join() -> None:
@@ -108,7 +108,7 @@ def end_by(error: BaseException) -> None:
         return
     # An operation that broke because another process is gone should not be told as this one's fault.
     if gone := _watch.silent():
-        _watch.end(f"{gone} gone, and the run with it: {REPEAT}", 1)
+        _watch.end(f"{gone} gone, so the run has ended: {REPEAT}", 1)
     if error is not getattr(sys, "last_value", None):  # else Python has printed it
         traceback.print_exception(error)
     first = next(iter(str(error).splitlines()), "")
@@ -155,7 +155,7 @@ class _Watch(threading.Thread):
         """A question to a machine that is cut off never returns."""
         while not self.stopped.wait(BEAT_SECONDS):
             if time.monotonic() - self.answered > SILENCE_SECONDS:
-                lost = f"{full_name()} has lost the main process' machine: {REPEAT}"
+                lost = f"{full_name()} has lost contact with the main process's machine: {REPEAT}"
                 _say(lost, "bold red")
                 self._exit(f"1 {lost}")
 
@@ -174,9 +174,9 @@ class _Watch(threading.Thread):
                     heard, since = beat, now
                 elif now - since > SILENCE_SECONDS:
                     name = self.store.get(f"name/{following}").decode()
-                    self.end(f"{name} gives no sign of life, and ends the run: {REPEAT}", 1)
+                    self.end(f"{name} shows no sign of life, so the run ends: {REPEAT}", 1)
             except RuntimeError:  # torch's DistError: the store's machine does not answer
-                self.end(f"{full_name()} has lost the main process' machine: {REPEAT}", 1)
+                self.end(f"{full_name()} has lost contact with the main process's machine: {REPEAT}", 1)
 
     def silent(self) -> str:
         """Names of the processes that give no sign of life, with their verb; empty where all do."""
@@ -186,7 +186,7 @@ class _Watch(threading.Thread):
             time.sleep(VERDICT_SECONDS)
             gone = [self.store.get(f"name/{r}").decode() for r in others if self.store.get(f"beat/{r}") == before[r]]
         except RuntimeError:
-            return "the main process' machine is"
+            return "the main process's machine is"
         return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'}" if gone else ""
 
     def end(self, message: str, code: int, style: str = "bold red") -> NoReturn:
