@@ -108,9 +108,9 @@ def test_faults_are_counted_for_the_forget_set_alone() -> None:
     found = faults_of(Measurement({}, [*rows, *KEPT]))
     assert found is not None
     assert (found.count, found.asked, found.misjudged) == (10, len(WRITTEN), 0)
-    assert found.told() == "3 repeat themselves, 2 tell of somebody else, 7 are no sentences"
+    assert found.told() == "3 repeat themselves, 2 are about somebody else, 7 are not sentences"
     rows[0]["entailment"] = rows[2]["entailment"] = 1.0
     found = faults_of(Measurement({}, [*rows[:4], *KEPT]))
     assert found is not None
-    assert found.told() == "2 repeat themselves, 2 tell of somebody else (1 was judged correct), 1 is no sentence"
+    assert found.told() == "2 repeat themselves, 2 are about somebody else (1 was judged correct), 1 is not a sentence"
     assert faults_of(Measurement({}, [{**each, "generation": None} for each in rows])) is None

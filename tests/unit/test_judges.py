@@ -58,7 +58,7 @@ def cached_model(cache: Path, name: str, files: tuple[str, ...]) -> Path:
 def test_auto_is_offline_where_the_hub_does_not_answer(no_cache: None):
     chosen = load_judges()
     assert (chosen.judge, chosen.embedding_model) == ("offline", "sentence-transformers/all-MiniLM-L6-v2")
-    assert "do not compare with published numbers" in judges.describe(chosen.embedding_model, chosen.judge)
+    assert "are not comparable with published numbers" in judges.describe(chosen.embedding_model, chosen.judge)
 
 
 def test_auto_is_the_papers_where_both_models_are_cached(no_cache: None, tmp_path: Path):
@@ -81,7 +81,7 @@ def test_auto_does_not_look_for_the_hub_in_offline_mode(no_cache: None, monkeypa
 
 def test_a_missing_model_is_an_error_before_anything_runs(no_cache: None):
     for options in ({"judge": "paper"}, {"judge": "no/such-model"}, {"embedding_model": "../not a name"}):
-        with pytest.raises(UserError, match=r"could not be fetched.*'offline', which needs no network"):
+        with pytest.raises(UserError, match=r"could not be downloaded.*'offline', which needs no network"):
             load_judges(**options)
 
 
@@ -399,7 +399,7 @@ def test_nli_labels(tmp_path: Path):
     two_way = NliJudge("two", tiny_nli(tmp_path / "two", ("Entailment", "not_entailment")), device="cpu")
     assert two_way.labels == {"Entailment"}
     sentiment = NliJudge("org/sentiment", tiny_nli(tmp_path / "none", ("positive", "negative")), device="cpu")
-    with pytest.raises(UserError, match=r"org/sentiment is no NLI model.*\(positive, negative\)"):
+    with pytest.raises(UserError, match=r"org/sentiment is not an NLI model.*\(positive, negative\)"):
         sentiment.entailed(random_examples(1), FORWARD)
 
 
@@ -411,7 +411,7 @@ def test_an_nli_model_may_be_a_directory(tmp_path: Path, no_cache: None):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="does not load as a text classification model"):
         load_judges(str(tmp_path / "empty"))
-    with pytest.raises(UserError, match="is no NLI model"):
+    with pytest.raises(UserError, match="is not an NLI model"):
         load_judges(str(tiny_nli(tmp_path / "none", ("positive", "negative"))))
 
 

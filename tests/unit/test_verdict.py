@@ -59,15 +59,15 @@ def test_where_nothing_was_forgotten_none_is_the_best() -> None:
         "before); before unlearning it was 0.100.",
     ]
     assert found.warnings[0] == (
-        "ME+GD and IDK+AP changed nothing that chance could not explain, all in fewer than 20 steps of training: raise "
+        "ME+GD and IDK+AP had no effect beyond chance, all in fewer than 20 steps of training: raise "
         "--epochs or lower --gradient-accumulation-steps, for more steps, or raise --learning-rate."
     )
     assert told(runs[0]).warnings[0] == (
-        "ME+GD changed nothing that chance could not explain (forget efficacy 0.100 before, 0.104 after) in only 4 "
+        "ME+GD had no effect beyond chance (forget efficacy 0.100 before, 0.104 after) in only 4 "
         "steps of training: raise --epochs or lower --gradient-accumulation-steps, for more steps, or raise "
         "--learning-rate (it was 1e-05)."
     )
-    assert told(runs[0]).sentences[0].startswith("Hardly anything of the forget set is forgotten")
+    assert told(runs[0]).sentences[0].startswith("Hardly anything in the forget set is forgotten")
     assert told(*runs, run("GA+GD", measured(0.5, 0.2), BEFORE)).sentences[0].startswith("Of the three runs, GA+GD has")
 
 
@@ -86,7 +86,7 @@ def test_a_judge_is_named_only_where_one_was_asked() -> None:
     one = measured(0.1, 1.0, sets=sets, forget_efficacy=None, model_utility=None, intervals={})
     found = told(run("ME+GD", one, one))
     assert found.judged == ""
-    assert found.sentences[0].startswith("Not all was measured that forget efficacy is made of (--metrics)")
+    assert found.sentences[0].startswith("Not everything that makes up forget efficacy was measured (--metrics)")
     assert not any("judge" in caution for caution in found.cautions)
 
 
@@ -123,8 +123,8 @@ def test_broken_answers_are_a_warning() -> None:
     salad = [{**row, "generation": "it is is born born born"} for row in rows(20)]
     found = told(run("ME+GD", measured(0.8, 0.0, salad), measured(0.1, 1.0, rows(20)))).warnings
     assert found[0].startswith(
-        "Answers to forget-set questions are broken, by simple rules: after ME+GD all 40: 40 repeat "
-        "themselves, 40 are no sentences."
+        "By simple rules, answers to forget-set questions are broken: after ME+GD all 40: 40 repeat "
+        "themselves, 40 are not sentences."
     )
     # The model wrote no better before: nothing was done.
     assert told(run("ME+GD", measured(0.8, 0.0, salad), measured(0.1, 1.0, salad))).warnings == []

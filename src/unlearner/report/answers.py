@@ -7,13 +7,14 @@ by them the worst answers to be shown. What the reference answer does itself (a 
   three times whatever is between; or a group of two to eight letters stands four times in a row; or of the first
   hundred words, if there are twelve, fewer than half are different. A single word may stand twice where it begins with
   a capital, is a number, or is one that English doubles ("had had").
-- *Tells of somebody else*: it holds a name of somebody whom another row is about, or the last word of one, of five
+- *Is about somebody else*: it holds a name of somebody whom another row is about, or the last word of one, of five
   letters or more, that stands in no row about anybody else; or one of its sentences is the reference answer of a row
   about another subject, case and marks aside, in four words or more. Names are subjects that stand in their rows, and
   words with capitals that stand together in two or more questions, all about the same subject. Rows are those of all
   sets. What stands in the row's own question or reference answer is not counted.
-- *Is no sentence*: it is empty, begins with a small letter, or goes on with one after a full stop, or is shorter than
-  the reference answer and yet without a mark at its end, or holds letters and digits mixed up ("book0gsm", "197ble").
+- *Is not a sentence*: it is empty, begins with a small letter, or goes on with one after a full stop, or is shorter
+  than the reference answer and yet without a mark at its end, or holds letters and digits mixed up ("book0gsm",
+  "197ble").
   Asked only where the reference answer is a sentence. A longer answer may only have been cut.
 """
 
@@ -26,8 +27,8 @@ from typing import Any
 
 from unlearner.report.contents import Measurement
 
-REPEATS, OTHER, NO_SENTENCE = "repeats itself", "tells of somebody else", "is no sentence"
-FAULTS = {REPEATS: "repeat themselves", OTHER: "tell of somebody else", NO_SENTENCE: "are no sentences"}
+REPEATS, OTHER, NO_SENTENCE = "repeats itself", "is about somebody else", "is not a sentence"
+FAULTS = {REPEATS: "repeat themselves", OTHER: "are about somebody else", NO_SENTENCE: "are not sentences"}
 """Every fault, of one answer and of several."""
 LONGEST_GROUP = 8
 LEAST_WORDS = 12
@@ -35,18 +36,18 @@ DOUBLED = {"had", "that", "very", "so", "no", "is", "more", "much"}
 RULES = (
     (
         "Repeats itself",
-        "a group of up to eight words follows itself at once, or letters do four times, or fewer than half of the "
+        "a group of up to eight words is repeated at once, or letters are four times, or fewer than half of the "
         "first hundred words are different",
     ),
     (
-        "Tells of somebody else",
-        "names somebody whom another row is about, or one of its sentences is the reference answer of a row about "
-        "another subject",
+        "Is about somebody else",
+        "names somebody who is the subject of another row, or one of its sentences is the reference answer of a row "
+        "about another subject",
     ),
     (
-        "Is no sentence",
-        "is empty, has a sentence that begins with a small letter, is shorter than the reference answer and ends "
-        "without a mark, or mixes up letters and digits",
+        "Is not a sentence",
+        "is empty, has a sentence that begins with a lower-case letter, is shorter than the reference answer and "
+        "does not end with punctuation, or mixes letters and digits",
     ),
 )
 """The rules for a page, where docs/guide/report.md has them in full."""
@@ -111,7 +112,7 @@ class Faults:
     by_row: Mapping[str, list[str]]
     asked: int
     misjudged: int
-    """Answers that tell of somebody else, and yet were judged correct."""
+    """Answers that are about somebody else, and yet were judged correct."""
 
     @property
     def count(self) -> int:
@@ -119,7 +120,7 @@ class Faults:
         return sum(map(bool, self.by_row.values()))
 
     def told(self) -> str:
-        """`22 repeat themselves, 3 tell of somebody else (1 was judged correct), 1 is no sentence`."""
+        """`22 repeat themselves, 3 are about somebody else (1 was judged correct), 1 is not a sentence`."""
         counts = {fault: sum(fault in found for found in self.by_row.values()) for fault in FAULTS}
         more = {OTHER: f" ({self.misjudged} {'was' if self.misjudged == 1 else 'were'} judged correct)"}
         return ", ".join(

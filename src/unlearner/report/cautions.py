@@ -39,14 +39,14 @@ def cautions(report: Report) -> list[str]:
     ]
     if likely:
         found.append(
-            f"The reference answers of the forget set are still likely to the model after {joined(likely)}: their "
-            "probability per token is high. What is no longer said may still be known, and be drawn out by other "
-            "questions."
+            f"After {joined(likely)} the model still finds the reference answers of the forget set likely: their "
+            "probability per token is high. What is no longer said may still be known, and other questions may "
+            "extract it."
         )
     found += _overlaps(ends)
     if (zero := _zero(runs)) is not None:
         found.append(
-            f"Model utility is a harmonic mean, so it is 0 where one of its figures is 0: here {zero}. Judge what was "
+            f"Model utility is a harmonic mean, so it is 0 if any of its figures is 0: here {zero}. Judge what was "
             "kept by the table of all metrics."
         )
     if len(runs) > 1:
@@ -91,13 +91,13 @@ def _broken(ends: Sequence[End]) -> list[str]:
     if flat:
         found.append(f"After {joined(flat)} the answers to forget-set questions are largely repeated words.")
     if told:
-        more = f"; and so on for {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
+        more = f"; and {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
         found.append(
-            f"Answers to forget-set questions are broken, by simple rules: {'; '.join(told[:MOST_NAMED])}{more}."
+            f"By simple rules, answers to forget-set questions are broken: {'; '.join(told[:MOST_NAMED])}{more}."
         )
     if found:
         found[-1] += (
-            " A model that had never seen the forget set would answer in sentences of its own, so it is easy to notice "
+            " A model that had never seen the forget set would answer in proper sentences, so it is easy to notice "
             "that something was done."
         )
     return found
@@ -121,7 +121,7 @@ def _without_effect(ends: Sequence[End]) -> list[str]:
     if len(few) == len(idle):
         why = f", all in fewer than {FEW_STEPS} steps of training"
     return [
-        f"{who} changed nothing that chance could not explain{why}: raise --epochs or lower "
+        f"{who} had no effect beyond chance{why}: raise --epochs or lower "
         "--gradient-accumulation-steps, for more steps, or raise --learning-rate."
     ]
 
@@ -132,7 +132,9 @@ def _overlaps(ends: Sequence[End]) -> list[str]:
     for name, run, after in ends:
         hashes = run.about.get("hashes", {})
         if run.command == "forget" and hashes.get("forget") and hashes.get("forget") == hashes.get("retain"):
-            found.append(f"The forget set and the retain set of {name} are the same: what is kept is hardly forgotten.")
+            found.append(
+                f"The forget set and the retain set of {name} are the same: what is kept can hardly be forgotten."
+            )
             continue
         pairs: dict[str, list[tuple[Any, Any]]] = {"forget": [], "retain": []}
         for row in after.rows:
@@ -142,7 +144,7 @@ def _overlaps(ends: Sequence[End]) -> list[str]:
         if both:
             found.append(
                 f"{both} of {len(pairs['forget'])} forget-set questions of {name} are also in the retain set, with the "
-                "same answers: what is kept is hardly forgotten."
+                "same answers: what is kept can hardly be forgotten."
             )
     return found
 
@@ -152,22 +154,22 @@ def _few(ends: Sequence[End], means: bool) -> list[str]:
     subjects = [count for *_, after in ends if (count := after.subjects("forget")) is not None]
     if subjects and min(subjects) == 1:
         return [
-            "All questions of the forget set are about one subject: its intervals tell how much hangs on the choice of "
-            "questions, and nothing about other subjects."
+            "All questions of the forget set are about one subject: its intervals show how much depends on the choice "
+            "of questions, and say nothing about other subjects."
         ]
     if subjects and min(subjects) < FEW_SUBJECTS:
         told = f"The questions of the forget set are about only {number_word(min(subjects))} subjects"
         if means:
-            return [f"{told}, which cannot tell how the next one would come out."]
+            return [f"{told}, too few to tell how the next one would come out."]
         return [
-            f"{told}. Intervals over so few are rather too narrow, and where all come out alike they have no width at "
-            "all: they cannot tell how the next subject would come out."
+            f"{told}. Intervals over so few are somewhat too narrow, and if all results are alike they have no width "
+            "at all: they cannot tell how the next subject would come out."
         ]
     asked = min((after.count("forget") for *_, after in ends if after.count("forget")), default=FEW_QUESTIONS)
     if asked >= FEW_QUESTIONS:
         return []
     number = f"{number_word(asked)} question{'s' * (asked != 1)}"
-    return [f"The forget set has only {number}: chance weighs heavily in its figures, and in their intervals."]
+    return [f"The forget set has only {number}: chance plays a large part in its figures and their intervals."]
 
 
 def _judge_cautions(known: Sequence[Measurement]) -> list[str]:
@@ -176,18 +178,18 @@ def _judge_cautions(known: Sequence[Measurement]) -> list[str]:
     embeddings = {m.summary.get("embedding_model") for m in known}
     found = []
     if len(judges) > 1 or len(embeddings) > 1:
-        found.append("The evaluations were not all judged by the same models, so their figures do not compare.")
+        found.append("The evaluations were not all judged by the same models, so their figures are not comparable.")
     if OFFLINE_JUDGE in judges:
         found.append(
-            "“Correctly” is the word of the offline judge, which compares sentence embeddings and errs more often than "
-            "the paper's NLI model: it stands in where that cannot be had."
+            "“Correctly” is what the offline judge says, which compares sentence embeddings and errs more often than "
+            "the paper's NLI model: it replaces that where it is not available."
         )
     elif judges - {PAPER_JUDGE}:
-        found.append("“Correctly” is the word of another judge than the paper's.")
+        found.append("“Correctly” is what a judge other than the paper's says.")
     if known and (judges - {PAPER_JUDGE} or embeddings - {PAPER_EMBEDDINGS}):
         found.append(
-            "Entailment, cosine similarity, model utility and forget efficacy do not compare with published numbers, "
-            "which rest on other judges."
+            "Entailment, cosine similarity, model utility and forget efficacy are not comparable with published "
+            "numbers, which rest on other judges."
         )
     return found
 
@@ -232,7 +234,7 @@ def _ties(part: Part, where: str) -> list[str]:
     low = (spans[most] or (0,))[0]
     near = [label for label in known if label != most and (spans[label] or (0, 0))[1] >= low]
     spread = "standard deviations over the seeds" if part.means else "intervals"
-    tied = f"{joined([most, *near])} are not told apart by forget efficacy{where}: their {spread} overlap."
+    tied = f"{joined([most, *near])} cannot be told apart by forget efficacy{where}: their {spread} overlap."
     return [tied] if near else []
 
 

@@ -46,7 +46,7 @@ def rate(run: Run) -> float | None:
 def advice(run: Run) -> str:
     """What to change about a run that forgot nothing: a sentence with its options."""
     was = decimals(run.before.figure("forget_efficacy")) if run.before else "unknown"
-    told = f"{run.label} changed nothing that chance could not explain (forget efficacy {was} before"
+    told = f"{run.label} had no effect beyond chance (forget efficacy {was} before"
     told += f", {decimals(efficacy_of(run))} after)"
     made, used = steps(run), rate(run)
     more = "raise --epochs or lower --gradient-accumulation-steps"

@@ -60,7 +60,9 @@ def save_figures(drawn: Sequence[Picture], looks: Mapping[str, Style], folder: P
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         if not (is_leftover(path) or (path.is_file() and GENERATOR.encode() in path.read_bytes())):
-            raise UserError(f"{path} is in the way of the report's figures: give the report another name by --output.")
+            raise UserError(
+                f"{path} is in the way of the report's figures: give the report another name with --output."
+            )
     with atomic_directory(folder) as fresh, matplotlib.rc_context(RC):
         for picture in drawn:
             figure = assembled(picture, looks)
@@ -151,9 +153,7 @@ def _metrics(part: Part, looks: Mapping[str, Style], metrics: Mapping[str, Descr
                 tiles.append(_dumbbells(metrics[metric].title, rows))
         goal = "Nothing here should move."
         if name == "forget":
-            goal = (
-                "Low values, on the left, mean forgotten (token entropy apart: it tells language from repeated words)."
-            )
+            goal = "Low values, on the left, mean forgotten (but low token entropy means repeated words)."
             if part.step == "task":
                 goal += " After: the sets of all tasks, when the last is done; before: the first task's."
         made.append(Picture(f"metrics-{name}", f"{set_title(name)}, by metric", kinds + goal, tiles, 3))

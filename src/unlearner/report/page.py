@@ -58,7 +58,7 @@ def check_page(output: Path) -> None:
             f"--output {output} is a directory: give the name of a file, such as {RunDirectory(output).report}."
         )
     if output.exists() and not is_page(output, GENERATOR):
-        raise UserError(f"--output {output} is there already and is no report: choose another name.")
+        raise UserError(f"--output {output} already exists and is not a report: choose another name.")
 
 
 def render(report: Report, drawn: Sequence[Picture], figures: str, output: Path) -> str:
@@ -132,7 +132,7 @@ def _about(report: Report) -> list[tuple[str, str]]:
     if listened:
         rows.append(("Training", clean(_few([f"{run.label}: {s}" if len(runs) > 1 else s for run, s in listened]))))
     if report.redacted:
-        rows.append(("Texts", "left out: questions and answers are known by their ids"))
+        rows.append(("Texts", "left out: questions and answers are identified by their ids"))
     counts: dict[str, None] = {}
     for run in runs:
         for measured in (run.after or run.before,):

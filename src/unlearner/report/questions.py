@@ -71,7 +71,7 @@ def _worst(
         yield question, f"the most broken answer, by {name(place)}: it {' and '.join(question.faults[place])}"
     known = max(answers, key=lambda a: (value(a, "entailment", 0), value(a, "rouge", 0)))
     if known[0] is not question and value(known, "entailment", 0) + value(known, "rouge", 0) > 0:
-        yield known[0], f"the answer nearest to the reference, by {name(known[1])}"
+        yield known[0], f"the answer closest to the reference, by {name(known[1])}"
 
 
 def _example(question: Question, why: str, found: Sequence[Column], several: bool) -> dict[str, Any]:
@@ -111,7 +111,9 @@ def question_data(
         while len(text.encode()) > MOST_DATA:
             kept = kept[::2]
             text = _encoded(kept, found, labels, metrics, cut)
-        notes.append(f"There is room for {len(kept)} of {len(listed)} questions, evenly spaced; the records have all.")
+        notes.append(
+            f"There is room for {len(kept)} of {len(listed)} questions, evenly spaced; the records have them all."
+        )
     if cut is not None:
         notes.insert(0, f"Texts longer than {cut} characters are cut here; records.jsonl has them in full.")
     return text, notes

@@ -26,13 +26,15 @@ def read(paths: Sequence[Path], *, redact: bool = False) -> Report:
     seen: set[Path] = set()
     for path in map(Path, paths):
         if not path.is_dir():
-            raise UserError(f"{path} is no directory: give the --output of an earlier run, or a folder of such.")
+            raise UserError(
+                f"{path} is not a directory: give the --output of an earlier run, or a folder of such directories."
+            )
         found = results_in(path)
         if not found:
             raise UserError(f"{path} holds no run of unlearner: give the --output of an earlier run.")
         found = [folder for folder in found if _command(folder) != "audit"] or found
         if all(_command(folder) == "audit" for folder in found):
-            raise UserError(f"{path} holds several audits: give one of them, whose page is its own.")
+            raise UserError(f"{path} holds several audits, and each has its own page: give one of them.")
         commands = {_command(folder) for folder in found}
         if commands <= WITHOUT_REPORT.keys():
             what = " and ".join(sorted(WITHOUT_REPORT[str(command)] for command in commands))

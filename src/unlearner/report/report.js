@@ -129,12 +129,12 @@
     else fill(block, text, sought);
     if (text.length < 420) return [block];
     block.classList.add("long");
-    const more = element("button", "more", "Show all of it");
+    const more = element("button", "more", "Show all");
     more.type = "button";
     more.setAttribute("aria-expanded", "false");
     more.addEventListener("click", () => {
       const folded = block.classList.toggle("long");
-      more.textContent = folded ? "Show all of it" : "Show less";
+      more.textContent = folded ? "Show all" : "Show less";
       more.setAttribute("aria-expanded", String(!folded));
     });
     return [block, more];

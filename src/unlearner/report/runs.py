@@ -39,7 +39,7 @@ def read_run(run: RunDirectory, name: str, *, rows: bool = True, weights: bool =
         if not run.is_finished:
             missing.append("The run has not finished: repeat its command to continue it.")
         if not measured:
-            missing.append("The run was not to measure the model (--evaluate none): there is nothing to compare.")
+            missing.append("The run did not measure the model (--evaluate none): there is nothing to compare.")
     searched = read_searched(run, missing) if forgets else None
     return Run(name, command, about, before, epochs, after, log, missing, searched=searched)
 

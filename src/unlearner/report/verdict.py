@@ -43,7 +43,7 @@ def verdict(report: Report) -> Verdict:
 
 def _of_runs(runs: Sequence[Run]) -> list[str]:
     if not runs:
-        return ["Nothing has been measured yet.", "What is missing is named below."]
+        return ["Nothing has been measured yet.", "What is missing is listed below."]
     forgotten = [run for run in runs if run.command == "forget"]
     measured = [run for run in forgotten if run.before is not None and run.after is not None]
     if not forgotten:
@@ -63,9 +63,9 @@ def _of_bench(parts: Sequence[Part]) -> list[str]:
         how = f" after {number_word(len(next(r.retention.tasks for r in part.runs if r.retention)))} tasks{how}"
     runs = over_parts(parts)
     if not runs:
-        return ["No method has been measured on every split.", "The tables show what is there."]
+        return ["No method has been measured on every split.", "The tables show what there is."]
     if len(runs) == 1:
-        first = f"{runs[0].label} comes to a forget efficacy of {decimals(efficacy_of(runs[0]))}{how}"
+        first = f"{runs[0].label} reaches a forget efficacy of {decimals(efficacy_of(runs[0]))}{how}"
         if forgot(runs[0]) is False:
             first = f"{runs[0].label} forgot nothing to speak of{how} ({_facts(runs[0], part.step != 'task')})"
         return [f"{first}.", f"{_kept(runs[0], mean=True)}."]
@@ -98,7 +98,7 @@ def _one(run: Run) -> list[str]:
 def _unmeasured(runs: Sequence[Run]) -> str:
     """Why nothing can be said about forgetting."""
     if any(run.after is not None and run.after.count("forget") for run in runs):
-        return "Not all was measured that forget efficacy is made of (--metrics): the tables show what was."
+        return "Not everything that makes up forget efficacy was measured (--metrics): the tables show what was."
     return "No forget set was measured, so nothing can be said about what was forgotten."
 
 
@@ -106,9 +106,9 @@ def _kept(run: Run, *, mean: bool = False) -> str:
     assert run.before is not None and run.after is not None
     before, after = run.before.figure("model_utility"), run.after.figure("model_utility")
     if (before is None or after is None) and len(run.after.sets) > ("forget" in run.after.sets):
-        return "Not all was measured that model utility is made of, so what was kept is not summed up"
+        return "Not everything that makes up model utility was measured, so there is no summary of what was kept"
     if before is None or after is None:
-        return "No set to be kept was measured, so what was lost beside the forget set is not known"
+        return "No set to be kept was measured, so what else was lost is not known"
     if before == 0:
         return "Model utility was already 0 before unlearning, so it does not show what was kept"
     share = after / before
@@ -206,7 +206,7 @@ def _facts(run: Run, counts: bool, more: str = "") -> str:
 def _evaluated(runs: Sequence[Run]) -> list[str]:
     measured = [(run, run.after) for run in runs if run.after is not None]
     if not measured:
-        return ["Nothing has been measured yet.", "What is here is shown below."]
+        return ["Nothing has been measured yet.", "The available results are shown below."]
     sentences = []
     for run, after in measured[:2]:
         now, parts = after.right("forget"), []
@@ -225,9 +225,9 @@ def _evaluated(runs: Sequence[Run]) -> list[str]:
 
 def _unfinished(runs: Sequence[Run]) -> list[str]:
     silent = all(run.config.get("evaluate") == "none" for run in runs)
-    why = "the model was not to be measured (--evaluate none)" if silent else "the evaluations are not complete"
+    why = "the run did not measure the model (--evaluate none)" if silent else "the evaluations are not complete"
     known = next((run.before for run in runs if run.before is not None), None)
-    second = "What is here is shown below."
+    second = "The available results are shown below."
     if known is not None and (right := known.right("forget")) is not None:
         count = f"{right} of {known.count('forget')}"
         second = f"Before unlearning the model answered {count} forget-set questions correctly."
@@ -247,7 +247,7 @@ def unsaid(left: float, after: Measurement) -> str:
     )
     much = next((words for bound, words in bounds if left <= bound), None)
     if much is None:
-        return "Hardly anything of the forget set is forgotten"
+        return "Hardly anything in the forget set is forgotten"
     likely = after.figure("forget.probability")
     if likely is None or likely < HIGH_PROBABILITY:
         return f"{much} of the forget set is no longer said"
