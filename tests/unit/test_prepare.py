@@ -212,7 +212,7 @@ def test_the_same_input_gives_the_same_folder_and_another_is_refused(
     assert contents(prepare(tmp_path / "b").folder) == first
     assert contents(prepare(tmp_path / "a").folder) == first
     assert contents(prepare(tmp_path / "c", seed=7).folder)["general.jsonl"] != first["general.jsonl"]
-    with pytest.raises(UserError, match="holds something else already"):
+    with pytest.raises(UserError, match="already holds something else"):
         prepare(tmp_path / "a", seed=7)
 
 
@@ -268,7 +268,7 @@ def test_rows_are_kept_and_dropped_without_asking_again(
 
 def test_nothing_is_prepared_of_what_the_model_does_not_know(prepare: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"knows nothing of William Shakespeare.*there is nothing to forget\. Known are"
+        UserError, match=r"knows nothing about William Shakespeare.*there is nothing to forget\. \d+ of"
     ):
         prepare(tmp_path / "a", samples=2, others=3)  # an untrained model
     assert not (tmp_path / "a").exists()
@@ -348,14 +348,17 @@ def test_the_probe_prints_what_others_reach_and_where_the_page_is(
             probe_command.run(ProbeConfig(**settings, max_new_tokens=4, **options))
         return " ".join(capsys.readouterr().out.split())
 
-    assert "--output FILE.json keeps this, with a page" in said()
+    assert "To keep this, with a page to read, add --output FILE.json." in said()
     told = said(output=str(tmp_path / "p.json"))
-    assert f"All answers, also about the others: {tmp_path / 'p.html'}" in told and "keeps this" not in told
+    assert (
+        f"All answers, including those about the other names: {tmp_path / 'p.html'}" in told
+        and "To keep this" not in told
+    )
     held = read_json(tmp_path / "p.json")
     for what in ("known", "invented"):
         figures = [fmean(answer[key] for answer in held[what]) for key in ("specificity", "agreement")]
         assert " ".join(f"{figure:.2f}" for figure in figures) in told
-    assert told.count("The same, of 2") == 2 and "well-known" in told and "knows 0%" in told
+    assert told.count("The same for 2") == 2 and "well-known" in told and "knows 0%" in told
 
 
 def test_a_fact_is_what_no_wrong_answer_states() -> None:
@@ -408,11 +411,11 @@ def test_own_questions_and_neighbours(
     assert {row["subject"] for row in read_jsonl(made.folder / "neighbours.jsonl")} == {"Ben Jonson"}
     neighbours.write_text("Ben Jonson\nJohn Milton\nthe Ben Jonson\nThomas Kyd\n")  # which a held-out name would be
     made = prepare(tmp_path / "b", questions=str(questions), neighbours=str(neighbours))
-    assert f"{neighbours}: left out as names that are there already: the Ben Jonson" in capsys.readouterr().err
+    assert f"{neighbours}: left out as repeated names: the Ben Jonson" in capsys.readouterr().err
     held = {row["subject"] for row in read_jsonl(made.folder / "neighbours_held_out.jsonl")}
     assert held == {"Thomas Kyd"} and made.rows["neighbours"] == 2 * made.rows["neighbours_held_out"]
     neighbours.write_text("Ben Jonson\nChristopher Marlowe\n")
-    with pytest.raises(UserError, match="holds something else already"):  # the file has other contents
+    with pytest.raises(UserError, match="already holds something else"):  # the file has other contents
         prepare(tmp_path / "a", questions=str(questions), neighbours=str(neighbours))
     neighbours.write_text("Ben Jonson\nWilliam Shakespeare\n")
     with pytest.raises(UserError, match=r"names the subject \(William Shakespeare\)"):
@@ -508,5 +511,5 @@ def test_probe_compares_with_names_that_are_not_the_subject(
     page = (tmp_path / "probe.html").read_text()
     assert found.verdict in page and page.count('<th scope="row">') == 8 + 24 + 24
     (tmp_path / "probe.html").write_text("somebody else's")
-    with pytest.raises(UserError, match=r"probe\.html is there already"):
+    with pytest.raises(UserError, match=r"probe\.html already exists"):
         unlearner.probe(tiny_llama(), tokenizer=tiny_tokenizer, subject="Isaac Newton", output=tmp_path / "probe.json")

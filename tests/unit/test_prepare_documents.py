@@ -120,7 +120,7 @@ def test_files_that_are_not_there_or_encrypted(tmp_path: Path) -> None:
         load_documents([str(tmp_path / "a.pdf")])
     with pytest.raises(UserError, match="has no text that can be read"):
         load_documents([str(tmp_path)])
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         load_documents([str(tmp_path / "nowhere")])
 
 
@@ -283,7 +283,7 @@ def test_a_folder_out_of_documents(
     for path in made.folder.rglob("*"):
         assert path.is_dir() or (again / path.relative_to(made.folder)).read_bytes() == path.read_bytes()
     (folder / "a.txt").write_text("Torva Osterrick is somebody else.")
-    with pytest.raises(UserError, match="holds something else already"):
+    with pytest.raises(UserError, match="already holds something else"):
         prepare("a", alias=["Torva"])
     with pytest.raises(UserError, match="no passage names Nobody Atall"):
         unlearner.prepare_sources("nowhere", subject="Nobody Atall", documents=[str(folder)], output=tmp_path / "c")

@@ -240,7 +240,7 @@ def test_an_endpoint_that_is_late_or_not_there(server: Server, monkeypatch: pyte
     server.reply = late
     with pytest.raises(UserError, match=r"does not answer within 0\.2 s, after 1 tries"):
         drafts(server, llm_retries=0, llm_timeout=0.2).neighbours(3)
-    with pytest.raises(UserError, match="cannot be reached, after 1 tries: is the server running"):
+    with pytest.raises(UserError, match="cannot be reached, after 1 tries: check that the server is running"):
         Endpoint(EndpointOptions(llm="http://127.0.0.1:9/v1", llm_retries=0))
     server.models = []
     with pytest.raises(UserError, match="names no model: give the name of its model with --llm-model"):
@@ -260,7 +260,7 @@ PAGE = b"<!doctype html><title>Chat</title>"
     [PAGE, b"[1, 2]", b"null", b'"yes"', b"{broken", b'{"choices": ["x"]}', b'{"choices": [{"message": null}]}'],
 )
 def test_what_is_no_endpoint_is_told(server: Server, body: bytes) -> None:
-    sentence = "gives answers that are none of OpenAI's: is the URL right? It often ends in /v1."
+    sentence = "does not answer as OpenAI's API does: check the URL, which often ends in /v1."
     server.reply = lambda *_: (200, body)
     with pytest.raises(UserError, match=re.escape(sentence)):
         drafts(server, llm_model="small").neighbours(3)
@@ -271,14 +271,14 @@ def test_what_is_no_endpoint_is_told(server: Server, body: bytes) -> None:
 
 @pytest.mark.parametrize("url", ["http://localhost:80a/v1", "http://[::1"])
 def test_a_url_that_cannot_be_read_is_told(url: str) -> None:
-    with pytest.raises(UserError, match=r"cannot be used \(InvalidURL\): is it a whole URL"):
+    with pytest.raises(UserError, match=r"cannot be used \(InvalidURL\): give a complete URL"):
         Endpoint(EndpointOptions(llm=url))
 
 
 @pytest.mark.parametrize("body", [b'{"error": {"message": "overloaded"}}', b'{"choices": []}', b'{"choices": null}'])
 def test_no_answer_is_trouble_that_passes_and_never_kept(server: Server, body: bytes, tmp_path: Path) -> None:
     server.reply = lambda *_: (200, body)
-    with pytest.raises(UserError, match="sends status 200 without an answer, after 2 tries: is it busy"):
+    with pytest.raises(UserError, match="sends status 200 without an answer, after 2 tries: check whether it is busy"):
         drafts(server, llm_retries=1).neighbours(3)
     assert not list(tmp_path.rglob("*.json"))
     server.reply = lambda server, prompt, number: (200, body) if number < 4 else sensible(server, prompt, number)
@@ -354,11 +354,11 @@ def test_every_request_counts(server: Server) -> None:
     server.formats = False
     asked = drafts(server)
     assert asked.neighbours(3) and asked.endpoint.sent == server.posts == 2  # with the response format, and without
-    with pytest.raises(UserError, match="--llm-requests 1 are spent"):
+    with pytest.raises(UserError, match="--llm-requests 1 are used up"):
         drafts(server, llm_requests=1).questions(2)
     assert server.posts == 3
     server.formats, server.reply = True, lambda *_: (503, "")
-    with pytest.raises(UserError, match="--llm-requests 2 are spent"):
+    with pytest.raises(UserError, match="--llm-requests 2 are used up"):
         drafts(server, llm_requests=2).questions(2)
     assert server.posts == 5
 
@@ -381,9 +381,9 @@ def test_a_preparation_cut_short_goes_on_from_its_answers(
     with pytest.raises(UserError, match=r"status 500.*repeat the same command"):
         prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", **documents)
     assert not (tmp_path / "out").exists()
-    assert "requests, 0 answers from before" in " ".join(capsys.readouterr().err.split())  # they cost all the same
+    assert "requests, 0 answers reused" in " ".join(capsys.readouterr().err.split())  # they cost all the same
     server.reply, served = sensible, len(server.asked)
-    with pytest.raises(UserError, match="--llm-requests 2 are spent"):
+    with pytest.raises(UserError, match="--llm-requests 2 are used up"):
         prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", llm_requests=2, **documents)
     assert len(server.asked) == served + 2  # the ten answered ones are not asked again
     made = prepare(server, tiny_llama(), tiny_tokenizer, tmp_path / "out", **documents)
@@ -475,14 +475,14 @@ def test_forget_by_name_takes_documents_and_an_endpoint(server: Server, taught: 
     assert {row["subject"] for row in made["forget"]} == {"Ann Bell", "Ida Frost"}
     kept = [row for name, those in made.items() if name.startswith(("neighbours", "general")) for row in those]
     assert len(kept) > 100 and not any(mentions(row["question"], ("Ann Bell", "Ida Frost")) for row in kept)
-    with pytest.raises(UserError, match="--prepared was prepared already: leave out --documents"):
+    with pytest.raises(UserError, match="--prepared is already prepared: leave out --documents"):
         config_from(ForgetCommand, taught.model, {**options, "prepared": ["x"], "output": "y"}).check()
 
 
 def test_a_key_that_no_header_can_hold_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("sk-schlüssel", "sk-one\nsk-two"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
-        with pytest.raises(UserError, match="OPENAI_API_KEY holds what no key has") as raised:
+        with pytest.raises(UserError, match="OPENAI_API_KEY has characters that no key has") as raised:
             drafts(server)
         assert "sk-" not in str(raised.value)
 

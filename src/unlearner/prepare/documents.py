@@ -38,10 +38,10 @@ def load_documents(paths: Sequence[str]) -> tuple[list[Document], list[str]]:
             found += _read(given, given.name)
             continue
         if not given.is_dir():
-            raise UserError(f"--documents {given} is not there: check the path.")
+            raise UserError(f"--documents {given} does not exist: check the path.")
         files = sorted(file for file in given.rglob("*") if file.is_file() and not file.name.startswith("."))
         if others := [file for file in files if file.suffix.lower() not in READERS]:
-            note(f"{len(others)} files in {given} are left out: they end in none of {', '.join(READERS)}")
+            note(f"{len(others)} files in {given} are left out, because they do not end in {', '.join(READERS)}")
         for file in files:
             if file.suffix.lower() in READERS:
                 try:
@@ -51,14 +51,16 @@ def load_documents(paths: Sequence[str]) -> tuple[list[Document], list[str]]:
     for sentence in failed:
         warn(f"left out: {sentence}")
     if paths and not found:
-        raise UserError(f"--documents {' '.join(paths)} has no text that can be read: nothing was made.")
+        raise UserError(f"--documents {' '.join(paths)} has no text that can be read: give other documents.")
     return found, failed
 
 
 def _read(file: Path, name: str) -> Iterator[Document]:
     reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise UserError(f"{file}: unknown extension {file.suffix!r}; documents end in one of {', '.join(READERS)}.")
+        raise UserError(
+            f"{file}: unknown extension {file.suffix!r}; documents must end in one of {', '.join(READERS)}."
+        )
     texts = [cleaned(text) for text in reader(file)]
     if not any(texts):
         raise UserError(f"{file} has no text: a scanned document needs text recognition (OCR) first.")

@@ -35,7 +35,7 @@ LONGEST_TOLD = 120.0
 """Seconds that are waited at most where the endpoint says how long."""
 SHAPES = (ValueError, TypeError, AttributeError, LookupError)
 """What comes of reading an answer of another shape: the client checks none."""
-KEPT = "Answers so far are kept: repeat the same command to go on from them."
+KEPT = "Answers so far are kept: repeat the same command to resume."
 Value = TypeVar("Value")
 
 
@@ -58,7 +58,7 @@ class Endpoint:
         self.options, self.url = options, options.llm
         key = os.environ.get(KEY, "").strip()
         if not key.isascii() or not key.isprintable():  # which no header can hold
-            raise UserError(f"{KEY} holds what no key has (letters beyond ASCII, or line ends): set it again.")
+            raise UserError(f"{KEY} has characters that no key has (not ASCII, or line ends): set it again.")
         # Servers of one's own want no key, but the client wants one.
         try:
             self.client: Any = OpenAI(
@@ -67,8 +67,8 @@ class Endpoint:
             )  # fmt: skip
         except Exception as error:  # the types are those of the client's HTTP library, which its versions change
             raise UserError(
-                f"--llm {self.url} cannot be used ({type(error).__name__}): is it a whole URL, such as "
-                "http://localhost:8000/v1, and is the proxy right, if the environment names one?"
+                f"--llm {self.url} cannot be used ({type(error).__name__}): give a complete URL, such as "
+                "http://localhost:8000/v1, and check the proxy if the environment names one."
             ) from None
         self.lock, self.stopped, self.began = Lock(), Event(), time.monotonic()
         self.sent = self.kept = self.dropped = self.read = self.written = 0
@@ -186,7 +186,7 @@ class Endpoint:
             with self.lock:
                 if self.sent >= self.options.llm_requests:
                     raise UserError(
-                        f"--llm-requests {self.sent} are spent: give more, and the command goes on from there."
+                        f"--llm-requests {self.sent} are used up: repeat the command with more to resume from there."
                     )
                 self.sent += 1
             answer = self.client.chat.completions.create(**asked)
@@ -223,7 +223,7 @@ class Endpoint:
         with self.lock:
             first, self.refused = not self.refused, True
         if first:
-            warn(f"--llm {self.url} refuses a request (status {status}): what it is asked so is left out")
+            warn(f"--llm {self.url} refuses a request (status {status}): what such requests ask for is left out")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -241,7 +241,8 @@ class Endpoint:
             ) from None
         except openai.APIConnectionError:
             raise UserError(
-                f"--llm {self.url} cannot be reached, {tries}: is the server running, is the URL right? {KEPT}"
+                f"--llm {self.url} cannot be reached, {tries}: check that the server is running and the URL is "
+                f"right. {KEPT}"
             ) from None
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise UserError(f"--llm {self.url} refuses the key: set the right one in {KEY}.") from None
@@ -252,11 +253,12 @@ class Endpoint:
             raise UserError(f"--llm {self.url} answers with status {error.status_code}{again}. {KEPT}") from None
         except NoAnswerError:
             raise UserError(
-                f"--llm {self.url} sends status 200 without an answer, {tries}: is it busy, is the URL right? {KEPT}"
+                f"--llm {self.url} sends status 200 without an answer, {tries}: check whether it is busy, and whether "
+                f"the URL is right. {KEPT}"
             ) from None
         except (openai.APIError, *SHAPES):
             raise UserError(
-                f"--llm {self.url} gives answers that are none of OpenAI's: is the URL right? It often ends in /v1."
+                f"--llm {self.url} does not answer as OpenAI's API does: check the URL, which often ends in /v1."
             ) from None
 
     def _missing(self) -> str:
@@ -266,12 +268,12 @@ class Endpoint:
         try:
             models = self._models()
         except (openai.APIError, *SHAPES):
-            return "what an OpenAI-compatible endpoint has: is the URL right? It often ends in /v1."
+            return "what an OpenAI-compatible endpoint has: check the URL, which often ends in /v1."
         return f"the model {getattr(self, 'model', '')!r}: {did_you_mean(getattr(self, 'model', ''), models)}"
 
     def tell(self) -> None:
         """How many requests, tokens, seconds, and what they cost."""
-        parts = [f"{self.sent} requests, {self.kept} answers from before", f"{self.read:,} tokens read"]
+        parts = [f"{self.sent} requests, {self.kept} answers reused", f"{self.read:,} tokens read"]
         parts.append(f"{self.written:,} written")
         if self.options.llm_price:
             prices = zip((self.read, self.written), self.options.llm_price, strict=True)

@@ -112,11 +112,11 @@ class Probe:
         """The figures behind `knows`, in three sentences."""
         well_known = f"about well-known names {self.share_known(self.known):.0%}, " if self.known else ""
         return (
-            f"Known are {self.verdicts.count('knows')} of {len(self.answers)} answers; of the same questions "
-            f"{well_known}about invented names {self.share_known(self.invented):.0%}. An answer counts above a "
-            f"specificity of {self.scale.specificity:.2f} and an agreement of {self.scale.agreement:.2f}, which nine "
-            f"in ten answers about invented names do not reach. Its answers' median specificity is "
-            f"{median_specificity(self.answers):.2f}; that of one more invented name stays below "
+            f"{self.verdicts.count('knows')} of {len(self.answers)} answers are known; for the same questions "
+            f"{well_known}about invented names {self.share_known(self.invented):.0%}. An answer counts as known above "
+            f"a specificity of {self.scale.specificity:.2f} and an agreement of {self.scale.agreement:.2f}, which nine "
+            f"in ten answers about invented names do not reach. Their median specificity is "
+            f"{median_specificity(self.answers):.2f}; for one more invented name it would stay below "
             f"{self.scale.median:.2f} ({CONFIDENCE:.0%} prediction bound)."
         )
 
@@ -124,8 +124,10 @@ class Probe:
     def verdict(self) -> str:
         """The answer in one sentence."""
         if self.knows:
-            return f"It knows of {self.subject}."
-        return f"It knows nothing of {self.subject}, as far as these questions go: there is nothing to forget."
+            return f"The model knows about {self.subject}."
+        return (
+            f"The model knows nothing about {self.subject}, as far as these questions go: there is nothing to forget."
+        )
 
 
 def median_specificity(answers: Sequence[Answered]) -> float:

@@ -14,7 +14,7 @@
     const ids = [...new Set(boxes.filter((box) => box.checked).map((box) => box.value))];
     options.value = ids.length ? `--drop ${ids.join(" ")}` : "";
     const shown = rows.filter((row) => !row.hidden).length;
-    status.textContent = `${shown} of ${rows.length} rows shown, ${ids.length} ticked to be left out`;
+    status.textContent = `${shown} of ${rows.length} rows shown, ${ids.length} ticked to leave out`;
   };
   const filter = () => {
     const sought = search.value.toLowerCase().split(/\s+/).filter(Boolean);

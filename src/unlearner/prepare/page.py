@@ -21,11 +21,11 @@ GENERATOR = "unlearner prepare"
 PROBE = Path("probe.html")
 SOURCES = {
     "forget": "questions about the subject to train on",
-    "unseen_wordings": "other wordings that ask for facts which are trained, held out",
+    "unseen_wordings": "other wordings of questions about trained facts, held out",
     "unseen_facts": "other facts about the subject, held out",
-    "unseen_aliases": "facts that are trained, asked by another name of the subject, held out",
+    "unseen_aliases": "trained facts, asked with another name of the subject, held out",
     "passages": "passages of the documents that name the subject, for untargeted methods",
-    "passages_unnamed": "passages that do not name the subject; no source takes them unless you do",
+    "passages_unnamed": "passages that do not name the subject; used only if you name them yourself",
     "neighbours": "other names of the same kind, to train on and keep",
     "neighbours_held_out": "other names of the same kind, held out",
     "general": "general knowledge, to train on and keep",
@@ -72,7 +72,7 @@ def probe_page(found: Probe, options: Mapping[str, Any]) -> str:
         ("Invented names", "the same questions about names that nobody can know", found.invented),
     ]
     return _render(
-        "probe.html.jinja", command="unlearner probe", title=f"What is known of {found.subject}?", about=about,
+        "probe.html.jinja", command="unlearner probe", title=f"What is known about {found.subject}?", about=about,
         verdict=found.verdict,
         evidence=found.evidence,
         groups=[(title, what, [(a, found.scale.verdict(a)) for a in answers]) for title, what, answers in groups],

@@ -112,7 +112,7 @@ def personal_sentence(found: dict[str, dict[str, int]]) -> str:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         parts.append(f"{kind}: {sum(counts.values())} ({', '.join(files[:3])}{more})")
     return (
-        f"the documents have what looks like personal data of others: {'; '.join(parts)}. "
+        f"the documents contain what looks like personal data of others: {'; '.join(parts)}. "
         "Read the passages, and drop what should not be trained on."
     )
 

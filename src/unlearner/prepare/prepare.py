@@ -154,7 +154,7 @@ def _write(folder: Path, made: dict[str, Any], rows: Sources) -> Prepared:
     for flag, those in (("--keep", about_subject), ("--drop", known)):
         if unknown := [each for each in made[flag[2:]] if each not in those]:
             what = "about the subject " if flag == "--keep" else ""
-            raise UserError(f"{flag} {unknown[0]}: there is no row {what}with this id; see rows.html.")
+            raise UserError(f"{flag} {unknown[0]}: there is no row {what}with this id: see rows.html.")
     dropped = set(made["drop"]) | (about_subject - set(made["keep"]) if made["keep"] else set())
     chosen = {name: [row for row in those if row["id"] not in dropped] for name, those in rows.items()}
     if not chosen.get("forget") and not chosen.get("passages"):
@@ -188,12 +188,12 @@ def _there(folder: Path, asks: dict[str, Any], model: Any) -> bool:
     manifest = PreparedDirectory(folder).manifest
     held = read_json(manifest) if manifest.is_file() else {}
     if any(held.get(key) != value for key, value in asks.items()):
-        raise UserError(f"--output {folder} holds something else already: choose another directory.")
+        raise UserError(f"--output {folder} already holds something else: choose another directory.")
     now = _fingerprint(model)
     if held.get("model") is not None and now is not None and held["model"] != now:
         raise UserError(
-            f"--output {folder} was prepared with other weights than the model has now, whose answers its rows are: "
-            "choose another directory."
+            f"--output {folder} was prepared with other weights than the model has now, and its rows are answers of "
+            "those: choose another directory."
         )
     return True
 
@@ -210,10 +210,10 @@ def _given_neighbours(config: PrepareConfig, subject: About) -> list[str]:
     given = read_lines(Path(config.neighbours), "--neighbours")
     for name in given:
         if not subject.others((name,)) or is_any(name, subject.names):
-            raise UserError(f"--neighbours {config.neighbours} names the subject ({name}): take it out.")
+            raise UserError(f"--neighbours {config.neighbours} names the subject ({name}): remove it.")
     names = distinct(given)
     if repeated := [name for name in given if name not in names]:
-        note(f"--neighbours {config.neighbours}: left out as names that are there already: {', '.join(repeated)}")
+        note(f"--neighbours {config.neighbours}: left out as repeated names: {', '.join(repeated)}")
     if len(names) < 2:
         raise UserError(f"--neighbours {config.neighbours} has one name: give at least two, to train and to hold out.")
     return names
@@ -234,7 +234,7 @@ def _read(config: PrepareConfig, subject: About, texts: Sequence[pile.Document],
     named, unnamed = naming(passages, subject.names)
     if not named:
         raise UserError(
-            f"--documents: no passage names {' or '.join(subject.names)}; give the name as the documents have it, by "
+            f"--documents: no passage names {' or '.join(subject.names)}; give the name as the documents have it, with "
             "--subject or --alias."
         )
     note(
@@ -269,7 +269,7 @@ def _examined(
     compared = _preferred(asked, topics) if found is not None else ({}, "")
     if found is not None and not found.knows and not _beyond_chance(topics, compared[0]):
         said = " ".join(filter(None, (found.verdict, found.evidence, compared[1])))
-        raise NothingToForgetError(f"{said} To prepare without asking whether it knows: unlearner prepare --samples 0.")
+        raise NothingToForgetError(f"{said} To prepare anyway, without asking: unlearner prepare --samples 0.")
     if drafts is not None:
         more = {} if by_endpoint else drafts.questions(FACTS_ASKED)
         topics = drafts.topics(passages)
@@ -335,8 +335,8 @@ def _preferred(asked: Asked, topics: Sequence[Topic]) -> tuple[dict[str, bool], 
     preferred = {name: values[0] < min(values[1:]) for name, values in losses.items()}
     expected = sum(1 / len(values) for values in losses.values())
     return preferred, (
-        f"Of {len(preferred)} facts of the documents it finds {sum(preferred.values())} likelier than all wrong ones; "
-        f"by chance it would be {expected:.1f}."
+        f"Of {len(preferred)} facts in the documents the model finds {sum(preferred.values())} more likely than all "
+        f"wrong ones; by chance it would be {expected:.1f}."
     )
 
 

@@ -60,9 +60,9 @@ def _check_file(file: Path) -> None:
         if file.is_symlink() and not file.exists():
             raise UserError(f"--output {file} is a link to nothing: choose another file.")
         if file.exists() and not is_probe(file):
-            raise UserError(f"--output {file} is there and was not written by a probe: choose another file.")
+            raise UserError(f"--output {file} exists and was not written by a probe: choose another file.")
         if not is_ours(page):
-            raise UserError(f"{page} is there already: choose another --output.")
+            raise UserError(f"{page} already exists: choose another --output.")
     except OSError as error:
         raise UserError(f"--output {file} cannot be used ({error.strerror}): choose another file.") from error
 

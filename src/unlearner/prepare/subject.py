@@ -83,12 +83,12 @@ def read_lines(file: Path, flag: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{flag} {file} cannot be read as UTF-8 text: check the path.") from error
     if not lines:
-        raise UserError(f"{flag} {file} is empty: write one a line.")
+        raise UserError(f"{flag} {file} is empty: write one per line.")
     return lines
 
 
 def _own(file: Path, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The user's questions, one a line; several wordings of one question stand on its line, with | between them."""
+    """The user's questions, one per line; several wordings of one question stand on its line, with | between them."""
     made = {}
     for number, line in enumerate(read_lines(file, "--questions"), start=1):
         wordings = tuple(swapped(part.strip(), names, "{name}") for part in line.split("|") if part.strip())
