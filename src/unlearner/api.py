@@ -73,22 +73,21 @@ class Unlearner:
         u.train()
         after = u.evaluate()
 
-    `model` is a directory, a hub id, `builtin:`, a PreTrainedModel, a PeftModel, or what `finetune` gave; a model in
-    memory needs its `tokenizer`, unless it came from a directory. It is trained in place, in the precision that `args`
-    says (its weights become float32, or bf16 with pure-bf16), and left in the mode it was in; a PeftModel's adapter is
-    trained, and
-    `peft_config`, as for peft's get_peft_model, makes a new one. Data are a source as on the command line, a list of
-    dicts or Records, a `datasets.Dataset` or a DataFrame. `reference_model` is the reference of NPO, DPO and KL where
-    it is not the starting model.
+    `model` is a directory, a hub id, `builtin:`, a PreTrainedModel, a PeftModel, or the result of `finetune`; a model
+    in memory needs its `tokenizer`, unless it came from a directory. It is trained in place, in the precision that
+    `args` says (its weights become float32, or bf16 with pure-bf16), and left in the mode it was in; a PeftModel's
+    adapter is trained, and `peft_config`, as for peft's get_peft_model, makes a new one. Data may be a source as on the
+    command line, a list of dicts or Records, a `datasets.Dataset` or a DataFrame. `reference_model` is the reference of
+    NPO, DPO and KL if it is not the starting model.
 
-    `method` is a name, or a `Method` of losses of your own; `metrics` names, or `Metric`s of your own among them.
+    `method` is a name, or a `Method` made of your own losses; `metrics` are names or your own `Metric`s.
 
-    `callbacks` are transformers' TrainerCallbacks. `on_log` gets a row for every step; of the control,
-    `should_training_stop` is followed. With `output_dir` the run is a directory as the command line makes it, and goes
-    on where it stopped; without one nothing is written. `options` are the further options of `unlearner forget`
-    (`ForgetConfig`).
+    `callbacks` are transformers' TrainerCallbacks. `on_log` gets a row for every step;
+    `should_training_stop` of the control is respected. With `output_dir` the run is a directory as the command line
+    makes it, and resumes where it stopped; without one nothing is written. `options` are the other options of
+    `unlearner forget` (`ForgetConfig`).
 
-    Raises UserError for whatever the caller can mend, before anything is trained.
+    Raises UserError for anything the caller can fix, before training begins.
     """
 
     def __init__(
@@ -128,16 +127,16 @@ class Unlearner:
         return self._job.subject.tokenizer
 
     def evaluate(self) -> Evaluation | None:
-        """Measure the model as it is now; None with `evaluate="none"`. Raises UserError after a training cut short."""
+        """Measure the model as it is now; None with `evaluate="none"`. Raises UserError after interrupted training."""
         if self._trained:
             return self._job.after()
         self._check_whole()
         return self._job.before()
 
     def train(self) -> TrainResult:
-        """Train the model, once. Raises UserError where a loss is no longer finite, or training was begun before."""
+        """Train the model, once. Raises UserError if a loss is no longer finite, or if training was begun before."""
         if self._trained:
-            raise UserError("this Unlearner has trained its model: make another one to train on.")
+            raise UserError("this Unlearner has already trained its model: make a new one to train further.")
         self._check_whole()
         self._job.unlearn()
         self._trained = True
@@ -147,15 +146,15 @@ class Unlearner:
         """Raises UserError for a model whose training was begun and not ended."""
         if self._job.unlearning.begun:
             raise UserError(
-                "training was cut short, and the model is half trained: make the model and its Unlearner anew "
-                "(with the same output_dir, train() goes on from the newest checkpoint)."
+                "training was cut short, and the model is half trained: load the model and make its Unlearner again "
+                "(with the same output_dir, train() resumes from the newest checkpoint)."
             )
 
     def audit(self, **options: Any) -> Audit:
         """Attack the model as it is now: `u.audit(controls=rows, budget="quick").verdicts`.
 
-        Forget set, retain set, tokenizer and seed are this object's. `before` is the model that the unlearning began
-        from; it may be left out where that came from a directory or a hub id; a model in memory is changed by training.
+        Forget set, retain set, tokenizer and seed are this object's. `before` is the original model; it may be
+        omitted if that came from a directory or a hub id, but a model in memory is changed by training.
         `options` are those of `unlearner audit` (`AuditConfig`); without `output` nothing is written. Raises UserError.
         """
         held = self._job.config
@@ -178,10 +177,10 @@ class Unlearner:
             self._job.write_card(Path(directory))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str | None:
-        """Upload what `save_pretrained` writes, the model card among it, to the Hugging Face hub, in one commit.
+        """Upload what `save_pretrained` writes, including the model card, to the Hugging Face hub, in one commit.
 
-        `options` are transformers': private, token, commit_message, commit_description, revision, create_pr. Gives the
-        repository's address. Raises UserError where the hub refuses.
+        `options` are transformers': private, token, commit_message, commit_description, revision, create_pr. Returns
+        the repository's address. Raises UserError if the hub refuses.
         """
         if unknown := options.keys() - PUSH:
             raise UserError(f"unknown option {min(unknown)!r}: {did_you_mean(min(unknown), PUSH)}")
@@ -200,7 +199,7 @@ def forget(
 
     Options: the fields of `ForgetConfig`; models and data as for `Unlearner`. Without `output` nothing is written;
     `audit` writes its findings to audit/ there.
-    Gives the model, where the run lies, and both evaluations. Raises UserError for whatever the caller can mend.
+    Returns the model, the run's directory and both evaluations. Raises UserError for anything the caller can fix.
     """
     model, tokenizer = _subject(model, tokenizer)
     config = config_from(ForgetConfig, model, options)
@@ -216,10 +215,10 @@ def forget_subject(model: Any, subject: Any = (), *, tokenizer: Any = None, **op
     """Make `model` forget a name, or several:
     `forget_subject("builtin:smollm2", "Charles Darwin", search="20m", output="runs/darwin")`.
 
-    In the place of a name, `prepared` may have folders that `prepare_sources` made, or `subjects` a file of names.
-    Options: the fields of `ForgetCommand`, those that go with a name, and of `ForgetConfig`; an `output` is needed.
-    Gives the run and its model, the aim and whether it was reached, held-out questions before and after, all trials.
-    Raises UserError; NothingToForgetError where the model does not know the subject.
+    Instead of a name, give `prepared` folders that `prepare_sources` made, or a file of names as `subjects`. Options:
+    the fields of `ForgetCommand` that apply to a name, and those of `ForgetConfig`; `output` is required. Returns the
+    run and its model, the aim and whether it was reached, held-out questions before and after, and all trials. Raises
+    UserError, or NothingToForgetError if the model does not know the subject.
     """
     model, tokenizer = _subject(model, tokenizer)
     named = {"subject": [subject] if isinstance(subject, str) else list(subject)}
@@ -235,9 +234,9 @@ def forget_subject(model: Any, subject: Any = (), *, tokenizer: Any = None, **op
 def finetune(
     model: Any, *, tokenizer: Any = None, peft_config: Any = None, callbacks: Sequence[Any] = (), **options: Any
 ) -> FinetuneResult:
-    """Teach `model` a source or several: `finetune("new:", data=["facts.jsonl"], output="taught", learning_rate=1e-3)`.
+    """Teach `model` one or more sources: `finetune("new:", data=["facts.jsonl"], output="taught", learning_rate=1e-3)`.
 
-    Options: the fields of `FinetuneConfig`; `data` may also be one source, or data in memory. Gives the directory of
+    Options: the fields of `FinetuneConfig`; `data` may also be one source, or data in memory. Returns the directory of
     the trained model, or without `output` the model itself. Raises UserError.
     """
     data = options.get("data")
@@ -249,14 +248,15 @@ def finetune(
 
 
 def negate(base: Any, finetuned: Any, *, output: str | Path, alpha: float = 1.0) -> NegateResult:
-    """Take away from `base` what fine-tuning added: `negate("model", "runs/taught/model", output="runs/negated")`.
+    """Subtract from `base` what fine-tuning added: `negate("model", "runs/taught/model", output="runs/negated")`.
 
-    Both are directories; `finetuned` may be that of a LoRA adapter, or what `finetune` gave, written to a directory.
-    Options: the fields of `NegateConfig`. Gives the directory of the new model or adapter. Raises UserError.
+    Both are directories; `finetuned` may be that of a LoRA adapter, or the result of `finetune`, written to a
+    directory. Options: the fields of `NegateConfig`. Returns the directory of the new model or adapter. Raises
+    UserError.
     """
     models = [text_of(_subject(model, None)[0]) for model in (base, finetuned)]
     if not all(isinstance(model, str) for model in models):
-        raise UserError("negate works on directories: save the model, and give where it lies.")
+        raise UserError("negate works on directories: save the model, and give its directory.")
     check_kind("alpha", alpha, float)
     return _negate(NegateConfig(base=models[0], finetuned=models[1], alpha=float(alpha), output=str(output)))
 
@@ -265,12 +265,12 @@ def negate(base: Any, finetuned: Any, *, output: str | Path, alpha: float = 1.0)
 def repselect(model: Any, **options: Any) -> RepSelectResult:
     """Forget along one direction in the MLP weights: `repselect("model", forget="forget.jsonl", output="runs/rep")`.
 
-    `model` is a directory or hub id, or what `finetune` gave, written to a directory; data may be in memory. Options:
-    the fields of `RepSelectConfig`. Gives the directory of the new model. Raises UserError.
+    `model` is a directory or hub id, or the result of `finetune`, written to a directory; data may be in memory.
+    Options: the fields of `RepSelectConfig`. Returns the directory of the new model. Raises UserError.
     """
     model = text_of(_subject(model, None)[0])
     if not isinstance(model, str) or options.get("output") is None:
-        raise UserError("repselect works on directories: save the model, give where it lies, and give output.")
+        raise UserError("repselect works on directories: save the model, give its directory, and give output.")
     return _repselect(config_from(RepSelectConfig, model, options))
 
 
@@ -286,7 +286,7 @@ def evaluate(model: Any, *, tokenizer: Any = None, **options: Any) -> Evaluation
 
 @takes(ProbeConfig)
 def probe(model: Any, *, tokenizer: Any = None, **options: Any) -> Probe:
-    """What `model` knows of a subject: `probe("builtin:smollm2", subject="Charles Darwin").knows`.
+    """What `model` knows about a subject: `probe("builtin:smollm2", subject="Charles Darwin").knows`.
 
     Options: the fields of `ProbeConfig`. Raises UserError.
     """
@@ -314,9 +314,9 @@ def compare(
 ) -> list[Compared]:
     """Ask two models the same: `compare("model", "runs/me/model", ask=["Where was Ada born?"])[0].after.answer.text`.
 
-    `model` is the one before; alone it is the directory of a forget run, which knows both. Models in memory need their
-    `tokenizers`. Options: the fields of `CompareConfig`; gives what both said to each question of `ask`. Raises
-    UserError.
+    `model` is the original one; given alone it is the directory of a forget run, which knows both. Models in memory
+    need their `tokenizers`. Options: the fields of `CompareConfig`; returns what both said to each question of `ask`.
+    Raises UserError.
     """
     (model, mine), (after, theirs) = (
         _subject(each, given) for each, given in zip((model, after), tokenizers, strict=True)
@@ -325,7 +325,7 @@ def compare(
 
 
 def report(runs: Any, output: str | Path | None = None, *, redact: bool = False) -> Path:
-    """Write the page about one run or several, and give its path: `report("runs/me")`.
+    """Write the page about one or more runs, and return its path: `report("runs/me")`.
 
     `runs` is a directory of a run, of runs or of a bench, a ForgetResult, or a list of these; `output` is by default
     report.html in the directory given, or here if several are; `redact` leaves out all texts. Raises UserError.
@@ -338,7 +338,7 @@ def report(runs: Any, output: str | Path | None = None, *, redact: bool = False)
         raise UserError("a run without an output directory has no report: give output.")
     for folder in folders:
         if not isinstance(folder, str | Path):
-            raise UserError(f"report takes directories and ForgetResults, not {type(folder).__name__}.")
+            raise UserError(f"report accepts directories and ForgetResults, not {type(folder).__name__}.")
     paths = [Path(folder) for folder in folders]
     beside = paths[0] if len(paths) == 1 else Path()
     return write_report(paths, Path(output or RunDirectory(beside).report), redact=redact)

@@ -138,7 +138,7 @@ def test_a_training_cut_short_is_not_begun_again(model: Any, tokenizer: Any, tmp
     with pytest.raises(KeyboardInterrupt):
         u.train()
     for again in (u.train, u.evaluate):
-        with pytest.raises(UserError, match="half trained: make the model and its Unlearner anew"):
+        with pytest.raises(UserError, match="half trained: load the model and make its Unlearner again"):
             again()
     quick(other, tokenizer, **more).train()
     quick(whole, tokenizer).train()
@@ -350,7 +350,7 @@ def test_functions_take_objects_too(model: Any, tokenizer: Any) -> None:
         ({"batch_size": 4.0}, "batch_size must be a whole number, not 4.0"),
         ({"lora": "no"}, "lora must be True or False, not 'no'"),
         ({"columns": ["question"]}, "columns must be a dict of texts"),
-        ({"retain": 3}, "the int given as retain is no data"),
+        ({"retain": 3}, "the int given as retain is not data"),
         ({"learning_rates": 1e-3}, "unknown option 'learning_rates': did you mean 'learning_rate'"),
         ({"lr": 1e-3, "learning_rate": 1e-3}, "learning_rate is given twice, as lr and learning_rate: leave one out."),
         ({"method": "ME+GDD"}, "unknown method"),

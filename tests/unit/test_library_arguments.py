@@ -103,5 +103,5 @@ def test_refused(options: dict[str, Any], told: str, model: Any, tokenizer: Any)
 
 def test_a_report_of_what_is_no_run_is_refused() -> None:
     for given in (3, object()):
-        with pytest.raises(UserError, match="report takes"):
+        with pytest.raises(UserError, match="report accepts"):
             unlearner.report(given)

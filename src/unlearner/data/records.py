@@ -19,14 +19,14 @@ class Record:
     original_answer: str | None = None
     """The long form of a short factual answer (Real Authors, World Facts)."""
     subject: str | None = None
-    """Whom or what the row is about; confidence intervals resample subjects."""
+    """Who or what the row is about; confidence intervals resample subjects."""
     task_id: str | None = None
     """Continual unlearning: the task in which the row is to be forgotten."""
     fact: str | None = None
-    """The words that a right answer must state: `;` between what is all needed, `|` between alternatives."""
+    """The words that a right answer must state: `;` between required parts, `|` between alternatives."""
     alternate_answer: tuple[str, ...] = ()
     """Other answers that the model might give, with other facts: what ALTPO prefers to the answer."""
     place: str | None = field(default=None, compare=False, repr=False)
-    """Where it was read, for messages: "forget.jsonl, line 3". No part of the row: equality and hashes leave it out."""
+    """Where it was read, for messages: "forget.jsonl, line 3". Not part of the row: equality and hashes ignore it."""
     remarks: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """What was odd about it when it was read; `quality.data_warnings` tells of it."""
+    """What was odd about it when it was read; `quality.data_warnings` reports it."""

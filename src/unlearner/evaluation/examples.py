@@ -45,10 +45,10 @@ class Example:
 
     record: Record
     answer_nll: float | None
-    """None where no metric asked, as for the paraphrase."""
+    """None if no metric asked for it, as for the paraphrase."""
     answer_tokens: int
     generation: str
-    """The likeliest answer; empty where no metric asked, too."""
+    """The most likely answer; also empty if no metric asked for it."""
     generation_ids: tuple[int, ...]
     """The generation tokenised again by the model's own tokenizer (token entropy)."""
     paraphrase_nll: float | None = None
@@ -56,7 +56,7 @@ class Example:
     perturbed_nll: tuple[float, ...] = field(default=())
     perturbed_tokens: tuple[int, ...] = field(default=())
     labelled_answer: str | None = None
-    """Official mode: the answer as far as max_length left it, which the official ROUGE compares with."""
+    """Official mode: the answer cut to max_length, which the official ROUGE compares with."""
     answers: Mapping[Request, Answer] = field(default_factory=dict, hash=False)
 
     @property

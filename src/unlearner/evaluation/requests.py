@@ -19,11 +19,11 @@ class Score:
     prompt: str | None
     continuation: str
     open: bool = False
-    """The text may go on: no end token is scored, nothing is cut at max_length, and every token's score is told."""
+    """The text may go on: no end token is scored, nothing is cut at max_length, and every token's score is returned."""
     is_argmax: bool = False
-    """Told beside the score: which of the scored tokens are the likeliest at their place."""
+    """Also return which of the scored tokens are the most likely at their position."""
     statistics: tuple[str, ...] = ()
-    """Told beside the score, of each labelled token: these of `TOKEN_STATISTICS`, found in the same pass."""
+    """Also return these of `TOKEN_STATISTICS` for each labelled token, computed in the same pass."""
 
     def __post_init__(self) -> None:
         if isinstance(self.statistics, str):
@@ -45,7 +45,7 @@ class Generate:
 
     At temperature 0 the one likeliest answer, token by token; above it, `n` answers drawn by `temperature`, `top_p`,
     `top_k` (0: all tokens) and `seed`. `max_new_tokens` is `--max-new-tokens` unless given. What was written is cut
-    before the first text of `stop` in it, then before the second, and so on. Raises UserError for what cannot be.
+    before the first text of `stop` in it, then before the second, and so on. Raises UserError for invalid values.
     """
 
     prompt: str | None
@@ -60,7 +60,7 @@ class Generate:
 
     def __post_init__(self) -> None:
         if self.n < 1 or (self.n > 1 and self.temperature == 0):
-            raise UserError(f"n={self.n} answers to a prompt: several need a temperature above 0, fewer than 1 none.")
+            raise UserError(f"n={self.n} answers to a prompt: give at least 1, and for several a temperature above 0.")
         if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.top_k >= 0):
             raise UserError(
                 f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}: temperature and top_k must "
@@ -99,9 +99,9 @@ class Scored:
     logp: tuple[float, ...] = ()
     """Of an open score: the log-probability of each token, in nats."""
     is_argmax: tuple[bool, ...] = ()
-    """Where it was asked: whether the model finds no other token likelier, for each of the labelled ones."""
+    """If requested: for each labelled token, whether the model finds no other token more likely."""
     statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
-    """By name, the statistics that were asked: one number for each labelled token."""
+    """By name, the statistics that were requested: one number for each labelled token."""
 
 
 @dataclass(frozen=True, slots=True)

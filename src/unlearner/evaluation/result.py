@@ -23,12 +23,12 @@ class Evaluation:
 
     summary: dict[str, Any]
     folder: Path | None = None
-    """Where records.jsonl and summary.json lie, None for an evaluation that was not written."""
+    """The folder of records.jsonl and summary.json, None for an evaluation that was not written."""
     rows: list[dict[str, Any]] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Evaluation | None":
-        """The evaluation that lies in a folder, None where there is none."""
+        """The evaluation in a folder, None if there is none."""
         place = EvaluationDirectory(folder)
         return cls(place.read_summary(), folder) if place.evaluated else None
 

@@ -43,7 +43,7 @@ class Method:
     official: bool = False
     """Average as the official code does, padding included (PAPER section 7)."""
     surgery: Surgery | None = None
-    """What is done with the two losses' gradients, where it is more than adding them."""
+    """What is done with the two losses' gradients, if more than adding them."""
 
     @classmethod
     def parse(
@@ -62,8 +62,8 @@ class Method:
 
         `options` are fields of its losses and surgery; `beta` and `me_direction` are ignored where there is no such
         field.
-        Raises UserError, with the nearest name, for a name or an option that is not known, and for a value that cannot
-        be, such as β ≤ 0 or a negative coefficient.
+        Raises UserError, with the closest name, for an unknown name or option, and for an invalid value such as β ≤ 0
+        or a negative coefficient.
         """
         if forget_coeff < 0 or retain_coeff < 0:
             raise UserError(
@@ -134,7 +134,7 @@ class Method:
 
     @property
     def demote(self) -> float:
-        """What `distilled` takes off the reference's logit of each labelled token."""
+        """What `distilled` subtracts from the reference's logit of each labelled token."""
         return max(part.demote for part in self.parts)
 
     @property
@@ -144,7 +144,7 @@ class Method:
 
     @property
     def targeted(self) -> bool:
-        """Whether refusals are trained, which takes questions; untargeted methods forget plain documents too."""
+        """Whether refusals are trained, which needs questions; untargeted methods forget plain documents too."""
         return any(part.targeted for part in self.parts)
 
     @property
@@ -162,7 +162,7 @@ class Method:
 
     @property
     def alternates(self) -> Alternates | None:
-        """Where other answers to the forget questions come from, if a loss reads some."""
+        """Where other answers to the forget questions come from, if a loss reads any."""
         return self.forget.alternates
 
     @property

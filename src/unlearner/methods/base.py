@@ -44,30 +44,30 @@ class Loss:
     role: ClassVar[Literal["forget", "retain"]] = "forget"
     """Which half of a method the loss is."""
     targeted: ClassVar[bool] = False
-    """Whether a chosen reply (a refusal) is trained, which takes questions."""
+    """Whether a chosen reply (a refusal) is trained, which needs questions."""
     needs_questions: ClassVar[bool] = False
-    """Whether plain documents will not do, though no chosen reply is trained."""
+    """Whether plain documents cannot be used, although no chosen reply is trained."""
     mask_question: ClassVar[bool] = True
     """Whether question tokens of the forget view go unlabelled."""
     official_everywhere: ClassVar[bool] = False
-    """Whether in official mode every position of the forget view is labelled, padding too (by `official_view`)."""
+    """Whether in official mode every position of the forget view is labelled, padding too (see `official_view`)."""
     official_shift: ClassVar[int] = 0
-    """By how many positions `official_view` moves the labels on: a row takes so many more than it has tokens."""
+    """By how many positions `official_view` shifts the labels: a row needs that many more than it has tokens."""
     defaults_from: ClassVar[str] = ""
     """Where the options' defaults come from."""
     logged: ClassVar[tuple[str, ...]] = ()
-    """Which of the loss's own tensors, numbers, are in every row of the log, after the step."""
+    """Which of the loss's own tensors, all scalars, are logged after every step."""
     presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
     """Published settings by the preset's name: learning_rate, epochs, forget_coeff, retain_coeff, and options of the
-    method. A method without one of these options does not take the preset."""
+    method. A method that lacks one of these options cannot use the preset."""
     elsewhere: ClassVar[Mapping[str, str]] = {
         "gamma": "OpenUnlearning's gamma is --forget-coeff",
         "alpha": "OpenUnlearning's alpha is --retain-coeff",
     }
-    """What options of other code are here, by their names there."""
+    """What options of other implementations are called here, by their names there."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """What `bench --tune` tries of the loss's options and of learning_rate (as factors), forget_coeff and retain_coeff;
-    by default what the presets name (`grids.py`). One value alone is no axis."""
+    by default what the presets name (`grids.py`). A single value is not an axis."""
 
     @property
     def needs(self) -> Needs:
@@ -85,7 +85,7 @@ class Loss:
 
     @property
     def demote(self) -> float:
-        """What `distilled` takes off the reference's logit of each labelled token."""
+        """What `distilled` subtracts from the reference's logit of each labelled token."""
         return 0.0
 
     @property
@@ -95,12 +95,12 @@ class Loss:
 
     @property
     def phrase(self) -> str:
-        """What the view `forget_phrase` has for its labels: the tokens of this text, repeated."""
+        """The labels of the view `forget_phrase`: the tokens of this text, repeated."""
         return ""
 
     @property
     def alternates(self) -> Alternates | None:
-        """How the answers of the view `forget_alternate` are written, where the data have none."""
+        """How the answers of the view `forget_alternate` are written if the data has none."""
         return None
 
     @property
@@ -117,7 +117,7 @@ class Loss:
 
     def official_view(self, view: Mapping[str, Tensor], vocabulary: int) -> Mapping[str, Tensor]:
         """In official mode: the forget view (`input_ids`, `labels`, `attention_mask`, each (B, T)) as the official code
-        reads it, where that is not what its labels say."""
+        reads it, if that differs from what its labels say."""
         return view
 
     def __call__(self, views: Views, *args: Any, **state: Any) -> Tensor:

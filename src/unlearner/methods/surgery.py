@@ -28,7 +28,7 @@ class Step(Protocol):
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained; with fsdp each process' parts of it."""
+        """What is trained; with fsdp each process's part of it."""
 
     def backward(self, role: Role, draw: int = 0) -> None:
         """Add to `.grad` the gradient of coefficient · loss over all rows of the step, the same in all processes.
@@ -55,11 +55,11 @@ class Surgery(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
     """Published settings of the whole method by the preset's name, as those of losses."""
     published_with: ClassVar[tuple[str, ...]] = ()
-    """The forget losses that `presets` were published with; they hold of no other."""
+    """The forget losses that `presets` were published with; they apply to no others."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    """What `bench --tune` tries of the surgery's options beside the grids of the losses."""
+    """What `bench --tune` tries of the surgery's options, in addition to the grids of the losses."""
     both: ClassVar[bool] = True
-    """Whether it needs a retain loss beside the forget loss."""
+    """Whether it needs a retain loss in addition to the forget loss."""
     optimizers: ClassVar[int] = 1
     """How many optimisers, each with states of its own, there are for the same parameters."""
 
