@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.tofu is not None and not options.tofu.is_dir():
-        parser.error(f"--tofu {options.tofu} is no folder: name the one that holds forget01.json and retain90.json")
+        parser.error(f"--tofu {options.tofu} is not a folder: name the one that holds forget01.json and retain90.json")
     if options.part is not None:
         made = run_part(options.only[0], options.tofu, options.runs)
         options.part.write_text(json.dumps(made), encoding="utf-8")

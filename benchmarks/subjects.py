@@ -222,7 +222,7 @@ def table(found: list[dict[str, Any]]) -> str:
     done = [each for each in found if "error" not in each]
     for each in done:
         if not reached(each["sets"]):
-            lines += ["", f"{each['name']}, trials that no other one beats, each as a share of before:", ""]
+            lines += ["", f"{each['name']}, trials that no other beats, each as a share of before:", ""]
             lines += [f"- {trial['setting']}: {_figures(trial['found'])}" for trial in each["frontier"]]
     lines += [
         "",

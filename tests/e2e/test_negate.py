@@ -89,9 +89,9 @@ def test_bad_input_is_one_sentence(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["layer=7"], "layer 7 is not there: the model has layers 0 to 1"),
+        (["layer=7"], "layer 7 does not exist: the model has layers 0 to 1"),
         (["layer=1", "trained=no_such_matrix"], "trains only parameters named no_such_matrix, and the model has none"),
-        (["layer=1", "trained=("], "trained is no regular expression"),
+        (["layer=1", "trained=("], "trained is not a regular expression"),
         (["layer=1", "control_vector=1,2"], "control_vector has 2 numbers, the model's states 32"),
         (["layers=1"], "has no option 'layers': did you mean 'layer'?"),
     ],

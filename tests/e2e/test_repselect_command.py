@@ -82,7 +82,7 @@ def test_after_a_first_step_too_far_other_options_may_have_the_same_directory(
         ({"rank": 0}, "--rank must be a positive number, not 0"),
         ({"shrink": "firm"}, "--shrink"),
         ({"output": "full"}, "is not empty and holds no run of unlearner"),
-        ({"precision": "pure-bf16"}, "take bf16"),
+        ({"precision": "pure-bf16"}, "use bf16"),
     ],
 )
 def test_bad_input_is_one_sentence(

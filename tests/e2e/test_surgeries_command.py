@@ -93,7 +93,7 @@ def test_a_retain_set_that_no_loss_reads_is_told_and_kept_in_the_run(
     ended = run_arguments(capfd, ["forget", *arguments(typed)])
     assert ended.code == 0, ended.err
     said = " ".join(ended.err.split())
-    assert said.count("SIMNPO has no retain loss, so no row of --retain is trained") == 1 and "take SIMNPO+GD" in said
+    assert said.count("SIMNPO has no retain loss, so no row of --retain is trained on") == 1 and "use SIMNPO+GD" in said
     assert "no row of --retain is trained" in (tmp_path / "out" / "run.json").read_text()
 
 

@@ -187,7 +187,7 @@ def test_a_system_text_is_computed_once_where_rows_are_packed(name: str) -> None
         plan = plan_training([exact_model()], method, LONG, *given)
         if method.official or method.compares:
             assert (plan.rows, plan.prefix, plan.prefix_tokens) == ("padded", "repeated", 0)
-            with pytest.raises(UserError, match="--execution prefix shared cannot be here"):
+            with pytest.raises(UserError, match="--execution prefix shared is not possible here"):
                 plan_training([exact_model()], method, options, *given)
         else:
             assert (plan.rows, plan.prefix, plan.prefix_tokens) == ("packed", "shared", shared_tokens(views)[0])

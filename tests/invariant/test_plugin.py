@@ -274,12 +274,12 @@ def test_a_layer_that_is_not_there_is_named(installed: Path, tmp_path: Path) -> 
         name: padded(view, view.rows[0, :2], 1)
         for name, view in views_for(method, plan_for(method, SHORT), SHORT).items()
     }
-    with pytest.raises(UserError, match="layer 9 is not there: the model has layers 0 to 1"):
+    with pytest.raises(UserError, match="layer 9 does not exist: the model has layers 0 to 1"):
         method.losses(fresh_model(), made, reference=fresh_model())
 
 
 def test_compiled_layers_are_refused(installed: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--torch-compile does not go with RMUTEST\+GD, which reads hidden states"):
+    with pytest.raises(UserError, match=r"--torch-compile does not work with RMUTEST\+GD, which reads hidden states"):
         run(NAME, tmp_path, options=replace(SHORT, torch_compile=True))
 
 

@@ -101,5 +101,5 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"layer 7 is not there: the model has layers 0 to 1"):
+    with pytest.raises(UserError, match=r"layer 7 does not exist: the model has layers 0 to 1"):
         run(Method.parse("NPO+REP"), tmp_path, options=SHORT)

@@ -294,7 +294,7 @@ def test_compiled_layers_give_the_same_losses_and_go_on_after_a_kill(tmp_path: P
 
 
 def test_compiling_is_refused_where_there_are_no_layers() -> None:
-    with pytest.raises(UserError, match="--torch-compile knows no layers in Linear: leave it out"):
+    with pytest.raises(UserError, match="--torch-compile finds no layers in Linear: leave it out"):
         compile_layers(nn.Linear(2, 2))
 
 
@@ -390,7 +390,7 @@ def test_states_in_8_bits_learn_as_others_do(tmp_path: Path) -> None:
 def test_states_in_8_bits_are_not_sharded() -> None:
     options = replace(OPTIONS, optimizer="adamw-8bit", parallel="fsdp")
     with pytest.raises(
-        UserError, match=r"adamw-8bit does not go with fsdp \(as --parallel says.*take --optimizer adamw"
+        UserError, match=r"adamw-8bit does not work with fsdp \(as --parallel says.*use --optimizer adamw"
     ):
         choose(fresh_model(), options, torch.float32)
 

@@ -170,7 +170,7 @@ def test_a_folder_that_is_not_there_is_refused(
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 2
-    assert "tofo is no folder" in capsys.readouterr().err
+    assert "tofo is not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def test_subjects_count_what_was_answered_before() -> None:
         {"name": "B", "sets": sets(0.3, 1, 1), "frontier": frontier, **common}, {"name": "C", "error": "no"},
     ])  # fmt: skip
     assert "50% → 10% (naive 50%), 4 of 4" in written and "| C | no |" in written
-    assert "B, trials that no other one beats" in written and "A, trials" not in written
+    assert "B, trials that no other beats" in written and "A, trials" not in written
     assert "- ME+GD,epochs=1: leak 30%, neighbours 100%" in written and "1 of 2 subjects measured" in written
 
 

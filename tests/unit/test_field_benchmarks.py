@@ -356,9 +356,9 @@ def test_pistol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["knowundo:hub"], "choose from copyright, privacy"), (["knowundo:hub:privcy"], "did you mean 'privacy'"),
         (["pistol:folder:sample_data_1"], "say which edge was forgotten, as in pistol:FOLDER:sample_data_1:A_B"),
-        (["mues:News"], "did you mean 'muse'"), (["muse"], "say where its data are, as in muse:FOLDER"),
+        (["mues:News"], "did you mean 'muse'"), (["muse"], "say where its data is, as in muse:FOLDER"),
         (["muse:nowhere"], "there is no folder nowhere"), (["wmdp:hub:wmdp-boi"], "did you mean 'wmdp-bio'"),
-        (["muse:a", "muse:b"], "has muse twice"),
+        (["muse:a", "muse:b"], "names muse twice"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(specs: list[str], said: str) -> None:

@@ -465,7 +465,7 @@ def test_a_preset_reaches_the_losses_that_have_its_options() -> None:
 def test_a_preset_whose_options_the_method_lacks_is_refused(method: str, takes: str) -> None:
     with pytest.raises(UserError) as error:
         settled(method=method, preset="openunlearning")
-    words = f"the preset openunlearning sets epsilon, rate, weight, which {method} does not have: take {takes}."
+    words = f"the preset openunlearning sets epsilon, rate, weight, which {method} does not have: use {takes}."
     assert str(error.value) == words
 
 
@@ -513,7 +513,7 @@ def test_a_retain_set_that_is_not_trained_is_told(method: str, remedy: str | Non
     if remedy is None:
         assert told is None
     else:
-        assert told is not None and "no row of --retain is trained" in told and told.endswith(f"take {remedy}")
+        assert told is not None and "no row of --retain is trained" in told and told.endswith(f"use {remedy}")
     assert without_retain(replace(config, retain=None), method_of(config)) is None
 
 
@@ -533,9 +533,9 @@ def test_openunlearnings_defaults_are_the_same_for_these(name: str) -> None:
 
 
 def test_a_combined_method_has_no_preset_of_its_forget_loss_alone() -> None:
-    with pytest.raises(UserError, match="no settings of LLMU are known as preset 'openunlearning': give"):
+    with pytest.raises(UserError, match="LLMU has no settings for preset 'openunlearning': give"):
         settled(method="LLMU", preset="openunlearning")
-    with pytest.raises(UserError, match=r"'paper': give --learning-rate.*, or take --preset openunlearning"):
+    with pytest.raises(UserError, match=r"'paper': give --learning-rate.*, or use --preset openunlearning"):
         settled(method="IDK+AP", preset="paper")
 
 
@@ -556,7 +556,7 @@ def test_a_surgerys_preset_holds_of_what_it_was_published_with() -> None:
         config = settled(method=name, preset="paper")
         assert (config.learning_rate, config.forget_coeff, config.retain_coeff) == (1e-5, 1.0, 1.0)
     assert settled(method="SIMNPO+GD+SAM", preset="paper").retain_coeff == 1.0
-    with pytest.raises(UserError, match=r"no settings of DPO\+GD are known as preset 'paper'"):
+    with pytest.raises(UserError, match=r"DPO\+GD has no settings for preset 'paper'"):
         settled(method="DPO+GD+SAM", preset="paper")
 
 
@@ -584,7 +584,7 @@ def test_every_loss_and_surgery_says_where_its_defaults_are_from() -> None:
 
 
 def test_a_method_without_the_preset_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no settings of GA\+GD are known as preset 'paper': give --learning-rate"):
+    with pytest.raises(UserError, match=r"GA\+GD has no settings for preset 'paper': give --learning-rate"):
         settled(method="GA+GD", preset="paper")
-    with pytest.raises(UserError, match=r"DPO.* 'paper': take --preset openunlearning"):
+    with pytest.raises(UserError, match=r"DPO.* 'paper': use --preset openunlearning"):
         settled(method="DPO", preset="paper")

@@ -116,7 +116,7 @@ def test_what_is_no_model_is_told_in_a_sentence(tmp_path: Path, tiny_llama: Any,
         directory(str(tmp_path / "nowhere.gguf"))
     text = tmp_path / "text.gguf"
     text.write_text("hello")
-    with pytest.raises(UserError, match="is no GGUF file"):
+    with pytest.raises(UserError, match="is not a GGUF file"):
         directory(str(text))
     strange = write(tiny_llama(), tiny_tokenizer, tmp_path / "strange.gguf", "llamalike")
     with pytest.raises(UserError, match=r"cannot read a causal language model from .*strange.gguf"):
@@ -133,7 +133,7 @@ def test_a_model_that_pip_cannot_fetch_is_told_with_the_way_out(
     monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "empty").as_uri())
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(UserError, match=r"cannot be had.*--model HuggingFaceTB/SmolLM2-135M-Instruct"):
+    with pytest.raises(UserError, match=r"is not available.*--model HuggingFaceTB/SmolLM2-135M-Instruct"):
         directory(smollm2.NAME)
     assert not list(cache.glob("smollm2*/"))  # nothing half-made is left
 
@@ -149,7 +149,7 @@ def test_a_missing_package_is_told_before_anything_is_fetched(monkeypatch: pytes
 def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "x.whl"
     wheel.write_bytes(b"not the wheel")
-    with pytest.raises(UserError, match=r"^x.whl, .* is another file than was expected \(sha256\)"):
+    with pytest.raises(UserError, match=r"^x.whl, .* is not the expected file \(wrong sha256\)"):
         smollm2._check(wheel, smollm2.WHEEL_SHA256)
 
 

@@ -54,8 +54,8 @@ def test_a_name_like_no_other_is_answered_with_a_handful_of_single_names() -> No
     ("name", "words"),
     [
         ("GRUU", "did you mean 'GRU'?"),
-        ("GRU", "a surgery, which stands behind the losses: NPO+GD+GRU."),
-        ("kl", "a retain loss, which stands behind a forget loss: NPO+KL."),
+        ("GRU", "a surgery, which comes after the losses: NPO+GD+GRU."),
+        ("kl", "a retain loss, which comes after a forget loss: NPO+KL."),
         ("tv", "it is a command: unlearner negate BASE FINETUNED."),
         ("RepSelect", "it is a command: unlearner repselect --model MODEL --forget SOURCE."),
     ],

@@ -48,12 +48,12 @@ def test_overlap_by_degrees() -> None:
     ]
     retain[3:4] = []
     assert told(forget, retain) == [
-        "1 of 5 forget rows are also in the retain set; what is retained is hardly forgotten "
+        "1 of 5 forget rows are also in the retain set; what is retained can hardly be forgotten "
         "(forget row 1 and keep.jsonl, line 7)",
-        "1 of 5 forget rows are also in the retain set, but for case and punctuation; what is retained is hardly "
-        "forgotten (forget row 2 and retain row 2)",
-        "1 of 5 forget rows ask what the retain set answers in another way (forget row 3 and retain row 3)",
-        "1 of 5 forget rows are nearly the same as one of the retain set (forget row 4 and retain row 4)",
+        "1 of 5 forget rows are also in the retain set, apart from case and punctuation; what is retained can hardly "
+        "be forgotten (forget row 2 and retain row 2)",
+        "1 of 5 forget rows ask what the retain set answers differently (forget row 3 and retain row 3)",
+        "1 of 5 forget rows are nearly identical to one of the retain set (forget row 4 and retain row 4)",
     ]
 
 
@@ -66,10 +66,10 @@ def test_within_a_set() -> None:
     ]
     assert data_warnings({"forget": rows}, {}) == [
         "1 of 7 forget rows have the same text as question and as answer (forget row 4)",
-        "1 of 7 forget rows count a right answer among the wrong ones (forget row 5)",
+        "1 of 7 forget rows have a right answer among the wrong ones (forget row 5)",
         "3 of 7 forget rows contradict each other: one question, different answers "
         "(forget row 1; forget row 2; forget row 3)",
-        "2 of 7 forget rows repeat an earlier row, case and punctuation aside (forget row 2; forget row 7)",
+        "2 of 7 forget rows repeat an earlier row, apart from case and punctuation (forget row 2; forget row 7)",
     ]
 
 
@@ -88,15 +88,17 @@ def test_what_was_odd_when_a_row_was_read(tmp_path: Path) -> None:
     records = load_records(file)
     assert records[1].answer == "b"
     assert data_warnings({"forget": records}, {}) == [
-        f"1 of 3 forget rows have a text beside question and answer, which is ignored ({file}, line 1)",
-        f"1 of 3 forget rows have the key 'answer' twice, of which the last counts ({file}, line 2)",
+        f"1 of 3 forget rows have a text besides question and answer, which is ignored ({file}, line 1)",
+        f"1 of 3 forget rows have the key 'answer' twice; the last one counts ({file}, line 2)",
         "1 of 3 forget rows have a system message, which is left out because the prompt template decides it "
         f"({file}, line 3)",
     ]
     (other,) = data_warnings({"forget": load_records([{"text": "q a", "prompt": "q", "completion": "a"}])}, {})
-    assert other.startswith("1 of 1 forget rows have a question and an answer by other names beside the text")
+    assert other.startswith("1 of 1 forget rows have a question and an answer under other names besides the text")
     texts = data_warnings({"forget": load_records(f"{file}[:1]", {"text": "text"})}, {})
-    assert texts == [f"1 of 1 forget rows have question and answer beside the text, which are ignored ({file}, line 1)"]
+    assert texts == [
+        f"1 of 1 forget rows have a question and an answer besides the text, which are ignored ({file}, line 1)"
+    ]
 
 
 def test_columns_that_swap() -> None:
@@ -167,12 +169,12 @@ def test_many_rows_are_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(quality, "MOST", 4)
     rows = [Record(f"{letter * 5} {letter * 7}?", f"{letter * 9} {letter * 6}.") for letter in "abcdefghijklmnopqrst"]
     near = [Record(f"{row.question[0]}{row.question}", row.answer) for row in rows]
-    assert told(rows[:1], near[1:16] + near[:1])[0].startswith("1 of 1 forget rows are nearly the same")
+    assert told(rows[:1], near[1:16] + near[:1])[0].startswith("1 of 1 forget rows are nearly identical")
     assert told(rows[:1], near[1:17] + near[:1]) == [
         "near-duplicates were sought among 1 of 1 forget rows and 16 of 17 retain rows"
     ]
     assert told(rows[:8], near) == [
-        "4 of 8 forget rows are nearly the same as one of the retain set (forget row 1 and retain row 1; forget row 2 "
+        "4 of 8 forget rows are nearly identical to one of the retain set (forget row 1 and retain row 1; forget row 2 "
         "and retain row 2; forget row 3 and retain row 3; and 1 more)",
         "near-duplicates were sought among 4 of 8 forget rows and 4 of 20 retain rows",
     ]

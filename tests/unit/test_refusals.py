@@ -86,7 +86,7 @@ def test_own_list(tmp_path: Path):
 
 def test_missing_file(tmp_path: Path):
     path = tmp_path / "none.txt"
-    with pytest.raises(UserError, match=r"none\.txt' \(no such file.*one sentence a line"):
+    with pytest.raises(UserError, match=r"none\.txt' \(no such file.*one sentence per line"):
         load_refusals(path)
 
 

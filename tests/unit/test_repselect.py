@@ -248,7 +248,7 @@ def test_an_adapter_is_merged_and_the_card_tells_how(
         ({"shrink": "firm"}, "shrink"),
         ({"forget": []}, "forget"),
         ({"rank": 512, "shrink": "hard"}, "--rank 512 with --shrink hard leaves nothing"),
-        ({"precision": "pure-bf16"}, "--precision pure-bf16 would lose most of each step"),
+        ({"precision": "pure-bf16"}, "--precision pure-bf16 would round away most of each step"),
         ({"parallel": "fsdp"}, "works in one process"),
         ({"learning_rate": 1e30}, "lower --learning-rate"),
         ({"output": None}, "give output"),

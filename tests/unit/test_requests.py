@@ -122,7 +122,7 @@ def test_metrics_by_name() -> None:
     assert find_metrics([]) == list(METRICS.values())
     assert [metric.name for metric in find_metrics(["entailment", PLUGIN])] == ["entailment", "worst_of_eight"]
     for wrong, said in (
-        (["rougr"], "did you mean 'rouge'"), (["rouge", "rouge"], "rouge twice"), (["json:dumps"], "is no metric"),
+        (["rougr"], "did you mean 'rouge'"), (["rouge", "rouge"], "rouge twice"), (["json:dumps"], "is not a metric"),
         (["unlearner_test_plugin.metrics:Best"], "no 'Best'"), (["no_such_module:Best"], "cannot be imported"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):

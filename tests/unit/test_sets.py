@@ -45,4 +45,4 @@ def test_a_document_is_cut_in_two_before_a_word(text: str, given: str, continued
 def test_beside_questions_plain_texts_are_left_out(capfd: pytest.CaptureFixture[str]) -> None:
     (forget,) = load_sets(EvalOptions(), EvalSources(), forget=[*questions(2), Record(None, "a text of its own")])
     assert not forget.documents and len(forget.records) == 2
-    assert "1 plain texts of the set forget are not evaluated" in capfd.readouterr().err
+    assert "1 plain texts of the set forget, which has questions, are not evaluated" in capfd.readouterr().err

@@ -189,7 +189,7 @@ def test_what_the_hub_refuses_is_one_sentence(
     u = unlearner.Unlearner(tiny_llama(), tiny_tokenizer, forget=rows(forget_records[:4]), method="GA", **QUICK)
     with pytest.raises(UserError, match="did you mean 'private'"):
         u.push_to_hub("org/forgot", privat=True)
-    with pytest.raises(UserError, match="is no name of a repository"):
+    with pytest.raises(UserError, match="is not the name of a repository"):
         u.push_to_hub("org/for got/x", token="hf_x")
     for status in (401, 403):
         hub.refusal = status

@@ -548,8 +548,11 @@ def test_rows_in_memory() -> None:
         ([*ROWS, {"question": "q", "answer": 5}], "row 3 of the list given as forget: 'answer' must be text, not 5."),
         ([ROWS[0], "text"], "row 2 of the list given as forget: a row must be an object with named fields"),
         ([], "the list given as forget has no rows;"),
-        (5, "the int given as forget is no data: give a path"),
-        ({"train": ROWS, "test": ROWS}, "the dict given as forget is no set of rows, but holds train, test: give one"),
+        (5, "the int given as forget is not data: give a path"),
+        (
+            {"train": ROWS, "test": ROWS},
+            "the dict given as forget is not a set of rows, but holds train, test: give one",
+        ),
         ([{"question": "q"}], "row 1 of the list given as forget: there is no column 'answer' (there: 'question')"),
     ],
 )

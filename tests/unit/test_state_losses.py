@@ -200,7 +200,7 @@ def test_by_default_the_matrices_of_three_blocks_train() -> None:
     [
         ("RMU", {"layer": -1}, "RMU's layer must be 0 or more, not -1"),
         ("RMU", {"steering": 0.0}, "steering must be positive"),
-        ("RMU", {"trained": "("}, r"RMU's trained is no regular expression \(missing"),
+        ("RMU", {"trained": "("}, r"RMU's trained is not a regular expression \(missing"),
         ("RMU", {"control_vector": "a,b"}, "control_vector must be a list of numbers"),
         ("RMU", {"control_vector": [0.0, 0.0]}, "control_vector must be a list of numbers, not all of them 0"),
         ("ARMU", {"scale": -1.0}, "scale must be positive"),
@@ -216,9 +216,9 @@ def test_options_that_cannot_be_are_refused(name: str, options: dict[str, Any], 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("RMU+REP", {"layer": 7}, "layer 7 is not there: the model has layers 0 to 1"),
-        ("RR", {"layers": "0,2"}, "layer 2 is not there: the model has layers 0 to 1"),
-        ("GA+REP", {"layer": 2}, "layer 2 is not there"),
+        ("RMU+REP", {"layer": 7}, "layer 7 does not exist: the model has layers 0 to 1"),
+        ("RR", {"layers": "0,2"}, "layer 2 does not exist: the model has layers 0 to 1"),
+        ("GA+REP", {"layer": 2}, "layer 2 does not exist"),
         ("RMU", {"layer": 1, "trained": "no_such_matrix"}, "RMU trains only parameters named no_such_matrix, and the"),
         ("RMU", {"layer": 1, "control_vector": [1, 2]}, "control_vector has 2 numbers, the model's states 32"),
     ],

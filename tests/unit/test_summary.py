@@ -130,7 +130,7 @@ def test_undefined_truth_ratios_are_left_out_with_a_note():
     assert summary["sets"]["retain"]["truth_ratio"] == pytest.approx(0.3)
     assert summary["model_utility"] == pytest.approx(6 / (5 * 2 + 1 / 0.3))
     assert summary["notes"] == [
-        "truth_ratio on 'forget' is undefined, as no row has wrong answers; forget efficacy goes without it.",
+        "truth_ratio on 'forget' is undefined, as no row has wrong answers; forget efficacy is computed without it.",
         "truth_ratio on 'retain' covers 2 of 3 rows; the others have no wrong answers.",
     ]
     assert json.dumps(summary, allow_nan=False)

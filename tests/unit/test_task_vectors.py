@@ -181,8 +181,8 @@ def test_an_adapter_is_negated_by_its_scale(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"use_dora": True}, "holds .*lora_magnitude_vector.* beside its LoRA matrices"),
-        ({"modules_to_save": ["lm_head"]}, "holds .*lm_head.* beside its LoRA matrices"),
+        ({"use_dora": True}, "holds .*lora_magnitude_vector.* besides its LoRA matrices"),
+        ({"modules_to_save": ["lm_head"]}, "holds .*lm_head.* besides its LoRA matrices"),
         ({"init_lora_weights": "olora"}, "of the kind LoRA initialised by olora: only plain LoRA"),
     ],
 )

@@ -85,7 +85,7 @@ def _run(config: BenchConfig) -> BenchResult:
             cells = _cells(config, chosen)
             for cell in cells:
                 if chosen[cell.method, cell.split] is None:
-                    cell.fail("no trial of --tune came to an end (tuning.json)")
+                    cell.fail("no trial of --tune finished (tuning.json)")
             unfinished = [cell for cell in _left(cells) if chosen[cell.method, cell.split] is not None]
         work.run(unfinished)
     main = distributed.is_main()
@@ -167,13 +167,13 @@ def _resolved(config: BenchConfig) -> BenchConfig:
     check_method_options(methods, options.get("method_options", "").split())
     if distributed.count() > 1 and (config.jobs > 1 or config.ray is not None):
         raise UserError(
-            "torchrun's processes run one cell after the other, all of them together: leave out --jobs and --ray, or "
+            "torchrun's processes run the cells one after the other, all together: leave out --jobs and --ray, or "
             "start unlearner bench without torchrun."
         )
     pipe = next((source for source in (*config.forget, config.retain or "") if is_pipe(source)), None)
     if pipe is not None and (config.jobs > 1 or config.ray is not None):
         raise UserError(
-            f"{pipe} is a pipe, which one process alone can read: give a file, or leave out --jobs and --ray."
+            f"{pipe} is a pipe, which only one process can read: give a file, or leave out --jobs and --ray."
         )
     if config.ray is not None:
         check_ray()
@@ -213,7 +213,7 @@ def _about(config: BenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         if cell.continual:
             held = {record.task_id for record in load_records(first.forget, first.columns)}
             if missing := [run.task for run in cell.runs if run.task not in held]:
-                raise UserError(f"{first.forget} has no task {missing[0]}: choose fewer by --tasks.")
+                raise UserError(f"{first.forget} has no task {missing[0]}: choose fewer with --tasks.")
         for name in ("forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts"):
             source = getattr(first, name)
             if source is not None and source not in hashes:

@@ -283,7 +283,7 @@ def typed(name: str, text: Any) -> Any:
     if get_origin(kind) is dict:
         words = [*chain.from_iterable(text.items())] if isinstance(text, Mapping) else str(text).split()
         if len(words) % 2:
-            raise UserError(f"{flag} takes names and values in pairs, not {text!r}.")
+            raise UserError(f"{flag} needs names and values in pairs, not {text!r}.")
         return dict(zip(words[::2], words[1::2], strict=True))
     text = str(text)
     if get_origin(kind) is Literal:

@@ -57,7 +57,7 @@ class Tuning:
         self.budget = Budget.read("--tune-budget", config.tune_budget) if config.tune_budget is not None else None
         wanted = bool(self.axes) or self.budget is not None
         if self.budget is not None and "epochs" in self.axes:
-            raise UserError("--tune epochs does not go with --tune-budget, whose rungs are numbers of epochs.")
+            raise UserError("--tune epochs does not work with --tune-budget, whose rungs are numbers of epochs.")
         pairs = [(method, split) for method in config.methods for split in config.splits] if wanted else []
         self.races = {pair: self._race(config, *pair) for pair in pairs}
         self._failed: set[str] = set()
@@ -252,6 +252,6 @@ def sentence(method: str, split: str, spread: Spread) -> str | None:
     if spread.near > FEW * spread.trials:
         return None
     return (
-        f"{method} on {split} shines at {spread.near} of {spread.trials} settings: there it reaches {spread.best:.2f}, "
-        f"at the middle one {spread.median:.2f}; untuned, expect the latter."
+        f"{method} on {split} does well at only {spread.near} of {spread.trials} settings, where it reaches "
+        f"{spread.best:.2f}; the median setting reaches {spread.median:.2f}. Untuned, expect the latter."
     )

@@ -117,7 +117,7 @@ def _on_ray(jobs: Sequence[Job], config: BenchConfig) -> Iterator[Job]:
                 include_dashboard=None if config.ray != "local" else False,
             )  # fmt: skip
         except Exception as error:
-            raise UserError(f"--ray {config.ray}: no Ray cluster answers there ({first_line(error)}).") from error
+            raise UserError(f"--ray {config.ray}: no Ray cluster responds there ({first_line(error)}).") from error
     try:
         gpus = config.gpus
         if gpus is None:

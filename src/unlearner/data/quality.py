@@ -62,14 +62,14 @@ def _within(name: str, records: Sequence[Record], plains: Sequence[tuple[str, st
             remarked["have the same text as question and as answer"].append(row)
         wrong = {plain(each) for each in record.perturbed_answer}
         if wrong and wrong & ({answers[row], plain(record.paraphrased_answer)} - {""}):
-            remarked["count a right answer among the wrong ones"].append(row)
+            remarked["have a right answer among the wrong ones"].append(row)
     for rows in asked.values():
         if len({answers[row] for row in rows}) > 1:
             remarked["contradict each other: one question, different answers"] += rows
         seen: set[str] = set()
         for row in rows:
             if answers[row] in seen:
-                remarked["repeat an earlier row, case and punctuation aside"].append(row)
+                remarked["repeat an earlier row, apart from case and punctuation"].append(row)
             seen.add(answers[row])
     total = len(records)
     return [_sentence(f"{len(rows)} of {total} {name} rows {remark}", [places[row] for row in rows])
@@ -91,12 +91,15 @@ def _between(
     for row, record in enumerate(a):
         question, answer = a_plain[row]
         if (twin := exact.get((record.question, record.answer))) is not None:
-            kind = f"are also in the {names[1]} set; what is retained is hardly forgotten"
+            kind = f"are also in the {names[1]} set; what is retained can hardly be forgotten"
         elif answer and (twin := alike.get((question, answer))) is not None:
-            kind = f"are also in the {names[1]} set, but for case and punctuation; what is retained is hardly forgotten"
+            kind = (
+                f"are also in the {names[1]} set, apart from case and punctuation; what is retained can hardly be "
+                "forgotten"
+            )
         elif question and question in asked:
             twin = rows_asked[asked[question]]
-            kind = f"ask what the {names[1]} set answers in another way"
+            kind = f"ask what the {names[1]} set answers differently"
         else:
             left.append(row)
             continue
@@ -104,7 +107,7 @@ def _between(
     sought = left[:MOST], b_plain[: max(MOST, MOST**2 // max(1, len(left)))]
     near = near_duplicates([_text(a_plain[row]) for row in sought[0]], list(map(_text, sought[1])))
     if near:
-        kinds[f"are nearly the same as one of the {names[1]} set"] = [
+        kinds[f"are nearly identical to one of the {names[1]} set"] = [
             f"{a_places[left[row]]} and {b_places[twin]}" for row, twin in near.items()
         ]
     told = [_sentence(f"{len(places)} of {len(a)} {names[0]} rows {kind}", places) for kind, places in kinds.items()]

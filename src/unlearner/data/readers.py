@@ -55,7 +55,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file. What comes through a pipe can be read once, and is kept as long as the process lasts."""
     if str(path) == STANDARD_INPUT:
         if distributed.count() > 1:
-            raise UserError("- (standard input) reaches one process alone: with several, give a file.")
+            raise UserError("- (standard input) can be read by one process only: with several, give a file.")
         return _standard_input()
     if path.is_fifo():
         about = path.stat()
@@ -149,7 +149,7 @@ def _read_json(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
         except ValueError as error:
             why = getattr(error, "msg", error)
             raise UserError(
-                f"{path}, line {number}: this is not valid JSON ({why}); write one object a line or one array."
+                f"{path}, line {number}: this is not valid JSON ({why}); write one object per line or one array."
             ) from None
 
 

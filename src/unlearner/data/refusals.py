@@ -12,24 +12,24 @@ from unlearner.errors import UserError
 
 
 def load_refusals(path: Path | None) -> list[str]:
-    """The refusals in the text file `path`, one sentence a line without blank lines, or the built-in list if None."""
+    """The refusals in the text file `path`, one sentence per line without blank lines, or the built-in list if None."""
     if path is None:
         return _sentences(resources.files("unlearner.data").joinpath("refusals.txt").read_text(encoding="utf-8"))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"the refusal file '{path}' is not UTF-8 text: save it as UTF-8, one sentence a line."
+            f"the refusal file '{path}' is not UTF-8 text: save it as UTF-8, one sentence per line."
         ) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(
-            f"cannot read the refusal file '{path}' ({reason}): name a text file with one sentence a line, or none for "
-            "the built-in list."
+            f"cannot read the refusal file '{path}' ({reason}): name a text file with one sentence per line, or none "
+            "for the built-in list."
         ) from error
     refusals = _sentences(text)
     if not refusals:
-        raise UserError(f"the refusal file '{path}' is empty: write one sentence a line, or name no file.")
+        raise UserError(f"the refusal file '{path}' is empty: write one sentence per line, or name no file.")
     return refusals
 
 

@@ -13,8 +13,8 @@ from unlearner.errors import UserError
 
 FIELDS = frozenset(field.name for field in fields(Record) if field.compare) | {"text", "messages"}
 """The names that `columns` may map to a column of the file."""
-TEXT_IGNORED = "have a text beside question and answer, which is ignored"
-PAIR_IGNORED = "have question and answer beside the text, which are ignored"
+TEXT_IGNORED = "have a text besides question and answer, which is ignored"
+PAIR_IGNORED = "have a question and an answer besides the text, which are ignored"
 
 
 class _Row(NamedTuple):
@@ -178,11 +178,11 @@ def rows_in_memory(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
     if pandas is not None and isinstance(rows, pandas.DataFrame):
         return numbered(rows.astype(object).where(rows.notna(), None).to_dict("records"))
     if isinstance(rows, Mapping):  # a DatasetDict, or columns
-        raise UserError(f"{name} is no set of rows, but holds {', '.join(map(str, rows))}: give one of them.")
+        raise UserError(f"{name} is not a set of rows, but holds {', '.join(map(str, rows))}: give one of them.")
     if datasets is not None and isinstance(rows, datasets.Dataset):
         return numbered(rows.to_list())
     if not isinstance(rows, Iterable):
-        raise UserError(f"{name} is no data: give a path, a source, a list of dicts, a Dataset or a DataFrame.")
+        raise UserError(f"{name} is not data: give a path, a source, a list of dicts, a Dataset or a DataFrame.")
     return numbered(rows)
 
 
@@ -204,7 +204,7 @@ def make_records(
                 f"{at}: a row must be an object with named fields such as "
                 f'{{"question": ..., "answer": ...}}, not {short(cells)}.'
             )
-        remarks = [f"have the key {key!r} twice, of which the last counts" for key in getattr(cells, "twice", ())]
+        remarks = [f"have the key {key!r} twice; the last one counts" for key in getattr(cells, "twice", ())]
         named, more = recognised(cells, columns, at)
         found.append(_Row(at, named, columns, remarks + more))
     if not found:

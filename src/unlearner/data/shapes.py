@@ -13,7 +13,7 @@ QUESTION_NAMES = ("question", "prompt", "instruction", "query", "input", "proble
 ANSWER_NAMES = ("answer", "completion", "response", "reply", "output", "target", "solution", "a")
 """Names of columns that are proposed for `--columns`, the likeliest first."""
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
-OTHERS_IGNORED = "have a question and an answer by other names beside the text, which are ignored"
+OTHERS_IGNORED = "have a question and an answer under other names besides the text, which are ignored"
 SYSTEM_LEFT_OUT = "have a system message, which is left out because the prompt template decides it"
 
 

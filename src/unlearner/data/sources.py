@@ -37,7 +37,7 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
 
     `source` is one of
 
-    - a file: `.jsonl` or `.json` (an array of objects, or one object a line: the content decides), `.csv` (a list is
+    - a file: `.jsonl` or `.json` (an array of objects, or one object per line: the content decides), `.csv` (a list is
       written as JSON in its cell) or `.parquet`; or `-`, standard input, or a named pipe (JSON if it begins so, else
       CSV);
     - a document: `.txt` or `.md`; or a folder of documents, in the order of their names;
@@ -77,7 +77,7 @@ def load_records(source: Source, columns: Mapping[str, str] | None = None, *, na
         whole = load_records(cut["source"], columns)
         chosen = whole[slice(*(int(end) if end else None for end in cut.group("first", "last")))]
         if not chosen:
-            raise UserError(f"{text} takes none of the {len(whole)} rows; choose other ends.")
+            raise UserError(f"{text} selects none of the {len(whole)} rows; choose other ends.")
         return chosen
     return _read(text, columns)
 
@@ -106,7 +106,7 @@ def _read(source: str, columns: Mapping[str, str]) -> list[Record]:
         records = make_records("standard input" if source == "-" else str(path), read_rows(path), columns)
     except OSError as error:
         raise UserError(
-            f"{source} cannot be read ({error.strerror or error}); check the path and its rights."
+            f"{source} cannot be read ({error.strerror or error}); check the path and its permissions."
         ) from error
     return records if path == Path(source) else _name_authors(path.stem, records)
 

@@ -30,7 +30,7 @@ def check_ability(options: AbilityOptions) -> None:
             raise UserError("--lm-eval-tasks is a folder of tasks; name those to run with --lm-eval.")
         return
     if options.lm_eval_tasks is not None and not Path(options.lm_eval_tasks).is_dir():
-        raise UserError(f"--lm-eval-tasks {options.lm_eval_tasks} is no folder: give the one that holds your tasks.")
+        raise UserError(f"--lm-eval-tasks {options.lm_eval_tasks} is not a folder: give the one that holds your tasks.")
     known = _tasks(options).all_tasks
     for name in task_names(options):
         if name not in known:

@@ -66,7 +66,7 @@ class NliJudge:
         labels = {label for label in names if _means_entailment(label)}
         if not labels:
             raise UserError(
-                f"{self.name} is no NLI model: none of its labels ({', '.join(names)}) is called entailment."
+                f"{self.name} is not an NLI model: none of its labels ({', '.join(names)}) is called entailment."
             )
         return labels
 

@@ -26,7 +26,7 @@ def fetch(model: str) -> Path:
         return _cached(model) or Path(snapshot_download(model, allow_patterns=list(NEEDED_FILES), etag_timeout=5))
     except Exception as error:  # the errors of the hub's HTTP library, which changes with its version, have no base
         raise UserError(
-            f"{model!r} is no directory and could not be fetched from {ENDPOINT} ({type(error).__name__}): "
+            f"{model!r} is not a directory and could not be downloaded from {ENDPOINT} ({type(error).__name__}): "
             "give a model's hub id or directory, or use the judge 'offline', which needs no network."
         ) from error
 

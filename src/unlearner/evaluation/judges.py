@@ -54,7 +54,7 @@ def describe(embedding_model: str, judge: str) -> str:
         return f"{line} (the paper's)."
     return (
         f"{line}. Not the paper's: {' and '.join(other)}, and with them model utility and forget efficacy, "
-        "do not compare with published numbers."
+        "are not comparable with published numbers."
     )
 
 

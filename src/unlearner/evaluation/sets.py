@@ -37,7 +37,7 @@ def _made(name: str, records: Sequence[Record], *, generation_is_premise: bool) 
     if questions:
         if len(questions) < len(records):
             warn(
-                f"{len(records) - len(questions)} plain texts of the set {name} are not evaluated beside its questions"
+                f"{len(records) - len(questions)} plain texts of the set {name}, which has questions, are not evaluated"
             )
         return EvalSet(name, tuple(questions), generation_is_premise=generation_is_premise)
     halves = tuple(cut_in_two(record) for record in records)

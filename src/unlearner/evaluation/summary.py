@@ -218,7 +218,7 @@ def _check(example: Example, where: str) -> None:
             nlls.append(nll)
             tokens.append(count)
     if min(tokens, default=1) < 1:
-        raise UserError(f"{where}: an answer is empty or does not fit behind its question: raise max_length.")
+        raise UserError(f"{where}: an answer is empty or does not fit after its question: raise max_length.")
     if not all(map(math.isfinite, nlls)):
         raise UserError(
             f"{where}: the model's loss is not a finite number; its weights are broken, "
@@ -285,7 +285,7 @@ def _undefined(rows_by_set: Mapping[str, Sequence[Row]], metrics: Sequence[Metri
             defined = sum(row[metric.name] is not None for row in rows)
             what = f"{metric.name} on {name!r}"
             if defined == 0:
-                without = f"; {total} goes without it" if metric.name in inputs else ""
+                without = f"; {total} is computed without it" if metric.name in inputs else ""
                 notes.append(f"{what} is undefined, as no row has {metric.needs}{without}.")
             elif defined < len(rows):
                 notes.append(f"{what} covers {defined} of {len(rows)} rows; the others have no {metric.needs}.")

@@ -49,7 +49,7 @@ def split_pairs(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise UserError(f"--method-options takes NAME=VALUE, such as beta=0.5, not {pair!r}.")
+            raise UserError(f"--method-options needs NAME=VALUE, such as beta=0.5, not {pair!r}.")
         options[name.strip().replace("-", "_")] = value.strip()
     return options
 

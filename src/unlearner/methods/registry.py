@@ -165,9 +165,9 @@ def _instead(name: str, part: str, parts: list[str], surgery: type[Surgery] | No
     if alone and part in NOT_TRAINED:
         return f"{NOT_TRAINED[part]}."
     if alone and part in losses("retain"):
-        return f"it is a retain loss, which stands behind a forget loss: NPO+{part}."
+        return f"it is a retain loss, which comes after a forget loss: NPO+{part}."
     if alone and part in surgeries():
-        return f"it is a surgery, which stands behind the losses: NPO+GD+{part}."
+        return f"it is a surgery, which comes after the losses: NPO+GD+{part}."
     single = [*losses("forget"), *losses("retain"), *COMBINED_METHODS, *surgeries()]
     if alone:
         like = single
@@ -184,7 +184,7 @@ def _instead(name: str, part: str, parts: list[str], surgery: type[Surgery] | No
 def _imported(reference: str, role: str) -> type[Loss]:
     loss = load_object(reference)
     if not _is_loss(loss):
-        raise UserError(f"{reference} is no loss: name a subclass of unlearner.methods.base.Loss.")
+        raise UserError(f"{reference} is not a loss: name a subclass of unlearner.methods.base.Loss.")
     if loss.role != role:
         raise UserError(f"{reference} is a {loss.role} loss: methods are named FORGET+RETAIN.")
     found: type[Loss] = loss
@@ -197,7 +197,7 @@ def _plugged_in() -> "dict[str, type[Loss] | type[Surgery]]":
     for point, thing in load_plugins("unlearner.methods").items():
         each = [part for part in _members(thing) if _is_loss(part) or is_surgery(part)]
         if not each:
-            _warn_once(f"the plug-in {point} (unlearner.methods) is left out, because it holds no loss")
+            _warn_once(f"the plug-in {point} (unlearner.methods) is left out, because it contains no loss")
         found |= {part.name.upper(): part for part in each}
     return found
 

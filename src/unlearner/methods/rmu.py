@@ -55,7 +55,7 @@ class RMU(Loss):
         try:
             re.compile(self.trained or "")
         except re.error as error:
-            raise UserError(f"{self.name}'s trained is no regular expression ({error}): {self.trained}") from error
+            raise UserError(f"{self.name}'s trained is not a regular expression ({error}): {self.trained}") from error
         if self.control_vector is not None:
             object.__setattr__(self, "control_vector", _numbers(self.control_vector))
 

@@ -35,7 +35,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     count = bare(model).config.get_text_config().num_hidden_layers
     lists = (m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == count)
     if (found := next(lists, None)) is None:
-        raise UserError(f"{type(bare(model)).__name__} has no list of layers, whose states could be read.")
+        raise UserError(f"{type(bare(model)).__name__} has no list of layers to read states from.")
     return found
 
 
@@ -60,7 +60,7 @@ def mlp_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
         if not matrices:
             raise UserError(
                 f"{type(bare(model)).__name__} (model type {bare(model).config.model_type!r}) has no MLP matrices in "
-                f"layer {number} that are known here: this family of models cannot be taken."
+                f"layer {number} that are known here: this family of models is not supported."
             )
         found |= {names[id(matrix)]: matrix for matrix in matrices}
     return found
@@ -76,7 +76,8 @@ def check_layers(model: nn.Module, layers: Sequence[int], reader: str = "") -> N
     for number in layers:
         if not 0 <= number < (count := len(decoder_layers(model))):
             raise UserError(
-                f"{who}layer {number} is not there: the model has layers 0 to {count - 1}; choose by --method-options."
+                f"{who}layer {number} does not exist: the model has layers 0 to {count - 1}; choose one of "
+                "them with --method-options."
             )
 
 

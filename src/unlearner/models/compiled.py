@@ -22,7 +22,7 @@ def compile_layers(model: nn.Module) -> None:
     """
     layers = _layers(model)
     if not layers:
-        raise UserError(f"--torch-compile knows no layers in {type(bare(model)).__name__}: leave it out.")
+        raise UserError(f"--torch-compile finds no layers in {type(bare(model)).__name__}: leave it out.")
     for layer in layers:
         layer.compile(dynamic=True)
 

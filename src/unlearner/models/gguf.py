@@ -33,7 +33,7 @@ def gguf_model(file: Path) -> Path:
     try:
         with file.open("rb") as opened:
             if opened.read(len(MAGIC)) != MAGIC:
-                raise UserError(f"{file} is no GGUF file: check the path, or download it again.")
+                raise UserError(f"{file} is not a GGUF file: check the path, or download it again.")
             opened.seek(0)
             content = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
@@ -65,7 +65,7 @@ def convert(file: Path, folder: Path) -> None:
             loaded, report = made
     except Exception as error:  # whatever transformers and gguf raise for a file they do not know
         raise UserError(
-            f"transformers cannot read a causal language model from {file} ({first_line(error)}): take the directory "
+            f"transformers cannot read a causal language model from {file} ({first_line(error)}): use the directory "
             "of the original model."
         ) from error
     if report["missing_keys"]:

@@ -105,12 +105,12 @@ def load_model(
     loaded, report = made
     if report.get("mismatched_keys"):
         raise UserError(
-            f"the weight {min(report['mismatched_keys'])[0]!r} of {model} has not the shape that its config.json says: "
-            "the two do not belong together."
+            f"the weight {min(report['mismatched_keys'])[0]!r} of {model} does not have the shape that its config.json "
+            "says: the two do not belong together."
         )
     if report.get("missing_keys"):
         raise UserError(
-            f"{model} lacks the weight {min(report['missing_keys'])!r}: its safetensors files are not whole."
+            f"{model} lacks the weight {min(report['missing_keys'])!r}: its safetensors files are incomplete."
         )
     _check_finite(loaded, model)
     loaded = loaded.to(device).eval()
@@ -210,7 +210,9 @@ def _check_readable(folder: Path) -> None:
             if file.is_file():
                 file.open("rb").close()
     except OSError as error:
-        raise UserError(f"the model {error.filename} cannot be read ({error.strerror}): check its rights.") from error
+        raise UserError(
+            f"the model {error.filename} cannot be read ({error.strerror}): check its permissions."
+        ) from error
 
 
 def _check_whole(folder: Path) -> None:
@@ -310,4 +312,4 @@ def check_fits(model: Any, tokenizer: PreTrainedTokenizerBase, highest: int, lon
     learned = any(isinstance(part, nn.Embedding) and part is not embeddings for part in inner.modules())
     positions = inner.config.get_text_config().max_position_embeddings if learned else longest
     if longest > positions:
-        raise UserError(f"the model has {positions} positions, and a text takes {longest} tokens: {remedy}.")
+        raise UserError(f"the model has {positions} positions, and a text needs {longest} tokens: {remedy}.")

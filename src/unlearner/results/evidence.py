@@ -86,7 +86,7 @@ def check_unchanged(folder: Path, *, weights: bool = True) -> None:
     if found := changed(RunDirectory(folder), weights=weights):
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise UserError(
-            f"{folder} was changed after its run had finished: {found[0]}{more}: bring it back, or run the command "
+            f"{folder} was changed after its run had finished: {found[0]}{more}: restore it, or run the command "
             "again in another directory."
         )
 

@@ -42,9 +42,9 @@ def check_history(file: Path) -> None:
     if file.suffix != ".jsonl":
         raise UserError(f"--history {file} must end in .jsonl, as the sources of an audit do.")
     if not file.absolute().parent.is_dir():
-        raise UserError(f"--history {file}: there is no folder {file.parent}; make it, or choose another place.")
+        raise UserError(f"--history {file}: there is no folder {file.parent}; create it, or choose another place.")
     if file.is_dir() or (file.exists() and file.stat().st_size and not is_history(file)):
-        raise UserError(f"--history {file} is there and was not written by compare: choose another file.")
+        raise UserError(f"--history {file} exists and was not written by compare: choose another file.")
     new = not file.exists()
     try:
         os.close(_opened(file))

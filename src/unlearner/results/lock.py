@@ -70,7 +70,7 @@ def waiting(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lease = _lease(folder.resolve() / LOCK)
         if not _take(lease, FIRST_SECONDS):
-            note(f"another process is at work in {folder}: waiting for it")
+            note(f"another process is working in {folder}: waiting for it")
             lease.acquire()
     try:
         yield
@@ -120,7 +120,7 @@ def _watch(lease: SoftFileLease, place: Path, folder: Path) -> None:
     when = f", since {since.read_text(encoding='utf-8')}" if since.is_file() else ""
     who = "" if owner is None else f" (pid {owner.pid}, host {host}{when})"
     raise UserError(
-        f"another process{who} is working in {folder}: wait until it has ended, or choose another directory."
+        f"another process{who} is working in {folder}: wait until it has finished, or choose another directory."
     )
 
 
@@ -140,7 +140,7 @@ def _lost(compromise: LeaseCompromise) -> None:
     """This process stood still for so long that another has the directory: two may not write."""
     if compromise.reason in ("owner-changed", "evicted"):
         folder = Path(compromise.lock_file).parent
-        print(f"error: another process has taken over {folder}, because this one stood still.", file=sys.stderr)
+        print(f"error: another process has taken over {folder}, because this one stopped responding.", file=sys.stderr)
         os._exit(1)
 
 

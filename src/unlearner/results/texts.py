@@ -115,7 +115,7 @@ def _key() -> bytes:
                     os.link(new.name, file)
         key = file.read_bytes()
     if len(key) != 32:
-        raise UserError(f"{file} is no key: remove it, and a new one is made.")
+        raise UserError(f"{file} is not a key: remove it, and a new one is made.")
     return key
 
 

@@ -77,12 +77,12 @@ def check_steps(plan: Plan) -> None:
     """Raises UserError for a plan without a single step."""
     if plan.steps < 1:
         official = (
-            "; official mode leaves out what fills no whole step: lower --gradient-accumulation-steps"
+            "; official mode drops what does not fill a whole step: lower --gradient-accumulation-steps"
             if plan.official
             else ""
         )
         raise UserError(
-            f"{plan.items} rows in {plan.epochs:g} epochs make no step of {plan.step_items} rows: "
+            f"{plan.items} rows in {plan.epochs:g} epochs do not fill one step of {plan.step_items} rows: "
             f"raise --epochs{official}."
         )
 
@@ -119,7 +119,7 @@ def check_surgery(method: Method, options: TrainOptions) -> None:
     """Raises UserError for a surgery with DeepSpeed, which keeps gradients to itself."""
     if method.surgery is not None and options.parallel == "deepspeed":
         raise UserError(
-            f"{method.surgery.name} does not go with --parallel deepspeed, which takes its steps by itself: take "
+            f"{method.surgery.name} does not work with --parallel deepspeed, which does its own steps: use "
             "--parallel fsdp or ddp."
         )
 
@@ -128,7 +128,7 @@ def check_compiles(method: Method) -> None:
     """Raises UserError for hidden states of layers, which compiled layers do not hand out."""
     if layers_of(method.needs):
         raise UserError(
-            f"--torch-compile does not go with {method.name}, which reads hidden states of layers: leave it out."
+            f"--torch-compile does not work with {method.name}, which reads hidden states of layers: leave it out."
         )
 
 

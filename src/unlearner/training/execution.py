@@ -128,7 +128,9 @@ def _kept(plan: Execution, before: Mapping[str, Any] | None, folder: Path | None
 def _one_of(name: str, choices: Sequence[str], asked: Mapping[str, str], begun: Mapping[str, Any]) -> str:
     wanted = asked.get(name)
     if wanted is not None and wanted not in choices:
-        raise UserError(f"--execution {name} {wanted} cannot be here: choose {' or '.join(choices)}, or leave it out.")
+        raise UserError(
+            f"--execution {name} {wanted} is not possible here: choose {' or '.join(choices)}, or leave it out."
+        )
     return wanted or (begun[name] if begun.get(name) in choices else choices[0])
 
 

@@ -54,7 +54,7 @@ def time_limit(minutes: float | None) -> Iterator[None]:
         return
 
     def stop() -> None:
-        warn(f"--time-limit {minutes:g} minutes are over")
+        warn(f"--time-limit {minutes:g} minutes have passed")
         signal.pthread_kill(main.ident or 0, signal.SIGINT)  # also out of a call of the system
 
     timer = threading.Timer(60 * minutes, stop)

@@ -40,7 +40,7 @@ def make_accelerator(options: TrainOptions, *, alone: bool = False) -> Accelerat
         deepspeed.check_installed()
     for setting, ours in ACCELERATE.items():
         if (value := os.environ.get(setting, "no")).lower() not in ("no", "false"):
-            raise UserError(f"accelerate is set to {setting}={value}, which is not followed: leave that to {ours}.")
+            raise UserError(f"accelerate is set to {setting}={value}, which is not supported: use {ours} instead.")
     distributed.join()
     # Gradients lie in the buffers in which ddp sums them: otherwise each process would hold them twice.
     once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
@@ -101,7 +101,7 @@ def check_tracker(options: TrainOptions) -> None:
     if options.report_to != "none" and find_spec(options.report_to) is None:
         raise UserError(f"--report-to {options.report_to} is not installed: pip install {options.report_to}.")
     if options.report_to != "none" and getattr(options, "output", None) is None:
-        raise UserError(f"--report-to {options.report_to} needs --output, or pass transformers' callback of your own.")
+        raise UserError(f"--report-to {options.report_to} needs --output, or pass a transformers callback of your own.")
 
 
 def weights_dtype(options: TrainOptions) -> torch.dtype:

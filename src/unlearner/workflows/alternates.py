@@ -107,7 +107,7 @@ def with_alternates(
         for path in kept.batches:
             path.unlink()
     written = sum(not record.alternate_answer for record in forget)
-    note(f"{written} forget rows have other answers now{f', in {kept.records}' if kept else ''}")
+    note(f"other answers were written for {written} forget rows{f', in {kept.records}' if kept else ''}")
     return made
 
 

@@ -44,7 +44,9 @@ def builtin_model() -> Path:
         lock = waiting(folder.with_name(f".{folder.name}")) if distributed.is_main() else nullcontext()
         with lock:
             if not distributed.agreed(RunDirectory(folder).is_finished):
-                note(f"Teaching a tiny Llama the built-in data, once, in about a minute; it is kept in {folder}")
+                note(
+                    f"Teaching a tiny Llama the built-in data, which takes about a minute, once; it is kept in {folder}"
+                )
                 with use_threads():
                     finetune(recipe(str(folder)))
     return folder / MODEL

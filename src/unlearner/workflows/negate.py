@@ -32,7 +32,7 @@ PLAIN_STARTS = (True, False, "gaussian")
 
 @dataclass(frozen=True)
 class NegateResult:
-    """Where the model that forgot lies: a directory, or that of an adapter."""
+    """The directory of the model that forgot, or of its adapter."""
 
     model: Path
 
@@ -170,7 +170,7 @@ def difference(name: str, base: Tensor, finetuned: Tensor, alpha: float) -> Tens
     """
     if not base.is_floating_point():
         if not torch.equal(base, finetuned):
-            raise UserError(f"the weight {name!r} is quantised ({base.dtype}) and differs: take models in bf16.")
+            raise UserError(f"the weight {name!r} is quantised ({base.dtype}) and differs: use models in bf16.")
         return base
     wide = torch.promote_types(base.dtype, torch.float32)
     before = base.to(wide)
@@ -195,7 +195,7 @@ def _negated_adapter(config: NegateConfig, base: Path, folder: Path) -> dict[str
     for name in weights:
         if not ("lora_A" in name or "lora_B" in name or "lora_embedding_" in name) or name.endswith(".bias"):
             raise UserError(
-                f"{folder} holds {name!r} beside its LoRA matrices, which a negative scale does not undo: merge it "
+                f"{folder} holds {name!r} besides its LoRA matrices, which a negative scale does not undo: merge it "
                 "into its base model and give that."
             )
     up = ("lora_B", "lora_embedding_B")

@@ -99,12 +99,12 @@ def _with_published(config: ForgetConfig) -> ForgetConfig:
     found = find(config.method)
     values = published(found, preset)
     if not values:
-        raise UserError(f"no settings of {found.base} are known as preset {preset!r}: {_instead(found)}.")
+        raise UserError(f"{found.base} has no settings for preset {preset!r}: {_instead(found)}.")
     if lacked := lacking(found, preset):
         remedy = method_for(found, preset)
         raise UserError(
             f"the preset {preset} sets {', '.join(lacked)}, which {found.name} does not have: "
-            + (f"take {remedy}." if remedy else "give the settings yourself.")
+            + (f"use {remedy}." if remedy else "give the settings yourself.")
         )
     given = {pair.partition("=")[0].strip().replace("-", "_") for pair in config.method_options}
     given |= {"beta"} if config.beta is not None else set()
@@ -126,7 +126,7 @@ def without_rate(config: ForgetConfig) -> str | None:
     if config.learning_rate is not None or _with_published(config).learning_rate is not None:
         return None
     return (
-        f"the preset {config.preset} of {config.method} names no learning rate, so the fictitious scenario's is taken: "
+        f"the preset {config.preset} of {config.method} names no learning rate, so the fictitious scenario's is used: "
         "give --learning-rate"
     )
 
@@ -137,13 +137,13 @@ def without_retain(config: ForgetConfig, method: Method) -> str | None:
         return None
     name = method.name if method.surgery is None else method.name.rpartition("+")[0]
     remedy = "+".join([name, "GD", *([] if method.surgery is None else [method.surgery.name])])
-    return f"{method.name} has no retain loss, so no row of --retain is trained: to train on it, take {remedy}"
+    return f"{method.name} has no retain loss, so no row of --retain is trained on: to train on it, use {remedy}"
 
 
 def _instead(found: Found) -> str:
     """What to do without the preset; one that names no option of the method itself says little, and comes last."""
     known = {preset: {*published(found, preset)} & _options(found) for preset in PUBLISHED if published(found, preset)}
-    taken = f"take --preset {' or '.join(sorted(known))}"
+    taken = f"use --preset {' or '.join(sorted(known))}"
     if any(known.values()):
         return taken
     return "give --learning-rate and the coefficients yourself" + (f", or {taken}" if known else "")

@@ -58,7 +58,7 @@ CARD = ("learning_rate", "adapter_learning_rate", "lora_rank", "rank", "shrink",
 
 @dataclass(frozen=True)
 class RepSelectResult:
-    """Where the model that forgot lies, and how it went."""
+    """The directory of the model that forgot, and how it went."""
 
     model: Path
     log: list[dict[str, float]]
@@ -197,15 +197,15 @@ def descend(
             if measure.retain and not row["disruption"] <= config.disruption:
                 if step == 1:
                     raise UserError(
-                        f"the first step already costs {row['disruption']:.3g} nats a token, more than --disruption "
+                        f"the first step already costs {row['disruption']:.3g} nats per token, more than --disruption "
                         f"{config.disruption:g}: lower --learning-rate."
                     )
                 for matrix in matrices:
                     assert matrix.grad is not None
                     matrix.add_(matrix.grad, alpha=config.learning_rate)
                 note(
-                    f"Step {step} costs {row['disruption']:.3g} nats a token, more than --disruption "
-                    f"{config.disruption:g}: it is taken back"
+                    f"Step {step} costs {row['disruption']:.3g} nats per token, more than --disruption "
+                    f"{config.disruption:g}: it is undone"
                 )
                 break
             rows.append(row)

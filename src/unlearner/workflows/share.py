@@ -24,9 +24,9 @@ def share(folder: Path, repo_id: str, *, private: bool | None = None, token: Any
         made = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, **commit)
     except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is no name of a repository: write OWNER/NAME.") from error
+        raise UserError(f"{repo_id!r} is not the name of a repository: write OWNER/NAME.") from error
     except LocalTokenNotFoundError as error:
-        raise UserError("the hub wants a token: log in with `hf auth login`, or give token.") from error
+        raise UserError("the hub needs a token: log in with `hf auth login`, or give token.") from error
     except HfHubHTTPError as error:
         raise UserError(f"the hub refuses {repo_id}: {brief(error)}") from error
     except Exception as error:

@@ -56,8 +56,8 @@ def _places(specs: Sequence[str]) -> dict[str, str]:
         if name not in BENCHMARKS:
             raise UserError(f"--benchmarks: there is no benchmark {name!r}: {did_you_mean(name, BENCHMARKS)}")
         if not place:
-            raise UserError(f"--benchmarks {spec}: say where its data are, as in {name}:FOLDER.")
+            raise UserError(f"--benchmarks {spec}: say where its data is, as in {name}:FOLDER.")
         if name in found:
-            raise UserError(f"--benchmarks has {name} twice: measure the second in a run of its own.")
+            raise UserError(f"--benchmarks names {name} twice: measure the second in a run of its own.")
         found[name] = place
     return found

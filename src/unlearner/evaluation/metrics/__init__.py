@@ -83,7 +83,7 @@ def find_metric(name: str) -> Metric:
         found = plugins[name]
     metric = found() if isinstance(found, type) else found
     if not isinstance(metric, Metric):
-        raise UserError(f"--metrics {name} is no metric: it must be a subclass of unlearner's Metric.")
+        raise UserError(f"--metrics {name} is not a metric: it must be a subclass of unlearner's Metric.")
     return metric
 
 
@@ -100,5 +100,5 @@ def find_metrics(names: Sequence[str | Metric], options: Sequence[str] = ()) -> 
     metrics = [name if isinstance(name, Metric) else find_metric(name) for name in names] or list(METRICS.values())
     found = [metric.name for metric in metrics]
     if twice := {name for name in found if found.count(name) > 1}:
-        raise UserError(f"--metrics has {min(twice)} twice: leave one out.")
+        raise UserError(f"--metrics names {min(twice)} twice: leave one out.")
     return with_options("--metric-options", metrics, options, lambda metric: metric.name, "mine.k=5")

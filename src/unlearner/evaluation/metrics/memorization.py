@@ -21,7 +21,7 @@ class ExactMemorization(Metric):
     name = "exact_memorization"
     title = "Exact memorisation"
     short = "Exact mem."
-    formula = "share of the T tokens of a (with its end) that are the likeliest at their place"
+    formula = "share of the T tokens of a (with its end) that are the most likely at their position"
     source = "Tirumala et al. 2022, arXiv 2205.10770"
     open = False
 
@@ -48,7 +48,7 @@ class ExtractionStrength(ExactMemorization):
     name = "extraction_strength"
     title = "Extraction strength"
     short = "Extraction"
-    formula = "1 − k/T, k the fewest tokens of a (with its end) after which all others are the likeliest"
+    formula = "1 − k/T, k the fewest tokens of a (with its end) after which all others are the most likely"
     source = "Carlini et al. 2021, arXiv 2012.07805"
 
     def value(self, is_argmax: np.ndarray) -> float:
@@ -61,6 +61,6 @@ class TokenAccuracy(ExactMemorization):
     name = "token_accuracy"
     title = "Token accuracy"
     short = "Token acc."
-    formula = "share of the tokens of a that are the likeliest at their place, without the end token"
+    formula = "share of the tokens of a that are the most likely at their position, without the end token"
     source = "Tian et al. 2024, KnowUnDo, arXiv 2407.01920"
     open = True
