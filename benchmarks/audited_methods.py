@@ -1,4 +1,4 @@
-"""The methods audited: five of them, the model that never saw what was forgotten, and the model before.
+"""The methods audited: five of them, the model that never saw what was forgotten, and the original model.
 
     python -m benchmarks.audited_methods --data builtin --jobs 7 --output runs/audited-builtin
     python -m benchmarks.audited_methods --data tofu --tofu path/to/tofu --jobs 7 --output runs/audited-tofu
@@ -145,7 +145,7 @@ def works(setting: Setting, folder: Path, budget: str, more: Sequence[str], jobs
     for method in METHODS:
         alike.setdefault(tuple(setting.of_method.get(method, ())), []).append(method)
     bench += ["--jobs", str(max(1, jobs - len(alike) - bool(setting.retrain)))]
-    # Methods with the same options in one bench: what the first audit asks the model before, no later one asks again.
+    # Methods with the same options in one bench: what the first audit asks the original model, later ones reuse.
     found: dict[str, Work] = {
         name: [["bench", "fictitious", "--methods", *methods, *bench, *own, "--output", str(folder / name)]]
         for own, methods in alike.items() for name in ["-".join(methods)]

@@ -1,4 +1,4 @@
-"""The paper's way of computing, written down plainly (PAPER.md): what every speed-up here is measured against.
+"""The paper's way of computing, written down plainly: what every speed-up here is measured against.
 
 Not the official code but our own few lines in its style: every row padded to `max_length` with an attention mask, one
 forward for each view, full logits in float32, the reference model run in every step, plain AdamW; in evaluation one

@@ -87,7 +87,7 @@ def vouched(finished: Path, *named: str) -> dict[str, Any]:
 def test_the_retain_set_of_every_continual_task(
     split: str, kept: int, task_rows: int, tasks: int, shared: Path
 ) -> None:
-    """retain90, 50 or 10 and all tasks that are left, in TOFU's own files (PAPER section 6)."""
+    """retain90, 50 or 10 and all tasks that are left, in TOFU's own files (arXiv 2410.08109)."""
     config = BenchConfig(
         scenario="continual", output="out", data=str(shared / "data" / "tofu"), model="m", options={"evaluate": "end"}
     )

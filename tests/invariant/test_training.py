@@ -430,7 +430,7 @@ def killed_at_epoch(number: int) -> Callable[[nn.Module, int], Measured]:
 
 
 def test_officially_padding_is_eos(tmp_path: Path) -> None:
-    """PAPER section 2; it matters where padding counts, and not all tokenizers pad with EOS."""
+    """arXiv 2410.08109; it matters where padding counts, and not all tokenizers pad with EOS."""
     method = Method.parse("ME+GD", official=True)
     assert TOKENIZER.pad_token_id != TOKENIZER.eos_token_id
     tokenizer = copy.deepcopy(TOKENIZER)

@@ -63,7 +63,7 @@ def test_updates_that_survive_rounding() -> None:
         for scheme in ("rtn4-g64", "rtn8-g64"):
             same = quantise(weight, scheme).codes == quantise(moved, scheme).codes
             shares[scheme, size] = float(same.float().mean())
-    # FIELD_AUDIT section 7: 99.7 / 97.6 / 77% of int4 codes, 96 / 60 / 9% of int8 codes.
+    # Published shares, 99.7 / 97.6 / 77% of int4 codes, 96 / 60 / 9% of int8 codes.
     assert [shares["rtn4-g64", s] for s in (1e-3, 1e-2, 1e-1)] == pytest.approx([0.997, 0.976, 0.77], abs=0.02)
     assert [shares["rtn8-g64", s] for s in (1e-3, 1e-2, 1e-1)] == pytest.approx([0.96, 0.60, 0.09], abs=0.04)
 

@@ -207,7 +207,7 @@ def test_rows_are_padded_to_the_longest() -> None:
 
 
 def test_official_padding_has_the_closing_eos_outside_the_mask() -> None:
-    """PAPER section 2: labels are the answer, then one EOS at the first padding position; none where text was cut."""
+    """arXiv 2410.08109: labels are the answer, then one EOS at the first padding position; none where text was cut."""
     got = padded(three_rows(), np.array([0, 2]), pad_id=1, width=8)
     assert got["input_ids"].tolist() == [[0, 11, 21, 1, 1, 1, 1, 1], [0, 14, 24, 25, 26, 27, 1, 1]]
     assert got["labels"].tolist() == [[-100, -100, 21, 1, *[-100] * 4], [-100, -100, 24, 25, 26, 27, -100, -100]]

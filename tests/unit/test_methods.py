@@ -88,7 +88,7 @@ def models(tiny_llama: Callable[[], Any]) -> tuple[Any, Any]:
 
 
 class Plain:
-    """The formulas of PAPER section 3 as they stand there, on the full logits of one view after another."""
+    """The formulas of arXiv 2410.08109 as they stand there, on the full logits of one view after another."""
 
     def __init__(self, model: Any, reference: Any, views: Views, *, beta: float, official: bool = False) -> None:
         self.model, self.reference, self.views, self.beta, self.official = model, reference, views, beta, official

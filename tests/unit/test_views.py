@@ -42,7 +42,7 @@ def views_of(
 def test_every_view_holds_its_texts(
     tiny_tokenizer: PreTrainedTokenizerBase, forget_records: list[Record], retain_records: list[Record]
 ) -> None:
-    """For every item of every epoch: whose question and which answer, as PAPER section 2 has them."""
+    """For every item of every epoch: whose question and which answer, as arXiv 2410.08109 has them."""
     items, partners = [replace(r, alternate_answer=("A.", "B.")) for r in forget_records], retain_records
     views, pairings = views_of(list(VIEWS), items, partners, tiny_tokenizer, phrase="No idea")
     assert list(views) == [

@@ -28,7 +28,7 @@ class Decoder:
     alpha: float
     """Level of `bound`."""
     power: float | None
-    """The share of its answers in which the model before told what was to be forgotten."""
+    """The share of its answers in which the original model told what was to be forgotten."""
     has_power: bool
     """Whether its silence is evidence; also where that was not asked."""
     tau: float
@@ -69,7 +69,7 @@ class Decoder:
 
 def has_power(outcomes: Outcomes, attack: str, limits: Thresholds) -> bool | None:
     """Whether the silence of an attack is evidence: out of the model before it gets `limits.power`, and more than is
-    guessed about controls. None where it was not made on the model before."""
+    guessed about controls. None where it was not made on the original model."""
     power = outcomes.power(attack)
     if power is None:
         return None

@@ -59,7 +59,7 @@ def memberships(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, float | No
     `low` and `high` (None below 20 subjects), `tpr` at 5% false positives, `p_value`; and of the unlearned model MUSE's
     `privleak` where there is a retrained one.
 
-    `reference` is the loss less that of the retrained model, or without one of the model before.
+    `reference` is the loss less that of the retrained model, or without one of the original model.
     """
     models: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:

@@ -129,7 +129,7 @@ class Outcomes:
         return sum(outcomes), len(outcomes)
 
     def power(self, attack: str) -> float | None:
-        """The share of its answers in which the model before told what was to be forgotten; None where it was not
+        """The share of its answers in which the original model told what was to be forgotten; None where it was not
         asked. An attack that gets little out of a model that knows is no evidence where another one is silent."""
         leaks, of = self.answers("before", "forget", attack)
         return leaks / of if of else None

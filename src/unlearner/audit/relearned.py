@@ -23,7 +23,7 @@ Counts = list[int]
 
 def relearned(rows: Iterable[Row], known: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Per model: `curves` (arm and learning rate, step → [leaks, of]), `arms` (what came of each at its best step), and
-    for each forgotten subject its leaks, p-value and the steps until half of what the model before told (`known`, by
+    for each forgotten subject its leaks, p-value and the steps until half of what the original model told (`known`, by
     subject) is told again (None: never). Empty without rows of relearning.
 
     The best step of an arm is that with most leaks, over learning rates, among those that keep `KEPT` of what is told
@@ -95,7 +95,7 @@ def _at(curve: Sequence[Mapping[str, Any]], rate: float, step: int) -> Counts | 
 
 
 def _savings(rows: Sequence[Row], subject: str, rate: float, known: float | None) -> int | None:
-    """The first step at which the subject is told at half the rate of the model before."""
+    """The first step at which the subject is told at half the rate of the original model."""
     if not known:
         return None
     mine = [r for r in rows if (r["arm"], r["rate"], r["subject"]) == (FORGOTTEN, rate, subject)]

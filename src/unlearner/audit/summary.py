@@ -65,8 +65,8 @@ def untested(rows: Iterable[Mapping[str, Any]], attacks: Attacks) -> list[str]:
 
 
 def weak_attacks(outcomes: Outcomes, limits: Thresholds, dropped: Sequence[str] = ()) -> list[str]:
-    """Attacks whose silence is no evidence: they get less out of the model before than `limits.power`, or no more than
-    is guessed about controls. Those that were not made on the model before, or were dropped, are not among them."""
+    """Attacks whose silence is no evidence: they extract less from the original model than `limits.power`, or no more
+    than is guessed about controls. Those that were not made on the original model, or were dropped, are not listed."""
     return [
         attack
         for attack in outcomes.attacks()
@@ -93,7 +93,7 @@ def worst_case(outcomes: Outcomes, attacks: Attacks, dropped: Sequence[str]) -> 
 
 
 def known_before(outcomes: Outcomes) -> dict[str, float]:
-    """Of each forgotten subject, the share of plain questions that the model before told."""
+    """Of each forgotten subject, the share of plain questions that the original model told."""
     subjects = outcomes.hits.get(("before", "forget", PLAIN), {})
     counted = {subject: outcomes.answers("before", "forget", PLAIN, subject) for subject in subjects}
     return {subject: leaks / of for subject, (leaks, of) in counted.items() if of}

@@ -13,6 +13,6 @@ class Thresholds:
     """Tolerated excess over controls, where these leak by guessing in maybe more than `tau`/2 of their rounds."""
     alpha: float = 0.05
     power: float = 0.8
-    """An attack that gets less out of the model before is no evidence of silence."""
+    """An attack that gets less out of the original model is no evidence of silence."""
     broken: float = 0.5
     """A model that tells less than this share of what it told about retained subjects is broken."""

@@ -353,7 +353,7 @@ def _missing(setting: _Setting, decoders: Sequence[Decoder], greedy: bool) -> st
 
 
 def _known_before(outcomes: Outcomes, subject: str, kept: Sequence[str], limits: Thresholds) -> bool:
-    """Whether the model before told more about the subject than about controls: asked plainly, in its samples, or by
+    """Whether the original model told more about the subject than about controls: asked plainly, in its samples, or by
     another attack, of which there are many. True where that was not asked."""
     asked = False
     plain = (PLAIN, *outcomes.samplings())

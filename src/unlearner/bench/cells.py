@@ -50,7 +50,7 @@ class Cell:
     """One run, whose directory is the cell's, or one for each task, in folders below it."""
     continual: bool
     known: Path
-    """What cells share: evaluations (`workflows/forget.py`), and what audits ask the model before (`audit/run.py`)."""
+    """What cells share: evaluations (`workflows/forget.py`); what audits ask the original model (`audit/run.py`)."""
     threads: int
     chosen: Mapping[str, Any] = field(default_factory=dict)
     """Options that were tuned."""

@@ -1,4 +1,4 @@
-"""Which retain row and which refusal go with each forget row (PAPER section 2)."""
+"""Which retain row and which refusal go with each forget row (arXiv 2410.08109)."""
 
 from dataclasses import dataclass
 from typing import Literal

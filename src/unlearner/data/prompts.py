@@ -1,4 +1,4 @@
-"""From a question and an answer to tokens: prompt templates, and where the answer begins (PAPER section 2)."""
+"""From a question and an answer to tokens: prompt templates, and where the answer begins (arXiv 2410.08109)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

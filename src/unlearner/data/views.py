@@ -1,4 +1,4 @@
-"""The views of a training item, tokenised once for the whole run (PAPER section 2)."""
+"""The views of a training item, tokenised once for the whole run (arXiv 2410.08109)."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

@@ -86,7 +86,7 @@ class NliJudge:
 
 
 def premise_and_hypothesis(example: Example, eval_set: EvalSet) -> tuple[str, str]:
-    """What an NLI model is asked (PAPER section 5): the long reference answer for sets of short answers."""
+    """What an NLI model is asked (arXiv 2410.08109): the long reference answer for sets of short answers."""
     record = example.record
     reference = record.original_answer or record.answer if eval_set.short_answers else record.answer
     generation = example.generation

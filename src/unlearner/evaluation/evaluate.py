@@ -1,4 +1,4 @@
-"""Measure a model: what the chosen metrics ask, answered; records and summary on disk (DESIGN ideas 4 and 7)."""
+"""Measure a model: what the chosen metrics ask, answered; records and summary on disk."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

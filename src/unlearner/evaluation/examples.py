@@ -12,7 +12,7 @@ Answer = Scored | tuple[Written, ...] | str
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A named list of records and how the paper measures it (PAPER section 5)."""
+    """A named list of records and how the paper measures it (arXiv 2410.08109)."""
 
     name: str
     """`forget`, or one of the sets whose answers are to be kept: `retain`, `real_authors`, `world_facts`; or a

@@ -1,4 +1,4 @@
-"""The scoring pass: how likely every answer is, teacher-forced (PAPER section 5).
+"""The scoring pass: how likely every answer is, teacher-forced (arXiv 2410.08109).
 
 A *group* is the rows of one question: a right answer, paraphrased and wrong ones, each after that question. The
 question is encoded once; its keys and values then serve all of the group's rows.

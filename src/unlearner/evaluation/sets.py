@@ -1,4 +1,4 @@
-"""From the evaluation sources of a command to evaluation sets (PAPER section 5)."""
+"""From the evaluation sources of a command to evaluation sets (arXiv 2410.08109)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -41,7 +41,7 @@ class Method:
     forget_coeff: float = 1.0
     retain_coeff: float = 1.0
     official: bool = False
-    """Average as the official code does, padding included (PAPER section 7)."""
+    """Average as the official code does, padding included (docs/faithfulness.md)."""
     surgery: Surgery | None = None
     """What is done with the two losses' gradients, if more than adding them."""
 

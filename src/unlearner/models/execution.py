@@ -1,4 +1,4 @@
-"""How a run computes, decided once (DESIGN idea 9): what follows asks here instead of deciding again by itself.
+"""How a run computes, decided once: what follows asks here instead of deciding again by itself.
 
 None of it changes what is computed, beyond float noise. Who decides, and by what trials: `training/execution.py`.
 """

@@ -42,7 +42,7 @@ def generation_pass(
     to the first prompt, to the second, and so on.
 
     A continuation ends before the first of `end_ids`, or after `max_new_tokens` tokens. `total_length` is the official
-    way instead (PAPER section 5): batches of `batch_size` in the order given, each to that many tokens in all, padding
+    way instead (arXiv 2410.08109): batches of `batch_size` in the order given, each to that many tokens in all, padding
     included.
     """
     count = 1 if sampling is None else sampling.n

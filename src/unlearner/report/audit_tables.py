@@ -209,7 +209,7 @@ def group_sentence(summary: Summary) -> str | None:
 
 
 def weak_sentence(summary: Summary) -> str | None:
-    """Silent attacks whose silence is no evidence, with what each got out of the model before; None in an old audit,
+    """Silent attacks whose silence is no evidence, with what each got out of the original model; None in an old audit,
     too."""
     made = {attack["attack"]: attack for attack in summary["attacks"]}
     silent = [made[name] for name in summary.get("weak", ()) if not _tells(made[name])]

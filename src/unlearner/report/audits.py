@@ -287,7 +287,7 @@ def _relearning(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _savings(summary: Summary) -> list[str]:
-    """Of each subject, how many steps bring back half of what the model before told."""
+    """Of each subject, how many steps bring back half of what the original model told."""
     found = [(name, taught.get("half")) for name, taught in _taught(summary).items()]
     return [f"{clean(name)}: {'not within these steps' if half is None else f'step {half}'}" for name, half in found]
 

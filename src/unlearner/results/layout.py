@@ -237,7 +237,7 @@ class BenchDirectory:
     tuning = Inside("tuning.json")
     """What was tried, what came out, what was chosen."""
     known = Inside(".known")
-    """Evaluations by content, and what audits asked the model before, shared by cells; removed at the end."""
+    """Evaluations by content, and what audits asked the original model, shared by cells; removed at the end."""
     report = Inside("report.html")
 
     def table(self, suffix: str) -> Path:

@@ -1,4 +1,4 @@
-"""Begins a run's directory, or continues one: its options, versions and hashes (DESIGN idea 5).
+"""Begins a run's directory, or continues one: its options, versions and hashes.
 
 Nothing in it depends on when or where the run was made, so that a run cut short and continued ends with the very files
 of an uninterrupted one. What lies where is in `layout.py`.

@@ -1,4 +1,4 @@
-"""The paper's scenarios as data: settings, files, tasks, published numbers (PAPER sections 4, 6, 8). One file each."""
+"""The paper's scenarios as data: settings, files, tasks, published numbers (arXiv 2410.08109). One file each."""
 
 from unlearner.scenarios import continual, fictitious, real_world
 from unlearner.scenarios.base import Scenario

@@ -150,7 +150,7 @@ class Batch:
         """Join views of `input_ids`, `labels`, `attention_mask`, each (B, T), T and B as each view likes.
 
         Without `weights` every mean runs over this batch alone. `official` counts padded positions as the official
-        code does (PAPER section 7); the default never does. With `forward_tokens`, what a further forward costs in
+        code does (docs/faithfulness.md); the default never does. With `forward_tokens`, what a further forward costs in
         tokens, right-padded rows are sorted by length and cut into blocks where that saves more than it costs;
         `packed` leaves out all their padding, for a model inside `packing`; the first `prefix` tokens, the same in all
         rows, are then there once. `reference` names the views about which the reference model is asked; rows are at

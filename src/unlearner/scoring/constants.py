@@ -3,7 +3,7 @@
 IGNORE = -100
 """Label of a position that no loss and no score counts, as in transformers."""
 EPSILON = 1e-12
-"""Added to a probability inside the mean log-probability, as the official ME loss does (PAPER section 3)."""
+"""Added to a probability inside the mean log-probability, as the official ME loss does (arXiv 2410.08109)."""
 DIVERGENCES = ("kl", "reverse_kl", "js")
 """The scores that say how far another model's distribution, the teacher's, is from the model's own."""
 COMPARED = (*DIVERGENCES, "distilled")

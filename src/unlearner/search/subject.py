@@ -141,7 +141,7 @@ def _only_prepared(place: SubjectDirectory) -> bool:
 
 
 class Search:
-    """One search under way. Making it measures the model before, once."""
+    """One search under way. Making it measures the original model, once."""
 
     def __init__(self, command: ForgetCommand, place: SubjectDirectory, data: Path, tokenizer: Any) -> None:
         self.command, self.place, self.tokenizer = command, place, tokenizer

@@ -1,4 +1,4 @@
-"""Decides how a run computes, once, before its first step (DESIGN idea 9), and has it computed that way.
+"""Decides how a run computes, once, before its first step, and has it computed that way.
 
 Trials tell what a model and a device can do and what is faster. The main process decides for all. What was decided is
 kept in run.json, with the step from which it holds: a run that is continued computes as it began, where it can.

@@ -1,4 +1,4 @@
-"""The reference model: a means, not a model (DESIGN idea 3).
+"""The reference model: a means, not a model.
 
 NPO and DPO need one number per sequence, TNPO one per labelled token, computed once before training (`reference_nll`,
 `reference_logp`). Other losses ask in every

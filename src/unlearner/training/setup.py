@@ -111,7 +111,7 @@ def weights_dtype(options: TrainOptions) -> torch.dtype:
 
 
 def add_lora(model: Any, options: TrainOptions, peft_config: Any = None) -> Any:
-    """The adapter of `peft_config`; by default LoRA on all linear layers but the output embedding (PAPER section 4)."""
+    """The adapter of `peft_config`; by default LoRA on all linear layers but the output embedding, as in the paper."""
     from peft import LoraConfig, get_peft_model
 
     config = peft_config or LoraConfig(

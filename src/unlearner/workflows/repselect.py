@@ -62,8 +62,8 @@ class RepSelectResult:
 
     model: Path
     log: list[dict[str, float]]
-    """A row for each step that was kept, and first one of step 0, the model before: step, forget_nll (nats a token);
-    with a retain set, disruption (KL of the model before from this one, nats a token)."""
+    """A row for each step that was kept, and first one of step 0, the original model: step, forget_nll (nats a token);
+    with a retain set, disruption (KL of the original model from this one, nats a token)."""
 
 
 # ---------------------------------------------------------------------------------------------------------- the formula
@@ -97,7 +97,7 @@ def filtered(gradient: Tensor, rank: int, shrink: Shrink) -> Tensor:
 
 
 class Measure(NamedTuple):
-    """What is measured after each step: batches of the forget set, and what the model before computed of the retain
+    """What is measured after each step: batches of the forget set, and what the original model computed of the retain
     set's, its last hidden states kept on the CPU (the output embedding stays as it is)."""
 
     forget: list[Batch]

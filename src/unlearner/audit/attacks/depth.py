@@ -1,6 +1,6 @@
 """Depth score: how far into the model has the fact gone? (arXiv 2605.24614)
 
-Needs the model before, a retrained one and the unlearned one in memory together, and rows with a wrong answer. Costs
+Needs the original model, a retrained one and the unlearned one in memory together, and rows with a wrong answer. Costs
 two forwards a layer for each row. No answer leaks by it: it is told beside the verdict, not part of it.
 """
 
@@ -28,7 +28,7 @@ LAYERS = 32
 class Depth(WeightAttack):
     """DS = Σ_l Δ¹_l · clip(Δ²_l/Δ¹_l, 0, 1) / Σ_l Δ¹_l over layers with Δ¹_l > 0.05 nats.
 
-    s is the mean log-probability of the fact's tokens under the model before; Δ¹_l what it loses when the states behind
+    s is the mean log-probability of the fact's tokens under the original model; Δ¹_l its loss when the states behind
     layer l that predict them are the retrained model's, Δ²_l when they are the unlearned model's. 0: nothing was taken
     out, 1: as if retrained. Not defined where no layer matters. The fact's tokens are those in which the answer differs
     from a wrong one in the same wording.

@@ -1,4 +1,4 @@
-"""The metrics of the paper (PAPER section 5), by name, further ones, and those of other packages."""
+"""The metrics of the paper (arXiv 2410.08109), by name, further ones, and those of other packages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
