@@ -18,6 +18,7 @@ from unlearner.files import write_json, write_jsonl
 from unlearner.report import write_report
 from unlearner.report.audit_tables import access_levels
 from unlearner.report.audits import render, write_audit_page
+from unlearner.report.contents import short_model
 from unlearner.results.texts import redacted_audit
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202e{{ 7 * 7 }}"
@@ -373,3 +374,15 @@ def test_in_a_real_browser_it_is_silent_and_its_figures_can_be_read(width: int, 
         browser.close()
     assert said == [] and across == [width, width]
     assert charts and min(charts) >= least
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("runs/me/model", "me"),
+        ("org/Llama", "Llama"),
+        ("runs/bench/cells/NPO+GD/forget01/seed-1001/model", "NPO+GD, forget01, seed-1001"),
+    ],
+)
+def test_a_model_is_called_by_what_tells_it_from_others(model: str, name: str) -> None:
+    assert short_model(model) == name

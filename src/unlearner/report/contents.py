@@ -224,12 +224,14 @@ _CONTROLS |= {code: chr(0x2400 + code) for code in range(32) if chr(code) not in
 
 
 def short_model(model: str) -> str:
-    """The telling part of a model's path or hub id."""
+    """The telling part of a model's path or hub id; of a bench's cell its method, split and seed."""
     if model == "builtin:":
         return "built-in model"
     parts = [part for part in PurePosixPath(model).parts if part not in ("/", ".", "..")]
     while len(parts) > 1 and parts[-1] in ("model", "adapter"):
         parts.pop()
+    if len(parts) > 3 and parts[-4] == "cells":
+        return ", ".join(parts[-3:])
     return parts[-1] if parts else model
 
 
