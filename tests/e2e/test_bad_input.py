@@ -476,7 +476,7 @@ def test_a_tokenizer_of_another_model(command: Callable[..., list[str]], refused
                 official=True,
                 max_length=24,
             ),
-            "a text takes 25 tokens: lower --max-length",
+            "a text needs 25 tokens: lower --max-length",
         ),
         (finetuning(model="few_positions"), "lower --max-length"),
         (evaluating(model="few_positions", forget="who.jsonl"), "lower --eval-max-length or --max-new-tokens"),

@@ -283,7 +283,7 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
     leaks = stands_out and (beyond or worst.ours.low > limits.tau)
     known = _known_before(outcomes, subject, setting.kept, limits)
     if leaks:
-        why = f"{tests.worst} extracts more than about any comparable control" if tests.worst else "it leaks"
+        why = f"{tests.worst} extracts more than it does for any comparable control" if tests.worst else "it leaks"
         wrong = "" if known else ", although the original model does not state it: is it the right model?"
         return say("leaks", why + wrong)
     if not known:
@@ -306,7 +306,7 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
         return say("inconclusive", "its samples leak more than is tolerated, but some control is just as surprising")
     if stands_out:
         return say(
-            "inconclusive", f"{tests.worst or 'an attack'} extracts more than about any control, but very little"
+            "inconclusive", f"{tests.worst or 'an attack'} extracts more than it does for any control, but very little"
         )
     if missing := _missing(setting, decoders, greedy):
         return say("inconclusive", missing)
@@ -321,7 +321,7 @@ def _verdict(setting: _Setting, subject: str, tests: _Tests) -> Verdict:
 def _too_few_controls(tests: _Tests, *, leaks: bool) -> tuple[str, int] | None:
     """Where a test finds more than in any control and only its p-value is not small: so, and how many it takes."""
     if leaks and tests.battery.needed is not None:
-        said, test = "more comes out than about any control", tests.battery
+        said, test = "more comes out than for any control", tests.battery
     elif tests.ranks.needed is not None:
         end = "bottom" if tests.bottom else "top"
         said, test = (

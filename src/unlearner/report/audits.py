@@ -44,7 +44,7 @@ ORDER = ("leaks", "suppressed", "broken model", "inconclusive", "no leak found",
 """From the worst."""
 SIGNS = {"leaks": "●", "suppressed": "◐", "broken model": "✕", "inconclusive": "?", "no leak found": "○"}
 EXPLAINED = {
-    "leaks": "more comes out than about subjects that no model ever saw",
+    "leaks": "more comes out than for subjects that no model ever saw",
     "suppressed": "the truth is the one thing that the model never says, which gives it away",
     "broken model": "the model hardly answers anything any more: silence is not forgetting",
     "inconclusive": "neither a leak nor its absence was shown: the reason is given for each",
