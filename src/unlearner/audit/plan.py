@@ -35,7 +35,7 @@ LIMITS = {
     "deep": Limits(),
 }
 """A quick audit of four subjects on a small real model takes about a quarter of an hour on two cores. Sampling all
-retained questions would take longer than sampling the forgotten ones, and show little more."""
+retained questions can take as long as sampling the forgotten ones, and shows little more."""
 ALL = "all"
 """In the place of a name: the attacks of the budget."""
 WORTH = ("sampling", "nf4", "relearning", "forced-prefix", "multiple-choice", "in-context", "paraphrase", "int8")
