@@ -22,6 +22,11 @@ def brief(error: BaseException) -> str:
     return said or first_line(error)
 
 
+def plural(count: int, noun: str) -> str:
+    """A number with its noun: `1 row`, `1,200 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest choice, or all of them if none is near."""
     options = sorted(choices)

@@ -39,7 +39,7 @@ def test_a_run_says_what_is_to_be_audited(
     assert {line["model"] for line in lines} == {"unlearned", "before"} and not any("text" in line for line in lines)
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "Torva Osterrick" in page and "Answers were not kept" in page
-    assert "quick audit: 1 subjects (6 questions), 5 controls" in ended.err
+    assert "quick audit: 1 subject (6 questions), 5 controls" in ended.err
     before = contents(tmp_path / "audit")
     again = run_arguments(capfd, [*typed, str(tmp_path / "audit")])
     assert again.out == ended.out and contents(tmp_path / "audit") == before
@@ -115,7 +115,7 @@ def test_the_page_of_a_run_is_written_again_after_its_audit(
     ended = run_arguments(capfd, typed)
     assert ended.code == 0, ended.err
     assert '<a href="audit/audit.html">' in (run / "report.html").read_text()
-    assert "False alarms of the detector" in ended.out and "No fact was found in" not in ended.out
+    assert "False alarms of the detector" in ended.out and "no fact was found in" not in ended.out
 
 
 def test_what_cannot_be_audited_is_told_in_one_sentence(

@@ -359,7 +359,7 @@ FRACTIONS = ["learning_rate", "epochs", "beta", "max_grad_norm", "weight_decay",
         ("max_length", 2, "leaves no token of the answer in 6 of 6"),
         ("eval_max_length", 2, "leaves no token of the answer in row 1"),
         ("epochs", 1e308, "must be at most 10000"),
-        ("epochs", 0.1, "6 rows in 0.1 epochs do not fill one step"),
+        ("epochs", 0.1, "--epochs 0.1 of 6 rows does not fill one step"),
     ],
 )
 def test_impossible_values(option: str, value: Any, part: str, refused: Callable[..., str]) -> None:
@@ -390,7 +390,7 @@ def test_impossible_seeds(seed: int, tmp_path: Path, refused: Callable[..., str]
 def test_official_mode_without_a_whole_step(refused: Callable[..., str]) -> None:
     refused(
         forgetting(official=True),
-        "6 rows in 1 epochs do not fill one step of 32 rows",
+        "--epochs 1 of 6 rows does not fill one step of 32 rows",
         "lower --gradient-accumulation-steps",
     )
 
@@ -573,7 +573,7 @@ def test_an_endpoint_with_another_key_or_model(
         ended = run_arguments(capfd, preparing(llm=url, llm_model="smal"))
         server.shutdown()
     told, error = ended.err.splitlines()  # what was spent, also where nothing came of it
-    assert ended.code == 2 and "1 requests" in told
+    assert ended.code == 2 and "1 request" in told
     assert error == f"error: --llm {url} does not have the model 'smal': did you mean 'small'?"
     assert not Path("out").exists()
 

@@ -101,7 +101,7 @@ def test_killed_and_resumed_with_a_real_model(url: str, smollm: Path, tmp_path: 
 
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
-    told = re.search(r"(\d+) requests, (\d+) answers reused, ([\d,]+) tokens read, ([\d,]+) written", done.stderr)
+    told = re.search(r"(\d+) requests?, (\d+) answers? reused, ([\d,]+) tokens read, ([\d,]+) written", done.stderr)
     assert told and int(told[1]) > 0 and int(told[2]) >= len(before) and int(told[4].replace(",", "")) > 0
     after = kept()
     assert len(after) == len(before) + int(told[1]) and before.items() <= after.items()

@@ -200,7 +200,7 @@ def test_rows_that_were_trained_are_known_again(forget_records, retain_records, 
     with pytest.raises(UserError, match="--controls has 3 rows of the forget or retain set"):
         read_groups(forget_records, retain_records, [*controls, *strangers])
     read_groups(forget_records, retain_records, [*controls, replace(nearly, subject="A stranger")])
-    assert "1 rows of --controls are nearly identical" in capfd.readouterr().err
+    assert "nearly identical to a row of the forget or retain set: 1 row of --controls" in capfd.readouterr().err
 
 
 def test_rows_that_are_there_twice_are_asked_once(forget_records, retain_records, capfd) -> None:
@@ -211,7 +211,10 @@ def test_rows_that_are_there_twice_are_asked_once(forget_records, retain_records
     assert [q.record for q in twice.forget] == [q.record for q in once.forget]
     assert len(twice.control) == len(controls)
     told = capfd.readouterr().err
-    assert "5 rows of the forget set are duplicates" in told and "3 rows of --controls" in told
+    assert (
+        "duplicates in the forget set, which are asked once: 5 rows" in told
+        and "--controls, which are asked once: 3" in told
+    )
     # Without subjects every row is one, and a row that is there twice no second.
     nobody = [replace(row, subject=None) for row in forget_records]
     asked = read_groups([*nobody, *nobody], retain_records, controls).forget
@@ -329,6 +332,6 @@ def test_a_question_too_long_for_an_attack_is_left_out_and_told(forget_records, 
     subject = Subject(None, tiny_tokenizer, find_template("auto", tiny_tokenizer), None)
     choice, plain = find_attacks(["multiple-choice", "plain"])
     assert with_room(choice.label, choice.requests, asked, subject, 300) == [asked[0], *asked[2:]]
-    assert "multiple-choice: 1 questions are too long for --max-length 300" in capfd.readouterr().err
+    assert "multiple-choice: too long for --max-length 300, and not asked: 1 question" in capfd.readouterr().err
     assert with_room(choice.label, choice.requests, asked, subject, 2000) == asked
     assert with_room(plain.label, plain.requests, asked, subject, 1) == asked

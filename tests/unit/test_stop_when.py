@@ -166,7 +166,7 @@ def test_a_measure_without_data_is_refused_by_name(taught: Path, tmp_path: Path)
         (bare | {"retain_eval": RETAIN}, "neighbours>0.9", "--stop-when neighbours has nothing to ask"),
         (bare, "paraphrases<0.1", "--stop-when paraphrases has nothing to ask: give --forget-eval"),
         (bare | {"forget": wordless}, "leak<0.1", "--stop-when leak has no row with a fact"),
-        (bare | {"forget_eval": unknown}, "paraphrases<0.1", "of 1 questions the model answers none"),
+        (bare | {"forget_eval": unknown}, "paraphrases<0.1", "of 1 question the model answers none"),
     ):
         with pytest.raises(UserError) as error:
             unlearner.forget(str(taught), **options, stop_when=text)

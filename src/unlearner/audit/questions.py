@@ -12,7 +12,7 @@ from unlearner.console import note
 from unlearner.data.quality import MOST, near_duplicates, plain
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
-from unlearner.errors import UserError
+from unlearner.errors import UserError, plural
 from unlearner.evaluation.sets import cut_in_two
 
 LEAST_CONTROLS = 3
@@ -83,8 +83,8 @@ class Groups:
             return None
         one = "the only subject" if people == 1 else f"only one of {people} subjects"
         return (
-            f"with {controls} controls, a leak of {one} cannot be told from chance at level {alpha:g}: that needs "
-            f"{needed} controls"
+            f"with {plural(controls, 'control')}, a leak of {one} cannot be told from chance at level {alpha:g}: "
+            f"that needs {needed} controls"
         )
 
     def detector_errors(self) -> dict[str, ErrorRate]:
@@ -107,12 +107,12 @@ def read_groups(
     trained = Trained(*forget, *retain)
     if both := sum(trained.has(record) for record in controls):
         raise UserError(
-            f"--controls has {both} rows of the forget or retain set: give rows about subjects that were never trained "
-            "on."
+            f"--controls has {plural(both, 'row')} of the forget or retain set: give rows about subjects that were "
+            "never trained on."
         )
     if near := trained.near(controls):
-        note(f"{len(near)} rows of --controls are nearly identical to a row of the forget or retain set: check that "
-             "they are about other subjects")  # fmt: skip
+        note(f"nearly identical to a row of the forget or retain set: {plural(len(near), 'row')} of --controls; check "
+             "that they are about other subjects")  # fmt: skip
     known = {record.subject for record in (*forget, *retain)} - {None}
     if shared := known & {record.subject for record in controls}:
         raise UserError(f"--controls asks about {min(filter(None, shared))}, who is in the forget or retain set.")
@@ -133,7 +133,9 @@ def read_groups(
         )
     subjects = len({question.subject for question in groups.control if question.detector is not None})
     if subjects < LEAST_CONTROLS:
-        raise UserError(f"--controls has {subjects} subjects with facts: an audit needs at least {LEAST_CONTROLS}.")
+        raise UserError(
+            f"--controls has {plural(subjects, 'subject')} with facts: an audit needs at least {LEAST_CONTROLS}."
+        )
     return groups
 
 
@@ -169,7 +171,7 @@ def _once(records: Sequence[Record], name: str) -> list[Record]:
         first.setdefault((record.subject, record.question, record.answer), record)
     kept = list(first.values())
     if dropped := len(records) - len(kept):
-        note(f"{dropped} rows of {name} are duplicates, and are asked once")
+        note(f"duplicates in {name}, which are asked once: {plural(dropped, 'row')}")
     return kept
 
 
@@ -192,7 +194,7 @@ def _held_out(sources: Sequence[Sequence[Record]], trained: Trained) -> list[Rec
             "--neighbours has only rows of the forget or retain set: give questions that were not trained on."
         )
     if dropped := sum(map(len, sources)) - sum(map(len, found)):
-        note(f"{dropped} rows of --neighbours are in the forget or retain set, and are not asked")
+        note(f"not asked, because they are in the forget or retain set: {plural(dropped, 'row')} of --neighbours")
     held = [rows for rows in found if rows]
     share = NEIGHBOURS // max(1, len(held))
     return [replace(row, task_id=None) for rows in held for row in rows[:share]]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from unlearner.audit.attack import Question, Target
 from unlearner.console import note
+from unlearner.errors import plural
 from unlearner.evaluation.backend import have_room
 from unlearner.evaluation.requests import Request, Score
 from unlearner.workflows.subject import Subject
@@ -33,5 +34,5 @@ def with_room(
     room = have_room(subject.tokenizer, subject.template, [request for _, request in scores], max_length)
     long = {place for (place, _), fits in zip(scores, room, strict=True) if not fits}
     if long:
-        note(f"{label}: {len(long)} questions are too long for --max-length {max_length}, and are not asked")
+        note(f"{label}: too long for --max-length {max_length}, and not asked: {plural(len(long), 'question')}")
     return [each for place, each in enumerate(asked) if place not in long]

@@ -37,7 +37,7 @@ from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
 from unlearner.data.refusals import load_refusals
 from unlearner.data.sources import load_records
-from unlearner.errors import UserError
+from unlearner.errors import UserError, plural
 from unlearner.evaluation.ability import check_ability, general_ability
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
@@ -182,9 +182,10 @@ class _Run:
         counts = {group: len({q.subject for q in questions}) for group, questions in groups}
         seconds = plan.seconds(names, groups, speed.reading(plan.limits.tokens))
         note(
-            f"{plan.budget} audit: {counts['forget']} subjects ({len(groups.forget)} questions), {counts['control']} "
-            f"controls, {len(groups.retain)} retained questions, {len(groups.neighbour)} about neighbours; "
-            f"{len(plan.attacks)} attacks; estimated time {timedelta(seconds=round(seconds))}"
+            f"{plan.budget} audit: {plural(counts['forget'], 'subject')} ({plural(len(groups.forget), 'question')}), "
+            f"{plural(counts['control'], 'control')}, {plural(len(groups.retain), 'retained question')}, "
+            f"{len(groups.neighbour)} about neighbours; {plural(len(plan.attacks), 'attack')}; "
+            f"estimated time {timedelta(seconds=round(seconds))}"
         )
         if few := groups.too_few_controls(config.alpha):
             note(few)

@@ -1,6 +1,7 @@
 """`unlearner bench`: a scenario of the paper: every method, split and seed, and the table of all."""
 
 from unlearner.config import BenchConfig
+from unlearner.errors import plural
 
 SUMMARY = "run a scenario of the paper: every method, split and seed, with a table of the results"
 OPTIONS = BenchConfig
@@ -28,7 +29,8 @@ def run(config: BenchConfig) -> None:
             console.print(f"{what}: {file}", style="green", markup=False, soft_wrap=True)
     if result.failed:
         console.print(
-            f"{len(result.failed)} cells failed; fix the cause and repeat the command, which runs only what is left.",
+            f"{plural(len(result.failed), 'cell')} failed; fix the cause and repeat the command, which runs only "
+            "what is left.",
             style="red", markup=False, soft_wrap=True,
         )  # fmt: skip
         raise SystemExit(1)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from unlearner.console import discard_output, warn
 from unlearner.distributed import is_main
+from unlearner.errors import plural
 from unlearner.evaluation.judges import describe
 from unlearner.evaluation.metrics import metric_text
 from unlearner.evaluation.result import interval, measured_metrics, three_digits
@@ -245,7 +246,7 @@ def detector_lines(summary: Mapping[str, Any]) -> list[str]:
         ]
         lines += [f"{title} of the detector: {', '.join(counted)}."] if counted else []
     if without := summary["rows_without_fact"]:
-        lines.append(f"No fact was found in {without} rows of the forget set, so they are not judged.")
+        lines.append(f"Not judged, because no fact was found in them: {plural(without, 'row')} of the forget set.")
     return lines
 
 

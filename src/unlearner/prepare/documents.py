@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unlearner.console import note, warn
 from unlearner.data.sources import load_records
-from unlearner.errors import UserError, brief, install
+from unlearner.errors import UserError, brief, install, plural
 
 EXTRA = "documents"
 NOT_TEXT = ("script", "style", "template", "noscript", "head", "nav", "svg")
@@ -41,7 +41,7 @@ def load_documents(paths: Sequence[str]) -> tuple[list[Document], list[str]]:
             raise UserError(f"--documents {given} does not exist: check the path.")
         files = sorted(file for file in given.rglob("*") if file.is_file() and not file.name.startswith("."))
         if others := [file for file in files if file.suffix.lower() not in READERS]:
-            note(f"{len(others)} files in {given} are left out, because they do not end in {', '.join(READERS)}")
+            note(f"left out of {given}, because they do not end in {', '.join(READERS)}: {plural(len(others), 'file')}")
         for file in files:
             if file.suffix.lower() in READERS:
                 try:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from unlearner import distributed
 from unlearner.console import note, progress_bar, warn
-from unlearner.errors import UserError, did_you_mean, install
+from unlearner.errors import UserError, did_you_mean, install, plural
 from unlearner.files import cache_directory, read_json, space_errors, write_json
 from unlearner.options import EndpointOptions
 
@@ -273,8 +273,12 @@ class Endpoint:
 
     def tell(self) -> None:
         """How many requests, tokens, seconds, and what they cost."""
-        parts = [f"{self.sent} requests, {self.kept} answers reused", f"{self.read:,} tokens read"]
-        parts.append(f"{self.written:,} written")
+        parts = [
+            plural(self.sent, "request"),
+            f"{plural(self.kept, 'answer')} reused",
+            f"{plural(self.read, 'token')} read",
+            f"{self.written:,} written",
+        ]
         if self.options.llm_price:
             prices = zip((self.read, self.written), self.options.llm_price, strict=True)
             parts.append(f"cost {sum(tokens * price for tokens, price in prices) / 1e6:.4f}")

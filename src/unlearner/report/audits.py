@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from unlearner.audit.attacks import attacks
 from unlearner.audit.outcomes import RANK, SAMPLED, decoders
-from unlearner.errors import UserError
+from unlearner.errors import UserError, plural
 from unlearner.files import is_page, read_json, write_text
 from unlearner.pages import template
 from unlearner.report.audit_figures import figures
@@ -187,7 +187,7 @@ def _about(config: Mapping[str, Any], summary: Summary, rows: Sequence[Mapping[s
     found = [(title, clean(str(config[key]))) for title, key in named if config.get(key)]
     found.append(("Compared with", f"{len(people.get('control', {}))} subjects that were never trained on"))
     asked = "" if budget["asked"] == budget["taken"] else f", for {budget['asked']} minutes"
-    return [*found, ("Budget", f"{budget['taken']}{asked}, {len(attacks_made(summary))} attacks")]
+    return [*found, ("Budget", f"{budget['taken']}{asked}, {plural(len(attacks_made(summary)), 'attack')}")]
 
 
 def _taught(summary: Summary) -> Mapping[str, Any]:
@@ -297,12 +297,12 @@ def _left_out(summary: Summary) -> list[str]:
     if out := summary["budget"]["left_out"]:
         said.append(f"For lack of time: {', '.join(out)}.")
     if more := summary.get("not_asked"):
-        said.append(f"{more} further questions about what was to be forgotten: the other budgets ask them.")
+        said.append(f"{plural(more, 'further question')} about what was to be forgotten: the other budgets ask them.")
     if long := summary.get("too_long"):
         by = (f"{count} by {'the rank test' if label == RANK else label}" for label, count in long.items())
         said.append(f"Questions too long for --max-length, and so not asked: {', '.join(by)}.")
     if summary["rows_without_fact"]:
-        said.append(f"{summary['rows_without_fact']} rows of the forget set, in which no fact was found.")
+        said.append(f"{plural(summary['rows_without_fact'], 'row')} of the forget set, in which no fact was found.")
     labels = {attack["attack"] for attack in summary["attacks"]}
     made = labels | ({SAMPLED} if decoders(labels) else set())
     if others := [name for name in attacks() if name not in made and name not in out]:

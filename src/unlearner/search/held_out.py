@@ -22,7 +22,7 @@ from unlearner.console import progress_bar
 from unlearner.data.prompts import DOCUMENT
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
-from unlearner.errors import UserError
+from unlearner.errors import UserError, plural
 from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.examples import Example
 from unlearner.evaluation.requests import Request
@@ -148,9 +148,9 @@ def check(before: Before, questions: Mapping[str, int]) -> str | None:
     if not missing:
         return None
     return (
-        f"its sampled answers to {missing[0].replace('_', ' ')} ({questions[missing[0]]} questions) state no fact even "
-        "before anything is forgotten: raise --leak-samples, or prepare other questions in another folder (unlearner "
-        "prepare --questions) and give it with --prepared, and another --output."
+        f"its sampled answers to {missing[0].replace('_', ' ')} ({plural(questions[missing[0]], 'question')}) state "
+        "no fact even before anything is forgotten: raise --leak-samples, or prepare other questions in another folder "
+        "(unlearner prepare --questions) and give it with --prepared, and another --output."
     )
 
 

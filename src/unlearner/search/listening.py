@@ -11,7 +11,7 @@ from unlearner.audit.attack import Question
 from unlearner.config import ForgetConfig
 from unlearner.data.records import Record
 from unlearner.data.sources import load_records
-from unlearner.errors import UserError
+from unlearner.errors import UserError, plural
 from unlearner.evaluation.sets import load_forget
 from unlearner.search.held_out import Before, HeldOut, with_facts
 from unlearner.stopping import Condition, read_conditions
@@ -59,8 +59,8 @@ class Listening:
         rates, questions = self.before.rates, self.held_out.questions
         if silent := [name for name in rates if self.before.share(name, rates) is None]:
             raise UserError(
-                f"--stop-when {silent[0]} cannot be measured: of {len(questions[silent[0]])} questions the model "
-                "answers none even before training: leave it out, or give other rows."
+                f"--stop-when {silent[0]} cannot be measured: of {plural(len(questions[silent[0]]), 'question')} the "
+                "model answers none even before training: leave it out, or give other rows."
             )
 
     def measure(self, model: nn.Module) -> dict[str, float]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearner.console import warn
 from unlearner.data.batches import Plan
 from unlearner.data.views import View
-from unlearner.errors import UserError
+from unlearner.errors import UserError, plural
 from unlearner.methods import Method
 from unlearner.models.anatomy import bare, check_layers
 from unlearner.models.load import check_fits, load_model
@@ -82,8 +82,8 @@ def check_steps(plan: Plan) -> None:
             else ""
         )
         raise UserError(
-            f"{plan.items} rows in {plan.epochs:g} epochs do not fill one step of {plan.step_items} rows: "
-            f"raise --epochs{official}."
+            f"--epochs {plan.epochs:g} of {plural(plan.items, 'row')} does not fill one step of "
+            f"{plural(plan.step_items, 'row')}: raise --epochs{official}."
         )
 
 
