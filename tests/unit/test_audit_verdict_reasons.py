@@ -192,8 +192,8 @@ def test_what_one_decoder_finds_is_held_against_its_own_limit() -> None:
     strict = float(upper(0, 2048, 0.025))
     over = float(upper(60, 2048, 0.0125) - lower(400, 20480, 0.0125))
     assert found.verdict == "no leak found" and found.why == (
-        f"at most {strict:.3g} of rounds leak with sampling, "
-        f"at most {over:.3g} of rounds beyond guessing leak with {SERVED}"
+        f"at most {100 * strict:.3g}% of rounds leak with sampling, "
+        f"at most {100 * over:.3g}% of rounds leak beyond guessing with {SERVED}"
     )
 
 
@@ -202,7 +202,7 @@ def test_a_decoder_without_power_is_left_out() -> None:
     found = verdicts([*whole, *decoder(SERVED, 64, before=20)])[0]
     assert (
         found.verdict == "no leak found"
-        and found.why == f"at most {found.rounds['unlearned'].high:.3g} of rounds " + ("leak with sampling")
+        and found.why == f"at most {100 * found.rounds['unlearned'].high:.3g}% of rounds " + ("leak with sampling")
     )
     assert found.decoder == "sampling"
     # It is none where it leaks: that takes no power.
@@ -335,10 +335,10 @@ def test_the_controls_rate_is_that_of_as_many_questions() -> None:
     controls = [row["hit"] for row in few if (row["group"], row["attack"]) == ("control", "sampling")]
     ours = [row["hit"] for row in few if row["model"] == "unlearned" and row["group"] == "forget"]
     bound = float(upper(sum(ours), 2048, 0.025) - lower(sum(controls), len(controls), 0.025))
-    assert 0 < bound < 0.05 and verdict.why == f"at most {bound:.3g} of rounds beyond guessing leak"
+    assert 0 < bound < 0.05 and verdict.why == f"at most {100 * bound:.3g}% of rounds leak beyond guessing"
     # Where it is told less often than controls are guessed, the bound is 0 and not below.
     none = [row | {"hit": False} if row["model"] == "unlearned" and row["group"] == "forget" else row for row in few]
-    assert verdicts(none)[0].why == "at most 0 of rounds beyond guessing leak"
+    assert verdicts(none)[0].why == "at most 0% of rounds leak beyond guessing"
 
 
 def test_as_many_questions_by_hand() -> None:
@@ -352,7 +352,7 @@ def test_as_many_questions_by_hand() -> None:
     outcomes = Outcomes.of(rows)
     ours = outcomes.rounds("unlearned", "forget", "sampling", ["forget 0"], 0.025)
     theirs = outcomes.rounds("unlearned", "control", "sampling", outcomes.subjects("control"), 0.025)
-    assert verdicts(rows)[0].why == f"at most {ours.high - theirs.low:.3g} of rounds beyond guessing leak"
+    assert verdicts(rows)[0].why == f"at most {100 * (ours.high - theirs.low):.3g}% of rounds leak beyond guessing"
 
 
 def test_rows_that_are_there_twice_count_once() -> None:

@@ -63,8 +63,8 @@ class Decoder:
 
     def told(self, *, named: bool) -> str:
         """Its bound, in words."""
-        beyond = "beyond guessing " if self.limit != self.tau else ""
-        return f"at most {self.bound:.3g} of rounds {beyond}leak" + (f" with {self.attack}" if named else "")
+        beyond = " beyond guessing" if self.limit != self.tau else ""
+        return f"at most {100 * self.bound:.3g}% of rounds leak{beyond}" + (f" with {self.attack}" if named else "")
 
 
 def has_power(outcomes: Outcomes, attack: str, limits: Thresholds) -> bool | None:
