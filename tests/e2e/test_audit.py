@@ -14,6 +14,7 @@ import pytest
 from conftest import Files, Moment, begin, contents, in_process, rows, run_arguments, write_rows
 from unlearner.audit.from_run import of_run
 from unlearner.audit.run import audit
+from unlearner.audit.summary import from_rows
 from unlearner.config import AuditConfig
 from unlearner.data.profiles import builtin
 from unlearner.report import write_report
@@ -37,6 +38,7 @@ def test_a_run_says_what_is_to_be_audited(
     assert [attack["attack"] for attack in found["attacks"]] == ["plain", "reverse"]
     lines = [json.loads(line) for line in (tmp_path / "audit" / "audit.jsonl").read_text().splitlines()]
     assert {line["model"] for line in lines} == {"unlearned", "before"} and not any("text" in line for line in lines)
+    assert json.loads(json.dumps(from_rows(lines)[1])) == found  # which holds all that the page shows
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "Torva Osterrick" in page and "Answers were not kept" in page
     assert "quick audit: 1 subject (6 questions), 5 controls" in ended.err

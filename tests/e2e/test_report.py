@@ -347,7 +347,10 @@ def test_utility_on_what_was_trained_is_marked() -> None:
 
     trained = of(measurement(0.8, 0.855, 0.05), "retain")
     marked = "after), measured on the retain set alone, on which it was trained."
-    assert said(forgetting("ME+GD", trained))[1].endswith(marked)
+    itself = {"config": {"method": "ME+GD", "retain": "retain.jsonl", "retain_eval": "retain.jsonl"}}
+    alike = Run("ME+GD", "forget", itself, BEFORE, {}, trained)
+    for marks in (forgetting("ME+GD", trained), forgetting("LLMU", trained), forgetting("Mine+GD", trained), alike):
+        assert said(marks)[1].endswith(marked)
     held = Run("ME+GD", "forget", {"config": {"method": "ME+GD", "retain_eval": "held"}}, BEFORE, {}, trained)
     further = of(measurement(0.8, 0.855, 0.05), "retain", "world_facts")
     for other in (held, forgetting("ME", trained), forgetting("ME+GD", further)):

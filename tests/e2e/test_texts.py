@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import Files, arguments, rows, run_arguments, write_rows
+from unlearner.audit.summary import from_rows
 from unlearner.data.profiles import builtin
 from unlearner.files import read_json, read_jsonl
 from unlearner.results.evidence import changed
@@ -150,7 +151,7 @@ def test_an_audit_without_names_and_one_that_is_purged(
     assert holding(clear, said) == set(holding_texts(clear)) == written
     assert holding(without, said) == holding(cache_here, said) == set()
     assert not any(text in redacted.out for text in said)
-    texts_of_a_row = {"subject", "question", "text", "redacted"}
+    texts_of_a_row = {"subject", "question", "text", "redacted", "about"}
     assert [
         {k: v for k, v in row.items() if k not in texts_of_a_row} for row in read_jsonl(without / "audit.jsonl")
     ] == [{k: v for k, v in row.items() if k not in texts_of_a_row} for row in read_jsonl(clear / "audit.jsonl")]
@@ -160,6 +161,7 @@ def test_an_audit_without_names_and_one_that_is_purged(
     assert ended.code == 0 and str(single / "model") in ended.out and str(others) in ended.out
     assert holding(clear, said) == set()
     assert read_json(clear / "audit.json") == read_json(without / "audit.json")
+    assert json.loads(json.dumps(from_rows(read_jsonl(clear / "audit.jsonl"))[1])) == read_json(clear / "audit.json")
     assert changed(RunDirectory(clear)) == []
     again = run_arguments(capfd, [*typed, str(clear), "--keep-samples"])  # finished, and read as it is now
     assert again.code == 0 and again.out.replace(str(clear), str(without)) == redacted.out

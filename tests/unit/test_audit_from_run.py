@@ -100,3 +100,15 @@ def test_neighbours_are_what_the_run_measured_and_did_not_train(audited, sources
     assert audited(own, retain_eval=sources["others"]).neighbours == ["mine"]
     # What is read by other columns than the audit's cannot be asked.
     assert audited(retain_eval=sources["others"], eval_columns={"question": "q"}).neighbours == []
+    others = {"world_facts": "w", "forget_eval": "e", "eval_columns": {"question": "q"}}
+    assert audited(**others).neighbours == []
+
+
+def test_the_forget_set_is_the_one_evaluated_where_it_has_the_same_columns(audited, sources: dict[str, str]) -> None:
+    columns = {"question": "prompt"}
+    assert audited(forget_eval="e", columns=columns, eval_columns=columns).forget == "e"
+    assert audited(forget_eval="e", columns=columns).forget == "e"
+    found = audited(forget_eval="e", columns=columns, eval_columns={"question": "q"})
+    assert found.forget == sources["forget"] and found.columns == columns
+    own = AuditConfig(model="", output="o", columns={"question": "mine"})
+    assert audited(own, forget_eval="e", columns=columns).columns == {"question": "mine"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from unlearner.audit.questions import Trained, read_controls, untrained
 from unlearner.config import AuditConfig, ForgetConfig
+from unlearner.console import note
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.options import check_budget
@@ -17,6 +18,7 @@ from unlearner.results.subjects import SubjectDirectory
 
 TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code", "redact")
 """Options that an audit takes from the run, unless it gives them itself."""
+EVALUATED = ("forget_eval", "retain_eval", "real_authors", "world_facts")
 
 
 def of_forget(config: ForgetConfig) -> AuditConfig:
@@ -108,12 +110,17 @@ def of_run(config: AuditConfig) -> AuditConfig:
         for name in TAKEN
         if held.get(name) is not None and getattr(config, name) == getattr(default, name)
     }
-    if held.get("forget_eval") is not None and config.forget is None:
-        taken |= {"forget": held["forget_eval"], "columns": held.get("eval_columns") or held["columns"]}
+    # An audit reads all its sources by the same columns.
+    evaluated = dict(held.get("eval_columns") or held["columns"])
+    alike = evaluated == dict(taken.get("columns", config.columns))
+    if not alike and any(held.get(name) is not None for name in EVALUATED):
+        note("the run's sources of evaluation have other columns than its forget set: the audit does not ask them")
+    if alike and held.get("forget_eval") is not None and config.forget is None:
+        taken["forget"] = held["forget_eval"]
     if config.controls is None and (controls := held.get("audit_controls") or _controls(held)) is not None:
         taken["controls"] = controls
     if not config.neighbours:
-        taken["neighbours"] = _neighbours(held, taken.get("columns", config.columns))
+        taken["neighbours"] = _neighbours(held) if alike else []
     before = config.before if config.before is not None else held["model"]
     return replace(config, model=run.made, before=before, **taken)
 
@@ -125,14 +132,13 @@ def _controls(held: Mapping[str, Any]) -> str | None:
     return f"{folder}:controls" if place.manifest.is_file() and place.source("controls").is_file() else None
 
 
-def _neighbours(held: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+def _neighbours(held: Mapping[str, Any]) -> list[str]:
     """What the run was evaluated on beside the forget set; of that on what is retained where it was not trained on, as
     in a run that began at a name."""
     names = [held[name] for name in ("real_authors", "world_facts") if held.get(name) is not None]
     kept = held.get("retain_eval")
-    evaluated = held.get("eval_columns") or held["columns"]
-    if kept is None or kept == held.get("retain") or dict(evaluated) != dict(columns):
+    if kept is None or kept == held.get("retain"):
         return names
     sources = [held[name] for name in ("forget", "retain") if held.get(name) is not None]
     trained = Trained(*(row for source in sources for row in load_records(source, held["columns"])))
-    return [kept, *names] if untrained(load_records(kept, columns), trained) else names
+    return [kept, *names] if untrained(load_records(kept, held["columns"]), trained) else names

@@ -2,7 +2,8 @@
 
 An outcome row says of one answer: `model` (`unlearned`, `before`, `retrained`), `group` (`forget`, `control`,
 `retain`, `neighbour`), `subject`, `question` (an id), `attack`, `sample`, `hit`, `score`. A row of the rank test has
-`rank` and `decoys` instead of the last three, one of the likelihoods its figures.
+`rank` and `decoys` instead of the last three, one of the likelihoods its figures. The last row says what else the
+audit's tables are made of, under `about`.
 """
 
 from collections import defaultdict
@@ -16,6 +17,7 @@ from unlearner.audit.relearned import RELEARNED
 from unlearner.audit.statistics import leaking_rounds, lower, upper
 
 RANK = "rank"
+ABOUT = "about"
 SAMPLED = "sampling"
 PLAIN = "plain"
 

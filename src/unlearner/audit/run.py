@@ -29,7 +29,7 @@ from unlearner.audit.questions import Groups, read_controls, read_groups
 from unlearner.audit.ranks import Row, decoys, outcome_row, question_id, rank_rows
 from unlearner.audit.room import with_room
 from unlearner.audit.speed import measured
-from unlearner.audit.summary import summarise
+from unlearner.audit.summary import about_row, from_rows, summarise
 from unlearner.audit.verdict import Thresholds, Verdict
 from unlearner.config import AuditConfig
 from unlearner.console import note, progress_bar
@@ -342,8 +342,7 @@ class _Run:
     def _finish(self, plan: Plan) -> Audit:
         """The verdicts, written last."""
         limits = Thresholds(tau=self.config.tau, alpha=self.config.alpha)
-        found, summary = summarise(self.rows, [self._described(attack) for attack in plan.attacks], limits)
-        summary |= {
+        further: dict[str, Any] = {
             "budget": {"asked": self.config.budget, "taken": plan.budget, "left_out": plan.left_out},
             "detector": {name: {"wrong": e.wrong, "of": e.of} for name, e in self.errors.items()},
             "rows_without_fact": self.groups.without_fact,
@@ -352,11 +351,13 @@ class _Run:
             "unchanged_codes": self.unchanged,
         }
         if self.ability:
-            summary["ability"] = self.ability
+            further["ability"] = self.ability
         if self.config.redact:
-            summary["redacted"] = True
+            further["redacted"] = True
         if self.config.keep_samples:
-            summary["questions"] = {question_id(q): q.record.question for _, each in self.groups for q in each}
+            further["questions"] = {question_id(q): q.record.question for _, each in self.groups for q in each}
+        self.rows.append(about_row([self._described(attack) for attack in plan.attacks], limits, further))
+        found, summary = from_rows(self.rows)
         if self.folder is not None and distributed.is_main():
             write_jsonl(self.folder.rows, self.rows, private=self.config.keep_samples)
             write_json(self.folder.audit, summary)

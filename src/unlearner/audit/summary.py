@@ -8,7 +8,7 @@ from unlearner.audit.attacks.template import Template
 from unlearner.audit.decoders import has_power
 from unlearner.audit.knowledge import knowledge
 from unlearner.audit.likelihood_tables import likelihoods, memberships
-from unlearner.audit.outcomes import PLAIN, RANK, Outcomes, rectangle
+from unlearner.audit.outcomes import ABOUT, PLAIN, RANK, Outcomes, rectangle
 from unlearner.audit.relearned import relearned
 from unlearner.audit.statistics import LADDER, ladder_alpha, leak_at_k, leak_at_k_bound, leaking_rounds, upper
 from unlearner.audit.thresholds import Thresholds
@@ -17,6 +17,20 @@ from unlearner.audit.verdict import CAVEAT, Verdict, dropped_attacks, group_test
 FOUR_BITS = ("nf4", "fp4", "rtn4-g128", "rtn4-g64")
 Attacks = Sequence[Mapping[str, Any]]
 """Of each attack `attack` (its label), `title`, `access`, `chance`, `asks_of`, `options`."""
+
+
+def about_row(attacks: Attacks, limits: Thresholds, further: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that says what no answer does: `attacks`, the thresholds, and what is `further` to be in audit.json."""
+    told = {"attacks": list(attacks), "thresholds": asdict(limits), **further}
+    row = {"model": "unlearned", "group": ABOUT, "subject": "", "question": "", "attack": ABOUT, "sample": 0}
+    return row | {ABOUT: told} | ({"redacted": True} if further.get("redacted") else {})
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Verdict], dict[str, Any]]:
+    """The verdicts, and all that audit.json holds, from the rows of audit.jsonl alone."""
+    further = dict(next(row[ABOUT] for row in rows if row["attack"] == ABOUT))
+    found, summary = summarise(rows, further.pop("attacks"), Thresholds(**further.pop("thresholds")))
+    return found, summary | further
 
 
 def summarise(

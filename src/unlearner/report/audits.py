@@ -142,7 +142,7 @@ def told_in_short(run: Run, page: Path) -> dict[str, Any] | None:
     below = run.audit_page.resolve().is_relative_to(page.resolve().parent) and run.audit_page.is_file()
     return {
         "label": run.label, "sentences": _sentences(verdicts, counts, run.audit),
-        "subjects": subject_lines(run.audit)[:SHOWN], "has": _columns(run.audit),
+        "subjects": subject_lines(run.audit)[:SHOWN], "has": _columns(run.audit), "caveat": run.audit["caveat"],
         "more": max(0, len(verdicts) - SHOWN),
         "link": run.audit_page.resolve().relative_to(page.resolve().parent).as_posix() if below else "",
     }  # fmt: skip

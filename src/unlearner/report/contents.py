@@ -1,10 +1,12 @@
 """What a report is about, as plain values: runs, the parts that are compared, and their evaluations."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unlearner.errors import UserError
 from unlearner.results.records import Row
 from unlearner.results.texts import keyed_hashes, redacted, redacted_audit
 
@@ -120,7 +122,17 @@ class Run:
         """Whether what was kept was asked about in nothing but rows that were trained on, to keep them."""
         if self.after is None or {*self.after.sets} - {"forget"} != {"retain"}:
             return False
-        return "+" in str(self.config.get("method", "")) and self.config.get("retain_eval") is None
+        asked = self.config.get("retain_eval")
+        return asked in (None, self.config.get("retain")) and _trains_on_retain(str(self.config.get("method", "")))
+
+
+def _trains_on_retain(method: str) -> bool:
+    """Whether a method reads the retain set, as LLMU does whose name does not say so."""
+    from unlearner.methods import Method
+
+    with suppress(UserError):
+        return Method.parse(method).needs_retain
+    return "+" in method  # of a package that is not installed here
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def redacted_outcomes(rows: Sequence[Row]) -> list[Row]:
 
     def without(row: Row) -> Row:
         kept = {name: value for name, value in row.items() if name != "text"}
+        if about := row.get("about"):
+            kept["about"] = _without_texts(about)
         return {**kept, "subject": f"[{known[row['subject']]}]", "question": known[row["question"]], "redacted": True}
 
     return [row if row.get("redacted") else without(row) for row in rows]
@@ -84,7 +86,12 @@ def redacted_audit(summary: Row) -> Row:
             return [without(value) for value in held]
         return names.get(held, held) if isinstance(held, str) else held
 
-    kept: Row = without({name: value for name, value in summary.items() if name != "questions"})
+    kept: Row = without(summary)
+    return _without_texts(kept)
+
+
+def _without_texts(about: Row) -> Row:
+    kept = {name: value for name, value in about.items() if name != "questions"}
     return {**kept, "attacks": redacted_attacks(kept["attacks"]), "redacted": True}
 
 
