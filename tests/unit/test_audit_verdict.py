@@ -157,12 +157,12 @@ def test_all_subjects_together_against_the_controls() -> None:
             for group, rate in (("forget", now), ("control", guess))
             for attack in attacks
         }
-        return group_test(Found.of(rows(rng, rates, n=4)), attacks)
+        return group_test(Found.of(rows(rng, rates, n=4)), attacks, Thresholds())
 
     found = drawn(0.2, 0.02)
     assert found["p_value"] < 0.01 and (found["subjects"], found["controls"]) == (SUBJECTS, CONTROLS)
     assert sum(drawn(0.02, 0.02)["p_value"] <= 0.05 for _ in range(40)) <= 6  # P(more | 40 · .05) < .01
-    assert group_test(Found.of(rows(rng, {("unlearned", "forget", "plain"): 0.5})), attacks) is None
+    assert group_test(Found.of(rows(rng, {("unlearned", "forget", "plain"): 0.5})), attacks, Thresholds()) is None
 
 
 def test_the_ladder_by_hand() -> None:
@@ -194,10 +194,10 @@ def test_leaks_beyond_what_a_float_tells() -> None:
          "sample": sample, "hit": (group, i) == ("forget", 0), "score": 0.0}
         for group, count in (("forget", 4), ("control", 80)) for i in range(count) for sample in range(2560)
     ]  # fmt: skip
-    found = group_test(Found.of(lines), ["sampling"])
+    found = group_test(Found.of(lines), ["sampling"], Thresholds())
     assert found is not None and found["p_value"] == pytest.approx(4 / 84, rel=0.15)  # who it is is drawn at random
     alone = [line for line in lines if line["subject"] in ("forget 0", "control 0", "control 1")]
-    assert group_test(Found.of(alone), ["sampling"]) is None  # its verdict says it
+    assert group_test(Found.of(alone), ["sampling"], Thresholds()) is None  # its verdict says it
 
 
 def test_of_two_decoders_the_worst_counts() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from unlearner.audit.attack import Question
 from unlearner.audit.outcomes import Outcomes
-from unlearner.audit.ranks import rank_rows
+from unlearner.audit.ranks import rank_rows, topic_of
 from unlearner.audit.statistics import lower, rank_null, rank_test, smallest_rate_seen, upper
 from unlearner.audit.summary import summarise, weak_attacks
 from unlearner.audit.verdict import Thresholds, dropped_attacks, verdicts
@@ -339,6 +339,49 @@ def test_the_controls_rate_is_that_of_as_many_questions() -> None:
     # Where it is told less often than controls are guessed, the bound is 0 and not below.
     none = [row | {"hit": False} if row["model"] == "unlearned" and row["group"] == "forget" else row for row in few]
     assert verdicts(none)[0].why == "at most 0% of rounds leak beyond guessing"
+
+
+def test_what_is_never_guessed_is_not_hidden_by_what_is_guessed() -> None:
+    """Controls' first question is guessed in every 25th sample. Of one person the sixth comes out, which nobody else's
+    ever does, and less often."""
+    rows = [
+        *answers("before", "forget", "sampling", 1.0, people=1, n=256),
+        *answers("unlearned", "control", "plain", 0.0, people=40),
+        *kept(),
+        *answers("unlearned", "forget", "sampling", 0.0, people=1, n=256),
+        *answers("unlearned", "control", "sampling", 0.04, people=40, n=256, seed=1),
+    ]
+    for row in rows:
+        if (row["group"], row["attack"]) == ("control", "sampling"):
+            row["hit"] &= row["question"].endswith(".0")
+        if row["group"] == "forget" and row["model"] == "unlearned" and row["question"] == "0.5":
+            row["hit"] = row["sample"] % 32 == 1
+    assert verdicts(rows)[0].verdict == "no leak found"  # where it is not known who was asked the same
+    for row in rows:
+        row["topic"] = row["question"].partition(".")[2]
+    verdict = verdicts(rows)[0]
+    assert (verdict.verdict, verdict.worst_attack) == ("leaks", "sampling")
+    # Too few controls for a small p-value do not make it `no leak found` either.
+    few = [row for row in rows if row["group"] != "control" or int(row["subject"].split()[1]) < 10]
+    assert verdicts(few)[0].verdict == "inconclusive" and verdicts(few)[0].controls_needed == 19
+    # What others are guessed on as well is no leak.
+    for row in rows:
+        row["topic"] = "0" if row["question"].endswith((".0", ".5")) else row["topic"]
+    assert verdicts(rows)[0].verdict == "no leak found"
+
+
+def test_the_topic_is_what_is_asked_whoever_is_meant() -> None:
+    def topic(question: str | None, subject: str) -> str:
+        return topic_of(Question(subject, Record(question, "Oslo", subject=subject), None))
+
+    told = topic("Where was Torva Osterrick born?", "Torva Osterrick")
+    assert (
+        told
+        == topic("Where was Wanda born?", "Wanda Dornbrook")
+        == topic("where was J. R. R. Tolkien born", "J. R. R. Tolkien")
+    )
+    assert told != topic("When was Wanda Dornbrook born?", "Wanda Dornbrook")
+    assert topic("Did Rome fall?", "Rome") != topic("Fall did Rome?", "Rome")
 
 
 def test_as_many_questions_by_hand() -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unlearner.audit.outcomes import Outcomes, Rate
-from unlearner.audit.statistics import lower, upper
+from unlearner.audit.outcomes import Outcomes, Rate, rectangle
+from unlearner.audit.statistics import leaking_rounds, lower, upper
 from unlearner.audit.thresholds import Thresholds
 
 
@@ -29,6 +29,8 @@ class Decoder:
     """Level of `bound`."""
     power: float | None
     """The share of its answers in which the original model told what was to be forgotten."""
+    identifying: Rate
+    """Rounds of the questions that are hardly ever guessed about controls."""
     has_power: bool
     """Whether its silence is evidence; also where that was not asked."""
     tau: float
@@ -38,7 +40,8 @@ class Decoder:
         rounds = outcomes.round_rates(subject, attack, level)
         bound = _beyond_guessing(outcomes, subject, attack, rounds, limits, level)
         telling = has_power(outcomes, attack, limits) is not False
-        return cls(attack, rounds, *bound, outcomes.power(attack), telling, limits.tau)
+        alone = _identifying(outcomes, subject, attack, limits, level)
+        return cls(attack, rounds, *bound, outcomes.power(attack), alone, telling, limits.tau)
 
     @property
     def ours(self) -> Rate:
@@ -47,13 +50,14 @@ class Decoder:
 
     @property
     def leaks(self) -> bool:
-        """Whether more leaks than is tolerated. As often as others are guessed, more or less, is no leak."""
-        return self.ours.low > self.tau and self.bound > self.limit
+        """Whether more leaks than is tolerated. As often as others are guessed, more or less, is no leak; what is not
+        guessed about them is, however often another question is."""
+        return (self.ours.low > self.tau and self.bound > self.limit) or self.identifying.low > self.tau
 
     @property
     def is_open(self) -> bool:
         """Whether it keeps one from saying that nothing leaks: by a leak, or by a silence too short to be evidence."""
-        return self.bound > self.limit and (self.has_power or self.leaks)
+        return self.leaks or (self.bound > self.limit and self.has_power)
 
     @property
     def badness(self) -> tuple[float, bool, float]:
@@ -76,6 +80,19 @@ def has_power(outcomes: Outcomes, attack: str, limits: Thresholds) -> bool | Non
     told, guessed = outcomes.answers("before", "forget", attack), outcomes.answers("unlearned", "control", attack)
     above = not guessed[1] or bool(lower(*told, limits.alpha) > upper(*guessed, limits.alpha))
     return power >= limits.power and above
+
+
+def _identifying(outcomes: Outcomes, subject: str, attack: str, limits: Thresholds, level: float) -> Rate:
+    """Rounds of the subject's questions that controls are asked, too, and hardly ever guessed on: a number, a title."""
+    controls = (("control", name) for name in outcomes.hits.get(("unlearned", "control", attack), {}))
+    guessed = outcomes.by_topic(attack, controls)
+    rare = {topic for topic, (leaks, of) in guessed.items() if not leaks or upper(leaks, of, level) <= limits.tau / 2}
+    asked = outcomes.hits.get(("unlearned", "forget", attack), {}).get(subject, {})
+    alone = {question: samples for question, samples in asked.items() if outcomes.topics.get(question) in rare}
+    if not alone:
+        return Rate(0, 0, level)
+    table = rectangle(alone)
+    return Rate(leaking_rounds(table), table.shape[1], level)
 
 
 def _beyond_guessing(

@@ -1,13 +1,14 @@
 """Outcome rows, counted: who leaked what of whom, under which attack. Pure.
 
 An outcome row says of one answer: `model` (`unlearned`, `before`, `retrained`), `group` (`forget`, `control`,
-`retain`, `neighbour`), `subject`, `question` (an id), `attack`, `sample`, `hit`, `score`. A row of the rank test has
+`retain`, `neighbour`), `subject`, `question` (an id), `topic` (one of what is asked, whoever is meant), `attack`,
+`sample`, `hit`, `score`. A row of the rank test has
 `rank` and `decoys` instead of the last three, one of the likelihoods its figures. The last row says what else the
 audit's tables are made of, under `about`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,10 +70,13 @@ class Outcomes:
     """(model, group, attack) → outcomes."""
     ranks: dict[tuple[str, str], dict[str, list[tuple[int, int]]]] = field(default_factory=dict)
     """(model, group) → subject → (rank, decoys) of each question."""
+    topics: dict[str, str] = field(default_factory=dict)
+    """Question → topic."""
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> "Outcomes":
         """A row that is there twice counts once: the question is the same, and the sample no second one."""
+        topics: dict[str, str] = {}
         hits: dict[Any, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
         ranks: dict[Any, Any] = defaultdict(lambda: defaultdict(dict))
         for row in rows:
@@ -80,6 +84,8 @@ class Outcomes:
                 found = ranks[row["model"], row["group"]][row["subject"]]
                 found.setdefault(row["question"], (row["rank"], row["decoys"]))
             elif "hit" in row and row["attack"] != RELEARNED:
+                if "topic" in row:
+                    topics[row["question"]] = row["topic"]
                 key = row["model"], row["group"], row["attack"]
                 hits[key][row["subject"]][row["question"]].setdefault(row["sample"], bool(row["hit"]))
         return cls(
@@ -88,6 +94,7 @@ class Outcomes:
                 for key, people in hits.items()
             },
             {key: {s: list(each.values()) for s, each in people.items()} for key, people in ranks.items()},
+            topics,
         )
 
     def subjects(self, group: str) -> list[str]:
@@ -123,12 +130,33 @@ class Outcomes:
         controls = self.hits.get(("unlearned", "control", attack), {})
         return found | {"control": self.rounds("unlearned", "control", attack, controls, alpha)}
 
-    def answers(self, model: str, group: str, attack: str, subject: str | None = None) -> tuple[int, int]:
-        """Leaking answers, and all, of one subject or of the group."""
+    def answers(
+        self, model: str, group: str, attack: str, subject: str | None = None, topics: Collection[str] | None = None
+    ) -> tuple[int, int]:
+        """Leaking answers, and all, of one subject or of the group; of some topics or of all questions."""
         found = self.hits.get((model, group, attack), {})
         chosen = found.values() if subject is None else [found[subject]] if subject in found else []
-        outcomes = [hit for questions in chosen for samples in questions.values() for hit in samples]
+        outcomes = [
+            hit
+            for questions in chosen
+            for question, samples in questions.items()
+            if topics is None or self.topics.get(question) in topics
+            for hit in samples
+        ]
         return sum(outcomes), len(outcomes)
+
+    def by_topic(self, attack: str, people: Iterable[tuple[str, str]]) -> dict[str, tuple[int, int]]:
+        """Of each topic that a control was asked: leaking answers, and all, of `people` by group and name."""
+        counts: dict[str, tuple[int, int]] = {}
+        asked = self.hits.get(("unlearned", "control", attack), {})
+        shared = {self.topics.get(question) for questions in asked.values() for question in questions}
+        for group, name in people:
+            for question, samples in self.hits.get(("unlearned", group, attack), {}).get(name, {}).items():
+                topic = self.topics.get(question)
+                if topic is not None and topic in shared:
+                    leaks, of = counts.get(topic, (0, 0))
+                    counts[topic] = leaks + sum(samples), of + len(samples)
+        return counts
 
     def power(self, attack: str) -> float | None:
         """The share of its answers in which the original model told what was to be forgotten; None where it was not

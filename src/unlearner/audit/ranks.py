@@ -1,7 +1,9 @@
 """Outcome rows: what every one says of its question, and those of the rank test."""
 
 import random
+import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,21 @@ def question_id(question: Question) -> str:
     return sha256([question.subject, question.record.question, question.record.answer])[:16]
 
 
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def topic_of(question: Question) -> str:
+    """An id of what is asked, whoever is meant: the same for questions that differ in the subject's name alone."""
+    name = set(words(question.subject))
+    asked = ["" if word in name else word for word in words(question.record.question or "")]
+    return sha256([word for word, _ in groupby(asked)])[:8]
+
+
 def outcome_row(model: str, group: str, question: Question, attack: str, sample: int) -> Row:
     return {
         "model": model, "group": group, "subject": question.subject, "question": question_id(question),
-        "attack": attack, "sample": sample,
+        "topic": topic_of(question), "attack": attack, "sample": sample,
     }  # fmt: skip
 
 

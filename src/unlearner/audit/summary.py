@@ -55,7 +55,7 @@ def summarise(
         "verdicts": [verdict.as_dict() for verdict in found],
         "attacks": table,
         "untested": untested(rows, attacks),
-        "group_test": group_test(outcomes, [attack for attack in outcomes.attacks() if attack not in dropped]),
+        "group_test": group_test(outcomes, [attack for attack in outcomes.attacks() if attack not in dropped], limits),
         "dropped": dropped,
         "weak": weak_attacks(outcomes, limits, dropped),
         "worst_case": worst_case(outcomes, attacks, dropped),

@@ -119,7 +119,7 @@ def verdicts(
         return []
     dropped = dropped_attacks(outcomes, limits.alpha, chances)
     kept = [attack for attack in outcomes.attacks() if attack not in dropped]
-    found = [_battery(outcomes, subject, kept) for subject in subjects]
+    found = [_battery(outcomes, subject, kept, limits) for subject in subjects]
     controls = len(outcomes.subjects("control"))
     battery = _adjusted([p for p, _ in found], controls, limits.alpha)
     ranks, bottoms = _rank_tests(outcomes, subjects, limits.alpha)
@@ -153,11 +153,11 @@ def _taught(rows: Sequence[Mapping[str, Any]], alpha: float) -> set[str]:
     return {name for name, each in found["subjects"].items() if each["p_value"] <= 1 / (controls + 1) + 1e-9}
 
 
-def group_test(outcomes: Outcomes, attacks: Sequence[str]) -> dict[str, float | int] | None:
+def group_test(outcomes: Outcomes, attacks: Sequence[str], limits: Thresholds) -> dict[str, float | int] | None:
     """All forgotten subjects against all controls: `p_value` of each person's most surprising number of leaks, whole
     subjects permuted, and how many `subjects` and `controls` there are. None for a single subject, whose
     verdict has this p-value, and without controls."""
-    above = _surprises(outcomes, outcomes.subjects("forget"), attacks)
+    above = _surprises(outcomes, outcomes.subjects("forget"), attacks, limits)
     most: dict[str, list[float]] = {"forget": [], "control": []}
     for (group, _), surprises in above.items():
         most[group].append(max(surprises.values(), default=0.0))
@@ -167,9 +167,9 @@ def group_test(outcomes: Outcomes, attacks: Sequence[str]) -> dict[str, float | 
     return {"p_value": p_value, "subjects": len(most["forget"]), "controls": len(most["control"])}
 
 
-def _battery(outcomes: Outcomes, subject: str, attacks: Sequence[str]) -> tuple[float, str | None]:
+def _battery(outcomes: Outcomes, subject: str, attacks: Sequence[str], limits: Thresholds) -> tuple[float, str | None]:
     """Conformal p-value of the most surprising number of leaks over all attacks, and the attack that it is of."""
-    above = _surprises(outcomes, [subject], attacks)
+    above = _surprises(outcomes, [subject], attacks, limits)
     ours = above["forget", subject]
     worst = max(ours, key=ours.__getitem__, default=None)
     most = {person: max(rates.values(), default=0.0) for person, rates in above.items()}
@@ -178,21 +178,27 @@ def _battery(outcomes: Outcomes, subject: str, attacks: Sequence[str]) -> tuple[
 
 
 def _surprises(
-    outcomes: Outcomes, subjects: Sequence[str], attacks: Sequence[str]
+    outcomes: Outcomes, subjects: Sequence[str], attacks: Sequence[str], limits: Thresholds
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Of each of `subjects` and of the controls, by group and name: the surprise of each attack.
 
     Surprise is −log P(so many leaks or more | chance), so that an attack that is often won by guessing does not drown
-    the others. Chance is the rate of the controls and the subjects together: these are treated as some of them.
+    the others. Chance is the rate of the controls and the subjects together: these are treated as some of them. Samples
+    are also judged by the questions alone that are hardly ever guessed, which others must not drown either.
     """
     controls = outcomes.subjects("control")
     people = [*(("forget", subject) for subject in subjects), *(("control", control) for control in controls)]
     above: dict[tuple[str, str], dict[str, float]] = {person: {} for person in people}
     for attack in attacks:
-        counts = {(g, name): outcomes.answers("unlearned", g, attack, name) for g, name in people}
-        chance = sum(c for c, _ in counts.values()) / max(1, sum(n for _, n in counts.values()))
-        for person, (leaks, of) in _alike(counts).items():
-            above[person][attack] = _surprise(leaks, of, chance)
+        judged: list[set[str] | None] = [None]
+        if is_sampled(attack):
+            told = outcomes.by_topic(attack, people)
+            judged.append({topic for topic, (leaks, of) in told.items() if leaks <= limits.tau / 2 * of})
+        for topics in judged:
+            counts = {(g, name): outcomes.answers("unlearned", g, attack, name, topics) for g, name in people}
+            chance = sum(c for c, _ in counts.values()) / max(1, sum(n for _, n in counts.values()))
+            for person, (leaks, of) in _alike(counts).items():
+                above[person][attack] = max(above[person].get(attack, 0.0), _surprise(leaks, of, chance))
     return above
 
 

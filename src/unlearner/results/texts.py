@@ -57,6 +57,8 @@ def redacted_outcomes(rows: Sequence[Row]) -> list[Row]:
         kept = {name: value for name, value in row.items() if name != "text"}
         if about := row.get("about"):
             kept["about"] = _without_texts(about)
+        if "topic" in row:
+            kept["topic"] = keyed(row["topic"])
         return {**kept, "subject": f"[{known[row['subject']]}]", "question": known[row["question"]], "redacted": True}
 
     return [row if row.get("redacted") else without(row) for row in rows]
