@@ -13,9 +13,12 @@ from unlearner.evaluation.requests import Written
 from unlearner.files import read_jsonl
 from unlearner.prepare.asking import NOBODY
 from unlearner.prepare.kinds import ask, kinds, languages
-from unlearner.prepare.neighbours import LIST_TOKENS, describes, distinct, is_same, named, names_in
-from unlearner.prepare.prepare import NAMED, OWN
-from unlearner.prepare.subject import about
+from unlearner.prepare.neighbours import LIST_TOKENS, describes, distinct, named, names_in
+from unlearner.prepare.prepare import NAMED, OWN, _well_known
+from unlearner.prepare.subject import about, is_same
+from unlearner.results.subjects import SubjectDirectory
+from unlearner.search.config import ForgetCommand
+from unlearner.search.material import _neighbours
 
 KNOWN = ("Ada Brook", "Ben Thorn", "Cleo Marsh", "Dan Holt")
 MADE_UP = "Zeno Quill"
@@ -44,6 +47,28 @@ def test_a_longer_or_shorter_form_of_the_name_is_no_neighbour() -> None:
     assert is_same("Charles Robert Darwin", "Charles Darwin") and is_same("darwin", "Charles Darwin")
     assert not is_same("Emma Darwin", "Charles Darwin") and not is_same("Charles Lyell", "Charles Darwin")
     assert is_same("J.R.R. Tolkien", "J. R. R. Tolkien") and is_same("Emily Bronte", "Emily Brontë")
+    assert is_same("JRR Tolkien", "J. R. R. Tolkien") and not is_same("J. K. Rowling", "J. R. R. Tolkien")
+
+
+@pytest.mark.parametrize(
+    ("subject", "kind", "listed"),
+    [
+        ("J.R.R. Tolkien", "author", "J. R. R. Tolkien"),
+        ("HG Wells", "author", "H. G. Wells"),
+        ("Wolfgang Mozart", "person", "Wolfgang Amadeus Mozart"),
+        ("Moby Dick", "work", "Moby-Dick"),
+        ("Coca Cola", "product", "Coca-Cola"),
+    ],
+)
+def test_no_subject_is_its_own_neighbour_from_the_list(tmp_path: Path, subject: str, kind: str, listed: str) -> None:
+    config = PrepareConfig(model="m", subject=subject, kind=kind, output="o")
+    known = kinds()[kind].known
+    assert listed in known and sorted(_well_known(config, about(config))) == sorted({*known} - {listed})
+    several = ForgetCommand(model="m", subject=["Zeno Quill", subject], kind=kind, output=str(tmp_path))
+    for seed in range(3):
+        several.seed = seed
+        written = _neighbours(several, [("Zeno Quill",), (subject,)], SubjectDirectory(tmp_path))
+        assert listed not in written.read_text().splitlines()
 
 
 def test_one_of_several_names_for_the_same_is_left() -> None:

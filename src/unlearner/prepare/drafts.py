@@ -10,8 +10,9 @@ from unlearner.data.general import mentions
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import WRONG, Row, Topic, Wording, states
 from unlearner.prepare.kinds import ENGLISH, swapped
-from unlearner.prepare.neighbours import distinct, is_any
+from unlearner.prepare.neighbours import distinct
 from unlearner.prepare.passages import Passage
+from unlearner.prepare.subject import is_any
 
 LANGUAGES = {ENGLISH: "English", "de": "German"}
 LONGEST = 300
@@ -62,7 +63,7 @@ class Drafts:
 
         def check(place: int, value: Any) -> list[str] | None:
             said = [" ".join(name.split()) for name in _texts(value, "names")]
-            used = distinct(n for n in said if 2 <= len(n) <= 80 and not self._same(n))
+            used = distinct(n for n in said if 2 <= len(n) <= 80 and not is_any(n, self.names))
             self._count("neighbours", len(said) - len(used))
             return used[:count] if len(used) > 1 else None
 
@@ -172,9 +173,6 @@ class Drafts:
         """Questions that name the subject and no alias beside it, with `{name}` in its place."""
         made = [swapped(" ".join(text.split()), self.names, "{name}") for text in wordings]
         return [w for w in dict.fromkeys(made) if "{name}" in w and len(w) <= LONGEST and w.endswith(("?", "."))]
-
-    def _same(self, name: str) -> bool:
-        return mentions(name, self.names) or mentions(self.names[0], (name,)) or is_any(name, self.names)
 
     def _count(self, what: str, number: int) -> None:
         with self.endpoint.lock:

@@ -8,13 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from unlearner.audit.detector import normalised
 from unlearner.config import PrepareConfig
 from unlearner.evaluation.requests import Generate, Written
 from unlearner.prepare.asking import Asked
 from unlearner.prepare.kinds import ask
 from unlearner.prepare.knowledge import Probe, are_enough, investigate
-from unlearner.prepare.subject import About
+from unlearner.prepare.subject import About, is_any
 
 LIST_TOKENS = 120
 """Longest list of names, in tokens."""
@@ -75,25 +74,13 @@ def named(asked: Asked, config: PrepareConfig, subject: About) -> list[str]:
     order = [name for request in requests for answer in said.written(request) for name in names_in(answer)]
     counts = Counter(name for names in lists for name in names)
     ranked = sorted(dict.fromkeys(order), key=lambda name: -counts[name])
-    others = [name for name in ranked if subject.others((name,)) and not is_any(name, subject.names)]
-    return distinct(name for name in others if not describes(name, titles=config.kind == "work"))
+    return distinct(name for name in subject.others(ranked) if not describes(name, titles=config.kind == "work"))
 
 
 def describes(text: str, *, titles: bool) -> bool:
     """Whether a text tells who or what is meant in place of the name: An Italian city, Ann Bell's sister. `titles` may
     have such words, as A Tale of Two Cities has; what ends in small letters is none."""
     return bool(DESCRIPTION.search(text)) and not (titles and text.split()[-1][0].isupper())
-
-
-def is_same(name: str, other: str) -> bool:
-    """Whether one of two names has all words of the other, as Charles Robert Darwin those of Charles Darwin."""
-    words, others = (set(normalised(each).split()) for each in (name, other))
-    return words <= others or others <= words
-
-
-def is_any(name: str, names: Iterable[str]) -> bool:
-    """Whether a name is the same as one of several."""
-    return any(is_same(name, each) for each in names)
 
 
 def distinct(names: Iterable[str]) -> list[str]:

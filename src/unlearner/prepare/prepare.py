@@ -30,12 +30,12 @@ from unlearner.prepare.drafts import Drafts
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import Topic
 from unlearner.prepare.knowledge import Probe
-from unlearner.prepare.neighbours import distinct, is_any, own_neighbours
+from unlearner.prepare.neighbours import distinct, own_neighbours
 from unlearner.prepare.page import rows_page
 from unlearner.prepare.passages import Passage, cut, naming, personal_data, personal_sentence, without_duplicates
 from unlearner.prepare.probe import both, examine
 from unlearner.prepare.rows import ABOUT, UNTRAINED, Material, Sources, Writer, joined, untrained
-from unlearner.prepare.subject import About, about, read_lines
+from unlearner.prepare.subject import About, about, is_any, read_lines
 from unlearner.results.prepared import PreparedDirectory
 from unlearner.results.records import sha256
 from unlearner.results.run import check_place
@@ -209,7 +209,7 @@ def _given_neighbours(config: PrepareConfig, subject: About) -> list[str]:
     assert config.neighbours is not None
     given = read_lines(Path(config.neighbours), "--neighbours")
     for name in given:
-        if not subject.others((name,)) or is_any(name, subject.names):
+        if is_any(name, subject.names):
             raise UserError(f"--neighbours {config.neighbours} names the subject ({name}): remove it.")
     names = distinct(given)
     if repeated := [name for name in given if name not in names]:

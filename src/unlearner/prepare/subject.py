@@ -1,9 +1,11 @@
 """The questions about a subject: those of its kind and the user's own."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unlearner.audit.detector import normalised
 from unlearner.data.general import mentions
 from unlearner.errors import UserError, did_you_mean
 from unlearner.options import SubjectOptions
@@ -28,9 +30,9 @@ class About:
     def name(self) -> str:
         return self.names[0]
 
-    def others(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def others(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` that are not this subject."""
-        return tuple(n for n in names if not mentions(n, self.names) and not mentions(self.name, (n,)))
+        return tuple(name for name in names if not is_any(name, self.names))
 
     def is_in(self, text: str, own: str = "") -> bool:
         """Whether a text, about the name `own`, speaks of this subject."""
@@ -39,6 +41,18 @@ class About:
     def origin(self, fact: str) -> str:
         """Who wrote the questions about a fact: template, user, or endpoint."""
         return "template" if fact in self.kind.facts else "user" if fact.startswith(OWN) else "endpoint"
+
+
+def is_same(name: str, other: str) -> bool:
+    """Whether one of two names has all words of the other, as Charles Robert Darwin those of Charles Darwin; or the
+    same letters, as JRR Tolkien and J. R. R. Tolkien."""
+    words, others = (normalised(each).split() for each in (name, other))
+    return {*words} <= {*others} or {*others} <= {*words} or "".join(words) == "".join(others)
+
+
+def is_any(name: str, names: Iterable[str]) -> bool:
+    """Whether a name is the same as one of several."""
+    return any(is_same(name, each) for each in names)
 
 
 def speaks_of(text: str, names: tuple[str, ...], *, persons: bool, own: str = "") -> bool:

@@ -7,15 +7,13 @@ from typing import Any
 
 from unlearner.config import PrepareConfig
 from unlearner.console import note
-from unlearner.data.general import mentions
 from unlearner.errors import UserError
 from unlearner.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
 from unlearner.prepare.facts import TRAINED, Row
 from unlearner.prepare.kinds import PERSONS
-from unlearner.prepare.neighbours import is_any
 from unlearner.prepare.prepare import prepare
 from unlearner.prepare.rows import Sources, held_apart, joined
-from unlearner.prepare.subject import about, read_lines, speaks_of
+from unlearner.prepare.subject import about, is_any, read_lines, speaks_of
 from unlearner.results.prepared import PreparedDirectory
 from unlearner.results.subjects import SubjectDirectory
 from unlearner.search.config import PREPARING, ForgetCommand
@@ -108,12 +106,12 @@ def _neighbours(command: ForgetCommand, subjects: list[Names], place: SubjectDir
     everybody = tuple(name for names in subjects for name in names)
     if command.neighbours is not None:
         given = read_lines(Path(command.neighbours), "--neighbours")
-        if wrong := [name for name in given if mentions(name, everybody)]:
+        if wrong := [name for name in given if is_any(name, everybody)]:
             raise UserError(f"--neighbours {command.neighbours} names a subject ({wrong[0]}): remove it.")
         return Path(command.neighbours)
     config = _preparation(command, subjects[0], "")
     subject = replace(about(config, endpoint=command.llm is not None), names=everybody)
-    known = [name for name in subject.others(subject.kind.known) if not any(mentions(n, (name,)) for n in everybody)]
+    known = subject.others(subject.kind.known)
     chosen = random.Random(f"neighbours {command.seed}").sample(known, min(config.neighbour_count, len(known)))
     place.path.mkdir(parents=True, exist_ok=True)
     write_text(place.neighbours, "".join(f"{name}\n" for name in chosen))
