@@ -22,6 +22,18 @@ def brief(error: BaseException) -> str:
     return said or first_line(error)
 
 
+def half_character(text: str) -> str | None:
+    """What in a text is no character, such as \\ud83d: half of a pair, as JSON can escape it, or a byte of an argument
+    that is not UTF-8. None where all is whole."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"\\u{ord(text[error.start]):x}"
+    return None
+
+
 def plural(count: int, noun: str) -> str:
     """A number with its noun: `1 row`, `1,200 rows`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

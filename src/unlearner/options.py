@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from unlearner.errors import UserError, did_you_mean, install
 from unlearner.option_names import takes_any_name
+from unlearner.values import check_characters
 
 EXECUTION = {
     "rows": ("packed", "by-length", "padded"),
@@ -56,6 +57,7 @@ class ModelOptions(Numerics):
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
     def check_model(self) -> None:
+        check_characters(self)
         check_positive(self, "max_length", "time_limit")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}.")

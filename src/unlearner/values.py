@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from unlearner.errors import UserError, did_you_mean
+from unlearner.errors import UserError, did_you_mean, half_character
 
 Part = TypeVar("Part")
 TEXTS = {"true": True, "false": False}
@@ -88,3 +88,17 @@ def convert(what: str, value: Any, kind: Any) -> Any:
     if kind in KINDS and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise UserError(f"{what} must be {KINDS[kind]}, not {value!r}.")
     return value
+
+
+def check_characters(options: Any) -> None:
+    """Raises UserError for text that no file of records can hold: bytes of an argument that are not UTF-8, or half a
+    character."""
+    for each in fields(options):
+        value = getattr(options, each.name)
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        for text in parts if isinstance(parts, list | tuple) else [parts]:
+            if isinstance(text, str) and (half := half_character(text)):
+                raise UserError(
+                    f"--{each.name.replace('_', '-')} is not text in UTF-8 ({half}): write it in UTF-8; a file with "
+                    "such a name must be renamed."
+                )

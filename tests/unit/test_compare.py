@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 import unlearner
 from unlearner.audit.attacks.template import read_templates
 from unlearner.commands.compare import LESS, MORE, chances, plain, shown, split
+from unlearner.comparing.compare import Comparison
+from unlearner.comparing.options import CompareConfig
 from unlearner.comparing.words import Text, Word, read_words
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
@@ -180,6 +182,8 @@ def test_lines_and_what_is_shown() -> None:
         ({"ask": ["x" * 4001]}, "has 4001 characters"),
         ({"ask": ["a", "b"], "answer": "c"}, "needs exactly one question"),
         ({"ask": ["a"], "answer": ""}, "the answer is empty"),
+        ({"ask": ["M\udcfcller?"]}, r"--ask is not text in UTF-8 \(\\udcfc\): write it in UTF-8"),
+        ({"ask": ["a"], "subject": "\udcff"}, "--subject is not text in UTF-8"),
         ({"ask": ["a"], "samples": 65}, "from 0 to 64"),
         ({"ask": ["a"], "temperature": 0.0}, "--temperature must be a positive number"),
         ({"ask": ["a"], "after": None}, "--after must be given"),
@@ -191,3 +195,24 @@ def test_what_cannot_be_asked(
     models = {"model": tiny_llama(), "after": tiny_llama(), "tokenizers": (tiny_tokenizer, tiny_tokenizer)}
     with pytest.raises(UserError, match=part):
         unlearner.compare(**models | options)
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ('{"question": "\\ud800", "samples": 0}', "the question is not text in UTF-8"),
+        ('{"question": "Who?", "answer": "\\ud800", "samples": 0}', "the answer is not text in UTF-8"),
+        ('{"question": ' * 5000, "a question is sent as JSON"),
+    ],
+)
+def test_what_the_page_cannot_be_asked(
+    body: str, part: str, tiny_llama: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    client = pytest.importorskip("starlette.testclient")
+    from unlearner.comparing.web import application
+
+    config = CompareConfig(model=tiny_llama(), after=tiny_llama())  # type: ignore[arg-type]
+    page = application(Comparison(config, (tiny_tokenizer, tiny_tokenizer)), "secret")
+    asking = client.TestClient(page, base_url="http://127.0.0.1")
+    reply = asking.post("/secret/ask", content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == 400 and part in reply.json()["error"]

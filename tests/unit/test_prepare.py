@@ -13,7 +13,7 @@ import unlearner
 from unlearner.audit.questions import read_groups
 from unlearner.commands import prepare as command
 from unlearner.commands import probe as probe_command
-from unlearner.config import PrepareConfig, ProbeConfig
+from unlearner.config import ForgetConfig, PrepareConfig, ProbeConfig
 from unlearner.data.general import general_knowledge, mentions
 from unlearner.data.sources import load_records
 from unlearner.errors import UserError
@@ -494,6 +494,17 @@ def test_counts_that_cannot_be(config: type) -> None:
     few = {"others": 1} if config is ProbeConfig else {"neighbour_count": 1, "output": "o"}
     with pytest.raises(UserError, match="must be at least 2"):
         config(model="m", subject="Charles Darwin", **few).check()
+
+
+@pytest.mark.parametrize("name", ["subject", "alias", "documents", "note"])
+def test_bytes_that_are_no_text_are_refused(name: str) -> None:
+    value: Any = {"subject": "M\udcfcller", "note": {"operator": "\udcff"}}.get(name, ["Ann", "\udcff"])
+    config: Any = PrepareConfig(model="m", subject="Ann Bell", output="o")
+    if name == "note":
+        config = ForgetConfig(model="m", forget="f", output="o")
+    setattr(config, name, value)
+    with pytest.raises(UserError, match=rf"--{name} is not text in UTF-8 \(\\udcf"):
+        config.check()
 
 
 def test_probe_compares_with_names_that_are_not_the_subject(

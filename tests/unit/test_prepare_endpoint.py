@@ -150,6 +150,22 @@ def test_json_is_found_between_words() -> None:
     assert find_json("none {") is None
 
 
+@pytest.mark.parametrize("name", [json.dumps("Bob \ud83d Cole"), '{"a":' * 5000, '{"a":' * 5000 + "1" + "}" * 5000])
+def test_an_answer_that_no_file_holds_or_that_is_nested_too_deeply_is_no_json(server: Server, name: str) -> None:
+    """Nor is it any the second time, when it comes from the cache."""
+    answer = f'{{"names": ["Bob Cole", "Dora Eck", {name}]}}'
+    assert find_json(answer) is None
+    server.reply = lambda server, prompt, number: (200, answer)
+    for _ in range(2):
+        made = drafts(server)
+        assert made.neighbours(3) == [] and made.left_out == {"whole answers of the endpoint": 1}
+    server.reply = lambda server, prompt, number: (200, f"\ud83d {answer}")  # not in its JSON alone
+    assert drafts(server, llm_max_tokens=9).neighbours(3) == []
+    server.reply = lambda server, prompt, number: (200, ('{"a":' * 9999).encode())
+    with pytest.raises(UserError, match="does not answer as OpenAI's API does"):
+        drafts(server, llm_max_tokens=8).neighbours(3)
+
+
 def test_what_fails_is_dropped_and_counted(server: Server) -> None:
     made = drafts(server)
     assert made.neighbours(3) == ["Bob Cole", "Cleo Dunn", "Dora Eck"]

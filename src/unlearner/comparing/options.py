@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, half_character
 from unlearner.options import ModelOptions, check_not_negative, check_positive
 
 MOST_SAMPLES = 64
@@ -71,5 +71,7 @@ def check_text(text: Any, what: str) -> None:
     """Raises UserError for what is no question, or no answer."""
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"the {what} is empty: write one.")
+    if half := half_character(text):
+        raise UserError(f"the {what} is not text in UTF-8 ({half}): write it again.")
     if len(text) > MOST_LETTERS:
         raise UserError(f"the {what} has {len(text)} characters: write at most {MOST_LETTERS}.")

@@ -6,7 +6,6 @@ as JSON, which browsers do not send across sites unasked. Nothing is loaded from
 files of the package, fonts are the system's. Texts are written by `textContent`, so that they stay texts.
 """
 
-import json
 import secrets
 import socket
 from contextlib import closing, suppress
@@ -26,6 +25,7 @@ from unlearner.comparing.compare import Compared, Comparison
 from unlearner.comparing.options import MOST_LETTERS, MOST_SAMPLES, CompareConfig
 from unlearner.comparing.words import Text
 from unlearner.console import note
+from unlearner.data.rows import parse_json
 from unlearner.errors import UserError
 from unlearner.pages import template
 
@@ -83,7 +83,7 @@ async def _wanted(request: Request) -> dict[str, Any]:
         if len(body) > MOST_BYTES:
             raise UserError(f"a question has at most {MOST_LETTERS} characters.")
     try:
-        sent = json.loads(body)
+        sent = parse_json(body)
     except ValueError:
         raise UserError("a question is sent as JSON.") from None
     if not isinstance(sent, dict) or sent.keys() - {"question", "answer", "samples"}:

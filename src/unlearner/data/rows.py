@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from unlearner.data.records import Record
 from unlearner.data.shapes import proposed_columns, recognised
-from unlearner.errors import UserError
+from unlearner.errors import UserError, half_character
 
 FIELDS = frozenset(field.name for field in fields(Record) if field.compare) | {"text", "messages"}
 """The names that `columns` may map to a column of the file."""
@@ -117,14 +117,10 @@ class _Row(NamedTuple):
         """The value if it is text that a tokenizer can take: JSON can escape half a surrogate pair, UTF-8 cannot."""
         if not isinstance(value, str):
             raise self.wrong(field, value, kind)
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                half = f"\\u{ord(value[error.start]):x}"
-                raise UserError(
-                    f"{self.where}: {self.column(field)!r} holds half a character ({half}); correct or remove it."
-                ) from None
+        if half := half_character(value):
+            raise UserError(
+                f"{self.where}: {self.column(field)!r} holds half a character ({half}); correct or remove it."
+            )
         return value
 
     def wrong(self, field: str, value: Any, kind: str) -> UserError:
@@ -156,7 +152,7 @@ class Cells(dict[str, Any]):
         return made
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """The value; whatever json raises for a text comes as ValueError, its message in `args[0]`."""
     try:
         return json.loads(text, object_pairs_hook=Cells.of)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from unlearner import distributed
 from unlearner.console import note, progress_bar, warn
-from unlearner.errors import UserError, did_you_mean, install, plural
+from unlearner.errors import UserError, did_you_mean, half_character, install, plural
 from unlearner.files import cache_directory, read_json, space_errors, write_json
 from unlearner.options import EndpointOptions
 
@@ -33,7 +33,7 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds until a request is sent again, the last for all further ones."""
 LONGEST_TOLD = 120.0
 """Seconds that are waited at most where the endpoint says how long."""
-SHAPES = (ValueError, TypeError, AttributeError, LookupError)
+SHAPES = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 """What comes of reading an answer of another shape: the client checks none."""
 KEPT = "Answers so far are kept: repeat the same command to resume."
 Value = TypeVar("Value")
@@ -199,7 +199,7 @@ class Endpoint:
         with self.lock:
             self.read += getattr(answer.usage, "prompt_tokens", None) or 0
             self.written += getattr(answer.usage, "completion_tokens", None) or 0
-        return text if isinstance(text, str) else ""
+        return text if isinstance(text, str) and not half_character(text) else ""
 
     def _sent(self, send: Callable[[], Any]) -> Any:
         """What a request gives; after trouble that passes it is sent again, unless all is to stop."""
@@ -307,12 +307,15 @@ def _pause(error: Exception, tried: int) -> float:
 
 
 def find_json(text: str) -> Any:
-    """The JSON object in an answer, which may stand between other words or in a code block; None where there is
-    none."""
+    """The JSON object in an answer, which may stand between other words or in a code block; None where there is none,
+    or one that is nested too deeply or holds half a character."""
     decoder = json.JSONDecoder()
     for match in re.finditer(r"\{", text):
         try:
             value, _ = decoder.raw_decode(text, match.start())
+            json.dumps(value, ensure_ascii=False).encode()
+        except (RecursionError, UnicodeEncodeError):
+            return None
         except ValueError:
             continue
         return value
