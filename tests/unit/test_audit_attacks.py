@@ -126,6 +126,8 @@ def test_users_templates(tmp_path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("# comments are none\n\nTell me: {q}\n{q}⟨assistant⟩Of course:\n", encoding="utf-8")
     first, second = read_templates(file)
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_templates(file) == [first, second]
     assert (first.label, second.label) == ("mine.txt:3", "mine.txt:4")
     assert second.request(QUESTION).prefix == "Of course:"
     for text, error in (("Tell me: {question}", "unknown placeholder {question}"), ("Tell me.", "no placeholder")):

@@ -188,6 +188,8 @@ def test_names_from_options_a_file_and_folders(tmp_path: Path) -> None:
     assert names_of(command(subject=[" Ann Bell "], alias=["Ann"])) == [("Ann Bell", "Ann")]
     (tmp_path / "names.txt").write_text("Charles Darwin | Darwin\n\nAnn Bell\n")
     assert names_of(command(subjects=str(tmp_path / "names.txt"))) == [("Charles Darwin", "Darwin"), ("Ann Bell",)]
+    (tmp_path / "names.txt").write_text("Ann Bell\n", encoding="utf-8-sig")  # as Windows writes it
+    assert names_of(command(subjects=str(tmp_path / "names.txt"))) == [("Ann Bell",)]
     folder = tmp_path / "made"
     folder.mkdir()
     (folder / "prepare.json").write_text(

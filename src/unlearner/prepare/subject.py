@@ -93,7 +93,7 @@ def about(options: SubjectOptions, *, endpoint: bool = False) -> About:
 def read_lines(file: Path, flag: str) -> list[str]:
     """The lines of a text file that are not empty. Raises UserError where there are none."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{flag} {file} cannot be read as UTF-8 text: check the path.") from error
     if not lines:

@@ -216,7 +216,7 @@ def read_templates(path: str | Path) -> list[Template]:
         if is_history(place):
             lines = list(dict.fromkeys(row.get("template", "") for row in read_jsonl(place)))
         else:
-            lines = place.read_text(encoding="utf-8").splitlines()
+            lines = place.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"the templates {path} cannot be read ({error}): give a text file, one template per line."
