@@ -15,7 +15,7 @@ from unlearner.data.sources import load_records
 from unlearner.errors import UserError
 from unlearner.files import read_json, read_jsonl, write_jsonl
 from unlearner.prepare.cloze import cloze
-from unlearner.prepare.documents import Document, _library, load_documents
+from unlearner.prepare.documents import Document, _library, load_documents, sha256
 from unlearner.prepare.facts import Topic, Wording, states, together
 from unlearner.prepare.passages import cut, naming, personal_data, personal_sentence, sentences, without_duplicates
 from unlearner.prepare.prepare import _beyond_chance
@@ -151,6 +151,33 @@ def test_a_text_that_may_not_be_read_is_left_out(tmp_path: Path, monkeypatch: py
     found, failed = load_documents([str(tmp_path)])
     assert [each.name for each in found] == ["b.txt"]
     assert failed == [f"{tmp_path / 'a.txt'} cannot be read (Permission denied): check its permissions."]
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cv.txt").write_text(f"{folder}1@x.org, {folder}2@x.org, {folder}3@x.org")
+    both = [str(tmp_path / folder / "cv.txt") for folder in ("a", "b")]
+    found, _ = load_documents(both)
+    assert personal_data(found, ("Ann Bell",)) == {"e-mail addresses": dict.fromkeys(both, 3)}
+    (tmp_path / "a" / "cv.txt").write_text("Another text.")
+    changed, _ = load_documents(both)
+    assert sha256(found).keys() == sha256(changed).keys() == {*both}
+    assert [name for name, value in sha256(found).items() if sha256(changed)[name] != value] == both[:1]
+    again, _ = load_documents([str(tmp_path), *both, both[0]])  # each is read once
+    assert [each.name for each in again] == ["a/cv.txt", "b/cv.txt"]
+
+
+def test_a_name_that_is_no_text_is_told_by_its_codes(tmp_path: Path) -> None:
+    name = "M\udcfcller"
+    try:
+        (tmp_path / f"{name}.txt").write_text("Ann Bell.")
+        (tmp_path / f"{name}.pdf").write_bytes(b"broken")
+    except OSError:
+        pytest.skip("no such names on this file system")
+    found, failed = load_documents([str(tmp_path)])
+    assert [each.name for each in found] == [r"M\udcfcller.txt"]
+    assert r"M\udcfcller.pdf cannot be read" in failed[0] and failed[0].encode()
 
 
 def test_what_a_parser_logs_is_not_shown(tmp_path: Path) -> None:

@@ -24,18 +24,38 @@ class Document:
     """One document; paragraphs are parted by empty lines."""
 
     name: str
-    """Its path, from the folder that was given."""
+    """Its path from the folder that was given, or the whole path: no other document has it."""
     text: str
 
 
 def load_documents(paths: Sequence[str]) -> tuple[list[Document], list[str]]:
     """The documents of all files and folders, in order of their names, and sentences on those of folders that cannot be
     read. Raises UserError for a file that was named itself, and where nothing can be read at all."""
+    files = _files(paths)
+    named_itself = {Path(given).resolve() for given in paths}
     found: list[Document] = []
     failed: list[str] = []
+    for file, name in files.items():
+        try:
+            found += _read(file, name)
+        except UserError as error:
+            if file.resolve() in named_itself:
+                raise
+            failed.append(_as_utf8(str(error)))
+    for sentence in failed:
+        warn(f"left out: {sentence}")
+    if paths and not found:
+        raise UserError(f"--documents {' '.join(paths)} has no text that can be read: give other documents.")
+    return found, failed
+
+
+def _files(paths: Sequence[str]) -> dict[Path, str]:
+    """All files, each once, and their names: paths from the folders that were given, or whole paths where two files
+    would have one name."""
+    found: dict[Path, tuple[Path, str]] = {}
     for given in map(Path, paths):
         if given.is_file():
-            found += _read(given, given.name)
+            found.setdefault(given.resolve(), (given, given.name))
             continue
         if not given.is_dir():
             raise UserError(f"--documents {given} does not exist: check the path.")
@@ -44,15 +64,14 @@ def load_documents(paths: Sequence[str]) -> tuple[list[Document], list[str]]:
             note(f"left out of {given}, because they do not end in {', '.join(READERS)}: {plural(len(others), 'file')}")
         for file in files:
             if file.suffix.lower() in READERS:
-                try:
-                    found += _read(file, file.relative_to(given).as_posix())
-                except UserError as error:
-                    failed.append(str(error))
-    for sentence in failed:
-        warn(f"left out: {sentence}")
-    if paths and not found:
-        raise UserError(f"--documents {' '.join(paths)} has no text that can be read: give other documents.")
-    return found, failed
+                found.setdefault(file.resolve(), (file, file.relative_to(given).as_posix()))
+    unique = len({name for _, name in found.values()}) == len(found)
+    return {file: _as_utf8(name if unique else file.as_posix()) for file, name in found.values()}
+
+
+def _as_utf8(text: str) -> str:
+    """With the codes of what is no UTF-8 in a file's name, which no file of records can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read(file: Path, name: str) -> Iterator[Document]:
