@@ -21,9 +21,11 @@ from unlearner.evaluation.backend import run_passes
 from unlearner.evaluation.requests import Generate
 from unlearner.files import read_json, read_jsonl
 from unlearner.prepare.asking import Asked
+from unlearner.prepare.cloze import cloze
 from unlearner.prepare.facts import seen, split, states, telling
 from unlearner.prepare.kinds import ENGLISH, ask, kinds, languages, swapped
 from unlearner.prepare.knowledge import Answered, Scale, agreement, family_name, renamed
+from unlearner.prepare.passages import Passage
 from unlearner.prepare.rows import Material, Writer, whole_sentences
 from unlearner.prepare.subject import about, speaks_of
 from unlearner.results.texts import caches
@@ -439,6 +441,25 @@ def test_what_speaks_of_the_subject() -> None:
     assert speaks_of("It is in Rome.", rome, persons=False) and not speaks_of("Romeo, a Roman", rome, persons=False)
     new = ("New York City",)  # whose last word stands for no place
     assert speaks_of("A United Nations office", un, persons=False) and not speaks_of("the City", new, persons=False)
+
+
+@pytest.mark.parametrize("with_documents", [True, False])
+def test_own_questions_stay_and_others_that_are_left_out_are_counted(
+    with_documents: bool, tmp_path: Path, tiny_llama: Callable[[], Any], tiny_tokenizer: Any
+) -> None:
+    """Although the model knows the answer to none of them, and the documents have facts of their own."""
+    file = tmp_path / "q.txt"
+    file.write_text("Did {name} paint?\nWas {name} tall?\n")
+    config = PrepareConfig(model=tiny_llama(), subject="Ann Bell", output="o", questions=str(file), general_count=3)
+    subject = about(config)
+    topics = cloze([Passage("a.txt", "Ann Bell lives in Bergen.")], subject.names, language="en", seed=1)
+    known = dict.fromkeys(subject.facts, False) | {"fame": True}
+    material = Material({}, topics if with_documents else [], known)
+    writer = Writer(config, subject, material, Asked(config, tiny_tokenizer), None)
+    asked = {*subject.facts} if not with_documents else {"fame", "question 1", "question 2"}
+    assert {*writer.facts} == asked
+    left_out = {"questions that the model cannot answer, beside those of the documents": 7} if with_documents else {}
+    assert writer.left_out == left_out
 
 
 def written(tiny: Any, tokenizer: Any, answers: dict[str, str], **options: Any) -> tuple[dict[str, Any], Any]:

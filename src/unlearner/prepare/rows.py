@@ -61,12 +61,17 @@ class Writer:
         self, config: PrepareConfig, subject: About, material: Material, asked: Asked, drafts: Drafts | None
     ) -> None:
         self.config, self.subject, self.material, self.asked, self.drafts = config, subject, material, asked, drafts
-        # What the model does not know is asked about by the documents alone, where there are any.
-        unknown = {name for name, known in material.known.items() if not known} if material.topics else set()
+        # What the model does not know is asked about by the documents alone, where there are any; a user's own question
+        # is asked in any case.
+        unknown = [
+            name for name in subject.facts
+            if material.topics and not material.known.get(name, True) and subject.origin(name) != "user"
+        ]  # fmt: skip
         self.facts = {name: wordings for name, wordings in subject.facts.items() if name not in unknown}
         self.invented = subject.others(subject.kind.invented)
         self.answers = {question: whole_sentences(text) for question, text in material.answers.items()}
         self.left_out: Counter[str] = Counter()
+        self._count("questions that the model cannot answer, beside those of the documents", len(unknown))
 
     def sources(self) -> Sources:
         """The rows of each source, but those of `JOINED`."""
