@@ -332,6 +332,8 @@ class DocumentOptions:
 
     def check_documents(self) -> None:
         """Raises UserError."""
+        if not all(self.documents):  # which would be the current directory
+            raise UserError("--documents has an empty name: give files or folders.")
         if self.passage_words < 20:
             raise UserError(f"--passage-words must be at least 20, not {self.passage_words}.")
 

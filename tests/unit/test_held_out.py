@@ -219,6 +219,9 @@ def test_own_questions_and_another_language_go_to_what_is_prepared(tmp_path: Pat
     assert names_of(command(subject=["Ann Bell"], language="French", llm="http://localhost:1/v1")) == [("Ann Bell",)]
     for options, sentence in (
         ({"prepared": ["x"], "language": "de"}, "--prepared is already prepared: leave out --language"),
+        ({"prepared": ["x"], "kind": "place"}, "--prepared is already prepared: leave out --kind"),
+        ({"prepared": ["x"], "neighbours": "n.txt"}, "--prepared is already prepared: leave out --neighbours"),
+        ({"subject": ["Ann Bell"], "documents": ["a.txt", ""]}, "--documents has an empty name"),
         ({"forget": "f", "questions": "q.txt"}, "--questions needs --subject"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -103,7 +103,10 @@ class ForgetCommand(EndpointOptions, DocumentOptions, ForgetConfig):
                 "remove the texts afterwards with unlearner purge."
             )
         if self.prepared:
-            self._refuse(PREPARING, "--prepared is already prepared: leave out {}, or give it to unlearner prepare.")
+            self._refuse(
+                ("kind", "neighbours", *PREPARING),
+                "--prepared is already prepared: leave out {}, or give it to unlearner prepare.",
+            )
         super().check()
         self.check_documents()
         self.check_endpoint()
