@@ -103,7 +103,8 @@ def test_facts_are_found_in_all_formats(folder: Path, capsys: pytest.CaptureFixt
         ("a.pdf", b"no pdf at all", "a.pdf cannot be read"),
         ("a.docx", b"PK\x03\x04 no", "a.docx cannot be read"),
         ("a.txt", b"\xff\xfe\x00", "a.txt is not UTF-8 text: save it as UTF-8"),
-        ("a.txt", b" \n", "a.txt has no text"),
+        ("a.txt", b" \n", r"a\.txt has no text: leave it out\."),
+        ("a.html", b"<html><head><title>Only</title><body></body>", "a.html has no text: leave it out"),
         ("a.odt", b"x", "unknown extension '.odt'"),
         ("a.jsonl", b"{", "a.jsonl, line 1: this is not valid JSON"),
     ],
@@ -151,6 +152,15 @@ def test_a_text_that_may_not_be_read_is_left_out(tmp_path: Path, monkeypatch: py
     found, failed = load_documents([str(tmp_path)])
     assert [each.name for each in found] == ["b.txt"]
     assert failed == [f"{tmp_path / 'a.txt'} cannot be read (Permission denied): check its permissions."]
+
+
+@pytest.mark.parametrize("end", ["</head>", ""])
+def test_the_end_tag_of_a_head_is_optional(tmp_path: Path, end: str) -> None:
+    pytest.importorskip("bs4")
+    head = f"<!doctype html><html><head><meta charset=utf-8><title>No</title><style>p {{}}</style>{end}"
+    (tmp_path / "a.html").write_text(f"{head}<body><h1>Life</h1><p>Ann Bell lives in Oslo.<p>She paints.</body></html>")
+    ((document,), _) = load_documents([str(tmp_path / "a.html")])
+    assert document.text == "Life\n\nAnn Bell lives in Oslo.\n\nShe paints."
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

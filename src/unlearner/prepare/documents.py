@@ -14,7 +14,10 @@ from unlearner.data.sources import load_records
 from unlearner.errors import UserError, brief, install, plural
 
 EXTRA = "documents"
-NOT_TEXT = ("script", "style", "template", "noscript", "head", "nav", "svg")
+SCANNED = (".pdf", ".docx")
+"""What may hold pictures of pages alone."""
+NOT_TEXT = ("script", "style", "template", "noscript", "title", "nav", "svg")
+"""Not the head as a whole: without its end tag, which is optional, the parser takes the body for a part of it."""
 BLOCKS = ("p", "div", "section", "article", "h1", "h2", "h3", "h4", "h5", "h6", "li", "tr", "blockquote", "pre", "dd",
           "dt", "figcaption", "table", "ul", "ol", "header", "footer", "main", "aside")  # fmt: skip
 
@@ -82,7 +85,12 @@ def _read(file: Path, name: str) -> Iterator[Document]:
         )
     texts = [cleaned(text) for text in reader(file)]
     if not any(texts):
-        raise UserError(f"{file} has no text: a scanned document needs text recognition (OCR) first.")
+        why = (
+            "a scanned document needs text recognition (OCR) first"
+            if file.suffix.lower() in SCANNED
+            else "leave it out"
+        )
+        raise UserError(f"{file} has no text: {why}.")
     for number, text in enumerate(texts, start=1):
         if text:
             yield Document(name if len(texts) == 1 else f"{name}, row {number}", text)
