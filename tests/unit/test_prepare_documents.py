@@ -67,8 +67,8 @@ def folder(tmp_path: Path) -> Path:
     for answer in about(third)[6:]:
         table.add_row().cells[0].text = answer
     document.save(str(place / "more" / "d.docx"))
-    write_jsonl(place / "e.jsonl", [{"text": answer} for answer in about(fourth)])
-    (place / "f.md").write_text("# Notes\n\nNobody is named here.\n")
+    write_jsonl(place / "e.jsonl", [{"text": answer} for answer in about(fourth)[:-1]])
+    (place / "f.md").write_text(f"# Notes\n\nThis is from *elsewhere*.\n\n{about(fourth)[-1]}\n")
     (place / "broken.pdf").write_bytes((place / "b.pdf").read_bytes()[:60])
     (place / "picture.png").write_bytes(b"")
     return place
@@ -82,19 +82,20 @@ def test_facts_are_found_in_all_formats(folder: Path, capsys: pytest.CaptureFixt
     }  # fmt: skip
     assert not any("x()" in each.text or "No text" in each.text for each in documents)
     passages, _ = without_duplicates(cut(documents, 150))
-    found = right = wanted = 0
+    found = right = wanted = made = 0
     for name in PEOPLE[:4]:
         truth = {normalised(r.fact or "").removeprefix("the ") for r in RECORDS if r.subject == name}
         topics = cloze(naming(passages, (name,))[0], (name,), language="en", seed=1)
         values = [topic.fact.removeprefix("the ") for topic in topics]
         assert len(set(values)) == len(values)
         wanted, found = wanted + len(truth), found + len(truth & set(values))
-        right += sum(value in truth for value in values)
+        right, made = right + sum(value in truth for value in values), made + len(values)
+        assert name != PEOPLE[3] or "f.md" in {topic.document for topic in topics}
         for topic in topics:
             for wording in topic.wordings:
                 assert name in wording.question and states(topic.fact, wording.answer, wording.question)
                 assert not any(states(topic.fact, wrong) for wrong in wording.wrong)
-    assert found / wanted >= 0.75 and right / found >= 0.95  # recall 0.78, precision 0.97 when written
+    assert found / wanted >= 0.75 and right / made >= 0.9, (found, wanted, right, made)
 
 
 @pytest.mark.parametrize(
