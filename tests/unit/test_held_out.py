@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from unlearner.commands import forget as forget_command
+from unlearner.commands.parse import parse
 from unlearner.commands.purge import PurgeConfig
 from unlearner.commands.purge import run as run_purge
-from unlearner.config import ForgetConfig
+from unlearner.config import ForgetConfig, PrepareConfig
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES
 from unlearner.data.sources import load_records
@@ -182,6 +184,20 @@ def test_rows_that_were_dropped_after_preparing_stay_dropped(tmp_path: Path) -> 
     (tmp_path / "data" / "prepare.json").write_text(json.dumps({"keep": ["a"], "drop": ["b", "c"]}))
     again = _preparation(given, ("Ann Bell",), str(tmp_path / "data"))
     assert again == replace(fresh, keep=["a"], drop=["b", "c"])
+
+
+def test_what_forget_prepared_is_named_by_the_command_of_the_guide(tmp_path: Path) -> None:
+    """`prepare --drop` in a folder that `forget` made: the options that decide its rows are the same."""
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "from-a-name.md").read_text(encoding="utf-8")
+    typed = re.search(r"unlearner (prepare .*--output runs/x/data-1 --drop ID)", guide, re.DOTALL)
+    assert typed
+    _, *arguments = shlex.split(typed[1][typed[1].rindex("prepare --model") :].replace("\\\n", " "))
+    asked = parse(PrepareConfig, arguments, "unlearner prepare")
+    given = command(model="builtin:smollm2", subject=["Charles Darwin", "Ann Bell"], output="runs/x")
+    made = _preparation(given, ("Charles Darwin", "Darwin"), str(tmp_path))
+    place = SubjectDirectory(Path("runs/x"))
+    made = replace(made, neighbours=str(place.neighbours), drop=["ID"], output=str(place.prepared(1)))
+    assert asked == made
 
 
 def test_names_from_options_a_file_and_folders(tmp_path: Path) -> None:

@@ -438,6 +438,13 @@ def test_what_speaks_of_the_subject() -> None:
     assert not speaks_of("He was rich.", ("Adrienne Rich",), persons=True)  # a Rich is not rich
     assert not speaks_of("Emma Darwin was kind.", darwin, persons=True, own="Emma Darwin")
     assert speaks_of("Emma Darwin was Darwin's wife.", darwin, persons=True, own="Emma Darwin")
+    for name, text in (
+        ("charles darwin", "Darwin wrote it."),
+        ("Charles Darwin", "By DARWIN."),
+        ("bell hooks", "So hooks said."),
+    ):
+        assert speaks_of(text, (name,), persons=True)
+    assert not speaks_of("Roses, and a rose.", ("Axl Rose",), persons=True)
     assert speaks_of("It is in Rome.", rome, persons=False) and not speaks_of("Romeo, a Roman", rome, persons=False)
     new = ("New York City",)  # whose last word stands for no place
     assert speaks_of("A United Nations office", un, persons=False) and not speaks_of("the City", new, persons=False)

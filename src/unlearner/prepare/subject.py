@@ -56,14 +56,15 @@ def is_any(name: str, names: Iterable[str]) -> bool:
 
 
 def speaks_of(text: str, names: tuple[str, ...], *, persons: bool, own: str = "") -> bool:
-    """Whether a text has one of the `names` of a subject in any case, or, with its capital letter, what stands for one:
-    the family name of `persons`, of others the name without its article. In the name `own`, which the text is about,
-    that does not count: Emma Darwin is not Charles Darwin."""
+    """Whether a text has one of the `names` of a subject in any case, or, with a capital letter or as it was given,
+    what stands for one: the family name of `persons`, of others the name without its article. So a rose is no Rose. In
+    the name `own`, which the text is about, that does not count: Emma Darwin is not Charles Darwin."""
     if mentions(text, names):
         return True
     short = {family_name(name) if persons else ARTICLE.sub("", name) for name in names}
     rest = swapped(text, (own,), "")
-    return any(re.search(rf"(?<!\w){re.escape(each)}(?!\w)", rest) for each in short)
+    found = (said[0] for each in short for said in re.finditer(rf"(?<!\w){re.escape(each)}(?!\w)", rest, re.IGNORECASE))
+    return any(said in short or said[0].isupper() for said in found)
 
 
 def about(options: SubjectOptions, *, endpoint: bool = False) -> About:

@@ -33,8 +33,8 @@ FACTORS = (0.2, 0.1, 0.4, 1.0)
 """Learning rates by their share of the one that fits the set without a search: that one forgets in a few epochs and
 takes neighbours along. The first is tried first."""
 LORA_RATE = 50.0
-"""Adapters bear so many times the rate at which all weights keep neighbours; they come first, because at the same leak
-they kept more of them (docs/guide/from-a-name.md)."""
+"""Adapters bear so many times the rate at which all weights keep neighbours; the first trial of a method is one,
+because at the same leak they kept more of them (docs/guide/from-a-name.md)."""
 
 Setting = dict[str, Any]
 """Options of a run by name; `method` is always among them."""
