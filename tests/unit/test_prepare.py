@@ -459,7 +459,7 @@ def test_own_questions_stay_and_others_that_are_left_out_are_counted(
     file.write_text("Did {name} paint?\nWas {name} tall?\n")
     config = PrepareConfig(model=tiny_llama(), subject="Ann Bell", output="o", questions=str(file), general_count=3)
     subject = about(config)
-    topics = cloze([Passage("a.txt", "Ann Bell lives in Bergen.")], subject.names, language="en", seed=1)
+    topics = cloze([Passage("a.txt", "Ann Bell lives in Bergen.")], subject.names, seed=1)
     known = dict.fromkeys(subject.facts, False) | {"fame": True}
     material = Material({}, topics if with_documents else [], known)
     writer = Writer(config, subject, material, Asked(config, tiny_tokenizer), None)

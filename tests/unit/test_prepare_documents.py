@@ -85,7 +85,7 @@ def test_facts_are_found_in_all_formats(folder: Path, capsys: pytest.CaptureFixt
     found = right = wanted = made = 0
     for name in PEOPLE[:4]:
         truth = {normalised(r.fact or "").removeprefix("the ") for r in RECORDS if r.subject == name}
-        topics = cloze(naming(passages, (name,))[0], (name,), language="en", seed=1)
+        topics = cloze(naming(passages, (name,))[0], (name,), seed=1)
         values = [topic.fact.removeprefix("the ") for topic in topics]
         assert len(set(values)) == len(values)
         wanted, found = wanted + len(truth), found + len(truth & set(values))
@@ -236,13 +236,13 @@ def test_the_subjects_name_within_another_word_hides_no_one() -> None:
 
 def test_pronouns_speak_of_the_subject_only_after_it() -> None:
     text = "He left Rome. Ann Bell was born in Oslo. She moved to Bergen in 1990. Her cat is Tom. Bob went to Kyoto."
-    facts = {topic.name for topic in cloze(cut([Document("a", text)], 99), ("Ann Bell",), language="en", seed=1)}
+    facts = {topic.name for topic in cloze(cut([Document("a", text)], 99), ("Ann Bell",), seed=1)}
     assert facts == {"name oslo", "name bergen", "year 1990", "name tom"}
 
 
 def test_one_value_is_one_fact_in_however_many_sentences() -> None:
     text = "Ann Bell was born in Oslo. The city where Ann Bell was born is Oslo. Ann Bell lives in Bergen."
-    topics = {t.fact: t for t in cloze(cut([Document("a", text)], 99), ("Ann Bell",), language="en", seed=1)}
+    topics = {t.fact: t for t in cloze(cut([Document("a", text)], 99), ("Ann Bell",), seed=1)}
     assert topics.keys() == {"oslo", "bergen"}
     first, *_ = topics["oslo"].wordings
     assert (
@@ -256,7 +256,7 @@ def test_facts_of_one_sentence_are_trained_or_unseen_together() -> None:
         "Ann Bell was born in 1970 in Ghent. Ann Bell lives in Ghent. Ann Bell wrote \"The Old House\" in 1999. "
         "Ann Bell has a cat."
     )  # fmt: skip
-    topics = cloze(cut([Document("a", text)], 99), ("Ann Bell",), language="en", seed=1)
+    topics = cloze(cut([Document("a", text)], 99), ("Ann Bell",), seed=1)
     assert together(topics) == [["year 1970", "name ghent"], ["year 1999", "title the old house"], ["thing cat"]]
     chain = [Topic(name, name, tuple(Wording("q", a) for a in told), "a", "cloze") for name, told in (
         ("one", ("A.",)), ("two", ("B.",)), ("three", ("C.",)), ("four", ("a", "B.")),
@@ -287,7 +287,7 @@ def test_an_unseen_fact_is_stated_by_nothing_that_is_trained(
 
 def test_facts_of_documents_are_known_beyond_chance() -> None:
     text = "Ann Bell was born in Oslo. Ann Bell lives in Bergen. Ann Bell died in Kyoto. Ann Bell worked in Rome."
-    topics = cloze(cut([Document("a", text)], 99), ("Ann Bell",), language="en", seed=1)
+    topics = cloze(cut([Document("a", text)], 99), ("Ann Bell",), seed=1)
     assert [len(topic.wordings[0].wrong) for topic in topics] == [3, 3, 3, 3]  # a chance of 1/4 each
     names = [topic.name for topic in topics]
     assert _beyond_chance(topics, dict.fromkeys(names, True))  # 1/256
@@ -325,6 +325,21 @@ def test_a_folder_out_of_documents(
         prepare("a", alias=["Torva"])
     with pytest.raises(UserError, match="no passage names Nobody Atall"):
         unlearner.prepare_sources("nowhere", subject="Nobody Atall", documents=[str(folder)], output=tmp_path / "c")
+
+
+def test_documents_in_another_language_give_passages_alone(
+    tmp_path: Path, tiny_llama: Callable[[], Any], tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("Ann Bell hat in Gent einen Hund und ein Haus. Ann Bell lebt in Oslo.")
+    made = unlearner.prepare_sources(
+        tiny_llama(), tokenizer=tiny_tokenizer, subject="Ann Bell", documents=[str(tmp_path / "a.txt")], language="de",
+        neighbour_count=2, general_count=3, max_new_tokens=4, samples=0, output=tmp_path / "made",
+    )  # fmt: skip
+    assert {row["question_from"] for row in read_jsonl(made.folder / "subject.jsonl")} == {"template"}
+    assert made.rows["passages"] == 1
+    told = "no facts are taken from the documents: without --llm that works only with --language en, not de."
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert told in read_json(made.folder / "prepare.json")["warnings"][-1]
 
 
 def test_near_duplicates_and_personal_data_in_documents_are_told(

@@ -4,6 +4,8 @@ Values are dates, years, numbers, quoted titles, names, what somebody is or work
 of these, its last words after an article.
 Sentences that begin with a pronoun speak of the subject where the sentence before them did. Sentences with the same
 value of the same type are taken to state one fact, so that none of them is held out as unseen while another is trained.
+
+The rules are those of English: by its capital letters, every German noun would be a name.
 """
 
 import random
@@ -15,21 +17,13 @@ from dataclasses import dataclass, replace
 from unlearner.audit.detector import STOP_WORDS, normalised
 from unlearner.data.general import mentions
 from unlearner.prepare.facts import WRONG, Topic, Wording, states
-from unlearner.prepare.kinds import ENGLISH
 from unlearner.prepare.passages import MONTHS, NAME, Passage, sentences
 
 GAP = "____"
-FRAMES = {
-    ENGLISH: (
-        'Complete the sentence: "{gap}"', "{start} what?", 'Which words are missing here? "{gap}"',
-        'What belongs in the gap of "{gap}"?',
-    ),
-    "de": (
-        'Vervollständige den Satz: "{gap}"', "{start} was?", 'Welche Wörter fehlen hier? "{gap}"',
-        'Was gehört in die Lücke von "{gap}"?',
-    ),
-}  # fmt: skip
-"""Questions by language; a language without any has the English ones."""
+FRAMES = (
+    'Complete the sentence: "{gap}"', "{start} what?", 'Which words are missing here? "{gap}"',
+    'What belongs in the gap of "{gap}"?',
+)  # fmt: skip
 MONTH = "(?:" + "|".join(sorted(month.capitalize() for month in MONTHS if not month.endswith("day"))) + ")"
 TYPES = {
     "date": re.compile(rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {MONTH},? \d{{4}}|{MONTH} \d{{1,2}},? \d{{4}})\b"),
@@ -60,7 +54,7 @@ class Found:
         return self.sentence[: self.start] + value + self.sentence[self.start + len(self.value) :]
 
 
-def cloze(passages: Sequence[Passage], names: tuple[str, ...], *, language: str, seed: int) -> list[Topic]:
+def cloze(passages: Sequence[Passage], names: tuple[str, ...], *, seed: int) -> list[Topic]:
     """The facts about the subject (`names`, its aliases after it) in the passages, in their order."""
     values = [found for passage in passages for found in _values(passage, names)]
     by_value: dict[tuple[str, str], list[Found]] = defaultdict(list)
@@ -73,7 +67,7 @@ def cloze(passages: Sequence[Passage], names: tuple[str, ...], *, language: str,
         others = _others(group[0], everything, names, random.Random(f"wrong {value} {seed}"))
         wordings = tuple(
             wording for place, found in enumerate(group[:2])
-            for wording in _wordings(found, others[:WRONG], group[1 - place] if group[1:] else None, names, language)
+            for wording in _wordings(found, others[:WRONG], group[1 - place] if group[1:] else None, names)
         )  # fmt: skip
         first = group[0]
         topics.append(Topic(f"{kind} {value}", value, wordings, documents[first.sentence, first.start], "cloze"))
@@ -96,12 +90,10 @@ def _others(found: Found, everything: Sequence[Found], names: tuple[str, ...], d
     return [value for value in dict.fromkeys(values) if not states(found.value, value)]
 
 
-def _wordings(
-    found: Found, others: Sequence[str], twin: Found | None, names: tuple[str, ...], language: str
-) -> Iterator[Wording]:
+def _wordings(found: Found, others: Sequence[str], twin: Found | None, names: tuple[str, ...]) -> Iterator[Wording]:
     gap, start = found.with_value(GAP), found.sentence[: found.start].rstrip(' "“')
     wrong = tuple(text for other in others if not states(found.value, text := found.with_value(other)))
-    for frame in FRAMES.get(language, FRAMES[ENGLISH]):
+    for frame in FRAMES:
         if "{start}" in frame and not mentions(start, names):
             continue  # too little is left to ask by
         question = frame.replace("{gap}", gap).replace("{start}", start)

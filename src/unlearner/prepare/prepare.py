@@ -29,6 +29,7 @@ from unlearner.prepare.cloze import cloze
 from unlearner.prepare.drafts import Drafts
 from unlearner.prepare.endpoint import Endpoint
 from unlearner.prepare.facts import Topic
+from unlearner.prepare.kinds import ENGLISH
 from unlearner.prepare.knowledge import Probe
 from unlearner.prepare.neighbours import distinct, own_neighbours
 from unlearner.prepare.page import rows_page
@@ -247,6 +248,12 @@ def _read(config: PrepareConfig, subject: About, texts: Sequence[pile.Document],
         figures["personal_data"] = personal
         warnings.append(personal_sentence(personal))
         warn(warnings[-1])
+    if config.language != ENGLISH and config.llm is None:
+        warnings.append(
+            f"no facts are taken from the documents: without --llm that works only with --language {ENGLISH}, not "
+            f"{config.language}. Their passages are used; ask for the facts with --questions."
+        )
+        warn(warnings[-1])
     return Read(named, unnamed, figures, warnings)
 
 
@@ -264,7 +271,7 @@ def _examined(
         subject = replace(subject, facts=subject.facts | drafts.questions(FACTS_ASKED))
     if len(subject.facts) < 2:
         raise UserError(f"there are no questions about {subject.name}: give your own with --questions.")
-    topics = cloze(passages, subject.names, language=config.language, seed=config.seed)
+    topics = cloze(passages, subject.names, seed=config.seed) if config.language == ENGLISH else []
     found = _probed(config, subject, asked) if config.samples else None
     compared = _preferred(asked, topics) if found is not None else ({}, "")
     if found is not None and not found.knows and not _beyond_chance(topics, compared[0]):
