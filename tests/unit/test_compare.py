@@ -211,7 +211,7 @@ def test_what_the_page_cannot_be_asked(
     client = pytest.importorskip("starlette.testclient")
     from unlearner.comparing.web import application
 
-    config = CompareConfig(model=tiny_llama(), after=tiny_llama())  # type: ignore[arg-type]
+    config = CompareConfig(model=tiny_llama(), after=tiny_llama())
     page = application(Comparison(config, (tiny_tokenizer, tiny_tokenizer)), "secret")
     asking = client.TestClient(page, base_url="http://127.0.0.1")
     reply = asking.post("/secret/ask", content=body, headers={"Content-Type": "application/json"})
