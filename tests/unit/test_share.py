@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import unlearner
 from unlearner.data.records import Record
 from unlearner.errors import UserError
+from unlearner.models import smollm2
 from unlearner.workflows import share
 
 QUICK: dict[str, Any] = {
@@ -201,13 +202,18 @@ def test_what_the_hub_refuses_is_one_sentence(
         u.push_to_hub("org/forgot", token="hf_x")
 
 
-@pytest.mark.parametrize("base", ["gpt2", "org/name"])
-def test_a_base_model_of_the_hub_stays(
-    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("base", "shared"),
+    [("gpt2", "gpt2"), ("org/name", "org/name"), (None, "HuggingFaceTB/SmolLM2-135M-Instruct")],
+    ids=["old", "owner", "smollm2"],
+)
+def test_a_base_model_of_the_hub_is_named(
+    base: str | None, shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    base = base or str(smollm2.place())  # where `builtin:smollm2` was converted
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({"base_model_name_or_path": base}))
     share._hide_path(file)
-    assert json.loads(file.read_text())["base_model_name_or_path"] == base
+    assert json.loads(file.read_text())["base_model_name_or_path"] == shared
     assert capsys.readouterr().err == ""

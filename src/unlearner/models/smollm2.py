@@ -43,7 +43,7 @@ def directory(model: Any) -> Any:
 
 def smollm2() -> Path:
     """The directory of SmolLM2, downloaded and converted on first use; later uses need no network. Raises UserError."""
-    folder = cache_directory() / "models" / f"smollm2-{GGUF_SHA256[:16]}-{CONVERSION}"
+    folder = place()
 
     def make(temporary: Path) -> None:
         check_package()  # before 93 MB are fetched
@@ -52,6 +52,11 @@ def smollm2() -> Path:
             convert(file, temporary)
 
     return made_once(folder, make)
+
+
+def place() -> Path:
+    """Where that directory is, or will be."""
+    return cache_directory() / "models" / f"smollm2-{GGUF_SHA256[:16]}-{CONVERSION}"
 
 
 @contextmanager

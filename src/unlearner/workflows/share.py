@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from unlearner.console import warn
 from unlearner.errors import UserError, brief
 from unlearner.files import read_json, write_json
+from unlearner.models import smollm2
 from unlearner.workflows.card import is_hub_id, telling_name
 
 
@@ -39,12 +40,14 @@ def share(folder: Path, repo_id: str, *, private: bool | None = None, token: Any
 
 def _hide_path(file: Path) -> None:
     """In an adapter's configuration, a directory of this machine as the base model: others do not find it there, and it
-    tells them where things lay."""
+    tells them where things lay. SmolLM2 has a name on the hub."""
     if not file.is_file():
         return
     held = read_json(file)
     base = held.get("base_model_name_or_path") or ""
-    if base and not is_hub_id(base):
+    if base == str(smollm2.place()):
+        write_json(file, held | {"base_model_name_or_path": smollm2.HUB})
+    elif base and not is_hub_id(base):
         held["base_model_name_or_path"] = telling_name(base)
         write_json(file, held)
         warn(
