@@ -151,7 +151,7 @@ def test_an_audit_without_names_and_one_that_is_purged(
     assert holding(clear, said) == set(holding_texts(clear)) == written
     assert holding(without, said) == holding(cache_here, said) == set()
     assert not any(text in redacted.out for text in said)
-    texts_of_a_row = {"subject", "question", "text", "redacted", "about"}
+    texts_of_a_row = {"subject", "question", "topic", "text", "redacted", "about"}
     assert [
         {k: v for k, v in row.items() if k not in texts_of_a_row} for row in read_jsonl(without / "audit.jsonl")
     ] == [{k: v for k, v in row.items() if k not in texts_of_a_row} for row in read_jsonl(clear / "audit.jsonl")]
