@@ -19,6 +19,7 @@ from unlearner.results.subjects import SubjectDirectory
 TAKEN = ("forget", "retain", "columns", "task", "template", "retrained", "precision", "trust_remote_code", "redact")
 """Options that an audit takes from the run, unless it gives them itself."""
 EVALUATED = ("forget_eval", "retain_eval", "real_authors", "world_facts")
+"""Options of a run that name what is read by its columns of evaluation."""
 
 
 def of_forget(config: ForgetConfig) -> AuditConfig:

@@ -2,9 +2,8 @@
 
 An outcome row says of one answer: `model` (`unlearned`, `before`, `retrained`), `group` (`forget`, `control`,
 `retain`, `neighbour`), `subject`, `question` (an id), `topic` (one of what is asked, whoever is meant), `attack`,
-`sample`, `hit`, `score`. A row of the rank test has
-`rank` and `decoys` instead of the last three, one of the likelihoods its figures. The last row says what else the
-audit's tables are made of, under `about`.
+`sample`, `hit`, `score`. A row of the rank test has `rank` and `decoys` instead of the last three, one of the
+likelihoods its figures. The last row says what else the audit's tables are made of, under `about`.
 """
 
 from collections import defaultdict
@@ -136,14 +135,13 @@ class Outcomes:
         """Leaking answers, and all, of one subject or of the group; of some topics or of all questions."""
         found = self.hits.get((model, group, attack), {})
         chosen = found.values() if subject is None else [found[subject]] if subject in found else []
-        outcomes = [
-            hit
+        asked = [
+            samples
             for questions in chosen
             for question, samples in questions.items()
             if topics is None or self.topics.get(question) in topics
-            for hit in samples
         ]
-        return sum(outcomes), len(outcomes)
+        return sum(map(sum, asked)), sum(map(len, asked))
 
     def by_topic(self, attack: str, people: Iterable[tuple[str, str]]) -> dict[str, tuple[int, int]]:
         """Of each topic that a control was asked: leaking answers, and all, of `people` by group and name."""

@@ -1,7 +1,6 @@
 """Outcome rows: what every one says of its question, and those of the rank test."""
 
 import random
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unlearner.audit.attack import Answerer, Question
+from unlearner.audit.detector import normalised
 from unlearner.audit.outcomes import RANK
 from unlearner.audit.statistics import rank_among
 from unlearner.data.records import Record
@@ -22,14 +22,10 @@ def question_id(question: Question) -> str:
     return sha256([question.subject, question.record.question, question.record.answer])[:16]
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
 def topic_of(question: Question) -> str:
     """An id of what is asked, whoever is meant: the same for questions that differ in the subject's name alone."""
-    name = set(words(question.subject))
-    asked = ["" if word in name else word for word in words(question.record.question or "")]
+    name = set(normalised(question.subject).split())
+    asked = ["" if word in name else word for word in normalised(question.record.question or "").split()]
     return sha256([word for word, _ in groupby(asked)])[:8]
 
 
