@@ -149,7 +149,7 @@ def measured(held_out: HeldOut, models: dict[str, Subject]) -> tuple[dict[str, l
     rates: dict[str, Rates] = {label: {} for label in models}
     for names, samples in ((tuple(LEAKS), held_out.samples), (KEPT, min(held_out.samples, KEPT_SAMPLES))):
         questions = {name: held_out.questions[name] for name in names if name in held_out.questions}
-        part = replace(held_out, questions=questions, samples=samples)
+        part = replace(held_out, questions=questions, samples=samples, fewest=0)
         before = part.before(models["before"])
         places |= (count := counting(before))
         rates["before"] |= {name: before.rates[name] if those else [] for name, those in count.items()}

@@ -371,6 +371,30 @@ def test_only_what_counts_is_asked_again(
     assert len(greedy.before(subject).rates["unseen_wordings"]) == 2 and [count for count, _ in asked] == [4]
 
 
+def test_few_questions_are_asked_more_often(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 answers of a source at least, or as many as `fewest` says; one of a likeliest answer."""
+    asked: list[tuple[int, int]] = []
+
+    def counting(model: Any, tokenizer: Any, template: Any, records: Any, **options: Any) -> Any:
+        (samples,) = {request.n for requests in options["asked"] for request in requests}
+        asked.append((len(records), samples))
+        return run_passes(model, tokenizer, template, records, **options)
+
+    monkeypatch.setattr(held_out, "run_passes", counting)
+    rows = with_facts(builtin("forget", people=5, forget=2)[:9])
+    held = HeldOut({"unseen_wordings": rows[:3], "forget": rows, "unseen_facts": rows}, 8, 4, 200, seed=5)
+    subject = Subject(tiny_llama().eval(), tiny_tokenizer, TEMPLATES["plain"], None)
+    rates = held.rates(subject)
+    assert asked == [(3, 22), (18, 8)] and list(rates) == ["unseen_wordings", "forget", "unseen_facts"]
+    assert rates["forget"] == rates["unseen_facts"]  # each answers its own questions
+    asked.clear()
+    replace(held, fewest=0).rates(subject)
+    replace(held, sampled=("forget", "unseen_facts")).rates(subject, {"unseen_wordings": [0], "forget": [2]})
+    assert asked == [(21, 8), (1, 1), (1, 64)]
+
+
 def test_a_source_that_is_missing_is_told_with_the_remedy(tmp_path: Path) -> None:
     """Two wordings of a question are trained: with two there is nothing to hold out."""
 

@@ -70,7 +70,8 @@ class ForgetCommand(EndpointOptions, DocumentOptions, ForgetConfig):
     """The aim: sampled answers to held-out questions about neighbours, and about general knowledge, must still state
     these shares of the facts that they stated before; one number is for both."""
     leak_samples: int = 8
-    """Answers sampled for each question, at temperature 1."""
+    """Answers sampled for each question, at temperature 1; more where few questions count, so that every set has at
+    least 64."""
 
     @property
     def named(self) -> bool:

@@ -2,19 +2,21 @@
 
 - Leak: of each question about the subject, how many of `n` answers sampled at temperature 1 state its fact
   (`audit/detector.py`); the mean over the questions that count: those that stated it in at least a quarter of the
-  samples before. A small model knows little at that temperature, so these may be few. They are chosen by samples of
-  another seed than those that are compared: by the same ones, lucky draws would count as knowledge that is lost later.
+  samples before. A small model knows little at that temperature, so these may be few; each is then asked more often.
+  They are chosen by samples of another seed than those that are compared: by the same ones, lucky draws would count as
+  knowledge that is lost later.
 - Kept: the same of the questions about neighbours, and of general knowledge. What the likeliest answer alone stated is
   often made up: any training changes it, and nothing that the model knew is lost with it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from unlearner.audit.attack import Question, run_attack
+from unlearner.audit.attack import Attack, Question, run_attack
 from unlearner.audit.attacks.sampling import Sampling
 from unlearner.audit.attacks.template import Template
 from unlearner.audit.questions import questions_about
@@ -37,6 +39,8 @@ SEARCHED = (LEAKS[0], *KEPT)
 """What a trial is judged by."""
 KNOWN = 0.25
 """A question counts where so many of its samples state the fact before."""
+ANSWERS = 64
+"""Sampled answers to the questions of a source, at least: 8 to a single question cannot tell a leak from chance."""
 
 Rates = dict[str, list[float]]
 """By source, a number a question that was asked: the share of its answers that state the fact."""
@@ -80,6 +84,8 @@ class HeldOut:
     seed: int
     sampled: tuple[str, ...] = (*LEAKS, *KEPT)
     """Those that are asked in samples; of the others the likeliest answer counts."""
+    fewest: int = ANSWERS
+    """Where `samples` of each question make fewer answers in a source, there are more of each."""
 
     @classmethod
     def read(cls, folder: Path, *, samples: int, max_new_tokens: int, max_length: int, seed: int) -> "HeldOut":
@@ -115,16 +121,20 @@ class HeldOut:
                 )  # fmt: skip
 
         found: Rates = {name: [] for name in places}
-        for attack in (
-            Sampling(n=self.samples, seed=self.seed, max_new_tokens=self.max_new_tokens),
-            Template("plain", "{q}", max_new_tokens=self.max_new_tokens),
-        ):
-            group = [name for name in places if (name in self.sampled) == isinstance(attack, Sampling)]
-            asked = [(name, place) for name in group for place in places[name]]
+        attacks = {name: self._attack(name, len(those)) for name, those in places.items()}
+        for attack in dict.fromkeys(attacks.values()):  # sources that are asked alike are answered together
+            asked = [(name, place) for name, its in attacks.items() if its == attack for place in places[name]]
             outcomes = run_attack(attack, [self.questions[name][place] for name, place in asked], answer)
             for number, (name, _) in enumerate(asked):
                 found[name].append(fmean(outcome.hit for outcome in outcomes[number]))
         return found
+
+    def _attack(self, name: str, questions: int) -> Attack:
+        """How so many questions of a source are asked."""
+        if name not in self.sampled:
+            return Template("plain", "{q}", max_new_tokens=self.max_new_tokens)
+        samples = max(self.samples, ceil(self.fewest / max(1, questions)))
+        return Sampling(n=samples, seed=self.seed, max_new_tokens=self.max_new_tokens)
 
 
 def counted(rates: Sequence[float]) -> list[int]:
