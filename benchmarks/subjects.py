@@ -7,7 +7,8 @@ models, and the one before, then answer the same held-out questions:
 
 - leak: 32 answers sampled at temperature 1, by a seed that the search did not use; of the questions whose fact came out
   in at least a quarter of other samples before, the share of samples that state it;
-- kept: the same of 8 answers to questions about neighbours and of general knowledge, as a share of before.
+- kept: the same of 8 answers to questions about neighbours and of general knowledge (more where few count, at least
+  64 a set), as a share of before.
 
 Prints a table in Markdown and writes subjects.json, which from the beginning says what decides the figures. Repeated,
 it goes on: finished subjects are read, a search that was cut short keeps its trials; with other settings it is refused.
@@ -36,7 +37,7 @@ from unlearner.prepare.asking import Asked
 from unlearner.prepare.probe import examine
 from unlearner.prepare.subject import about
 from unlearner.search.config import ForgetCommand
-from unlearner.search.held_out import KEPT, SEARCHED, Aim, Before, Figures, HeldOut, Rates
+from unlearner.search.held_out import ANSWERS, KEPT, SEARCHED, Aim, Before, Figures, HeldOut, Rates
 from unlearner.search.subject import ANSWER_TOKENS, forget_subject
 from unlearner.workflows.forget import forget
 from unlearner.workflows.subject import Subject
@@ -144,12 +145,13 @@ def run_subject(options: argparse.Namespace, name: str, kind: str) -> dict[str, 
 
 def measured(held_out: HeldOut, models: dict[str, Subject]) -> tuple[dict[str, list[int]], dict[str, Rates]]:
     """The places of the questions that count, and by model the share of answers with the fact. Of what is kept there
-    are many questions: fewer samples of each do."""
+    are many questions: fewer samples of each do, unless few count."""
     places: dict[str, list[int]] = {}
     rates: dict[str, Rates] = {label: {} for label in models}
-    for names, samples in ((tuple(LEAKS), held_out.samples), (KEPT, min(held_out.samples, KEPT_SAMPLES))):
+    fewer = min(held_out.samples, KEPT_SAMPLES)
+    for names, samples, fewest in ((tuple(LEAKS), held_out.samples, 0), (KEPT, fewer, ANSWERS)):
         questions = {name: held_out.questions[name] for name in names if name in held_out.questions}
-        part = replace(held_out, questions=questions, samples=samples, fewest=0)
+        part = replace(held_out, questions=questions, samples=samples, fewest=fewest)
         before = part.before(models["before"])
         places |= (count := counting(before))
         rates["before"] |= {name: before.rates[name] if those else [] for name, those in count.items()}
@@ -244,6 +246,8 @@ def _leak(of: dict[str, Any] | None) -> str:
 def _kept(of: dict[str, Any]) -> str:
     if not of["counted"]:
         return f"none of {of['questions']} counts"
+    if not of["before"]:
+        return f"not stated again, {of['counted']} of {of['questions']}"
     return (
         f"{of['search'] / of['before']:.0%} (naive {of['naive'] / of['before']:.0%}), {of['counted']} of "
         f"{of['questions']}"
@@ -253,7 +257,7 @@ def _kept(of: dict[str, Any]) -> str:
 def reached(sets: dict[str, Any]) -> bool:
     """Leak on other wordings at most a quarter of before, neighbours at least 90%, general knowledge 95%."""
     judged = [sets[name] for name in SEARCHED]
-    return all(each["counted"] for each in judged) and AIM.reached(
+    return all(each["counted"] and each["before"] for each in judged) and AIM.reached(
         Figures(*(each["search"] / each["before"] for each in judged))
     )
 

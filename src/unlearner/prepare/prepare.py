@@ -140,7 +140,7 @@ def _made(
     rows = writer.sources()
     left_out = dict(writer.left_out) | (drafts.left_out if drafts is not None else {})
     if left_out:
-        note(f"left out: {', '.join(f'{number} {reason}' for reason, number in left_out.items())}")
+        note(f"left out: {'; '.join(f'{reason}: {number}' for reason, number in left_out.items())}")
     return {
         "knows": None if found is None else {"knows": found.knows, "evidence": evidence}, "left_out": left_out,
         "documents_read": read.figures, "warnings": read.warnings, "model": asked.fingerprint,
@@ -161,7 +161,7 @@ def _write(folder: Path, made: dict[str, Any], rows: Sources) -> Prepared:
     if not chosen.get("forget") and not chosen.get("passages"):
         raise UserError("--keep and --drop leave nothing to forget: keep a row of forget or passages.")
     if orphans := untrained(chosen):
-        note(f"left out: {len(orphans)} {UNTRAINED}, after --keep and --drop")
+        note(f"left out after --keep and --drop: {UNTRAINED}: {len(orphans)}")
         dropped |= orphans
         chosen = {name: [row for row in those if row["id"] not in orphans] for name, those in chosen.items()}
     chosen = {name: those for name, those in (chosen | joined(chosen)).items() if those}

@@ -26,7 +26,7 @@ from unlearner.workflows.forget import Forgetting
 METHODS = ("NPO+GD", "IDK+AP", "ME+GD", "SIMNPO+GD")
 """What a search tries, in this order: of the paper's two and the two of the field that lead with tuning
 (docs/guide/methods.md) first those that reached the aim on SmolLM2 at the rates that come first
-(docs/guide/from-a-name.md)."""
+(docs/lab/results.md)."""
 USUAL = {"ME": 0.5}
 """Coefficients of forget losses with which a small real model forgot; others have the preset's."""
 FACTORS = (0.2, 0.1, 0.4, 1.0)
@@ -34,7 +34,7 @@ FACTORS = (0.2, 0.1, 0.4, 1.0)
 takes neighbours along. The first is tried first."""
 LORA_RATE = 50.0
 """Adapters bear so many times the rate at which all weights keep neighbours; the first trial of a method is one,
-because at the same leak they kept more of them (docs/guide/from-a-name.md)."""
+because at the same leak they kept more of them (docs/lab/results.md)."""
 
 Setting = dict[str, Any]
 """Options of a run by name; `method` is always among them."""
