@@ -61,6 +61,8 @@ SEED = 1000
 """Of the samples that are measured; those of the search have another."""
 METRICS = ["rouge", "probability"]
 KEPT_SAMPLES = 8
+RARE = 0.1
+"""Where fewer of the answers before state the facts of the questions that count, a share of them says nothing."""
 UNMEASURED = "state no fact even before"
 """In what is said of a subject whose held-out questions nothing can be measured by."""
 
@@ -246,8 +248,8 @@ def _leak(of: dict[str, Any] | None) -> str:
 def _kept(of: dict[str, Any]) -> str:
     if not of["counted"]:
         return f"none of {of['questions']} counts"
-    if not of["before"]:
-        return f"not stated again, {of['counted']} of {of['questions']}"
+    if of["before"] < RARE:
+        return f"too rare ({of['before']:.0%} before), {of['counted']} of {of['questions']}"
     return (
         f"{of['search'] / of['before']:.0%} (naive {of['naive'] / of['before']:.0%}), {of['counted']} of "
         f"{of['questions']}"
@@ -255,9 +257,10 @@ def _kept(of: dict[str, Any]) -> str:
 
 
 def reached(sets: dict[str, Any]) -> bool:
-    """Leak on other wordings at most a quarter of before, neighbours at least 90%, general knowledge 95%."""
+    """Leak on other wordings at most a quarter of before, neighbours at least 90%, general knowledge 95%; none too
+    rare before."""
     judged = [sets[name] for name in SEARCHED]
-    return all(each["counted"] and each["before"] for each in judged) and AIM.reached(
+    return all(each["counted"] and each["before"] >= RARE for each in judged) and AIM.reached(
         Figures(*(each["search"] / each["before"] for each in judged))
     )
 

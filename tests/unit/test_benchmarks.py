@@ -273,11 +273,12 @@ def test_subjects_count_what_was_answered_before() -> None:
     assert "50% → 10% (naive 50%), 4 of 4" in written and "| C | no |" in written
     assert "B, trials that no other beats" in written and "A, trials" not in written
     assert "- ME+GD,epochs=1: leak 30%, neighbours 100%" in written and "1 of 2 subjects measured" in written
-    # Chosen by samples of one seed, and stated in none of the other's.
-    silent = sets(0.2, 1, 1)
-    silent["neighbours_held_out"] |= {"before": 0.0, "search": 0.0}
-    written = subjects.table([{"name": "A", "sets": silent, "frontier": frontier, **common}])
-    assert "| not stated again, 4 of 4 |" in written and "0 of 1 subjects measured" in written
+    # Chosen by samples of one seed, and hardly stated in the other's.
+    for rate in (0.0, 0.04):
+        silent = sets(0.2, 1, 1)
+        silent["neighbours_held_out"] |= {"before": rate, "search": 0.5}
+        written = subjects.table([{"name": "A", "sets": silent, "frontier": frontier, **common}])
+        assert f"| too rare ({rate:.0%} before), 4 of 4 |" in written and "0 of 1 subjects measured" in written
 
 
 def test_subjects_are_not_gone_on_with_by_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

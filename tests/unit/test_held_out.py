@@ -344,17 +344,23 @@ def test_the_rates_of_a_preset_are_kept() -> None:
     assert {each["learning_rate"] for each in found if not each["lora"]} == {5e-6, 1e-5, 2e-5, 5e-5}
 
 
-def test_only_what_counts_is_asked_again(
-    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def watched(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[int, int]]:
+    """Of every pass that is run from now on, how many rows it has and what its requests say under `name`."""
     asked: list[tuple[int, int]] = []
 
     def counting(model: Any, tokenizer: Any, template: Any, records: Any, **options: Any) -> Any:
-        (seed,) = {request.seed for requests in options["asked"] for request in requests}
-        asked.append((len(records), seed))
+        (value,) = {getattr(request, name) for requests in options["asked"] for request in requests}
+        asked.append((len(records), value))
         return run_passes(model, tokenizer, template, records, **options)
 
     monkeypatch.setattr(held_out, "run_passes", counting)
+    return asked
+
+
+def test_only_what_counts_is_asked_again(
+    tiny_llama: Callable[[], Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = watched(monkeypatch, "seed")
     held = HeldOut({"unseen_wordings": with_facts(builtin("forget", people=5, forget=2)[:4])}, 3, 12, 200, seed=5)
     subject = Subject(tiny_llama().eval(), tiny_tokenizer, TEMPLATES["plain"], None)
     everything = replace(held, seed=6).rates(subject)
@@ -375,14 +381,7 @@ def test_few_questions_are_asked_more_often(
     tiny_llama: Callable[[], Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """64 answers of a source at least, or as many as `fewest` says; one of a likeliest answer."""
-    asked: list[tuple[int, int]] = []
-
-    def counting(model: Any, tokenizer: Any, template: Any, records: Any, **options: Any) -> Any:
-        (samples,) = {request.n for requests in options["asked"] for request in requests}
-        asked.append((len(records), samples))
-        return run_passes(model, tokenizer, template, records, **options)
-
-    monkeypatch.setattr(held_out, "run_passes", counting)
+    asked = watched(monkeypatch, "n")
     rows = with_facts(builtin("forget", people=5, forget=2)[:9])
     held = HeldOut({"unseen_wordings": rows[:3], "forget": rows, "unseen_facts": rows}, 8, 4, 200, seed=5)
     subject = Subject(tiny_llama().eval(), tiny_tokenizer, TEMPLATES["plain"], None)
