@@ -31,6 +31,7 @@ from unlearner.models.execution import Execution
 from unlearner.models.load import load_model, load_tokenizer
 from unlearner.models.onednn_linear import linear
 from unlearner.models.smollm2 import directory
+from unlearner.scoring.views import reads_labels_only
 from unlearner.training.loop import train
 from unlearner.training.setup import make_accelerator
 from unlearner.training.step import Steps
@@ -195,7 +196,9 @@ class Work:
         seconds = statistics.median(pairs.ours)
         prefix = both.how.prefix_tokens
         tokens, labelled = self.tokens(views)
-        computed = tokens - prefix * (ROWS * len(views) - 1)
+        asked = self.method(name)
+        ends = ROWS * len(views) if reads_labels_only(asked.needs, asked.asked) else 0  # each row's last token
+        computed = tokens - prefix * (ROWS * len(views) - 1) - ends
         head = self.model.get_output_embeddings().weight.numel()
         body = sum(p.numel() for p in self.model.parameters()) - head
         operations = 6.0 * (body * computed + head * labelled)  # a forward pass, and a backward one of twice as many

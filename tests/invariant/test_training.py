@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from unlearner import Method
-from unlearner.data.batches import Plan
+from unlearner.data.batches import Plan, micro_batches
 from unlearner.data.pairs import pair
 from unlearner.data.profiles import builtin
 from unlearner.data.prompts import TEMPLATES, Template, TokenTable
@@ -25,12 +25,14 @@ from unlearner.models import deepspeed, onednn_linear
 from unlearner.models.compiled import compile_layers
 from unlearner.models.load import load_model
 from unlearner.models.new import new_model
-from unlearner.models.packing import Packed
+from unlearner.models.packing import Packed, packing
 from unlearner.models.sharding import choose
 from unlearner.options import TrainOptions
+from unlearner.scoring.views import reads_labels_only, score_views
 from unlearner.training import checkpoint, setup
 from unlearner.training.loop import Measured, train
 from unlearner.training.setup import make_accelerator
+from unlearner.training.step import assemble
 
 FORGET = builtin("forget", people=3, forget=1)
 RETAIN = builtin("retain", people=3, forget=1)
@@ -251,6 +253,39 @@ def test_products_by_onednn_give_the_same_weights(
         assert bool(products) == (linear == "onednn")
     assert_moved(trained[0])
     assert_same_weights(*trained, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", [0, 3])
+def test_tokens_that_predict_no_label_are_not_computed(prefix: int) -> None:
+    """The last of each row; of rows without a label all but one behind what is shared. The scores are the same."""
+    method = Method.parse("ME+GD")
+    plan = plan_for(method, OPTIONS)
+    views = views_for(method, plan, OPTIONS)
+    views["retain"].first_label[:] = 10**6  # no labels
+    for view in views.values():
+        for row in range(len(view.table)):
+            view.table.row(row)[:prefix] = 7
+    model = fresh_model(dtype=torch.float64)
+    (part,) = micro_batches(plan, views, 0, max_tokens=10**6)
+    found, tokens = [], []
+    with packing(model):
+        for labels_only in (False, True):
+            batch = assemble(part, views, 1, {}, official=False, packed=True, prefix=prefix, labels_only=labels_only)
+            tokens.append(batch.input_ids.shape[1] - prefix)
+            scores = score_views(model, batch, method.needs)
+            found.append([scores["forget"].mean_logp, scores["retain"].logp])
+    lengths = [views["retain"].table.lengths[row] - prefix for row in part.rows["retain"]]
+    assert tokens[0] - tokens[1] == len(part.places) + sum(lengths) - len(lengths)
+    assert found[0][0].numel() > 0 == found[0][1].numel()
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+def test_only_scores_of_labels_let_tokens_be_left_out() -> None:
+    assert reads_labels_only({"forget": ("mean_logp",), "retain": ("logp",)}, {})
+    assert reads_labels_only({"forget": ("logp",)}, {"forget": ("entropy",)})
+    for needs in ({"forget": ("logp",), "retain": ("kl",)}, {"forget": (2,), "retain": ("logp",)}, {"forget": ()}):
+        assert not reads_labels_only(needs, {})
+    assert not reads_labels_only({"forget": ("logp",)}, {"retain": (1,)})
 
 
 @pytest.mark.parametrize("method", ["NPO+GD", "DPO+GD", "IDK+AP"])

@@ -21,6 +21,9 @@ from unlearner.models import execution
 LEAST_PRODUCTS = 2**22
 """Multiplications from which oneDNN is faster: 114 positions of 192 numbers to 192, one position of 2,048 to 2,048."""
 
+PIECE_BYTES = 8 * 2**20
+"""Of a product that is added to another matrix: oneDNN writes to memory of its own, which is small and used again."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, K), weight (N, K), bias (N,) → (…, N): torch.nn.functional.linear, up to float noise."""
@@ -78,6 +81,20 @@ def _gains(x: Tensor, weight: Tensor) -> bool:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor, *, keep: bool) -> None:
+    """total (M, N) = a.T @ b, from a (L, M) and b (L, N); with `keep`, that is added to what `total` holds."""
+    if not _gains(a.T, b.T):
+        torch.addmm(total, a.T, b, beta=int(keep), out=total)
+        return
+    rows = max(1, PIECE_BYTES // (total.shape[1] * total.itemsize))
+    for part in (slice(start, start + rows) for start in range(0, total.shape[0], rows)):
+        product = _product(a[:, part].T, b.T)
+        if keep:
+            total[part] += product
+        else:
+            total[part] = product
 
 
 class _Linear(torch.autograd.Function):

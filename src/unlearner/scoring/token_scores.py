@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unlearner.models import execution
 from unlearner.models.anatomy import Head
-from unlearner.models.onednn_linear import linear
+from unlearner.models.gradient_sums import sum_of
+from unlearner.models.onednn_linear import add_product, linear
 from unlearner.scoring.constants import COMPARED, EPSILON, FUSED, KINDS, STATISTICS
 from unlearner.scoring.gradients import Sums, logit_gradient
 
@@ -147,7 +148,7 @@ class _TokenScores(torch.autograd.Function):
             hidden, local.weight, local.bias, targets, lse, lse_q, kept, *(slopes or (sums[kind] for kind in kinds))
         )
         ctx.scale, ctx.softcap, ctx.kinds, ctx.fused = head.scale, head.softcap, kinds, fused
-        ctx.reference, ctx.demote = reference, demote
+        ctx.reference, ctx.demote, ctx.sum = reference, demote, sum_of(weight) if local.weight is weight else None
         ctx.columns = vocabulary if kept is not None else max(1, chunk_bytes // (max(n, 1) * itemsize))
         ctx.frozen_head, ctx.dtypes = frozen_head, (weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(*(values for kind, values in out.items() if kind in STATISTICS))
@@ -165,7 +166,9 @@ class _TokenScores(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         states = hidden.to(weight.dtype)
         grad_hidden = torch.zeros_like(hidden, dtype=wide) if needs_hidden else None
-        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_weight, keep = None, False
+        if needs_weight:
+            grad_weight, keep = (torch.empty_like(weight), False) if ctx.sum is None else ctx.sum.begin()
         grad_bias = torch.empty_like(bias, dtype=wide) if bias is not None and needs_bias else None
         sums, of = (dict(zip(ctx.kinds, each, strict=True)) for each in (found, grads))
         # All positions and some of the vocabulary at a time: each part of the weight's gradient is written once.
@@ -189,11 +192,11 @@ class _TokenScores(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden += linear(dz, weight[part].T)
             if grad_weight is not None:
-                grad_weight[part] = linear(dz.T, states.T)
+                add_product(grad_weight[part], dz, states, keep=keep)
         weight_dtype, bias_dtype = ctx.dtypes
         return (
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
-            None if grad_weight is None else grad_weight.to(weight_dtype),
+            None if grad_weight is None or ctx.sum is not None else grad_weight.to(weight_dtype),
             None if grad_bias is None else grad_bias.to(bias_dtype),
             *([None] * 8),
         )

@@ -169,6 +169,12 @@ def reads_output(needs: Needs) -> bool:
     return not needs or any(not kinds or any(isinstance(kind, str) for kind in kinds) for kinds in needs.values())
 
 
+def reads_labels_only(*needs: Needs) -> bool:
+    """Whether nothing is asked for but scores of labelled tokens: no states, no distributions at other tokens."""
+    kinds = [kind for each in needs for of_view in each.values() for kind in of_view]
+    return bool(kinds) and all(isinstance(kind, str) and kind != "kl" for kind in kinds)
+
+
 def score_views(
     model: nn.Module,
     batch: Batch,

@@ -16,10 +16,14 @@ from unlearner.data.batches import MicroBatch, Plan, micro_batches, padded
 from unlearner.data.views import View
 from unlearner.methods.surgery import Role
 from unlearner.models import deepspeed
+from unlearner.models.anatomy import bare
 from unlearner.models.execution import Execution
+from unlearner.models.gradient_sums import GradientSums
 from unlearner.models.sharding import Engine, full, within
 from unlearner.options import TrainOptions
 from unlearner.scoring.batch import Batch, RowWeights
+from unlearner.scoring.constants import IGNORE
+from unlearner.scoring.views import reads_labels_only
 from unlearner.training import execution
 from unlearner.training.objective import Objective
 from unlearner.training.reference import Ragged
@@ -50,6 +54,8 @@ class Steps:
     parameters: list[nn.Parameter] = field(init=False)
     own: dict[str, Tensor] = field(init=False)
     """The surgery's own tensors."""
+    sums: GradientSums | None = field(init=False)
+    """Where gradients add up outside of autograd; None where processes or a GPU need them elsewhere."""
 
     def __post_init__(self) -> None:
         method = self.objective.method
@@ -58,6 +64,9 @@ class Steps:
         self.has_retain = method.retain is not None
         self.peak_lr = float(self.optimizers[0].param_groups[0]["lr"])
         self.own = {} if method.surgery is None else method.surgery.setup(named)
+        alone = self.parallel == "ddp" and self.accelerator.num_processes == 1
+        on_cpu = self.accelerator.device.type == "cpu"
+        self.sums = GradientSums(bare(self.objective.model)) if alone and on_cpu else None
 
     @property
     def states(self) -> dict[str, Mapping[str, Tensor]]:
@@ -111,10 +120,12 @@ class Steps:
                 forward_tokens=execution.forward_tokens(self.how, accelerator.device),
                 packed=self.how.rows == "packed",
                 prefix=self.how.prefix_tokens,
+                labels_only=reads_labels_only(method.needs, method.asked),
             ).to(accelerator.device)
             last = number == len(parts) - 1
             # Sharded gradients are summed after every forward: kept until the last, they would lie there whole.
-            with nullcontext() if last or self.parallel != "ddp" else accelerator.no_sync(self.wrapped):
+            synchronised = nullcontext() if last or self.parallel != "ddp" else accelerator.no_sync(self.wrapped)
+            with synchronised, nullcontext() if self.sums is None else self.sums.collecting():
                 values = within(self.objective.model, self.wrapped, batch, *([] if role is None else [role]))
                 # Processes average their gradients; the weights already are those of the whole step's mean.
                 loss = values[0] * accelerator.num_processes
@@ -135,6 +146,8 @@ class Steps:
             for group in chosen.param_groups:
                 group["lr"] = self.lr * share
             chosen.step()
+            if self.sums is not None and self.objective.method.surgery is None:  # which may have kept a gradient
+                self.sums.keep_memory()
             chosen.zero_grad(set_to_none=True)
         self.norm = norm if self.norm is None else torch.maximum(self.norm, norm)
 
@@ -152,16 +165,20 @@ def assemble(
     forward_tokens: int | None = None,
     packed: bool = False,
     prefix: int = 0,
+    labels_only: bool = False,
 ) -> Batch:
     """The tensors of one micro-batch: all views' rows, each with its weight in the step's means (`Batch.build`).
 
-    `forget_view` changes the forget view's tensors.
+    `forget_view` changes the forget view's tensors. With `labels_only` nothing is read but scores of labelled tokens:
+    rows end with the token that predicts the last of them.
     """
     tensors: dict[str, Mapping[str, Tensor]] = {
         name: padded(views[name], rows, pad_id, part.pad_to) for name, rows in part.rows.items()
     }
     if forget_view is not None and "forget" in tensors:
         tensors["forget"] = forget_view(tensors["forget"])
+    if labels_only and not official:
+        tensors = {name: {**view, "attention_mask": _predicting(view, prefix)} for name, view in tensors.items()}
     weights = {
         name: RowWeights(*(
             torch.from_numpy(w[name]).float()
@@ -176,6 +193,13 @@ def assemble(
     )  # fmt: skip
     batch = batch.with_reference_nll({name: torch.from_numpy(nll[part.rows[name]]) for name, nll in known_nll.items()})
     return batch.with_reference_logp({v: torch.from_numpy(logp.of(part.rows[v])) for v, logp in known_logp.items()})
+
+
+def _predicting(view: Mapping[str, Tensor], prefix: int) -> Tensor:
+    """(B, T) attention mask without the tokens behind the last that predicts a labelled one."""
+    mask, column = view["attention_mask"], torch.arange(view["labels"].shape[1])
+    last = torch.where(view["labels"] != IGNORE, column, 0).amax(1, keepdim=True)
+    return mask * (column < last.clamp(min=prefix + 1))
 
 
 def _seed_step(seed: int, step: int) -> None:
