@@ -1,8 +1,8 @@
 """Gradients of the matrices over the vocabulary, added up in `.grad` itself, in memory that is used again.
 
 Autograd makes a matrix of that size for the scores of each view and one, of zeros, for the tokens that are read, and
-adds them up. For a model of 135 million parameters that is an eighth of a step on a CPU, most of it spent by the system
-on providing new memory. On a CPU, in one process, all of them add to `.grad` instead. It is what Megatron-LM calls
+adds them up. For a model of 135 million parameters this took a sixth of a step on a CPU, mostly the system's time for
+new memory (docs/lab/performance.md). On a CPU, in one process, all of them add to `.grad` instead. Megatron-LM calls it
 fused accumulation of gradients.
 """
 
@@ -29,7 +29,7 @@ class GradientSum:
         if self.weight.grad is not None:
             return self.weight.grad, True
         self.weight.grad = torch.empty_like(self.weight) if self.memory is None else self.memory
-        self.memory = None  # whoever takes the gradient away has it for himself
+        self.memory = None  # `.grad` has it until `keep_memory`: what somebody took away is not written to again
         return self.weight.grad, False
 
     def add_rows(self, ids: Tensor, values: Tensor) -> None:

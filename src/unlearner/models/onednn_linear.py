@@ -20,7 +20,6 @@ from unlearner.models import execution
 
 LEAST_PRODUCTS = 2**22
 """Multiplications from which oneDNN is faster: 114 positions of 192 numbers to 192, one position of 2,048 to 2,048."""
-
 PIECE_BYTES = 8 * 2**20
 """Of a product that is added to another matrix: oneDNN writes to memory of its own, which is small and used again."""
 
